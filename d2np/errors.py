@@ -1,0 +1,21 @@
+"""The errors d2np raises. All are subclasses of :class:`Error`, so one ``except`` catches them all."""
+
+
+class Error(Exception):
+    """Base class of every error that d2np raises on purpose."""
+
+
+class ImageError(Error, ValueError):
+    """A picture (or its mask) cannot be read or is not of a kind that the network takes."""
+
+
+class WeightsError(Error, ValueError):
+    """Weights cannot be read, or are not those of a D2-Net."""
+
+
+class FormatError(Error, ValueError):
+    """A feature or match file, or arrays meant to become one, do not have the expected layout."""
+
+
+class OptionError(Error, ValueError):
+    """An option has a value that makes no sense, such as an unknown detector."""

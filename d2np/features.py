@@ -1,0 +1,140 @@
+"""What extraction and matching return: two small dataclasses of NumPy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import FormatError
+
+DESCRIPTOR_SIZE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Keypoints of one picture with their descriptors.
+
+    Attributes
+    ----------
+    keypoints : (N, 3) float32
+        x, y in pixels of the picture as given, (0, 0) being the centre of its top-left pixel; and the
+        scale: 1 for the picture's own size, 2 for a keypoint found at half size, 0.5 at double size.
+    scores : (N,) float32
+        Higher is better, within one picture.
+    descriptors : (N, 512) float32
+        L2-normalised.
+    image_size : (int, int)
+        (width, height) of the picture as given, in pixels.
+
+    Raises
+    ------
+    FormatError
+        If the shapes do not fit each other.
+    """
+
+    keypoints: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+    image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        keypoints = _float32("keypoints", self.keypoints)
+        scores = _float32("scores", self.scores)
+        descriptors = _float32("descriptors", self.descriptors)
+        if keypoints.ndim != 2 or keypoints.shape[1] != 3:
+            raise FormatError(f"keypoints must have shape (N, 3) for x, y, scale; got {keypoints.shape}")
+        n = len(keypoints)
+        if scores.shape != (n,):
+            raise FormatError(f"scores must have shape ({n},) like the {n} keypoints; got {scores.shape}")
+        if descriptors.shape != (n, DESCRIPTOR_SIZE):
+            raise FormatError(
+                f"descriptors must have shape ({n}, {DESCRIPTOR_SIZE}) like the {n} keypoints; "
+                f"got {descriptors.shape}"
+            )
+        try:
+            width, height = (int(edge) for edge in self.image_size)
+        except (TypeError, ValueError):
+            raise FormatError(f"image_size must be (width, height); got {self.image_size!r}") from None
+        object.__setattr__(self, "keypoints", keypoints)
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "descriptors", descriptors)
+        object.__setattr__(self, "image_size", (width, height))
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def __repr__(self) -> str:
+        width, height = self.image_size
+        return f"<Features: {len(self)} keypoints of a {width} x {height} picture>"
+
+    def select(self, which: ArrayLike) -> Features:
+        """The chosen keypoints, in the order chosen.
+
+        Parameters
+        ----------
+        which : (K,) integers or (N,) bool
+            Indices, or a mask over all keypoints.
+        """
+        chosen = np.asarray(which)
+        if chosen.size == 0 and chosen.dtype != bool:
+            chosen = chosen.astype(np.int64)
+        if chosen.ndim != 1 or (chosen.dtype != bool and not np.issubdtype(chosen.dtype, np.integer)):
+            raise FormatError(f"select takes a list of indices or a mask; got {chosen.dtype} {chosen.shape}")
+        try:
+            return Features(
+                self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen], self.image_size
+            )
+        except IndexError as error:
+            raise FormatError(f"select among {len(self)} keypoints: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Pairs of keypoints of two pictures.
+
+    Attributes
+    ----------
+    indices : (M, 2) int64
+        Positions in the first and in the second :class:`Features`.
+    similarities : (M,) float32
+        Cosine of the two descriptors.
+
+    Raises
+    ------
+    FormatError
+        If the shapes do not fit each other.
+    """
+
+    indices: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        given = np.asarray(self.indices)
+        if given.size and not np.issubdtype(given.dtype, np.integer):
+            raise FormatError(f"match indices must be integers; got {given.dtype}")
+        indices = np.ascontiguousarray(given, dtype=np.int64)
+        similarities = _float32("similarities", self.similarities)
+        if indices.ndim != 2 or indices.shape[1] != 2:
+            raise FormatError(f"match indices must have shape (M, 2); got {indices.shape}")
+        if similarities.shape != (len(indices),):
+            raise FormatError(
+                f"similarities must have shape ({len(indices)},) like the matches; got {similarities.shape}"
+            )
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "similarities", similarities)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"<Matches: {len(self)} pairs>"
+
+
+def _float32(name: str, values: Any) -> NDArray[np.float32]:
+    try:
+        return np.ascontiguousarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise FormatError(f"{name} must be numbers") from None

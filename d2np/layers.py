@@ -1,0 +1,125 @@
+"""The network as data: the 22 layers of D2-Net, in order.
+
+D2-Net's extractor is VGG16 up to conv4_3 with the third pooling turned into a 2 x 2 average of stride 1
+and the convolutions behind it dilated by 2, so that the map keeps a quarter of the picture's resolution
+(paper, section 4.1; published file ``lib/model_test.py``). The last convolution has no ReLU of its own:
+the published code applies one on top unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: what it is and the shapes of what goes through it.
+
+    Attributes
+    ----------
+    name : str
+        The field's name for it, such as ``"conv3_2"``.
+    type : str
+        ``"convolution"``, ``"relu"``, ``"max_pooling"`` or ``"average_pooling"``.
+    in_channels, out_channels : int
+        Channels of its input and its output.
+    kernel, stride, padding, dilation : int
+        The same in both directions, in cells of the layer's input.
+    """
+
+    name: str
+    type: str
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    @property
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the layer's arrays by their full names, such as ``"conv1_1/weight"``."""
+        if self.type != "convolution":
+            return {}
+        return {
+            f"{self.name}/weight": (self.out_channels, self.in_channels, self.kernel, self.kernel),
+            f"{self.name}/bias": (self.out_channels,),
+        }
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(prod(shape) for shape in self.parameters.values())
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that come out when ``height`` rows and ``width`` columns go in."""
+        reach = self.dilation * (self.kernel - 1) + 1
+        return (
+            (height + 2 * self.padding - reach) // self.stride + 1,
+            (width + 2 * self.padding - reach) // self.stride + 1,
+        )
+
+
+def _convolution(name: str, in_channels: int, out_channels: int, dilation: int = 1) -> Layer:
+    return Layer(name, "convolution", in_channels, out_channels, 3, 1, dilation, dilation)
+
+
+def _relu(name: str, channels: int) -> Layer:
+    return Layer(name, "relu", channels, channels)
+
+
+def _max_pooling(name: str, channels: int) -> Layer:
+    return Layer(name, "max_pooling", channels, channels, kernel=2, stride=2)
+
+
+def _average_pooling(name: str, channels: int) -> Layer:
+    return Layer(name, "average_pooling", channels, channels, kernel=2, stride=1)
+
+
+LAYERS: tuple[Layer, ...] = (
+    _convolution("conv1_1", 3, 64),
+    _relu("relu1_1", 64),
+    _convolution("conv1_2", 64, 64),
+    _relu("relu1_2", 64),
+    _max_pooling("pool1", 64),
+    _convolution("conv2_1", 64, 128),
+    _relu("relu2_1", 128),
+    _convolution("conv2_2", 128, 128),
+    _relu("relu2_2", 128),
+    _max_pooling("pool2", 128),
+    _convolution("conv3_1", 128, 256),
+    _relu("relu3_1", 256),
+    _convolution("conv3_2", 256, 256),
+    _relu("relu3_2", 256),
+    _convolution("conv3_3", 256, 256),
+    _relu("relu3_3", 256),
+    _average_pooling("pool3", 256),
+    _convolution("conv4_1", 256, 512, dilation=2),
+    _relu("relu4_1", 512),
+    _convolution("conv4_2", 512, 512, dilation=2),
+    _relu("relu4_2", 512),
+    _convolution("conv4_3", 512, 512, dilation=2),
+)
+
+PARAMETER_SHAPES: dict[str, tuple[int, ...]] = {
+    name: shape for layer in LAYERS for name, shape in layer.parameters.items()
+}
+
+PARAMETER_COUNT: int = sum(layer.parameter_count for layer in LAYERS)
+
+SMALLEST_SIDE = 8
+"""Shortest side, in pixels, for which every layer still has something to put out."""
+
+
+def output_sizes(height: int, width: int) -> Iterator[tuple[Layer, int, int]]:
+    """Each layer with the rows and columns it puts out for a picture of the given size."""
+    for layer in LAYERS:
+        height, width = layer.output_size(height, width)
+        yield layer, height, width
+
+
+def map_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the feature map of a picture of the given size in pixels."""
+    *_, (_, rows, columns) = output_sizes(height, width)
+    return rows, columns
