@@ -1,0 +1,101 @@
+"""Hard detection with the edge test, and sub-cell localisation, in one pass over the map.
+
+Paper, section 3.1; published file ``lib/model_test.py``. Only cells that survive the cheap tests reach
+the dear ones, so the pass costs one read of the map.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .normalize import largest
+
+
+@njit(nogil=True, cache=True)
+def _at(cells, i, j, c):  # type: ignore[no-untyped-def]
+    """The map with zeros around it, as the published second differences see it."""
+    if i < 0 or j < 0 or i >= cells.shape[0] or j >= cells.shape[1]:
+        return np.float32(0)
+    return cells[i, j, c]
+
+
+@njit(nogil=True, cache=True)
+def _is_local_maximum(cells, i, j, c):  # type: ignore[no-untyped-def]
+    value = cells[i, j, c]
+    for y in range(max(i - 1, 0), min(i + 2, cells.shape[0])):
+        for x in range(max(j - 1, 0), min(j + 2, cells.shape[1])):
+            if cells[y, x, c] > value:
+                return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def detect(cells, banned, edge_threshold, taken, found, positions, scores, first, last):  # type: ignore[no-untyped-def]
+    """Keypoints of the rows ``first`` to ``last`` of a map, row by row.
+
+    Parameters
+    ----------
+    cells : (h, w, C) float32
+        The feature map.
+    banned : (h, w) bool
+        Cells that may not hold a keypoint.
+    edge_threshold : float32
+        Largest ratio of the principal curvatures.
+    taken : (h, w) bool, written
+        Where a detection stands, wherever its sub-cell position falls.
+    found : (capacity, 3) int64, written
+        Row, column and channel of each keypoint.
+    positions : (capacity, 2) float32, written
+        Row and column with the sub-cell displacement.
+    scores : (capacity,) float32, written
+
+    Returns
+    -------
+    int
+        How many keypoints there are. If that exceeds the capacity, the surplus was not written.
+    """
+    height, width, channels = cells.shape
+    limit = (edge_threshold + np.float32(1)) ** 2 / edge_threshold
+    half, quarter, two = np.float32(0.5), np.float32(0.25), np.float32(2)
+    count = 0
+    for i in range(first, last):
+        for j in range(width):
+            taken[i, j] = False
+            if banned[i, j]:
+                continue
+            top = largest(cells[i, j])
+            for c in range(channels):
+                value = cells[i, j, c]
+                if value != top or not _is_local_maximum(cells, i, j, c):
+                    continue
+                up, down = _at(cells, i - 1, j, c), _at(cells, i + 1, j, c)
+                left, right = _at(cells, i, j - 1, c), _at(cells, i, j + 1, c)
+                dii = up - two * value + down
+                djj = left - two * value + right
+                dij = quarter * (
+                    _at(cells, i - 1, j - 1, c)
+                    - _at(cells, i - 1, j + 1, c)
+                    - _at(cells, i + 1, j - 1, c)
+                    + _at(cells, i + 1, j + 1, c)
+                )
+                determinant = dii * djj - dij * dij
+                trace = dii + djj
+                if not (determinant > 0 and trace * trace / determinant <= limit):
+                    continue
+                taken[i, j] = True
+                # One step of Newton's method towards the summit.
+                di, dj = half * (down - up), half * (right - left)
+                step_i = -(djj / determinant * di - dij / determinant * dj)
+                step_j = -(dii / determinant * dj - dij / determinant * di)
+                if not (abs(step_i) < half and abs(step_j) < half):
+                    continue
+                y, x = np.float32(i) + step_i, np.float32(j) + step_j
+                if y < 0 or x < 0 or y > height - 1 or x > width - 1:
+                    continue
+                if count < found.shape[0]:
+                    found[count, 0], found[count, 1], found[count, 2] = i, j, c
+                    positions[count, 0], positions[count, 1] = y, x
+                    scores[count] = value
+                count += 1
+    return count

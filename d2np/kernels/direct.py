@@ -1,0 +1,93 @@
+"""Direct 3 x 3 convolution on the register block, with bias and ReLU.
+
+The input is a band of rows in which every row begins with as many zero columns as the convolution
+reaches, so that the margin behind one row is the margin in front of the next. Seen that way a band is
+one long row of positions, and the nine taps are nine fixed distances in it: no border needs a case of
+its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .simd import Block, multiply_block
+
+
+def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
+    """Weights (out, in, 3, 3) laid out as the kernel reads them: [out / NR][tap][in][NR]."""
+    out_channels, in_channels = weights.shape[:2]
+    blocks = weights.reshape(out_channels // block.columns, block.columns, in_channels, 9)
+    return np.ascontiguousarray(blocks.transpose(0, 3, 2, 1))
+
+
+def tap_offsets(row_stride: int, pixel_stride: int, dilation: int) -> NDArray[np.int64]:
+    """Distances of the nine taps from the first, in elements of the band.
+
+    ``row_stride`` is the number of positions from one row to the next, the margin included;
+    ``pixel_stride`` the number of elements from one position to the next.
+    """
+    rows, columns = np.divmod(np.arange(9, dtype=np.int64), 3)
+    return (rows * row_stride + columns) * (dilation * pixel_stride)
+
+
+@functools.cache
+def kernel(lanes: int, rows: int) -> Callable[..., Any]:
+    """The convolution compiled for one block shape."""
+
+    @njit(nogil=True, cache=True)
+    def convolve(  # type: ignore[no-untyped-def]
+        source, taps, weights, bias, floor, row_stride, target, target_start, target_stride, width, first, last
+    ):
+        """Outputs at the positions ``first`` to ``last`` of a band, all channels.
+
+        Parameters
+        ----------
+        source : (positions, pixel stride) float32
+            Input band seen as one long row. It must be readable for one block of rows beyond the last
+            position's last tap; what stands there does not matter.
+        taps : (9,) int64
+            See :func:`tap_offsets`.
+        weights : (out / NR, 9, in, NR) float32
+            See :func:`pack`.
+        bias : (out,) float32
+        floor : float32
+            0 for a ReLU, -inf for none.
+        row_stride : int
+            Positions from one row of the band to the next, the margin included.
+        target : (positions, pixel stride) float32
+            Row i, column j < ``width`` of the output is written at position
+            ``target_start + i * target_stride + j``.
+        """
+        depth, columns = weights.shape[2], 2 * lanes
+        pixel = source.shape[1]
+        tile = np.empty((rows, columns), np.float32)
+        # Blocks of positions that share a pass over the weights; six keep their input within the cache.
+        group = 12 * rows
+        for start in range(first, last, group):
+            stop = min(start + group, last)
+            for n in range(weights.shape[0]):
+                channel = n * columns
+                for q in range(start, stop, rows):
+                    multiply_block(
+                        source, q * pixel, pixel, taps, depth, weights, n * 9 * depth * columns,
+                        bias, channel, floor, tile, 0, columns, lanes, rows,
+                    )  # fmt: skip
+                    i = q // row_stride
+                    j = q - i * row_stride
+                    for r in range(min(rows, stop - q)):
+                        if j < width:
+                            position = target_start + i * target_stride + j
+                            for c in range(columns):
+                                target[position, channel + c] = tile[r, c]
+                        j += 1
+                        if j == row_stride:
+                            j = 0
+                            i += 1
+
+    return convolve  # type: ignore[no-any-return]

@@ -1,0 +1,117 @@
+"""Nearest neighbours by dot product, in both directions in one pass, without the matrix of all products."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .simd import Block, multiply_block
+from .topk import replace_weakest
+
+
+def pack(descriptors: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
+    """Descriptors (M, D) as the kernel reads them: [ceil(M / NR)][D][NR], filled up with zeros."""
+    count, depth = descriptors.shape
+    blocks = -(-count // block.columns)
+    padded = np.zeros((blocks * block.columns, depth), np.float32)
+    padded[:count] = descriptors
+    return np.ascontiguousarray(padded.reshape(blocks, block.columns, depth).transpose(0, 2, 1))
+
+
+@njit(nogil=True, cache=True)
+def keep_best(best, index, second, n, value, other):  # type: ignore[no-untyped-def]
+    """Take ``value`` with partner ``other`` into the two best of ``n``; of equals the lower index wins."""
+    if value > best[n] or (value == best[n] and other < index[n]):
+        second[n] = best[n]
+        best[n] = value
+        index[n] = other
+    elif value > second[n]:
+        second[n] = value
+
+
+@njit(nogil=True, cache=True)
+def merge(best, index, second, more_best, more_index, more_second):  # type: ignore[no-untyped-def]
+    """Take the two best of other partners into the two best so far."""
+    for n in range(best.shape[0]):
+        keep_best(best, index, second, n, more_best[n], more_index[n])
+        second[n] = max(second[n], more_second[n])
+
+
+@functools.cache
+def kernel(lanes: int, rows: int) -> Callable[..., Any]:
+    """The pass over all pairs compiled for one block shape."""
+
+    @njit(nogil=True, cache=True)
+    def two_best(  # type: ignore[no-untyped-def]
+        a, b, count_b, a_best, a_index, a_second, b_best, b_index, b_second, first, last
+    ):
+        """Best and second-best partners among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
+
+        Parameters
+        ----------
+        a : (N + rows, D) float32
+            The last ``rows`` of them are only read.
+        b : (ceil(count_b / NR), D, NR) float32
+            See :func:`pack`.
+        a_best, a_index, a_second : (N,) float32, int64, float32, updated
+        b_best, b_index, b_second : (count_b,) float32, int64, float32, updated
+            Largest product, the partner's index, second-largest product. To begin with -inf and an index
+            above all others.
+        """
+        depth, columns = a.shape[1], 2 * lanes
+        tile = np.empty((rows, columns), np.float32)
+        zeros = np.zeros(columns, np.float32)
+        taps = np.zeros(1, np.int64)
+        lowest = np.float32(-np.inf)
+        # A group of columns stays in the cache while all rows pass by.
+        for m in range(b.shape[0]):
+            used = min(columns, count_b - m * columns)
+            for i in range(first, last, rows):
+                multiply_block(
+                    a, i * depth, depth, taps, depth, b, m * depth * columns, zeros, 0, lowest,
+                    tile, 0, columns, lanes, rows,
+                )  # fmt: skip
+                for r in range(min(rows, last - i)):
+                    for c in range(used):
+                        value = tile[r, c]
+                        keep_best(a_best, a_index, a_second, i + r, value, m * columns + c)
+                        keep_best(b_best, b_index, b_second, m * columns + c, value, i + r)
+
+    return two_best  # type: ignore[no-any-return]
+
+
+@functools.cache
+def closest_kernel(lanes: int, rows: int) -> Callable[..., Any]:
+    """The search for the closest pairs compiled for one block shape."""
+
+    @njit(nogil=True, cache=True)
+    def closest(a, b, count_b, values, keys, first, last):  # type: ignore[no-untyped-def]
+        """The closest pairs among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
+
+        ``a`` and ``b`` are as in :func:`kernel`. ``values`` (n,) float32 and ``keys`` (n,) int64 are a heap
+        with the weakest pair at its root, updated; a key is ``row of a * count_b + row of b``, and of equal
+        values the lower key is the closer. To begin with -inf and keys above all others.
+        """
+        depth, columns = a.shape[1], 2 * lanes
+        tile = np.empty((rows, columns), np.float32)
+        zeros = np.zeros(columns, np.float32)
+        taps = np.zeros(1, np.int64)
+        lowest = np.float32(-np.inf)
+        for m in range(b.shape[0]):
+            used = min(columns, count_b - m * columns)
+            for i in range(first, last, rows):
+                multiply_block(
+                    a, i * depth, depth, taps, depth, b, m * depth * columns, zeros, 0, lowest,
+                    tile, 0, columns, lanes, rows,
+                )  # fmt: skip
+                for r in range(min(rows, last - i)):
+                    for c in range(used):
+                        if tile[r, c] >= values[0]:
+                            replace_weakest(values, keys, tile[r, c], (i + r) * count_b + m * columns + c)
+
+    return closest  # type: ignore[no-any-return]

@@ -1,0 +1,53 @@
+"""L2 normalisation of descriptors, and the strength of cells."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Sums may be taken in the order that suits the vector registers; it is the same order for every row.
+_REORDER = {"reassoc", "contract", "nsz"}
+
+
+@njit(nogil=True, cache=True, fastmath=_REORDER)
+def squared_norm(vector):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for c in range(vector.shape[0]):
+        total += vector[c] * vector[c]
+    return total
+
+
+@njit(nogil=True, cache=True)
+def largest(vector):  # type: ignore[no-untyped-def]
+    """Largest element of ``vector``, found over sixteen running maxima that fit vector registers."""
+    running = np.full(16, -np.inf, np.float32)
+    whole = vector.shape[0] // 16 * 16
+    for start in range(0, whole, 16):
+        for lane in range(16):
+            running[lane] = max(running[lane], vector[start + lane])
+    found = np.float32(-np.inf)
+    for lane in range(16):
+        found = max(found, running[lane])
+    for c in range(whole, vector.shape[0]):
+        found = max(found, vector[c])
+    return found
+
+
+@njit(nogil=True, cache=True)
+def l2_normalize(vectors, first, last):  # type: ignore[no-untyped-def]
+    """Divide the rows ``first`` to ``last`` of ``vectors`` (N, C) float32 by their length, in place.
+
+    Lengths under 1e-12 count as 1e-12, as in PyTorch's ``normalize``: rows of zeros stay zeros.
+    """
+    for n in range(first, last):
+        length = max(np.sqrt(squared_norm(vectors[n])), np.float32(1e-12))
+        for c in range(vectors.shape[1]):
+            vectors[n, c] /= length
+
+
+@njit(nogil=True, cache=True)
+def strength(cells, target, first, last):  # type: ignore[no-untyped-def]
+    """Largest element of each L2-normalised row of ``cells`` (N, C), into ``target`` (N,), float32."""
+    for n in range(first, last):
+        length = max(np.sqrt(squared_norm(cells[n])), np.float32(1e-12))
+        target[n] = largest(cells[n]) / length

@@ -1,0 +1,48 @@
+"""ReLU and the two poolings. Loops over channels are innermost: the compiler turns them into vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def relu(values):  # type: ignore[no-untyped-def]
+    """Set the negative elements of ``values`` (N, C) float32 to zero, in place."""
+    for n in range(values.shape[0]):
+        for c in range(values.shape[1]):
+            values[n, c] = max(values[n, c], np.float32(0))
+
+
+@njit(nogil=True, cache=True)
+def max_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):  # type: ignore[no-untyped-def]
+    """2 x 2 maximum with stride 2, for the output rows ``first`` to ``last``.
+
+    ``source`` and ``target`` are (positions, pixel stride) float32. Row i, column j of the input stands at
+    position ``i * row_stride + j``; of the output, ``width`` columns wide, at
+    ``target_start + i * target_stride + j``.
+    """
+    for i in range(first, last):
+        for j in range(width):
+            upper = 2 * i * row_stride + 2 * j
+            lower = upper + row_stride
+            position = target_start + i * target_stride + j
+            for c in range(channels):
+                target[position, c] = max(
+                    max(source[upper, c], source[upper + 1, c]),
+                    max(source[lower, c], source[lower + 1, c]),
+                )
+
+
+@njit(nogil=True, cache=True)
+def average_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):  # type: ignore[no-untyped-def]
+    """2 x 2 mean with stride 1; the arguments are those of :func:`max_pool`."""
+    quarter = np.float32(0.25)
+    for i in range(first, last):
+        for j in range(width):
+            upper = i * row_stride + j
+            lower = upper + row_stride
+            position = target_start + i * target_stride + j
+            for c in range(channels):
+                total = (source[upper, c] + source[upper + 1, c]) + (source[lower, c] + source[lower + 1, c])
+                target[position, c] = total * quarter

@@ -1,0 +1,68 @@
+"""The k largest values, kept in a heap with the weakest at its root.
+
+Values are ranked by size, and equal ones by their keys: the lower key first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def _weaker(values, keys, a, b):  # type: ignore[no-untyped-def]
+    return values[a] < values[b] or (values[a] == values[b] and keys[a] > keys[b])
+
+
+@njit(nogil=True, cache=True)
+def _swap(values, keys, a, b):  # type: ignore[no-untyped-def]
+    values[a], values[b] = values[b], values[a]
+    keys[a], keys[b] = keys[b], keys[a]
+
+
+@njit(nogil=True, cache=True)
+def _sift_down(values, keys, size):  # type: ignore[no-untyped-def]
+    root = 0
+    while True:
+        child = 2 * root + 1
+        if child >= size:
+            return
+        if child + 1 < size and _weaker(values, keys, child + 1, child):
+            child += 1
+        if not _weaker(values, keys, child, root):
+            return
+        _swap(values, keys, root, child)
+        root = child
+
+
+@njit(nogil=True, cache=True)
+def replace_weakest(values, keys, value, key):  # type: ignore[no-untyped-def]
+    """Put ``value`` with ``key`` in the place of the heap's weakest, if it ranks before that one."""
+    if value < values[0] or (value == values[0] and key > keys[0]):
+        return
+    values[0], keys[0] = value, key
+    _sift_down(values, keys, values.shape[0])
+
+
+@njit(nogil=True, cache=True)
+def sort_heap(values, keys):  # type: ignore[no-untyped-def]
+    """Turn a heap into a list, the strongest first, in place."""
+    for end in range(values.shape[0] - 1, 0, -1):
+        _swap(values, keys, 0, end)
+        _sift_down(values, keys, end)
+
+
+@njit(nogil=True, cache=True)
+def strongest(values, k):  # type: ignore[no-untyped-def]
+    """Positions of the ``k`` largest of ``values`` (N,) float32, largest first; of equals the first one first.
+
+    Returns (min(k, N),) int64.
+    """
+    size = max(0, min(k, values.shape[0]))
+    best = np.full(size, -np.inf, np.float32)
+    keys = np.full(size, np.iinfo(np.int64).max)
+    if size > 0:
+        for n in range(values.shape[0]):
+            replace_weakest(best, keys, values[n], n)
+        sort_heap(best, keys)
+    return keys

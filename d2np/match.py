@@ -1,0 +1,170 @@
+"""Matching descriptors: mutual nearest neighbours, ratio test, the closest pairs of all."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import FormatError, OptionError
+from .features import Features, Matches
+from .kernels import nearest, topk
+from .kernels.simd import host_block
+from .threads import Team, spans
+
+FloatArray = NDArray[np.float32]
+
+# Rows of the first set in one task. The cut does not depend on the number of threads.
+_ROWS = 1024
+_NOBODY = np.iinfo(np.int64).max
+
+
+def match(
+    a: Features | ArrayLike,
+    b: Features | ArrayLike,
+    *,
+    mutual: bool = True,
+    ratio: float | None = None,
+    min_similarity: float | None = None,
+    threads: int | None = None,
+) -> Matches:
+    """Match each keypoint of one picture to its nearest neighbour in the other.
+
+    Parameters
+    ----------
+    a, b : Features, or (N, D) float32
+        L2-normalised descriptors.
+    mutual : bool
+        Keep a pair only if each is the other's nearest neighbour.
+    ratio : float, optional
+        Lowe's test: the distance to the nearest neighbour must be at most this share of the distance to the
+        second one in the other picture; 0.8 is common for SIFT, 0.95 for D2-Net. With ``mutual`` it holds
+        in both directions, as in hloc. Where there is no second neighbour the test is passed.
+    min_similarity : float, optional
+        Keep pairs with at least this cosine.
+    threads : int, optional
+        How many to use; by default every core this process may use.
+
+    Returns
+    -------
+    Matches
+        In the order of ``a``. Of equally near neighbours the first counts.
+
+    Raises
+    ------
+    FormatError
+        If the descriptors do not fit each other.
+    OptionError
+        If ``ratio`` is not above 0 and up to 1.
+    """
+    first, second = _descriptors(a), _descriptors(b)
+    _check_same_length(first, second)
+    if ratio is not None and not 0 < ratio <= 1:
+        raise OptionError(f"ratio must lie above 0 and be at most 1; got {ratio!r}")
+    if not len(first) or not len(second):
+        return Matches(np.empty((0, 2), np.int64), np.empty(0, np.float32))
+    (similarity, partner, runner_up), (back_similarity, back, back_runner_up) = _two_best(
+        first, second, threads
+    )
+    here = np.arange(len(first))
+    keep = np.ones(len(first), np.bool_)
+    if mutual:
+        keep &= back[partner] == here
+    if ratio is not None:
+        keep &= _passes_ratio(similarity, runner_up, ratio)
+        if mutual:
+            keep &= _passes_ratio(back_similarity, back_runner_up, ratio)[partner]
+    if min_similarity is not None:
+        keep &= similarity >= min_similarity
+    return Matches(np.stack([here[keep], partner[keep]], axis=1), similarity[keep])
+
+
+def nearest_pairs(
+    a: Features | ArrayLike, b: Features | ArrayLike, n: int, *, threads: int | None = None
+) -> Matches:
+    """The ``n`` closest pairs over all pairs, closest first.
+
+    Unlike in :func:`match`, a keypoint may stand in several pairs. For the parameters and errors see there;
+    of equally close pairs the one with the lower indices comes first.
+    """
+    first, second = _descriptors(a), _descriptors(b)
+    _check_same_length(first, second)
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
+        raise OptionError(f"n must be a whole number from 0 up; got {n!r}")
+    n = min(n, len(first) * len(second))
+    if n == 0:
+        return Matches(np.empty((0, 2), np.int64), np.empty(0, np.float32))
+    block = host_block()
+    kernel = nearest.closest_kernel(block.lanes, block.rows)
+    padded, packed = _padded(first, block.rows), nearest.pack(second, block)
+    heaps: dict[int, tuple[FloatArray, NDArray[np.int64]]] = {}
+
+    def work(span: tuple[int, int]) -> None:
+        values = np.full(n, -np.inf, np.float32)
+        keys = np.full(n, _NOBODY, np.int64)
+        kernel(padded, packed, len(second), values, keys, *span)
+        heaps[span[0]] = values, keys
+
+    with Team(threads) as team:
+        team.share(work, spans(len(first), _ROWS))
+    values = np.concatenate([heap[0] for heap in heaps.values()])
+    keys = np.concatenate([heap[1] for heap in heaps.values()])
+    order = np.lexsort((keys, -values))[:n]
+    return Matches(np.stack(np.divmod(keys[order], len(second)), axis=1), values[order])
+
+
+def _two_best(
+    a: FloatArray, b: FloatArray, threads: int | None
+) -> tuple[tuple[FloatArray, NDArray[np.int64], FloatArray], tuple[FloatArray, NDArray[np.int64], FloatArray]]:
+    """For each row of ``a`` and of ``b``: largest product, its partner, and the second-largest product."""
+
+    def nothing(count: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+        lowest = np.full(count, -np.inf, np.float32)
+        return lowest, np.full(count, _NOBODY, np.int64), lowest.copy()
+
+    block = host_block()
+    kernel = nearest.kernel(block.lanes, block.rows)
+    padded, packed = _padded(a, block.rows), nearest.pack(b, block)
+    of_a, of_b = nothing(len(a)), nothing(len(b))
+    partial: dict[int, tuple[FloatArray, NDArray[np.int64], FloatArray]] = {}
+
+    def work(span: tuple[int, int]) -> None:
+        # Rows of a belong to this task alone; columns are shared with the others and merged afterwards.
+        partial[span[0]] = nothing(len(b))
+        kernel(padded, packed, len(b), *of_a, *partial[span[0]], *span)
+
+    with Team(threads) as team:
+        team.share(work, spans(len(a), _ROWS))
+    for start in sorted(partial):
+        nearest.merge(*of_b, *partial[start])
+    return of_a, of_b
+
+
+def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -> NDArray[np.bool_]:
+    # For unit vectors the squared distance is 2 - 2 cos; rounding may push the cosine past 1.
+    near, far = (np.maximum(2 - 2 * values.astype(np.float64), 0) for values in (similarity, runner_up))
+    return near <= ratio**2 * far
+
+
+def _padded(a: FloatArray, rows: int) -> FloatArray:
+    """With the rows behind the last one that the kernel may read."""
+    return np.concatenate([a, np.zeros((rows, a.shape[1]), np.float32)])
+
+
+def _descriptors(source: Features | ArrayLike) -> FloatArray:
+    values = source.descriptors if isinstance(source, Features) else source
+    try:
+        array = np.ascontiguousarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise FormatError("descriptors must be an array (N, D) of numbers") from None
+    if array.ndim != 2:
+        raise FormatError(f"descriptors must have shape (N, D); got {array.shape}")
+    if not np.isfinite(array).all():
+        raise FormatError("descriptors must be finite; there is a NaN or an infinity among them")
+    return array
+
+
+def _check_same_length(a: FloatArray, b: FloatArray) -> None:
+    if a.shape[1] != b.shape[1]:
+        raise FormatError(
+            f"both sets of descriptors must have the same length; got {a.shape[1]} and {b.shape[1]}"
+        )

@@ -1,0 +1,100 @@
+"""Sharing a layer's work out to plain Python threads.
+
+Kernels release the interpreter lock, so ordinary threads run them side by side. A team lives as long as
+one call of the network and no longer: there is no global pool that a forked child would inherit dead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from types import TracebackType
+from typing import TypeVar
+
+from .errors import OptionError
+
+Task = TypeVar("Task")
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+class Team:
+    """A few threads that work through lists of tasks together; the caller's thread is one of them.
+
+    Parameters
+    ----------
+    threads : int or None
+        How many, the caller's included; None means every core this process may use.
+
+    Raises
+    ------
+    OptionError
+        If ``threads`` is not a positive whole number.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is None:
+            threads = usable_cores()
+        if isinstance(threads, bool) or not hasattr(threads, "__index__") or int(threads) < 1:
+            raise OptionError(f"threads must be a whole number from 1 up, or None; got {threads!r}")
+        self.size = int(threads)
+        self._pool = ThreadPoolExecutor(self.size - 1, "d2np") if self.size > 1 else None
+
+    def share(self, work: Callable[[Task], object], tasks: Iterable[Task]) -> None:
+        """Call ``work(task)`` for every task, each in whichever thread is free, and wait for all.
+
+        The first exception that a task raises is raised here, after the others have stopped.
+        """
+        waiting = list(tasks)
+        if self._pool is None or len(waiting) < 2:
+            for task in waiting:
+                work(task)
+            return
+        lock = Lock()
+        waiting.reverse()
+
+        def run() -> None:
+            while True:
+                with lock:
+                    if not waiting:
+                        return
+                    task = waiting.pop()
+                try:
+                    work(task)
+                except BaseException:
+                    with lock:
+                        waiting.clear()
+                    raise
+
+        helpers = [self._pool.submit(run) for _ in range(min(self.size - 1, len(waiting) - 1))]
+        try:
+            run()
+        finally:
+            with lock:
+                waiting.clear()
+            failures = [helper.exception() for helper in helpers]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def spans(count: int, size: int) -> list[tuple[int, int]]:
+    """``range(count)`` cut into consecutive (first, last) spans of ``size``, the last one shorter."""
+    size = max(1, size)
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
