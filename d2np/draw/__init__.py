@@ -1,0 +1,11 @@
+"""Pictures of what was found, with Pillow and NumPy alone: keypoints, matches and the strength map.
+
+Each function takes the picture as :class:`d2np.Net` takes it (a path, a :class:`PIL.Image.Image` or an
+array) and returns a new RGB :class:`PIL.Image.Image`; the same input always gives the same pixels.
+"""
+
+from .heat import heatmap
+from .pairs import matches
+from .points import keypoints
+
+__all__ = ["heatmap", "keypoints", "matches"]

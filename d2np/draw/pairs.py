@@ -1,0 +1,275 @@
+"""Matches between two pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from ..errors import FormatError, OptionError
+from ..features import Features, Matches
+from .canvas import Canvas
+from .colours import Colour, colour_map, stretched
+from .legend import BACKGROUND, Bar, Item, Legend
+from .picture import enlargement, open_for, resized, scaled_positions
+
+_RIGHT: Colour = (70, 236, 112)
+_WRONG: Colour = (255, 82, 36)
+_OUTLINE: Colour = (12, 12, 16)
+
+# Where in the colour map the least similar match lies.
+_LOWEST = 0.3
+# Two pictures side by side wider than this in relation to their height are put one above the other: two of
+# 3:1 each.
+_WIDEST = 6.0
+# The smaller picture's longest edge is at least this share of the larger one's.
+_SMALLEST_SHARE = 0.25
+# How much of the picture all lines together may cover, counted without their overlaps; and the part of it
+# that the right or the wrong ones get at least.
+_INK = 0.22
+_SMALLEST_INK_SHARE = 0.3
+
+
+def matches(
+    image_a: Any,
+    image_b: Any,
+    features_a: Features,
+    features_b: Features,
+    matches: Matches,
+    *,
+    correct: ArrayLike | None = None,
+    colours: str = "viridis",
+    max_size: int | None = 4096,
+    orient: bool = False,
+) -> Image.Image:
+    """Two pictures side by side (wide panoramas: one above the other) with a line for each match.
+
+    The colour tells the similarity, over the range that occurs; the most similar matches are on top. The
+    more lines there are the thinner and the more transparent they get.
+
+    Parameters
+    ----------
+    image_a, image_b : path, PIL.Image.Image or array
+        The pictures that the features were extracted from.
+    features_a, features_b : Features
+    matches : Matches
+    correct : (M,) bool, optional
+        Which matches are right, where that is known: these are drawn green, the others red-orange on top.
+    colours : str
+        The colour map: ``"viridis"``, ``"plasma"``, ``"inferno"`` or ``"magma"``.
+    max_size : int, optional
+        Both pictures are reduced by the same factor where they would be wider or higher than this together;
+        the legend comes below. ``None`` keeps their size.
+    orient : bool
+        Turn the pictures as their EXIF data says; as it was chosen at extraction.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB.
+
+    Raises
+    ------
+    FormatError
+        If the features belong to pictures of other sizes, if a match names a keypoint that does not exist,
+        if ``correct`` does not fit the matches, or if numbers are not finite.
+    ImageError
+        If a picture cannot be read.
+    OptionError
+        If the colour map is unknown or ``max_size`` is no positive number.
+    """
+    if max_size is not None and max_size < 1:
+        raise OptionError(f"max_size must be positive; got {max_size}")
+    pixels_a = open_for(image_a, features_a, orient=orient, which="features_a")
+    pixels_b = open_for(image_b, features_b, orient=orient, which="features_b")
+    _check(matches, len(features_a), len(features_b))
+    right = None if correct is None else _mask(correct, len(matches))
+
+    value = stretched(matches.similarities)
+    inks = colour_map(colours, value, _LOWEST)
+    # The less similar ones recede, the further the more lines there are, but never vanish.
+    faintest = float(np.interp(np.log10(max(1, len(matches))), [1, 3], [0.75, 0.4]))
+    strength = faintest + (1 - faintest) * value
+    if right is not None:
+        inks = np.array([_WRONG, _RIGHT], dtype=np.uint8)[right.astype(np.int64)]
+        strength = np.ones(len(matches))
+    layout = _Layout.of(pixels_a.shape, pixels_b.shape, max_size)
+    size = min(64, max(13, round(0.016 * layout.width)))
+    legend = _legend(matches.similarities, right, colours, size)
+    layout = layout.with_legend(legend)
+
+    sheet = np.empty((layout.height + legend.height, layout.width, 3), dtype=np.uint8)
+    sheet[:] = BACKGROUND
+    ends = []
+    for pixels, features, (x, y, width, height), column in (
+        (pixels_a, features_a, layout.a, 0),
+        (pixels_b, features_b, layout.b, 1),
+    ):
+        sheet[y : y + height, x : x + width] = resized(pixels, width, height)
+        positions = scaled_positions(features, pixels, width, height)
+        ends.append(positions[matches.indices[:, column]] + np.array([x, y]))
+    # Lines that leave a picture through its border must not run into the legend.
+    canvas = Canvas(sheet[: layout.height])
+    order = np.argsort(-matches.similarities, kind="stable")[::-1]
+    strokes = [
+        _Strokes(ends[0][chosen], ends[1][chosen], inks[chosen], strength[chosen], len(order), canvas)
+        for chosen in ([order] if right is None else [order[right[order]], order[~right[order]]])
+    ]
+    for each in strokes:
+        each.draw_lines(canvas)
+    for each in strokes:
+        each.draw_ends(canvas)
+    sheet[: layout.height] = canvas.pixels
+    image = Image.fromarray(sheet)
+    legend.draw(image)
+    return image
+
+
+Place = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the two pictures lie (x, y, width, height) on a sheet of this size."""
+
+    width: int
+    height: int
+    a: Place
+    b: Place
+
+    @classmethod
+    def of(cls, shape_a: tuple[int, ...], shape_b: tuple[int, ...], max_size: int | None) -> _Layout:
+        sizes = np.array([shape_a[1::-1], shape_b[1::-1]], dtype=np.float64)
+        longest = sizes.max(axis=1)
+        # One factor for both keeps their relative scale; only a thumbnail beside a large picture grows more.
+        sizes *= enlargement(int(longest.max()))
+        for k in range(2):
+            sizes[k] *= enlargement(int(longest[k]), int(_SMALLEST_SHARE * longest.max()))
+        stacked = sizes[:, 0].sum() > _WIDEST * sizes[:, 1].max()
+        along, across = (1, 0) if stacked else (0, 1)
+        gap = max(4, round(0.006 * sizes[:, along].sum()))
+        whole = max(sizes[:, along].sum() + gap, sizes[:, across].max())
+        if max_size is not None and whole > max_size:
+            sizes *= max(0.0, max_size - gap) / (whole - gap)
+        # Rounded down: the sum must not exceed the limit.
+        (wa, ha), (wb, hb) = (tuple(max(1, int(edge)) for edge in size) for size in sizes)
+        if stacked:
+            width, height = max(wa, wb), ha + gap + hb
+            return cls(width, height, ((width - wa) // 2, 0, wa, ha), ((width - wb) // 2, ha + gap, wb, hb))
+        width, height = wa + gap + wb, max(ha, hb)
+        return cls(width, height, (0, (height - ha) // 2, wa, ha), (wa + gap, (height - hb) // 2, wb, hb))
+
+    def with_legend(self, legend: Legend) -> _Layout:
+        """Wide enough for the legend, the pictures in the middle."""
+        aside = max(0, legend.width - self.width + 1) // 2
+        width = max(self.width, legend.width)
+        a, b = ((x + aside, y, w, h) for x, y, w, h in (self.a, self.b))
+        return _Layout(width, self.height, a, b)
+
+
+class _Strokes:
+    """Lines of one kind, drawn in the given order.
+
+    Parameters
+    ----------
+    ends_a, ends_b : (K, 2) float64
+    inks : (K, 3) uint8
+    strength : (K,) float64
+        0..1, relative opacity.
+    count : int
+        Of all lines in the drawing: these choose one width.
+    canvas : Canvas
+        Its size counts only.
+    """
+
+    def __init__(
+        self,
+        ends_a: NDArray[np.float64],
+        ends_b: NDArray[np.float64],
+        inks: NDArray[np.uint8],
+        strength: NDArray[np.float64],
+        count: int,
+        canvas: Canvas,
+    ) -> None:
+        self._ends_a, self._ends_b, self._strength = ends_a, ends_b, strength
+        self._inks: list[Colour] = [(int(r), int(g), int(b)) for r, g, b in inks]
+        unit = max(1.0, max(canvas.width, canvas.height) / 1200)
+        decade = np.log10(max(1, count))
+        self._width = unit * float(np.interp(decade, [1, 2, 3], [1.8, 1.3, 1.0]))
+        self._radius = unit * float(np.interp(decade, [1, 2, 3], [3.2, 2.4, 1.5]))
+        # A few wrong lines among thousands of right ones get more than their share, and so stay clear.
+        share = max(_SMALLEST_INK_SHARE, len(inks) / max(1, count))
+        wanted = _INK * share * canvas.width * canvas.height
+        area = float(np.linalg.norm(ends_b - ends_a, axis=1).sum()) * self._width
+        self._opacity = min(0.9, max(0.06, wanted / max(1.0, area)))
+
+    def draw_lines(self, canvas: Canvas) -> None:
+        for (xa, ya), (xb, yb), ink, strength in zip(
+            self._ends_a, self._ends_b, self._inks, self._strength, strict=True
+        ):
+            alpha = self._opacity * float(strength)
+            if self._opacity > 0.5:
+                canvas.line(xa, ya, xb, yb, self._width + 1.4, _OUTLINE, 0.4 * alpha)
+            canvas.line(xa, ya, xb, yb, self._width, ink, alpha)
+
+    def draw_ends(self, canvas: Canvas) -> None:
+        opacity = min(1.0, 0.5 + self._opacity)
+        for a, b, ink in zip(self._ends_a, self._ends_b, self._inks, strict=True):
+            for x, y in (a, b):
+                canvas.disc(x, y, self._radius + 0.8, _OUTLINE, 0.5 * opacity)
+                canvas.disc(x, y, self._radius, ink, opacity)
+
+
+def _legend(
+    similarities: NDArray[np.float32], right: NDArray[np.bool_] | None, colours: str, size: int
+) -> Legend:
+    count = len(similarities)
+    left: list[Item] = ["no matches" if not count else f"{count} match{'es' if count > 1 else ''}"]
+    if not count:
+        return Legend(left, [], size)
+    if right is not None:
+        good = int(right.sum())
+        share = f"{good} correct ({100 * good / count:.0f} %)"
+        return Legend(
+            left,
+            [
+                Bar(np.array([_RIGHT], dtype=np.uint8)),
+                share,
+                "",
+                Bar(np.array([_WRONG], dtype=np.uint8)),
+                f"{count - good} wrong",
+            ],
+            size,
+        )
+    low, high = float(similarities.min()), float(similarities.max())
+    if low == high:
+        return Legend(left, [f"similarity {low:.2f}"], size)
+    gradient = colour_map(colours, np.linspace(0.0, 1.0, 256), _LOWEST)
+    digits = 2 if f"{low:.2f}" != f"{high:.2f}" else 4
+    return Legend(
+        left, [f"similarity {low:.{digits}f}", Bar(gradient, wide=True), f"{high:.{digits}f}"], size
+    )
+
+
+def _check(matches: Matches, count_a: int, count_b: int) -> None:
+    if not isinstance(matches, Matches):
+        raise FormatError(f"matches must be d2np.Matches; got {type(matches).__name__}")
+    if not np.isfinite(matches.similarities).all():
+        raise FormatError("similarities of matches must be finite numbers")
+    for column, count, name in ((0, count_a, "features_a"), (1, count_b, "features_b")):
+        used = matches.indices[:, column]
+        outside = used[(used < 0) | (used >= count)]
+        if len(outside):
+            raise FormatError(f"a match names keypoint {outside[0]} of {name}, which has {count}")
+
+
+def _mask(correct: ArrayLike, count: int) -> NDArray[np.bool_]:
+    mask = np.asarray(correct)
+    if mask.shape != (count,) or (mask.dtype != bool and count):
+        raise FormatError(
+            f"correct must be bool of shape ({count},) like the matches; got {mask.dtype} {mask.shape}"
+        )
+    return mask.astype(bool)

@@ -1,0 +1,61 @@
+"""The picture below a drawing: opened, checked against its features, and scaled."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import FormatError
+from ..features import Features
+from ..image import open_rgb
+
+# Below this longest edge a picture is enlarged, so that circles and lines do not hide all of it.
+SMALL = 400
+# More than this would only show the blur of the enlargement.
+_MOST_ENLARGED = 8
+
+
+def open_for(image: Any, features: Features, *, orient: bool, which: str) -> NDArray[np.uint8]:
+    """The picture, once it is sure that the features are numbers and lie in a picture of its size."""
+    if not isinstance(features, Features):
+        raise FormatError(f"{which} must be d2np.Features; got {type(features).__name__}")
+    pixels = open_rgb(image, orient=orient)
+    height, width = pixels.shape[:2]
+    if features.image_size != (width, height):
+        raise FormatError(
+            f"{which} belong to a picture of {features.image_size[0]} x {features.image_size[1]} pixels; "
+            f"this one has {width} x {height}"
+        )
+    if not (np.isfinite(features.keypoints).all() and np.isfinite(features.scores).all()):
+        raise FormatError(f"{which} hold keypoints or scores that are not finite numbers")
+    return pixels
+
+
+def enlargement(longest_edge: int, wanted: int = SMALL) -> int:
+    """The whole factor that brings an edge to the wanted length."""
+    return max(1, min(_MOST_ENLARGED, ceil(wanted / longest_edge)))
+
+
+def resized(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The picture at another size, smooth when it grows and without aliasing when it shrinks."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    grown = width >= pixels.shape[1]
+    method = Image.Resampling.BICUBIC if grown else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(pixels).resize((width, height), method))
+
+
+def scaled_positions(
+    features: Features, pixels: NDArray[np.uint8], width: int, height: int
+) -> NDArray[np.float64]:
+    """(N, 2) positions of the keypoints once the picture is ``width`` x ``height``.
+
+    Pixel centres are whole numbers, so a picture begins at -0.5, and that edge stays where it is.
+    """
+    scale = np.array([width / pixels.shape[1], height / pixels.shape[0]])
+    positions: NDArray[np.float64] = (features.keypoints[:, :2] + 0.5) * scale - 0.5
+    return positions

@@ -1,0 +1,115 @@
+"""Where weights come from: names, d2np's own HDF5 files, and PyTorch checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import WeightsError
+from . import sniff, store
+from .parameters import Provenance, check
+
+__all__ = ["Provenance", "check", "load", "save"]
+
+
+def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]], Provenance]:
+    """Load the arrays of a D2-Net.
+
+    Parameters
+    ----------
+    source : str or path
+        One of the names in :data:`d2np.weights.store.NAMES`, or a file: HDF5 written by d2np, or a PyTorch
+        checkpoint. What a file is, is told by its content.
+
+    Returns
+    -------
+    arrays : dict of str to float32 arrays
+        ``"conv1_1/weight"`` (64, 3, 3, 3), ``"conv1_1/bias"`` (64,), ... in network order, as
+        :func:`check` returns them.
+    provenance : Provenance
+        The file; for HDF5 written by d2np, the file it was converted from.
+
+    Raises
+    ------
+    WeightsError
+        If the source cannot be read or does not hold the weights of a D2-Net.
+    """
+    path = store.resolve(source)
+    try:
+        with open(path, "rb") as stream:
+            return _read(stream, path.name)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def save(
+    path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike], provenance: Provenance | None = None
+) -> None:
+    """Write weights as HDF5, all of the file or nothing.
+
+    Parameters
+    ----------
+    path : str or path
+        The file to write. Its folder must exist, except for d2np's own cache folder, which is made.
+    arrays : mapping of str to array_like
+        What :func:`check` accepts.
+    provenance : Provenance, optional
+        Recorded in the file. Without one, the sum of the arrays themselves is recorded.
+
+    Raises
+    ------
+    WeightsError
+        If the arrays are not those of a D2-Net, or the file cannot be written.
+    """
+    from . import hdf5
+
+    checked = check(arrays)
+    try:
+        target = Path(os.fsdecode(path))
+    except TypeError:
+        raise WeightsError(f"weights are saved to a path, got {type(path).__name__}") from None
+    _make_cache_folder(target.parent)
+    hdf5.write(target, checked, provenance or Provenance.of_arrays(checked))
+
+
+def _read(stream: BinaryIO, name: str) -> tuple[dict[str, NDArray[np.float32]], Provenance]:
+    head = stream.read(sniff.HEAD_SIZE)
+    stream.seek(0)
+    kind = sniff.kind(head)
+    if kind == "hdf5":
+        from . import hdf5
+
+        arrays, provenance = hdf5.read(stream)
+        return check(arrays), provenance
+    if kind in ("zip", "legacy"):
+        from . import torch_checkpoint
+
+        arrays, format = torch_checkpoint.read(stream)
+        return check(arrays), Provenance(name, _sha256(stream), format)
+    raise WeightsError(
+        f"{sniff.describe(head, name)}; expected weights as HDF5 written by d2np or as a PyTorch checkpoint"
+    )
+
+
+def _sha256(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while block := stream.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _make_cache_folder(folder: Path) -> None:
+    try:
+        if folder == store.cache_folder():
+            folder.mkdir(parents=True, exist_ok=True)
+    except (WeightsError, OSError):
+        return  # writing into it then says why it cannot be used

@@ -1,0 +1,236 @@
+"""d2np's own weights file: HDF5 with a group per convolution.
+
+``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32; the root's attributes say what they
+are and where they came from: ``format_version``, ``architecture``, ``source_name``, ``source_sha256``.
+The same content gives the same bytes, so files can be compared by their sums.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WeightsError
+from ..layers import PARAMETER_SHAPES
+from .parameters import Provenance, check_names, listed, shortened
+
+FORMAT_VERSION = 1
+ARCHITECTURE = "D2-Net"
+
+_LONGEST_ATTRIBUTE = 4096
+# deflate, shuffle, fletcher32. Any other filter could make HDF5 load a plug-in.
+_FILTERS = {1, 2, 3}
+
+# What h5py raises for damaged files; RuntimeError and KeyError come from HDF5 itself.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    ArithmeticError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+
+
+def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
+    """Read a weights file.
+
+    Parameters
+    ----------
+    stream : seekable binary file
+
+    Returns
+    -------
+    arrays : dict of str to arrays
+        ``"conv1_1/weight"`` ... in network order, of the shapes of the network.
+    provenance : Provenance
+        The recorded source: the file that the weights were converted from.
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged, of a newer format, not a weights file, or keeps its data somewhere else.
+    """
+    import h5py
+
+    try:
+        with h5py.File(stream, "r") as file:
+            provenance = _read_provenance(file)
+            datasets = _datasets(file)
+            check_names(datasets, PARAMETER_SHAPES)
+            for name, shape in PARAMETER_SHAPES.items():
+                _check_dataset(name, datasets[name], shape)
+            return {name: datasets[name][()] for name in PARAMETER_SHAPES}, provenance
+    except WeightsError:
+        raise
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"damaged or truncated HDF5 file ({type(error).__name__}: {shortened(str(error))})"
+        ) from None
+
+
+def write(path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) -> None:
+    """Write a weights file; all of it or nothing.
+
+    Parameters
+    ----------
+    path : Path
+        A file that is there already is replaced once the new one is complete.
+    arrays : mapping of str to float32 arrays
+        As :func:`d2np.weights.check` returns them.
+    provenance : Provenance
+        Its name and sum are recorded.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be written there.
+    """
+    image = _image(arrays, provenance)
+    try:
+        # A device or pipe would be replaced by a file.
+        if path.exists() and not path.is_file():
+            raise WeightsError(f"{path}: cannot be written, it is not a file")
+        # In the same folder, since only a rename within one file system is atomic.
+        temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+        try:
+            with open(temporary, "xb") as stream:
+                stream.write(image)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except WeightsError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"{path}: cannot be written: {reason}") from None
+
+
+def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) -> bytes:
+    """The file's bytes, made in memory: what fails while HDF5 writes never reaches the disk."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="earliest") as file:
+        file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+        for key, text in (
+            ("architecture", ARCHITECTURE),
+            ("source_name", provenance.name),
+            ("source_sha256", provenance.sha256),
+        ):
+            # File names may hold bytes that are not text.
+            encoded = text.replace("\0", "").encode("utf-8", "backslashreplace")[:_LONGEST_ATTRIBUTE]
+            file.attrs.create(key, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
+        for name, shape in PARAMETER_SHAPES.items():
+            # One chunk an array; no modification times, so that equal content gives equal bytes.
+            file.create_dataset(
+                name,
+                data=arrays[name],
+                shape=shape,
+                dtype="<f4",
+                chunks=shape,
+                compression="gzip",
+                shuffle=True,
+                track_times=False,
+            )
+    return buffer.getvalue()
+
+
+def _read_provenance(file: Any) -> Provenance:
+    if "format_version" not in file.attrs or "architecture" not in file.attrs:
+        held = listed(file.keys()) if len(file) else "nothing"
+        raise WeightsError(
+            f"is an HDF5 file but not weights written by d2np: it lacks the attributes format_version and "
+            f"architecture, and holds {held}"
+        )
+    version = _attribute(file, "format_version")
+    if isinstance(version, np.integer):
+        version = int(version)
+    if not isinstance(version, int) or version < 1:
+        raise WeightsError(f"expected format version {FORMAT_VERSION}, found {shortened(version)}")
+    if version > FORMAT_VERSION:
+        raise WeightsError(
+            f"was written by a newer d2np (format version {version}, this one reads {FORMAT_VERSION}): "
+            f"upgrade d2np"
+        )
+    architecture = _text(file, "architecture")
+    if architecture != ARCHITECTURE:
+        raise WeightsError(f"expected the architecture {ARCHITECTURE}, found {shortened(architecture)}")
+    return Provenance(_text(file, "source_name"), _text(file, "source_sha256"), "HDF5")
+
+
+def _text(file: Any, name: str) -> str:
+    value = _attribute(file, name)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        raise WeightsError(f"attribute {name}: expected a text, found {type(value).__name__}")
+    return value
+
+
+def _attribute(file: Any, name: str) -> object:
+    """An attribute of the root, whose size is checked before it is read."""
+    if name not in file.attrs:
+        raise WeightsError(f"lacks the attribute {name}")
+    identifier = file.attrs.get_id(name)
+    if identifier.shape != () or identifier.get_storage_size() > _LONGEST_ATTRIBUTE:
+        raise WeightsError(f"attribute {name}: expected a single value")
+    value: object = file.attrs[name]
+    return value
+
+
+def _datasets(file: Any) -> dict[str, Any]:
+    """The objects in the file's groups by their full names. Links are never followed."""
+    found = {}
+    for group_name in file:
+        group = _hard(file, group_name, group_name)
+        if not hasattr(group, "keys"):
+            found[group_name] = group
+            continue
+        for name in group:
+            full = f"{group_name}/{name}"
+            found[full] = _hard(group, name, full)
+    return found
+
+
+def _hard(group: Any, name: str, full: str) -> Any:
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise WeightsError(f"{shortened(full)}: is a link to somewhere else, expected an array in this file")
+    return group[name]
+
+
+def _check_dataset(name: str, dataset: Any, shape: tuple[int, ...]) -> None:
+    """Raise WeightsError unless this is a plain array of the right shape, before any of it is read."""
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset):
+        raise WeightsError(f"{name}: expected an array, found a {type(dataset).__name__.lower()}")
+    if dataset.shape != shape:
+        raise WeightsError(f"{name}: expected shape {shape}, found {dataset.shape}")
+    if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
+        raise WeightsError(f"{name}: expected floating-point values, found {dataset.dtype}")
+    properties = dataset.id.get_create_plist()
+    if dataset.is_virtual or dataset.external:
+        raise WeightsError(f"{name}: keeps its values in another file, expected them in this one")
+    filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
+    if not filters <= _FILTERS:
+        raise WeightsError(f"{name}: expected gzip compression or none, found filters {sorted(filters)}")
+    if dataset.chunks is not None and prod(dataset.chunks) > prod(shape):
+        raise WeightsError(f"{name}: stored in chunks larger than itself")

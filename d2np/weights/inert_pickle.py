@@ -1,0 +1,220 @@
+"""Reads pickles without running them.
+
+A pickle is a program for a small stack machine, and Python's own unpickler lets it import and call
+anything. Here :func:`pickletools.genops` only decodes the instructions, and those below build plain
+containers. Names that a pickle mentions become inert :class:`Global` markers; a "call" of one looks up the
+reader's own function for that name, and a name the reader does not know ends the reading.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+from ..errors import WeightsError
+from .parameters import shortened
+
+LARGEST_PICKLE = 16 * 2**20
+"""Bytes. That of a D2-Net with its optimiser has about 20 thousand."""
+
+_MALFORMED = (ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error, RecursionError)
+
+
+@dataclass(frozen=True)
+class Global:
+    """A class or function that a pickle mentions: its name and nothing else."""
+
+    name: str
+
+
+class Opaque:
+    """Stands for whatever the reader knows to be harmless and has no use for."""
+
+    __slots__ = ()
+
+
+OPAQUE: Final = Opaque()
+
+Functions = Mapping[str, Callable[..., object]]
+
+
+def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], object]) -> object:
+    """The object that a pickle describes.
+
+    Parameters
+    ----------
+    stream : binary file
+        Left right behind the pickle. The caller bounds its size.
+    functions : mapping of str to callable
+        What stands for ``module.name`` when the pickle calls it. Mentioning any other name is refused.
+    storage : callable
+        Turns a persistent identifier into an object.
+
+    Returns
+    -------
+    object
+        Scalars, lists, tuples, dicts (keys that are not plain scalars are left out), :class:`Global`,
+        :data:`OPAQUE` and what the functions return. The state that a pickle sets on objects is dropped.
+
+    Raises
+    ------
+    WeightsError
+        If the pickle is truncated or malformed, or mentions a name that is not in `functions`.
+    """
+    machine = _Machine(functions, storage)
+    try:
+        for instruction, argument, _ in pickletools.genops(stream):
+            if instruction.name == "STOP":
+                return machine.stack.pop()
+            machine.step(instruction.name, argument)
+    except WeightsError:
+        raise
+    except _MALFORMED as error:
+        raise WeightsError(
+            f"its pickle is truncated or malformed ({type(error).__name__}: {shortened(str(error))})"
+        ) from None
+    raise WeightsError("its pickle is truncated: it has no end mark")
+
+
+# No LONG4: nothing in a checkpoint counts beyond 255 bytes, and such numbers are slow to print.
+_LITERALS = frozenset(
+    {
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    }
+)
+_CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class _Machine:
+    """The stack machine: the instructions that the pickle protocols 2 to 5 write."""
+
+    def __init__(self, functions: Functions, storage: Callable[[object], object]) -> None:
+        self.functions = functions
+        self.storage = storage
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []  # the stacks below each MARK
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in _LITERALS:
+            stack.append(argument)
+            return
+        if name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+            return
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                self.outer.append(stack)
+                self.stack = []
+            case "POP":
+                if stack:
+                    stack.pop()
+                else:
+                    self.since_mark()
+            case "POP_MARK":
+                self.since_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = _TUPLES[name]
+                if len(stack) < count:
+                    raise IndexError("stack underflow")
+                stack[-count:] = [tuple(stack[-count:])]
+            case "TUPLE":
+                items = self.since_mark()
+                self.stack.append(tuple(items))
+            case "EMPTY_LIST":
+                stack.append([])
+            case "APPEND":
+                item = stack.pop()
+                self.extend([item])
+            case "APPENDS":
+                self.extend(self.since_mark())
+            case "EMPTY_DICT":
+                stack.append({})
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                self.update([key, value])
+            case "SETITEMS":
+                self.update(self.since_mark())
+            case "EMPTY_SET":
+                stack.append(OPAQUE)
+            case "ADDITEMS":
+                self.since_mark()
+            case "FROZENSET":
+                self.since_mark()
+                self.stack.append(OPAQUE)
+            case "GLOBAL":
+                stack.append(self.known(".".join(argument.split(" ", 1))))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                if not isinstance(attribute, str) or not isinstance(module, str):
+                    raise TypeError("the name of a global is no string")
+                stack.append(self.known(f"{module}.{attribute}"))
+            case "INST":
+                self.known(".".join(argument.split(" ", 1)))
+                raise ValueError("instruction INST is not used by PyTorch")
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(self.call(function, arguments))
+            case "NEWOBJ_EX":
+                _, arguments, function = stack.pop(), stack.pop(), stack.pop()
+                stack.append(self.call(function, arguments))
+            case "BUILD":
+                stack.pop()
+                stack[-1]  # the object whose state is dropped must be there
+            case "BINPERSID":
+                stack.append(self.storage(stack.pop()))
+            case _:
+                raise ValueError(f"instruction {name} is not used by PyTorch")
+
+    def since_mark(self) -> list[Any]:
+        items = self.stack
+        self.stack = self.outer.pop()
+        return items
+
+    def extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif target is not OPAQUE:
+            raise TypeError(f"a {type(target).__name__} takes no items")
+
+    def update(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if len(items) % 2:
+            raise ValueError("a key without its value")
+        if isinstance(target, dict):
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                # Hashing nested tuples of a hostile file may take forever; only scalars are ever looked up.
+                if isinstance(key, (str, bytes, int, float)):
+                    target[key] = value
+        elif target is not OPAQUE:
+            raise TypeError(f"a {type(target).__name__} takes no keys")
+
+    def known(self, name: str) -> Global:
+        if name not in self.functions:
+            raise WeightsError(f"wants to run `{shortened(name)}`; d2np loads tensors only, so it is refused")
+        return Global(name)
+
+    def call(self, function: object, arguments: object) -> object:
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise TypeError("a call of something that is no function")
+        return self.functions[function.name](*arguments)

@@ -1,0 +1,131 @@
+"""The network's arrays as they go in and out: what they must be, and where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import WeightsError
+from ..layers import PARAMETER_SHAPES
+
+_NAMED_AT_MOST = 4
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights came from.
+
+    Attributes
+    ----------
+    name : str
+        Name of the source file, without its folder.
+    sha256 : str
+        SHA-256 of that file, in hexadecimal. Weights converted to HDF5 keep name and sum of the file
+        they were converted from.
+    format : str
+        What was read, such as ``"PyTorch checkpoint (zip)"`` or ``"HDF5"``.
+    """
+
+    name: str
+    sha256: str
+    format: str
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:
+        """Provenance of arrays that came from no file: the sum is taken over their contents, in order.
+
+        Parameters
+        ----------
+        arrays : mapping of str to float32 arrays
+            As :func:`check` returns them.
+        """
+        digest = hashlib.sha256()
+        for name, array in arrays.items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array, dtype="<f4").data)
+        return cls("arrays", digest.hexdigest(), "arrays")
+
+
+def check(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
+    """The arrays of a D2-Net, checked, in the network's order.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array_like
+        ``"conv1_1/weight"`` -> (out, in, 3, 3), ``"conv1_1/bias"`` -> (out,), ... up to ``conv4_3``: exactly
+        the names and shapes of :data:`d2np.layers.PARAMETER_SHAPES`, real floating-point, finite.
+
+    Returns
+    -------
+    dict of str to float32 arrays
+        C-contiguous, in network order. Arrays that are so already are not copied.
+
+    Raises
+    ------
+    WeightsError
+        If names, a shape or a type are not those of the network, or a value is infinite or not a number.
+    """
+    if not isinstance(arrays, Mapping):
+        raise WeightsError(
+            f"weights must be a mapping from names such as 'conv1_1/weight' to arrays; "
+            f"got {type(arrays).__name__}"
+        )
+    check_names(arrays, PARAMETER_SHAPES)
+    return {name: _checked(name, arrays[name], shape) for name, shape in PARAMETER_SHAPES.items()}
+
+
+def check_names(found: Iterable[object], expected: Iterable[str]) -> None:
+    """Raise WeightsError unless both hold the same names; the message lists a few of those that differ."""
+    found, expected = list(found), list(expected)
+    wanted, given = set(expected), {name for name in found if isinstance(name, str)}
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in found if not isinstance(name, str) or name not in wanted]
+    complaints = []
+    if missing:
+        complaints.append(f"missing {listed(missing)}")
+    if unexpected:
+        complaints.append(f"unexpected {listed(unexpected)}")
+    if complaints:
+        raise WeightsError(
+            f"not the {len(expected)} arrays of a D2-Net ({expected[0]} ... {expected[-1]}): "
+            + "; ".join(complaints)
+        )
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first few names and the number of the others, for an error message."""
+    names = list(names)
+    shown = ", ".join(shortened(name) for name in names[:_NAMED_AT_MOST])
+    more = len(names) - _NAMED_AT_MOST
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def shortened(name: object) -> str:
+    """A name from a file that cannot be trusted, fit for one line of an error message."""
+    # Only plain scalars are printed by value: containers from a hostile file may be exponentially large.
+    text = str(name) if isinstance(name, (str, int, float)) else f"<{type(name).__name__}>"
+    text = "".join(character if character.isprintable() else "?" for character in text[:100])
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _checked(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        raise WeightsError(f"{name}: expected an array of shape {shape}, found no array") from None
+    if array.shape != shape:
+        raise WeightsError(f"{name}: expected shape {shape}, found {array.shape}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise WeightsError(f"{name}: expected real floating-point values, found {array.dtype}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is reported as infinite below
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise WeightsError(
+            f"{name}: expected finite float32 values, found {bad} of {array.size} infinite or not a number"
+        )
+    return array

@@ -1,0 +1,118 @@
+"""Names of weights, and the files they stand for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ..errors import WeightsError
+
+NAMES = ("analytic", "tf", "ots", "tf_no_phototourism")
+"""``analytic`` is packaged; the others are the published checkpoints, once they are in the cache."""
+
+URLS = {
+    "tf": "https://dusmanu.com/files/d2-net/d2_tf.pth",
+    "ots": "https://dusmanu.com/files/d2-net/d2_ots.pth",
+    "tf_no_phototourism": "https://dusmanu.com/files/d2-net/d2_tf_no_phototourism.pth",
+}
+"""Where the published checkpoints are."""
+
+
+def cache_folder() -> Path:
+    """The folder of converted weights; it need not exist.
+
+    ``$D2NP_CACHE``, or else the platform's folder for caches: ``$XDG_CACHE_HOME/d2np`` or ``~/.cache/d2np``,
+    on macOS ``~/Library/Caches/d2np``, on Windows ``%LOCALAPPDATA%\\d2np\\Cache``.
+
+    Raises
+    ------
+    WeightsError
+        If the user has no home folder and ``D2NP_CACHE`` is not set.
+    """
+    try:
+        if chosen := os.environ.get("D2NP_CACHE"):
+            return Path(chosen).expanduser()
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return (Path(local) if local else Path.home() / "AppData" / "Local") / "d2np" / "Cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "d2np"
+        shared = os.environ.get("XDG_CACHE_HOME", "")
+        # The XDG specification says to ignore relative paths.
+        return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "d2np"
+    except RuntimeError:
+        raise WeightsError("no home folder to keep weights in: set D2NP_CACHE to a folder") from None
+
+
+def cached_file(name: str) -> Path:
+    """Where the converted weights of that name are, or would be, in the cache."""
+    return cache_folder() / f"{name}.h5"
+
+
+def default() -> str:
+    """The name of the weights to use when none are asked for: ``tf`` if it is cached, else ``analytic``."""
+    try:
+        return "tf" if cached_file("tf").is_file() else "analytic"
+    except (WeightsError, OSError):
+        return "analytic"
+
+
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """The file that a name or a path stands for.
+
+    Parameters
+    ----------
+    source : str or path
+        A string that is one of :data:`NAMES` always means those weights, even where a file of that name
+        lies in the working folder: write ``./tf`` for the file. A path object always means a file.
+
+    Returns
+    -------
+    Path
+        A file that exists.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such file. For published weights that are not cached it says how to get them.
+    """
+    if isinstance(source, str) and source in NAMES:
+        return _packaged() if source == "analytic" else _cached(source)
+    try:
+        path = Path(os.fsdecode(source))
+        if path.is_file():
+            return path
+        there = path.exists()
+    except (TypeError, ValueError):
+        raise WeightsError(f"weights must be given as a name or a path, got {source!r}"[:200]) from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
+    if there:
+        what = "is a folder" if path.is_dir() else "is not a regular file"
+        raise WeightsError(f"{path}: {what}, expected a file of weights")
+    raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}")
+
+
+def _packaged() -> Path:
+    here = Path(__file__).resolve()
+    # Beside this module once installed; at the top of the repository in a checkout.
+    for path in (here.with_name("analytic.h5"), here.parents[2] / "weights" / "analytic.h5"):
+        if path.is_file():
+            return path
+    raise WeightsError(
+        "the packaged weights `analytic` are missing from this installation: install d2np again"
+    )
+
+
+def _cached(name: str) -> Path:
+    path = cached_file(name)
+    if path.is_file():
+        return path
+    url = URLS[name]
+    download = url.rsplit("/", 1)[1]
+    target = f'"{path}"' if " " in str(path) else str(path)
+    raise WeightsError(
+        f"the published weights `{name}` are not on this machine: download {url}, "
+        f"then run `d2np convert {download} {target}`"
+    )

@@ -1,0 +1,571 @@
+"""Drawings: the right thing at the right pixel, in the right colour, and the picture still to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageFont
+
+import d2np.draw as draw
+from d2np.draw.canvas import Canvas
+from d2np.draw.colours import colour_map, ranks, stretched
+from d2np.errors import Error, FormatError, ImageError, OptionError
+from d2np.features import Features, Matches
+
+
+def features(
+    xy: ArrayLike, size: tuple[int, int], *, scale: ArrayLike = 1.0, scores: ArrayLike = ()
+) -> Features:
+    xy = np.asarray(xy, dtype=np.float32).reshape(-1, 2)
+    keypoints = np.column_stack([xy, np.broadcast_to(np.asarray(scale, dtype=np.float32), len(xy))])
+    chosen = np.asarray(scores, dtype=np.float32)
+    if chosen.size != len(xy):
+        chosen = np.ones(len(xy), dtype=np.float32)
+    return Features(keypoints, chosen, np.zeros((len(xy), 512), dtype=np.float32), size)
+
+
+def random_features(count: int, size: tuple[int, int], seed: int = 0) -> Features:
+    rng = np.random.default_rng(seed)
+    xy = rng.uniform(0, np.array(size) - 1, (count, 2))
+    return features(xy, size, scale=rng.choice([0.5, 1.0, 2.0], count), scores=rng.random(count))
+
+
+def paired(count: int, similarities: ArrayLike | None = None) -> Matches:
+    chosen = np.linspace(0.5, 1.0, count) if similarities is None else similarities
+    return Matches(np.column_stack([np.arange(count)] * 2), np.asarray(chosen, dtype=np.float32))
+
+
+def photograph(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth blobs of colour, as different from any drawing as a photograph is."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 40 + 2, width // 40 + 2, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def difference(a: Image.Image, b: Image.Image) -> NDArray[np.int64]:
+    return abs(np.asarray(a).astype(np.int64) - np.asarray(b).astype(np.int64)).sum(axis=2)
+
+
+def is_white(image: Image.Image) -> NDArray[np.bool_]:
+    return (np.asarray(image) == 255).all(axis=2)
+
+
+GREY = np.full((480, 640), 128, dtype=np.uint8)
+DARK = np.zeros((480, 640), dtype=np.uint8)
+GREEN, RED = (70, 236, 112), (255, 82, 36)
+
+
+# Keypoints
+
+
+def test_a_keypoint_is_a_circle_around_its_pixel_and_nothing_else() -> None:
+    x, y = 300.0, 200.0
+    changed = difference(
+        draw.keypoints(GREY, features([[x, y]], (640, 480))), draw.keypoints(GREY, features([], (640, 480)))
+    )
+    rows, columns = np.nonzero(changed)
+    assert rows.mean() == pytest.approx(y, abs=1e-9)
+    assert columns.mean() == pytest.approx(x, abs=1e-9)
+    distance = np.hypot(rows - y, columns - x)
+    assert distance.min() > 2  # what was found stays visible
+    assert distance.max() < 20
+    assert changed[200, 300] == 0
+
+
+def test_positions_are_exact_below_a_pixel() -> None:
+    xy = (300.37, 200.81)
+    image = draw.keypoints(DARK, features([xy], (640, 480)), colours=(255, 255, 255))
+    ink = np.asarray(image)[..., 0].astype(float)
+    rows, columns = np.mgrid[:480, :640]
+    assert (ink * columns).sum() / ink.sum() == pytest.approx(xy[0], abs=0.05)
+    assert (ink * rows).sum() / ink.sum() == pytest.approx(xy[1], abs=0.05)
+
+
+def test_edges_are_smooth() -> None:
+    image = draw.keypoints(DARK, features([[300, 200]], (640, 480)), colours=(255, 255, 255))
+    assert len(np.unique(np.asarray(image))) > 20
+
+
+def test_the_radius_follows_the_scale() -> None:
+    reach = []
+    for scale in (0.5, 1.0, 2.0):
+        image = draw.keypoints(DARK, features([[320, 240]], (640, 480), scale=scale), colours=(255, 255, 255))
+        row = np.asarray(image)[240, 320:, 0]
+        reach.append(float(row.argmax()))
+    assert reach[0] < reach[1] < reach[2]
+    assert reach[2] == pytest.approx(2 * reach[1], abs=2)
+
+
+def test_the_colour_follows_the_rank_of_the_score() -> None:
+    found = features([[100, 240], [300, 240], [500, 240]], (640, 480), scores=[5.0, 100.0, 6.0])
+    picture = np.asarray(draw.keypoints(DARK, found)).astype(int)
+    brightness = [picture[200:280, x - 40 : x + 40].max(axis=(0, 1)) for x in (100, 300, 500)]
+    # In viridis green grows all the way.
+    assert brightness[0][1] < brightness[2][1] < brightness[1][1]
+    assert abs(brightness[1] - (253, 231, 37)).max() <= 3
+
+
+def test_the_best_keypoint_is_on_top() -> None:
+    colours = np.array([[255, 0, 0], [0, 255, 0]])
+    for scores, top in (([2.0, 1.0], 0), ([1.0, 2.0], 1), ([1.0, 1.0], 0)):
+        both = features([[320, 240]] * 2, (640, 480), scores=scores)
+        picture = np.asarray(draw.keypoints(DARK, both, colours=colours)).astype(int)
+        assert picture[..., top].max() > picture[..., 1 - top].max()
+
+
+def test_circles_are_seen_on_bright_and_on_dark_pictures() -> None:
+    found = random_features(50, (640, 480))
+    for level in (0, 128, 255):
+        plain = np.full((480, 640), level, dtype=np.uint8)
+        changed = difference(draw.keypoints(plain, found), Image.fromarray(plain).convert("RGB"))
+        for x, y in found.keypoints[:, :2].astype(int):
+            assert changed[max(0, y - 12) : y + 13, max(0, x - 12) : x + 13].max() > 150
+
+
+def test_small_pictures_are_enlarged_by_a_whole_factor_and_keep_positions() -> None:
+    small = np.zeros((100, 150), dtype=np.uint8)
+    image = draw.keypoints(small, features([[20, 30]], (150, 100)), colours=(255, 255, 255))
+    assert image.size == (450, 300)
+    rows, columns = np.nonzero(np.asarray(image)[..., 0])
+    assert columns.mean() == pytest.approx(20.5 * 3 - 0.5)
+    assert rows.mean() == pytest.approx(30.5 * 3 - 0.5)
+    assert draw.keypoints(np.zeros((400, 10), np.uint8), features([], (10, 400))).size == (10, 400)
+
+
+def test_the_given_picture_is_not_touched() -> None:
+    picture = photograph(640, 480)
+    before = picture.copy()
+    draw.keypoints(picture, random_features(20, (640, 480)))
+    draw.heatmap(picture, np.random.default_rng(0).random((119, 159)), strongest=5)
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_keypoints_at_and_beyond_the_border_are_cut_off() -> None:
+    far = features([[0, 0], [639, 479], [-500, 10], [1e30, -1e30]], (640, 480), scale=[1, 1, -3, 1e30])
+    assert draw.keypoints(GREY, far).size == (640, 480)
+    assert draw.matches(GREY, GREY, far, far, paired(4)).mode == "RGB"
+
+
+# Matches
+
+
+def test_matches_lie_side_by_side_over_a_legend() -> None:
+    nothing = features([], (640, 480))
+    image = draw.matches(GREY, GREY, nothing, nothing, paired(0))
+    picture = np.asarray(image)
+    assert image.mode == "RGB"
+    assert image.width > 2 * 640
+    assert image.height > 480
+    assert (picture[:480, :640] == 128).all()
+    assert (picture[:480, -640:] == 128).all()
+    assert (picture[:480, 640:-640] == (28, 28, 31)).all()
+    assert (picture[480:] != (28, 28, 31)).any(), "the legend says that there are no matches"
+
+
+def test_a_match_joins_its_two_keypoints() -> None:
+    a, b = features([[100, 100]], (640, 480)), features([[500, 400]], (640, 480))
+    plain = draw.matches(GREY, GREY, a, b, paired(0))
+    changed = difference(draw.matches(GREY, GREY, a, b, paired(1)), plain)[:480]
+    start, end = np.array([100, 100]), np.array([plain.width - 640 + 500, 400])
+    rows, columns = np.nonzero(changed)
+    along = end - start
+    offset = np.column_stack([columns, rows]) - start
+    across = (offset[:, 0] * along[1] - offset[:, 1] * along[0]) / np.hypot(*along)
+    assert abs(across).max() < 6
+    assert columns.min() == pytest.approx(start[0], abs=6)
+    assert columns.max() == pytest.approx(end[0], abs=6)
+    for share in np.linspace(0, 1, 50):
+        x, y = np.rint(start + share * along).astype(int)
+        assert changed[y, x] > 50
+
+
+def test_the_colour_follows_the_similarity_over_the_range_that_occurs() -> None:
+    xy = [[320, 100], [320, 240], [320, 380]]
+    both = features(xy, (640, 480))
+    picture = np.asarray(draw.matches(DARK, DARK, both, both, paired(3, [0.61, 0.62, 0.60]))).astype(int)
+    ends = [picture[y, 320] for y in (100, 240, 380)]
+    assert abs(ends[1] - (253, 231, 37)).max() <= 2
+    assert ends[2][1] < ends[0][1] < ends[1][1]
+
+
+def test_the_most_similar_match_is_on_top() -> None:
+    both = features([[320, 240]] * 2, (640, 480))
+    for similarities in ([0.9, 0.5], [0.5, 0.9]):
+        picture = np.asarray(draw.matches(DARK, DARK, both, both, paired(2, similarities))).astype(int)
+        assert abs(picture[240, 320] - (253, 231, 37)).max() <= 2
+
+
+def test_right_and_wrong_matches_are_green_and_red() -> None:
+    both = features([[320, 100], [320, 380]], (640, 480))
+    picture = np.asarray(draw.matches(DARK, DARK, both, both, paired(2), correct=[True, False])).astype(int)
+    assert abs(picture[100, 320] - GREEN).max() <= 2
+    assert abs(picture[380, 320] - RED).max() <= 2
+    crossing = features([[320, 240]] * 2, (640, 480))
+    for correct in ([True, False], [False, True]):
+        image = draw.matches(DARK, DARK, crossing, crossing, paired(2), correct=correct)
+        assert abs(np.asarray(image)[240, 320].astype(int) - RED).max() <= 2, "a wrong match is never hidden"
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_pictures_stay_visible_below_2000_matches(known: bool) -> None:
+    picture = photograph(640, 480)
+    a, b = random_features(2000, (640, 480), 1), random_features(2000, (640, 480), 2)
+    correct = np.arange(2000) % 2 == 0 if known else None
+    image = draw.matches(picture, picture, a, b, paired(2000), correct=correct)
+    for drawn in (np.asarray(image)[:480, :640], np.asarray(image)[:480, -640:]):
+        assert np.corrcoef(drawn.ravel(), picture.ravel())[0, 1] > 0.8
+        assert (abs(drawn.astype(int) - picture).max(axis=2) < 64).mean() > 0.6
+
+
+def test_few_matches_are_drawn_boldly() -> None:
+    both = random_features(10, (640, 480))
+    plain = draw.matches(GREY, GREY, both, both, paired(0))
+    changed = difference(draw.matches(GREY, GREY, both, both, paired(10)), plain)[:480]
+    # At least a pixel's width of each line stands out.
+    assert (changed > 60).sum() > 10 * 640
+
+
+def test_different_sizes_keep_their_relative_scale() -> None:
+    small = np.full((300, 400), 255, dtype=np.uint8)
+    image = draw.matches(GREY, small, features([], (640, 480)), features([], (400, 300)), paired(0))
+    white = is_white(image)
+    rows, columns = np.nonzero(white[:480])
+    assert np.ptp(columns) + 1 == 400
+    assert np.ptp(rows) + 1 == 300
+    assert rows.mean() == pytest.approx(239.5, abs=1), "in the middle of the height"
+
+
+def test_a_thumbnail_is_enlarged_just_enough() -> None:
+    large, small = np.full((1000, 1000), 128, np.uint8), np.full((90, 90), 255, np.uint8)
+    image = draw.matches(large, small, features([], (1000, 1000)), features([], (90, 90)), paired(0))
+    assert np.ptp(np.nonzero(is_white(image)[:1000])[1]) + 1 == 270
+
+
+def test_both_small_pictures_grow_by_one_factor() -> None:
+    a, b = np.full((100, 200), 128, np.uint8), np.full((100, 100), 255, np.uint8)
+    image = draw.matches(a, b, features([], (200, 100)), features([], (100, 100)), paired(0))
+    assert np.ptp(np.nonzero(is_white(image)[:200])[1]) + 1 == 200
+
+
+def test_panoramas_lie_one_above_the_other_and_portraits_side_by_side() -> None:
+    wide = np.full((150, 500), 90, dtype=np.uint8)
+    found = features([[250, 75]], (500, 150))
+    image = draw.matches(wide, wide, found, found, paired(1))
+    assert image.width == 500
+    assert image.height > 300
+    assert difference(image, draw.matches(wide, wide, found, found, paired(0)))[152, 250] > 50
+    tall = np.full((500, 150), 90, dtype=np.uint8)
+    found = features([[75, 250]], (150, 500))
+    assert draw.matches(tall, tall, found, found, paired(1)).height < 600
+
+
+def test_large_pictures_are_reduced_together() -> None:
+    large = np.full((1500, 2000), 128, dtype=np.uint8)
+    found = features([[1000, 750]], (2000, 1500))
+    image = draw.matches(large, large, found, found, paired(1), max_size=1000)
+    assert image.width in range(990, 1001)
+    scale = np.count_nonzero((np.asarray(image)[0] == 128).all(axis=1)) / 4000
+    changed = difference(image, draw.matches(large, large, found, found, paired(0), max_size=1000))
+    row = round(750.5 * scale - 0.5)
+    assert changed[row, round(1000.5 * scale - 0.5)] > 100
+    assert draw.matches(large, large, found, found, paired(1), max_size=None).width > 4000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 1), (1, 300), (7, 5)])
+def test_pictures_of_hardly_any_pixels(size: tuple[int, int]) -> None:
+    picture = np.full(size[::-1], 128, dtype=np.uint8)
+    found = features([[0, 0], [size[0] - 1, size[1] - 1]], size, scores=[1, 2])
+    assert draw.keypoints(picture, found).mode == "RGB"
+    image = draw.matches(picture, picture, found, found, paired(2), max_size=500)
+    assert image.mode == "RGB"
+    assert image.width >= 100, "wide enough for the legend"
+
+
+@pytest.mark.parametrize("failure", [TypeError, ImportError, OSError])
+def test_the_legend_does_without_scalable_fonts(
+    failure: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In older Pillow the bitmap font is the only one, and the function for it has the general name.
+    bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
+
+    def old(*size: float) -> ImageFont.ImageFont:
+        if size:
+            raise failure
+        return bitmap
+
+    monkeypatch.setattr(ImageFont, "load_default", old)
+    both = random_features(5, (640, 480))
+    image = draw.matches(DARK, DARK, both, both, paired(5))
+    assert np.asarray(image)[480:, :200].max() > 150
+
+
+# Heat maps
+
+
+def test_the_map_alone_has_the_size_and_the_alignment_of_the_picture() -> None:
+    strength = np.zeros((119, 159), dtype=np.float32)
+    i, j = 40, 100
+    strength[i, j] = 1
+    image = draw.heatmap(GREY, strength, over=False)
+    assert image.size == (640, 480)
+    level = np.asarray(image).astype(float).sum(axis=2)
+    level -= level.min()
+    rows, columns = np.nonzero(level > 0.5 * level.max())
+    assert columns.mean() == pytest.approx(4 * j + 1.5)
+    assert rows.mean() == pytest.approx(4 * i + 1.5)
+    assert np.ptp(columns) < 6
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_map_of_a_resized_picture_is_aligned(given: bool) -> None:
+    network_size = (320, 240)
+    strength = np.zeros((59, 79), dtype=np.float32)
+    i, j = 50, 70
+    strength[i, j] = 1
+    image = draw.heatmap(GREY, strength, over=False, network_size=network_size if given else None)
+    level = np.asarray(image).astype(float).sum(axis=2)
+    rows, columns = np.nonzero(level > 0.6 * level.max())
+    tolerance = 0.01 if given else 6  # three pixels of the network's picture
+    assert columns.mean() == pytest.approx((4 * j + 2) * 2 - 0.5, abs=tolerance)
+    assert rows.mean() == pytest.approx((4 * i + 2) * 2 - 0.5, abs=tolerance)
+
+
+@pytest.mark.parametrize("size", [(2000, 1333), (1601, 1203), (1512, 2016), (2400, 300), (1600, 1210)])
+def test_the_size_after_the_published_resizing_is_found_from_the_map(size: tuple[int, int]) -> None:
+    width, height = size
+    if max(width, height) > 1600:
+        factor = 1600 / max(width, height)
+        width, height = int(width * factor), int(height * factor)
+    if width + height > 2800:
+        factor = 2800 / (width + height)
+        width, height = int(width * factor), int(height * factor)
+    strength = np.zeros((height // 4 - 1, width // 4 - 1), dtype=np.float32)
+    strength[-1, -1] = 1
+    small = Image.new("L", size)
+    found = np.asarray(draw.heatmap(small, strength, over=False, strongest=1)).astype(int)
+    exact = draw.heatmap(small, strength, over=False, strongest=1, network_size=(width, height))
+    centres = [np.array(np.nonzero((p == 255).all(axis=2))).mean(axis=1) for p in (found, np.asarray(exact))]
+    # At the far corner an error of the size would show in full.
+    np.testing.assert_array_equal(centres[0], centres[1])
+
+
+def test_the_colours_span_the_map_whatever_its_range() -> None:
+    ramp = np.tile(np.linspace(0.2, 0.3, 159, dtype=np.float32), (119, 1))
+    image = np.asarray(draw.heatmap(GREY, ramp, over=False, colours="magma"))
+    np.testing.assert_array_equal(image[200, 0], (0, 0, 4))
+    np.testing.assert_array_equal(image[200, -1], (252, 253, 191))
+    ramp[0, 0] = 1e6
+    outlier = np.asarray(draw.heatmap(GREY, ramp, over=False, colours="magma"))
+    assert abs(outlier[200].astype(int) - image[200]).max() < 12
+
+
+def test_a_flat_map_is_fine() -> None:
+    for value in (0.0, 0.7):
+        image = np.asarray(draw.heatmap(GREY, np.full((119, 159), value, np.float32), over=False))
+        assert (image == image[0, 0]).all()
+
+
+def test_over_shows_the_picture_in_grey_where_nothing_is() -> None:
+    picture = photograph(640, 480)
+    strength = np.zeros((119, 159), dtype=np.float32)
+    strength[:, 80:] = 1
+    image = np.asarray(draw.heatmap(picture, strength)).astype(int)
+    assert np.ptp(image[:, :300], axis=2).max() < 20
+    brightness = np.asarray(Image.fromarray(picture).convert("L"))
+    assert np.corrcoef(image[:, :300, 0].ravel(), brightness[:, :300].ravel())[0, 1] > 0.99
+    strong = image[:, 340:].reshape(-1, 3).mean(axis=0)
+    assert strong[0] > strong[2] + 60
+    bare = np.asarray(draw.heatmap(picture, strength, alpha=0.0))
+    assert np.ptp(bare.astype(int), axis=2).max() == 0
+
+
+def square_centres(image: Image.Image) -> NDArray[np.float64]:
+    """Centres (x, y) of marks that do not touch, in reading order of their first pixel."""
+    white = is_white(image)
+    centres = []
+    while white.any():
+        row, column = np.argwhere(white)[0]
+        right = column + int(np.argmin(white[row, column:]))
+        bottom = row + int(np.argmin(white[row:, column]))
+        centres.append(((column + right - 1) / 2, (row + bottom - 1) / 2))
+        white[row:bottom, column:right] = False
+    return np.array(centres)
+
+
+def test_the_strongest_cells_are_marked() -> None:
+    strength = np.random.default_rng(0).random((119, 159)).astype(np.float32) * 0.5
+    cells = [(10, 20), (30, 100), (60, 50), (110, 140)]
+    for rank, cell in enumerate(cells):
+        strength[cell] = 1 - 0.1 * rank
+    for k in range(5):
+        image = draw.heatmap(GREY, strength, strongest=min(k, 4))
+        expected = [(4 * j + 1.5, 4 * i + 1.5) for i, j in sorted(cells[:k])]
+        assert len(square_centres(image)) == k
+        if k:
+            assert abs(square_centres(image) - expected).max() <= 0.5
+
+
+def test_among_equal_cells_the_first_are_marked() -> None:
+    strength = np.zeros((119, 159), dtype=np.float32)
+    cells = [(20, 120), (20, 140), (50, 10), (70, 70)]
+    for cell in cells:
+        strength[cell] = 1
+    centres = square_centres(draw.heatmap(GREY, strength, strongest=3))
+    assert abs(centres - [(4 * j + 1.5, 4 * i + 1.5) for i, j in cells[:3]]).max() <= 0.5
+    everywhere = np.argwhere(is_white(draw.heatmap(GREY, np.zeros((119, 159)), strongest=1)))
+    assert len(everywhere)
+    assert everywhere.max() < 12, "in the top left corner"
+
+
+def test_a_mark_leaves_its_cell_visible() -> None:
+    strength = np.zeros((119, 159), dtype=np.float32)
+    strength[40, 100] = 1
+    plain, marked = (np.asarray(draw.heatmap(GREY, strength, strongest=k)) for k in (0, 1))
+    np.testing.assert_array_equal(plain[160:164, 400:404], marked[160:164, 400:404])
+
+
+def test_more_marks_than_cells_marks_all() -> None:
+    small = np.full((16, 16), 128, dtype=np.uint8)
+    assert draw.heatmap(small, np.zeros((3, 3)), strongest=200).size == (16, 16)
+
+
+# All three
+
+
+def drawings() -> dict[str, Callable[[object], Image.Image]]:
+    found = random_features(30, (640, 480))
+    strength = np.random.default_rng(3).random((119, 159))
+    return {
+        "keypoints": lambda picture: draw.keypoints(picture, found),
+        "matches": lambda picture: draw.matches(picture, GREY, found, found, paired(30)),
+        "heatmap": lambda picture: draw.heatmap(picture, strength, strongest=9),
+    }
+
+
+@pytest.mark.parametrize("name", ["keypoints", "matches", "heatmap"])
+def test_paths_pictures_and_arrays_give_the_same_drawing(name: str, tmp_path: Path) -> None:
+    picture = photograph(640, 480)
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture).save(path)
+    function = drawings()[name]
+    first = np.asarray(function(picture))
+    assert first.dtype == np.uint8
+    for same in (picture, Image.fromarray(picture), path, str(path)):
+        np.testing.assert_array_equal(np.asarray(function(same)), first)
+
+
+@pytest.mark.parametrize("name", ["keypoints", "matches", "heatmap"])
+def test_bad_pictures(name: str, tmp_path: Path) -> None:
+    function = drawings()[name]
+    with pytest.raises(ImageError):
+        function(tmp_path / "missing.png")
+    with pytest.raises(ImageError):
+        function(np.zeros((4, 4, 4, 4), dtype=np.uint8))
+    with pytest.raises(FormatError, match="640"):
+        function(np.zeros((100, 640), dtype=np.uint8)) if name != "heatmap" else draw.heatmap(
+            np.zeros((100, 640), dtype=np.uint8), np.zeros((119, 159))
+        )
+
+
+FOUND = features([[10, 10], [20, 20]], (640, 480))
+UNSURE = features([[10, np.nan]], (640, 480))
+
+
+@pytest.mark.parametrize(
+    ("error", "call"),
+    [
+        (FormatError, lambda: draw.keypoints(GREY, "features")),
+        (FormatError, lambda: draw.keypoints(GREY, UNSURE)),
+        (FormatError, lambda: draw.keypoints(GREY, features([[1, 1]], (640, 480), scores=[np.nan]))),
+        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours="rainbow")),
+        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours=[[1, 2, 3]] * 3)),
+        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours=(0.1, 0.2, 0.3))),
+        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours=(0, 0, 256))),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(3))),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, Matches([[0, -1]], [1.0]))),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(1, [np.nan]))),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, [[0, 0]])),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, None, paired(0))),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), correct=[True])),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), correct=[0, 1])),
+        (OptionError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), max_size=0)),
+        (OptionError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), colours="jet")),
+        (FormatError, lambda: draw.heatmap(GREY, np.zeros(5))),
+        (FormatError, lambda: draw.heatmap(GREY, np.zeros((0, 5)))),
+        (FormatError, lambda: draw.heatmap(GREY, np.full((119, 159), np.nan))),
+        (FormatError, lambda: draw.heatmap(GREY, [["a"]])),
+        (FormatError, lambda: draw.heatmap(GREY, np.zeros((119, 100)))),
+        (FormatError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), network_size=(320, 240))),
+        (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), network_size=640)),
+        (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), alpha=1.5)),
+        (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), strongest=-1)),
+        (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), colours="hot")),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(error: type[Error], call: Callable[[], Image.Image]) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) > 15
+
+
+# The parts
+
+
+@pytest.mark.parametrize("name", ["viridis", "plasma", "inferno", "magma"])
+def test_colour_maps_grow_brighter_all_the_way(name: str) -> None:
+    colours = colour_map(name, np.linspace(0, 1, 256)).astype(float)
+    luminance = colours @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(luminance) > -0.75).all()
+    assert luminance[-1] - luminance[0] > 150
+    np.testing.assert_array_equal(colour_map(name, np.array([-1.0, 2.0])), colours[[0, -1]])
+
+
+def test_ranks_and_stretching() -> None:
+    np.testing.assert_allclose(ranks(np.float32([3, 1, 2])), [1, 0, 0.5])
+    np.testing.assert_allclose(ranks(np.float32([5, 5, 5])), 0.5)
+    np.testing.assert_allclose(ranks(np.float32([5])), 1)
+    assert ranks(np.float32([])).shape == (0,)
+    np.testing.assert_allclose(stretched(np.float32([2, 4, 3])), [0, 1, 0.5])
+    np.testing.assert_allclose(stretched(np.float32([2, 2])), 1)
+    assert stretched(np.float32([])).shape == (0,)
+
+
+@pytest.mark.parametrize("angle", np.arange(0, 360, 15))
+def test_a_line_has_its_width_and_length_at_any_angle(angle: float) -> None:
+    canvas = Canvas(np.zeros((200, 200, 3), dtype=np.uint8))
+    dx, dy = 60 * np.cos(np.radians(angle)), 60 * np.sin(np.radians(angle))
+    canvas.line(99.3 - dx, 100.2 - dy, 99.3 + dx, 100.2 + dy, 3.0, (255, 255, 255))
+    ink = canvas.pixels[..., 0] / 255
+    # Two round ends make one circle.
+    assert ink.sum() == pytest.approx(120 * 3 + np.pi * 1.5**2, rel=0.03)
+    rows, columns = np.mgrid[:200, :200]
+    assert (ink * columns).sum() / ink.sum() == pytest.approx(99.3, abs=0.05)
+    assert (ink * rows).sum() / ink.sum() == pytest.approx(100.2, abs=0.05)
+
+
+def test_thin_lines_are_faint_and_points_are_dots() -> None:
+    ink = []
+    for width in (0.5, 1.0):
+        canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
+        canvas.line(5, 25, 45, 25, width, (255, 255, 255))
+        ink.append(canvas.pixels[25, 25, 0])
+    assert ink[0] < ink[1] == 255
+    canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
+    canvas.line(25, 25, 25, 25, 3, (255, 255, 255))
+    assert canvas.pixels[25, 25, 0] == 255
+    assert canvas.pixels[25, 30, 0] == 0
+
+
+def test_what_lies_outside_changes_nothing() -> None:
+    canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
+    canvas.line(-90, -90, -10, -10, 2, (255, 255, 255))
+    canvas.line(0, 1e6, 50, 1e6, 2, (255, 255, 255))
+    canvas.disc(80, 80, 9, (255, 255, 255))
+    canvas.ring(-50, 0, 9, 2, (255, 255, 255))
+    canvas.frame(60, 60, 70, 70, 2, (255, 255, 255))
+    assert not canvas.pixels.any()
