@@ -10,40 +10,24 @@ need again: a 3 x 3 convolution keeps two rows (four with dilation 2), a pooling
 stand in for what lies above and below the picture. Memory grows with the width and the height of a band;
 and since an output is computed from the same numbers in the same order wherever the bands are cut, so
 are the results.
+
+What a layer computes is in ``stages.py``; this module only moves rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .kernels import direct, pool
-from .kernels.simd import host_block
-from .layers import LAYERS, Layer
-from .threads import Team, spans
+from .threads import Team
 
 FloatArray = NDArray[np.float32]
 
 # Bytes of conv1_1's output, the largest of all, in one band.
 _BAND_BYTES = 16 << 20
-# Multiply-adds in one task: about a millisecond, long against the cost of handing it out.
-_TASK_SIZE = 50_000_000
-
-
-class PackedWeights:
-    """The parameters as the convolution kernel reads them."""
-
-    def __init__(self, arrays: Mapping[str, FloatArray]) -> None:
-        self.block = host_block()
-        self.weights: dict[str, FloatArray] = {}
-        self.biases: dict[str, FloatArray] = {}
-        for layer in LAYERS:
-            if layer.type == "convolution":
-                self.weights[layer.name] = direct.pack(arrays[f"{layer.name}/weight"], self.block)
-                self.biases[layer.name] = arrays[f"{layer.name}/bias"]
 
 
 class Rows(NamedTuple):
@@ -92,7 +76,7 @@ class RowBuffer:
         """Room for ``count`` more rows, to be written by the caller."""
         if self.count + count > self.capacity:
             kept = self.positions[: self.count * self.row_stride]
-            self._allocate(self.count + count)
+            self._allocate(max(self.count + count, 2 * self.capacity))
             self.positions[: len(kept)] = kept
         first = self.count * self.row_stride
         self.count += count
@@ -105,62 +89,21 @@ class RowBuffer:
         self.count -= count
 
 
-class _Stage:
-    """One convolution (with the ReLU behind it) or pooling, and the rows it holds."""
+class Stage(Protocol):
+    """One or several layers that work on rows: what :func:`flow` needs to know of them."""
 
-    def __init__(self, layer: Layer, packed: PackedWeights, width: int, relu: bool) -> None:
-        self.layer = layer
-        self.packed = packed
-        self.floor = np.float32(0 if relu else -np.inf)
-        # A block of the kernel may reach over the end by its own length and the margin of the taps.
-        slack = packed.block.rows + 2 * layer.padding if layer.type == "convolution" else 0
-        self.source = RowBuffer(width, layer.in_channels, layer.padding, slack)
+    source: RowBuffer
+    width: int
+    channels: int
 
     def finish(self) -> None:
-        """Put the zero rows below the last row."""
-        self.source.add(self.layer.padding).fill(0)
+        """Learn that no more input comes: put the zero rows below the last row."""
 
     def ready(self) -> int:
         """How many rows can be put out now."""
-        layer = self.layer
-        reach = layer.dilation * (layer.kernel - 1) + 1
-        return max(0, (self.source.count - reach) // layer.stride + 1)
 
     def put_out(self, target: Rows, team: Team) -> None:
-        """Compute the rows that are ready into ``target`` and drop the rows that have had their use."""
-        if self.layer.type == "convolution":
-            self._convolve(target, team)
-        else:
-            self._pool(target, team)
-        self.source.drop(target.count * self.layer.stride)
-
-    def _convolve(self, target: Rows, team: Team) -> None:
-        layer, block, source = self.layer, self.packed.block, self.source
-        weights, bias = self.packed.weights[layer.name], self.packed.biases[layer.name]
-        taps = direct.tap_offsets(source.row_stride, source.pixel_stride, layer.dilation)
-        kernel = direct.kernel(block.lanes, block.rows)
-        size = _TASK_SIZE // (9 * layer.in_channels * layer.out_channels)
-        size = max(1, round(size / block.rows)) * block.rows
-
-        def work(span: tuple[int, int]) -> None:
-            kernel(
-                source.positions, taps, weights, bias, self.floor, source.row_stride,
-                target.positions, target.start, target.stride, target.width, *span,
-            )  # fmt: skip
-
-        team.share(work, spans(target.count * source.row_stride - layer.padding, size))
-
-    def _pool(self, target: Rows, team: Team) -> None:
-        source, channels = self.source, self.layer.out_channels
-        kernel = pool.max_pool if self.layer.type == "max_pooling" else pool.average_pool
-
-        def work(span: tuple[int, int]) -> None:
-            kernel(
-                source.positions, source.row_stride,
-                target.positions, target.start, target.stride, target.width, channels, *span,
-            )  # fmt: skip
-
-        team.share(work, spans(target.count, _TASK_SIZE // (50 * target.width * channels)))
+        """Compute the rows that are ready into ``target`` and drop the input rows that had their use."""
 
 
 def band_height(width: int) -> int:
@@ -169,53 +112,41 @@ def band_height(width: int) -> int:
     return max(8, _BAND_BYTES // row // 8 * 8)
 
 
-def feature_rows(
-    pixels: FloatArray, packed: PackedWeights, team: Team, *, relu: bool, rows_at_a_time: int | None = None
+def flow(
+    pixels: FloatArray, stages: Sequence[Stage], team: Team, *, rows_at_a_time: int | None = None
 ) -> Iterator[FloatArray]:
-    """The feature map of a picture, a few rows at a time.
+    """Push a picture through the stages, band by band.
 
     Parameters
     ----------
     pixels : (H, W, 3) float32
-        The preprocessed picture, channels in the order the weights expect.
-    packed : PackedWeights
+        The preprocessed picture.
+    stages : list of Stage
+        Fresh ones, made for the picture's width.
     team : Team
-    relu : bool
-        Whether the last convolution gets a ReLU too.
     rows_at_a_time : int, optional
         Height of the bands in pixels; chosen from the width by default.
 
     Yields
     ------
     (rows, w, 512) float32
-        A fresh array, from the top of the map to its bottom.
+        A few rows of the map, from its top to its bottom; a fresh array.
     """
     height, width = pixels.shape[:2]
-    stages, buffers = _stages(packed, width, relu)
     step = rows_at_a_time or band_height(width)
     for first in range(0, height, step):
         band = pixels[first : first + step]
-        buffers[0].add(len(band)).fill(band)
+        stages[0].source.add(len(band)).fill(band)
         last_band = first + step >= height
-        for stage, following in zip(stages, [*buffers[1:], None], strict=True):
+        for number, stage in enumerate(stages):
             if last_band:
                 stage.finish()
             rows = stage.ready()
-            if following is not None:
-                stage.put_out(following.add(rows), team)
-            elif rows:
-                columns, channels = stage.source.width, stage.layer.out_channels
-                out = np.empty((rows, columns, channels), np.float32)
-                stage.put_out(Rows(out.reshape(-1, channels), 0, columns, rows, columns), team)
+            if not rows:
+                continue
+            if number + 1 < len(stages):
+                stage.put_out(stages[number + 1].source.add(rows), team)
+            else:
+                out = np.empty((rows, stage.width, stage.channels), np.float32)
+                stage.put_out(Rows(out.reshape(-1, stage.channels), 0, stage.width, rows, stage.width), team)
                 yield out
-
-
-def _stages(packed: PackedWeights, width: int, relu: bool) -> tuple[Sequence[_Stage], Sequence[RowBuffer]]:
-    stages = []
-    for layer, following in zip(LAYERS, [*LAYERS[1:], None], strict=True):
-        if layer.type == "relu":
-            continue  # done by the convolution in front of it
-        stage_relu = relu if following is None else following.type == "relu"
-        stages.append(_Stage(layer, packed, width, stage_relu))
-        _, width = layer.output_size(layer.kernel, width)
-    return stages, [stage.source for stage in stages]

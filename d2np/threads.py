@@ -7,11 +7,14 @@ one call of the network and no longer: there is no global pool that a forked chi
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
 from types import TracebackType
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import OptionError
 
@@ -45,6 +48,7 @@ class Team:
         if isinstance(threads, bool) or not hasattr(threads, "__index__") or int(threads) < 1:
             raise OptionError(f"threads must be a whole number from 1 up, or None; got {threads!r}")
         self.size = int(threads)
+        self._own = threading.local()
         self._pool = ThreadPoolExecutor(self.size - 1, "d2np") if self.size > 1 else None
 
     def share(self, work: Callable[[Task], object], tasks: Iterable[Task]) -> None:
@@ -57,7 +61,7 @@ class Team:
             for task in waiting:
                 work(task)
             return
-        lock = Lock()
+        lock = threading.Lock()
         waiting.reverse()
 
         def run() -> None:
@@ -83,6 +87,16 @@ class Team:
         for failure in failures:
             if failure is not None:
                 raise failure
+
+    def scratch(self, size: int) -> NDArray[np.float32]:
+        """Memory that belongs to the calling thread as long as the team lives: (size,) float32.
+
+        Its contents are finite numbers left by whoever used it last.
+        """
+        held: NDArray[np.float32] | None = getattr(self._own, "scratch", None)
+        if held is None or len(held) < size:
+            held = self._own.scratch = np.zeros(size, np.float32)
+        return held[:size]
 
     def __enter__(self) -> Team:
         return self

@@ -66,6 +66,66 @@ _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
 
 
+class VectorBuilder:
+    """LLVM instructions on vectors of ``lanes`` floats, for use inside an intrinsic.
+
+    Constants may be given as Python floats.
+    """
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, lanes: int) -> None:
+        self.context, self.builder, self.lanes = context, builder, lanes
+        self.type = ir.VectorType(_FLOAT, lanes)
+        # fmuladd becomes one fused instruction where the processor has it; fma would be a slow library
+        # call where it has not.
+        self._fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(self.type, [self.type] * 3), f"llvm.fmuladd.v{lanes}f32"
+        )
+
+    def constant(self, value: Any) -> Any:
+        return ir.Constant(self.type, [value] * self.lanes) if isinstance(value, float) else value
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c"""
+        return self.builder.call(self._fma, [self.constant(a), self.constant(b), self.constant(c)])
+
+    def add(self, a: Any, b: Any) -> Any:
+        return self.builder.fadd(a, b)
+
+    def sub(self, a: Any, b: Any) -> Any:
+        return self.builder.fsub(a, b)
+
+    def mul(self, a: Any, b: Any) -> Any:
+        return self.builder.fmul(self.constant(a), self.constant(b))
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def splat(self, scalar: Any) -> Any:
+        """One float in every lane."""
+        flag = ir.IntType(32)
+        undefined = ir.Constant(self.type, ir.Undefined)
+        single = self.builder.insert_element(undefined, scalar, flag(0))
+        everywhere = ir.Constant(ir.VectorType(flag, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(single, undefined, everywhere)
+
+    def element(self, array_type: Any, array: Any, offset: Any) -> Any:
+        """Pointer to an element of an array by its flat position."""
+        data = self.context.make_array(array_type)(self.context, self.builder, array).data
+        return self.builder.gep(data, [offset], inbounds=True)
+
+    def step(self, pointer: Any, *moves: tuple[int, Any]) -> Any:
+        """The pointer moved by count x distance elements, for each (count, distance)."""
+        for count, distance in moves:
+            pointer = self.builder.gep(pointer, [self.builder.mul(distance, _INDEX(count))], inbounds=True)
+        return pointer
+
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
+
+
 @intrinsic(prefer_literal=True)
 def multiply_block(  # type: ignore[no-untyped-def]
     typingctx, a, a_start, a_step, taps, depth, b, b_start, bias, bias_start, floor, c, c_start, c_step, lanes, rows
@@ -90,43 +150,23 @@ def multiply_block(  # type: ignore[no-untyped-def]
         c, types.int64, types.int64, lanes, rows,
     )  # fmt: skip
     n_lanes, n_rows = lanes.literal_value, rows.literal_value
-    vector = ir.VectorType(_FLOAT, n_lanes)
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        def base(position: int) -> Any:
-            return context.make_array(sig.args[position])(context, builder, args[position]).data
-
-        def at(pointer: Any, offset: Any) -> Any:
-            return builder.gep(pointer, [offset], inbounds=True)
-
-        def load_vector(pointer: Any) -> Any:
-            return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=4)
-
-        def splat(scalar: Any) -> Any:
-            single = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), n_lanes), [0] * n_lanes)
-            return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), mask)
-
-        # fmuladd becomes one fused instruction where the processor has it; fma would be a slow library
-        # call where it has not.
-        name = f"llvm.fmuladd.v{n_lanes}f32"
-        multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), name
-        )
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        v = VectorBuilder(context, builder, n_lanes)
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         prefetch = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag]), "llvm.prefetch.p0"
         )
-        one, zero = _INDEX(1), _INDEX(0)
-        second = _INDEX(n_lanes)
-        (a_start_v, a_step_v), depth_v = args[1:3], args[4]
-        b_first = at(base(5), args[6])
-        bias_first = at(base(7), args[8])
-        bias_vectors = [load_vector(bias_first), load_vector(at(bias_first, second))]
+        one, zero, second = _INDEX(1), _INDEX(0), _INDEX(n_lanes)
+        a_step_value, depth_value = args[2], args[4]
+        a_first = v.element(sig.args[0], args[0], args[1])
+        b_first = v.element(sig.args[5], args[5], args[6])
+        bias_first = v.element(sig.args[7], args[7], args[8])
+        bias_vectors = [v.load(bias_first), v.load(v.step(bias_first, (1, second)))]
         start = [bias_vectors[half] for _ in range(n_rows) for half in (0, 1)]
+        tap_first = v.element(sig.args[3], args[3], zero)
         tap_array = context.make_array(sig.args[3])(context, builder, args[3])
         tap_count = builder.extract_value(tap_array.shape, 0)
-        a_first = at(base(0), a_start_v)
 
         entry = builder.block
         tap_head = builder.append_basic_block("tap")
@@ -137,73 +177,56 @@ def multiply_block(  # type: ignore[no-untyped-def]
 
         builder.position_at_end(tap_head)
         tap = builder.phi(_INDEX)
-        tap_sums = [builder.phi(vector) for _ in start]
+        tap_sums = [builder.phi(v.type) for _ in start]
         b_tap = builder.phi(b_first.type)
-        tap_offset = builder.load(at(tap_array.data, tap))
-        a_tap = at(a_first, tap_offset)
+        a_tap = v.step(a_first, (1, builder.load(v.step(tap_first, (1, tap)))))
         # One pointer for every third row: the rows between are reached by the addressing mode's index
         # register, or the pointers would not fit the sixteen integer registers of x86.
-        a_groups = [at(a_tap, builder.mul(a_step_v, _INDEX(r))) for r in range(0, n_rows, 3)]
-        twice = builder.mul(a_step_v, _INDEX(2))
+        a_groups = [v.step(a_tap, (r, a_step_value)) for r in range(0, n_rows, 3)]
         builder.branch(depth_head)
 
         builder.position_at_end(depth_head)
         k = builder.phi(_INDEX)
-        sums = [builder.phi(vector) for _ in start]
+        sums = [builder.phi(v.type) for _ in start]
         b_here = builder.phi(b_first.type)
         a_here = [builder.phi(b_first.type) for _ in a_groups]
-        weights = [load_vector(b_here), load_vector(at(b_here, second))]
-        # The weights stream past once: ask for them some steps ahead of their use.
-        ahead = builder.gep(b_here, [_INDEX(2 * n_lanes * _PREFETCH_STEPS)])
-        for half in (0, 1):
-            line = builder.bitcast(builder.gep(ahead, [_INDEX(half * n_lanes)]), byte_pointer)
-            builder.call(prefetch, [line, flag(0), flag(3), flag(1)])  # for reading, keep, data
+        weights = [v.load(b_here), v.load(v.step(b_here, (1, second)))]
+        # The weights stream past once: ask for them some steps ahead of their use. Asking for what lies
+        # past the end is harmless.
+        for half in range(2):
+            line = builder.gep(b_here, [_INDEX((2 * _PREFETCH_STEPS + half) * n_lanes)])
+            builder.call(prefetch, [builder.bitcast(line, byte_pointer), flag(0), flag(3), flag(1)])
         new_sums = []
         for r in range(n_rows):
-            pointer = a_here[r // 3]
-            if r % 3:
-                pointer = at(pointer, a_step_v if r % 3 == 1 else twice)
-            value = splat(builder.load(pointer))
-            for half in (0, 1):
-                new_sums.append(builder.call(multiply_add, [value, weights[half], sums[2 * r + half]]))
-        b_next = at(b_here, _INDEX(2 * n_lanes))
-        a_next = [at(pointer, one) for pointer in a_here]
+            value = v.splat(builder.load(v.step(a_here[r // 3], (r % 3, a_step_value))))
+            new_sums += [v.fma(value, weights[half], sums[2 * r + half]) for half in (0, 1)]
+        b_next = v.step(b_here, (2, second))
+        a_next = [v.step(pointer, (1, one)) for pointer in a_here]
         k_next = builder.add(k, one)
-        builder.cbranch(builder.icmp_signed("<", k_next, depth_v), depth_head, tap_end)
-        k.add_incoming(zero, tap_head)
-        k.add_incoming(k_next, depth_head)
-        b_here.add_incoming(b_tap, tap_head)
-        b_here.add_incoming(b_next, depth_head)
-        for phi, first, following in zip(a_here, a_groups, a_next, strict=True):
-            phi.add_incoming(first, tap_head)
-            phi.add_incoming(following, depth_head)
-        for phi, first, following in zip(sums, tap_sums, new_sums, strict=True):
-            phi.add_incoming(first, tap_head)
-            phi.add_incoming(following, depth_head)
+        builder.cbranch(builder.icmp_signed("<", k_next, depth_value), depth_head, tap_end)
 
         builder.position_at_end(tap_end)
         tap_next = builder.add(tap, one)
         builder.cbranch(builder.icmp_signed("<", tap_next, tap_count), tap_head, done)
-        tap.add_incoming(zero, entry)
-        tap.add_incoming(tap_next, tap_end)
-        b_tap.add_incoming(b_first, entry)
-        b_tap.add_incoming(b_next, tap_end)
-        for phi, first, following in zip(tap_sums, start, new_sums, strict=True):
-            phi.add_incoming(first, entry)
-            phi.add_incoming(following, tap_end)
+
+        for loop, before, values in (
+            (tap_head, entry, [(tap, zero, tap_next), (b_tap, b_first, b_next)]),
+            (tap_head, entry, zip(tap_sums, start, new_sums, strict=True)),
+            (depth_head, tap_head, [(k, zero, k_next), (b_here, b_tap, b_next)]),
+            (depth_head, tap_head, zip(a_here, a_groups, a_next, strict=True)),
+            (depth_head, tap_head, zip(sums, tap_sums, new_sums, strict=True)),
+        ):
+            for phi, first, following in values:
+                phi.add_incoming(first, before)
+                phi.add_incoming(following, tap_end if loop is tap_head else depth_head)
 
         builder.position_at_end(done)
-        lowest = splat(args[9])
-        c_first = at(base(10), args[11])
-        c_step_v = args[12]
+        lowest = v.splat(args[9])
+        c_first = v.element(sig.args[10], args[10], args[11])
         for r in range(n_rows):
-            row = at(c_first, builder.mul(c_step_v, _INDEX(r)))
             for half in (0, 1):
-                value = new_sums[2 * r + half]
-                above = builder.fcmp_ordered(">", value, lowest)
-                value = builder.select(above, value, lowest)
-                target = builder.bitcast(at(row, _INDEX(half * n_lanes)), vector.as_pointer())
-                builder.store(value, target, align=4)
+                place = v.step(c_first, (r, args[12]), (half, second))
+                v.store(v.maximum(new_sums[2 * r + half], lowest), place)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -1,0 +1,286 @@
+"""3 x 3 convolution by Winograd's minimal filtering F(4 x 4, 3 x 3).
+
+A tile of 4 x 4 outputs takes 36 multiplications per pair of channels instead of 144 (Lavin and Gray, "Fast
+Algorithms for Convolutional Neural Networks", 2015). The phases, in NNPACK's words: the *input transform*
+turns each 6 x 6 patch of input into 36 points; the *block multiplication* multiplies, for each point, the
+tiles by channels matrix with the transformed weights; the *output transform* turns the 36 points back into
+4 x 4 outputs, to which bias, ReLU and, where one follows, the 2 x 2 maximum pooling are applied at once.
+
+Dilation 2 is four ordinary convolutions of the even and odd rows and columns: the same tiles, with rows and
+columns two apart.
+
+One-dimensional transforms, for the points 0, +-A, +-B and infinity of Toom and Cook::
+
+    input   even/odd halves of x^4 - (A^2 + B^2) x^2 + A^2 B^2, divided by each point's factor
+    weights value of the filter's polynomial at each point, divided by the point's product of differences
+    output  powers of the points
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from .simd import Block, VectorBuilder, multiply_block
+
+OUTPUTS = 4
+"""Rows and columns of outputs in a tile."""
+INPUTS = 6
+"""Rows and columns of inputs in a tile, and of points."""
+POINTS = INPUTS * INPUTS
+
+# The points +-A and +-B: exact in binary, and half as wrong as the usual 1 and 2. See benchmarks/NOTES.md.
+A, B = 0.75, 1.5
+
+
+def weight_transform() -> NDArray[np.float64]:
+    """The (6, 3) matrix G: a filter's values at the six points, scaled."""
+    points = [0.0, A, -A, B, -B]
+    rows = []
+    for p in points:
+        scale = np.prod([p - q for q in points if q != p])
+        rows.append([1 / scale, p / scale, p * p / scale])
+    return np.array([*rows, [0.0, 0.0, 1.0]])
+
+
+def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
+    """Weights (out, in, 3, 3) transformed and laid out as the kernel reads them: [36][out / NR][in][NR]."""
+    out_channels, in_channels = weights.shape[:2]
+    g = weight_transform()
+    packed = np.empty((POINTS, out_channels // block.columns, in_channels, block.columns), np.float32)
+    for n in range(packed.shape[1]):
+        # One block of output channels at a time: in float64 the whole would take much memory.
+        part = weights[n * block.columns : (n + 1) * block.columns].astype(np.float64)
+        points = np.einsum("ui,kcij,vj->uvck", g, part, g, optimize=True)
+        packed[:, n] = points.reshape(POINTS, in_channels, block.columns)
+    return packed
+
+
+def _input_1d(v: VectorBuilder, d: Sequence[Any]) -> list[Any]:
+    aa, bb = A * A, B * B
+    even_a, odd_a = v.fma(-bb, d[2], d[4]), v.fma(-bb, d[1], d[3])
+    even_b, odd_b = v.fma(-aa, d[2], d[4]), v.fma(-aa, d[1], d[3])
+    return [
+        v.fma(aa * bb, d[0], v.fma(-(aa + bb), d[2], d[4])),
+        v.fma(A, odd_a, even_a),
+        v.fma(-A, odd_a, even_a),
+        v.fma(B, odd_b, even_b),
+        v.fma(-B, odd_b, even_b),
+        v.fma(aa * bb, d[1], v.fma(-(aa + bb), d[3], d[5])),
+    ]
+
+
+def _output_1d(v: VectorBuilder, m: Sequence[Any]) -> list[Any]:
+    sum_a, sum_b = v.add(m[1], m[2]), v.add(m[3], m[4])
+    difference_a, difference_b = v.sub(m[1], m[2]), v.sub(m[3], m[4])
+    return [
+        v.add(m[0], v.add(sum_a, sum_b)),
+        v.fma(A, difference_a, v.mul(B, difference_b)),
+        v.fma(A * A, sum_a, v.mul(B * B, sum_b)),
+        v.add(m[5], v.fma(A**3, difference_a, v.mul(B**3, difference_b))),
+    ]
+
+
+@intrinsic(prefer_literal=True)
+def input_tile(typingctx, source, start, row_step, column_step, target, target_start, point_step, lanes):  # type: ignore[no-untyped-def]
+    """Input transform of one tile for as many channels as a vector has lanes.
+
+    Element (u, v) of the patch lies at ``start + u * row_step + v * column_step`` of ``source``; point p is
+    written at ``target_start + p * point_step`` of ``target``.
+    """
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    index = types.int64
+    signature = types.void(source, index, index, index, target, index, index, lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        v = VectorBuilder(context, builder, lanes.literal_value)
+        first = v.element(sig.args[0], args[0], args[1])
+        columns = [
+            _input_1d(v, [v.load(v.step(first, (u, args[2]), (c, args[3]))) for u in range(INPUTS)])
+            for c in range(INPUTS)
+        ]
+        target_first = v.element(sig.args[4], args[4], args[5])
+        for u in range(INPUTS):
+            for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
+                v.store(value, v.step(target_first, (u * INPUTS + c, args[6])))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def output_tile(  # type: ignore[no-untyped-def]
+    typingctx, source, start, point_step, bias, bias_start, floor, target, target_start, row_step, column_step,
+    pooled, lanes,
+):  # fmt: skip
+    """Output transform of one tile for as many channels as a vector has lanes, with bias and ReLU.
+
+    Point p lies at ``start + p * point_step`` of ``source``. Output (i, j) is written at
+    ``target_start + i * row_step + j * column_step`` of ``target``: 4 x 4 of them, or, if the compile-time
+    constant ``pooled`` is 1, the maxima of 2 x 2.
+    """
+    if not (isinstance(lanes, types.IntegerLiteral) and isinstance(pooled, types.IntegerLiteral)):
+        return None
+    index = types.int64
+    signature = types.void(
+        source, index, index, bias, index, types.float32, target, index, index, index, pooled, lanes
+    )
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        v = VectorBuilder(context, builder, lanes.literal_value)
+        first = v.element(sig.args[0], args[0], args[1])
+        columns = [
+            _output_1d(v, [v.load(v.step(first, (u * INPUTS + c, args[2]))) for u in range(INPUTS)])
+            for c in range(INPUTS)
+        ]
+        bias_vector = v.load(v.element(sig.args[3], args[3], args[4]))
+        lowest = v.splat(args[5])
+        target_first = v.element(sig.args[6], args[6], args[7])
+        rows = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
+        if pooled.literal_value:
+            # Bias and ReLU keep the order of values: the maximum may be taken first.
+            rows = [
+                [
+                    v.maximum(
+                        v.maximum(rows[i][j], rows[i][j + 1]), v.maximum(rows[i + 1][j], rows[i + 1][j + 1])
+                    )
+                    for j in range(0, OUTPUTS, 2)
+                ]
+                for i in range(0, OUTPUTS, 2)
+            ]
+        for i, row in enumerate(rows):
+            for j, value in enumerate(row):
+                finished = v.maximum(v.add(value, bias_vector), lowest)
+                v.store(finished, v.step(target_first, (i, args[8]), (j, args[9])))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@functools.cache
+def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
+    """The convolution compiled for one block shape, with or without maximum pooling behind it."""
+
+    @njit(nogil=True, cache=True)
+    def convolve(  # type: ignore[no-untyped-def]
+        source, row_stride, dilation, weights, bias, floor, target, target_start, target_stride, width, height,
+        transformed, products, patch, first, last,
+    ):  # fmt: skip
+        """The tiles ``first`` to ``last`` of a band.
+
+        The tiles stand in rows of tiles of the band; with dilation 2, a row of tiles covers the even rows,
+        its even columns first, and so on.
+
+        Parameters
+        ----------
+        source : (positions, pixel stride) float32
+            Input band; row i, column j of the picture is position ``(i + dilation) * row_stride + dilation + j``
+            and the ``dilation`` rows and columns around are zeros.
+        weights : (36, out / NR, in, NR) float32
+            See :func:`pack`.
+        bias : (out,) float32
+        floor : float32
+            0 for a ReLU, -inf for none.
+        target : (positions, pixel stride) float32
+            Row i, column j of the output (pooled or not) is written at position
+            ``target_start + i * target_stride + j``.
+        width, height : int
+            Columns and rows of the convolution's output.
+        transformed : (36, tiles, >= in) float32, scratch
+        products : (36, tiles, >= out) float32, scratch
+            The number of tiles, a multiple of ``rows``, is the number that shares a pass over the weights.
+        patch : (36, >= max(in, out)) float32, scratch
+        """
+        in_channels, columns = weights.shape[2], 2 * lanes
+        out_channels = weights.shape[1] * columns
+        pixel, target_pixel = source.shape[1], target.shape[1]
+        block = transformed.shape[1]
+        in_step, out_step = transformed.shape[2], products.shape[2]
+        in_points, out_points = transformed.strides[0] // 4, products.strides[0] // 4
+        patch_step = patch.shape[1]
+        zeros = np.zeros(columns, np.float32)
+        taps = np.zeros(1, np.int64)
+        lowest = np.float32(-np.inf)
+        reach = 4 * dilation
+        across = (width + reach - 1) // reach
+        shrink = 2 if pooled else 1
+        for start in range(first, last, block):
+            tiles = min(block, last - start)
+
+            # Input transform
+            for n in range(tiles):
+                line, x = divmod(start + n, across)
+                line, right = divmod(line, dilation)
+                line, down = divmod(line, dilation)
+                y0, x0 = reach * line + down, reach * x + right
+                if x0 + 3 * dilation < width:
+                    begin = (y0 * row_stride + x0) * pixel
+                    for c in range(0, in_channels, lanes):
+                        input_tile(
+                            source, begin + c, dilation * row_stride * pixel, dilation * pixel,
+                            transformed, n * in_step + c, in_points, lanes,
+                        )  # fmt: skip
+                    continue
+                # A tile over the right border: what the next row holds must not leak in.
+                for u in range(6):
+                    for v in range(6):
+                        position = (y0 + u * dilation) * row_stride + x0 + v * dilation
+                        if x0 + v * dilation < width + dilation:
+                            for c in range(in_channels):
+                                patch[6 * u + v, c] = source[position, c]
+                        else:
+                            for c in range(in_channels):
+                                patch[6 * u + v, c] = np.float32(0)
+                for c in range(0, in_channels, lanes):
+                    input_tile(
+                        patch, c, 6 * patch_step, patch_step, transformed, n * in_step + c, in_points, lanes
+                    )
+
+            # Block multiplication
+            for p in range(36):
+                for k in range(weights.shape[1]):
+                    for n in range(0, tiles, rows):
+                        multiply_block(
+                            transformed, p * in_points + n * in_step, in_step, taps, in_channels,
+                            weights, (p * weights.shape[1] + k) * in_channels * columns, zeros, 0, lowest,
+                            products, p * out_points + n * out_step + k * columns, out_step, lanes, rows,
+                        )  # fmt: skip
+
+            # Output transform
+            for n in range(tiles):
+                line, x = divmod(start + n, across)
+                line, right = divmod(line, dilation)
+                line, down = divmod(line, dilation)
+                y0, x0 = reach * line + down, reach * x + right
+                if x0 + 3 * dilation < width and y0 + 3 * dilation < height:
+                    begin = (target_start + y0 // shrink * target_stride + x0 // shrink) * target_pixel
+                    for c in range(0, out_channels, lanes):
+                        output_tile(
+                            products, n * out_step + c, out_points, bias, c, floor, target, begin + c,
+                            dilation * target_stride * target_pixel, dilation * target_pixel, pooled, lanes,
+                        )  # fmt: skip
+                    continue
+                # A tile over the right or the lower border: only what lies inside is kept.
+                side = 4 // shrink
+                for c in range(0, out_channels, lanes):
+                    output_tile(
+                        products, n * out_step + c, out_points, bias, c, floor, patch, c,
+                        side * patch_step, patch_step, pooled, lanes,
+                    )  # fmt: skip
+                for i in range(side):
+                    for j in range(side):
+                        y, x = y0 // shrink + i * dilation, x0 // shrink + j * dilation
+                        if y < height // shrink and x < width // shrink:
+                            position = target_start + y * target_stride + x
+                            for c in range(out_channels):
+                                target[position, c] = patch[side * i + j, c]
+
+    return convolve  # type: ignore[no-any-return]

@@ -1,0 +1,236 @@
+"""What the layers compute: the stages through which bands flow.
+
+A stage is a convolution with the ReLU behind it, a pooling, or all three at once where the kernel can do
+them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bands import RowBuffer, Rows, Stage
+from .errors import OptionError
+from .kernels import direct, pool, winograd
+from .kernels.simd import host_block
+from .layers import LAYERS, Layer
+from .threads import Team, spans
+
+FloatArray = NDArray[np.float32]
+
+ALGORITHMS = ("winograd", "direct")
+"""Winograd convolution takes a quarter of the multiplications; direct convolution is the plain one."""
+
+# Multiply-adds in one task: about a millisecond, long against the cost of handing it out.
+_TASK_SIZE = 50_000_000
+# Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
+_TILES_AT_A_TIME = 448
+
+
+class PackedWeights:
+    """The parameters as the convolution kernels read them.
+
+    Parameters
+    ----------
+    arrays : mapping
+        The 20 parameter arrays.
+    algorithm : {"winograd", "direct"}
+    """
+
+    def __init__(self, arrays: Mapping[str, FloatArray], algorithm: str) -> None:
+        if algorithm not in ALGORITHMS:
+            raise OptionError(f"algorithm must be one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
+        self.algorithm = algorithm
+        self.block = host_block()
+        self.weights: dict[str, FloatArray] = {}
+        self.biases: dict[str, FloatArray] = {}
+        for layer in LAYERS:
+            if layer.type == "convolution":
+                pack = winograd.pack if self.uses_winograd(layer) else direct.pack
+                self.weights[layer.name] = pack(arrays[f"{layer.name}/weight"], self.block)
+                self.biases[layer.name] = arrays[f"{layer.name}/bias"]
+
+    def uses_winograd(self, layer: Layer) -> bool:
+        # The three channels of the picture are no vector.
+        return self.algorithm == "winograd" and layer.in_channels > 3
+
+
+def stages(packed: PackedWeights, width: int, *, relu: bool) -> list[Stage]:
+    """The network's stages for a picture of the given width in pixels.
+
+    ``relu`` says whether the last convolution gets a ReLU too.
+    """
+    made: list[Stage] = []
+    layers = list(LAYERS)
+    while layers:
+        layer = layers.pop(0)
+        if layer.type != "convolution":
+            made.append(Pooling(layer, width))
+        else:
+            floor = -np.inf
+            if not layers:
+                floor = 0.0 if relu else -np.inf
+            elif layers[0].type == "relu":
+                layers.pop(0)
+                floor = 0.0
+            if packed.uses_winograd(layer):
+                pooled = bool(layers) and layers[0].type == "max_pooling"
+                if pooled:
+                    layers.pop(0)
+                made.append(WinogradConvolution(layer, packed, width, floor, pooled))
+            else:
+                made.append(DirectConvolution(layer, packed, width, floor))
+        width = made[-1].width
+    return made
+
+
+class Pooling:
+    """Maximum or average pooling by itself."""
+
+    def __init__(self, layer: Layer, width: int) -> None:
+        self.layer = layer
+        self.source = RowBuffer(width, layer.in_channels, 0, 0)
+        self.channels = layer.out_channels
+        _, self.width = layer.output_size(layer.kernel, width)
+
+    def finish(self) -> None:
+        pass
+
+    def ready(self) -> int:
+        return max(0, (self.source.count - self.layer.kernel) // self.layer.stride + 1)
+
+    def put_out(self, target: Rows, team: Team) -> None:
+        source = self.source
+        kernel = pool.max_pool if self.layer.type == "max_pooling" else pool.average_pool
+
+        def work(span: tuple[int, int]) -> None:
+            kernel(
+                source.positions, source.row_stride,
+                target.positions, target.start, target.stride, self.width, self.channels, *span,
+            )  # fmt: skip
+
+        team.share(work, spans(target.count, _TASK_SIZE // (50 * self.width * self.channels)))
+        source.drop(target.count * self.layer.stride)
+
+
+class _Convolution:
+    """What both algorithms have in common."""
+
+    def __init__(self, layer: Layer, packed: PackedWeights, width: int, floor: float, slack: int) -> None:
+        self.layer = layer
+        self.block = packed.block
+        self.weights, self.bias = packed.weights[layer.name], packed.biases[layer.name]
+        self.floor = np.float32(floor)
+        self.source = RowBuffer(width, layer.in_channels, layer.padding, slack)
+        self.width = width
+        self.channels = layer.out_channels
+
+    def finish(self) -> None:
+        self.source.add(self.layer.padding).fill(0)
+
+    def complete_rows(self) -> int:
+        """Output rows for which all input rows are there."""
+        return max(0, self.source.count - 2 * self.layer.padding)
+
+
+class DirectConvolution(_Convolution):
+    """Convolution as it is written in the books, and ReLU."""
+
+    def __init__(self, layer: Layer, packed: PackedWeights, width: int, floor: float) -> None:
+        # A block of the kernel may reach over the end by its own length and the margin of the taps.
+        super().__init__(layer, packed, width, floor, packed.block.rows + 2 * layer.padding)
+
+    def ready(self) -> int:
+        return self.complete_rows()
+
+    def put_out(self, target: Rows, team: Team) -> None:
+        layer, block, source = self.layer, self.block, self.source
+        taps = direct.tap_offsets(source.row_stride, source.pixel_stride, layer.dilation)
+        kernel = direct.kernel(block.lanes, block.rows)
+        size = _TASK_SIZE // (9 * layer.in_channels * layer.out_channels)
+        size = max(1, round(size / block.rows)) * block.rows
+
+        def work(span: tuple[int, int]) -> None:
+            kernel(
+                source.positions, taps, self.weights, self.bias, self.floor, source.row_stride,
+                target.positions, target.start, target.stride, self.width, *span,
+            )  # fmt: skip
+
+        team.share(work, spans(target.count * source.row_stride - layer.padding, size))
+        source.drop(target.count)
+
+
+class WinogradConvolution(_Convolution):
+    """Convolution by Winograd's minimal filtering, ReLU, and maximum pooling if one follows.
+
+    Tiles are counted from the top of the picture, so rows are put out in whole rows of tiles: only the last
+    ones may be fewer.
+    """
+
+    def __init__(
+        self, layer: Layer, packed: PackedWeights, width: int, floor: float, pooled: bool
+    ) -> None:
+        super().__init__(layer, packed, width, floor, 0)
+        self.shrink = 2 if pooled else 1
+        self.width = width // self.shrink
+        self.tile_rows = winograd.OUTPUTS * layer.dilation
+        self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
+        # Wide layers like many tiles to share a pass over the weights, narrow ones to stay in the cache.
+        wide = layer.in_channels * layer.out_channels > 128 * 64
+        self.tiles_in_a_block = self.block.rows * max(1, round((56 if wide else 28) / self.block.rows))
+        self.rows_at_a_time = self.tile_rows * -(-_TILES_AT_A_TIME // self.tiles_in_a_row)
+        self.finished = False
+
+    def finish(self) -> None:
+        super().finish()
+        self.finished = True
+
+    def _rows(self) -> int:
+        """Rows of the convolution that can be computed now, before the pooling."""
+        rows = self.complete_rows()
+        return rows if self.finished else rows // self.rows_at_a_time * self.rows_at_a_time
+
+    def ready(self) -> int:
+        return self._rows() // self.shrink
+
+    def put_out(self, target: Rows, team: Team) -> None:
+        layer, block, source = self.layer, self.block, self.source
+        rows = self._rows()
+        lines = -(-rows // self.tile_rows)
+        # The last row of tiles may hang over the lower border of the picture; what it sees there is zeros.
+        missing = lines * self.tile_rows + 2 * layer.padding - source.count
+        if missing > 0:
+            source.add(missing).fill(0)
+        kernel = winograd.kernel(block.lanes, block.rows, self.shrink - 1)
+
+        def work(span: tuple[int, int]) -> None:
+            transformed, products, patch = self._scratch(team)
+            kernel(
+                source.positions, source.row_stride, layer.dilation, self.weights, self.bias, self.floor,
+                target.positions, target.start, target.stride, source.width, rows,
+                transformed, products, patch, *span,
+            )  # fmt: skip
+
+        team.share(work, spans(lines * self.tiles_in_a_row, self.tiles_in_a_block))
+        source.drop(rows)
+
+    def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The kernel's working memory, cut from the thread's own.
+
+        Channels and points are laid a cache line more than a power of two apart, or they would fall into
+        the same few sets of the cache.
+        """
+        line = 16
+        tiles = self.tiles_in_a_block
+        into, out = self.layer.in_channels + line, self.channels + line
+        sizes = [winograd.POINTS * (tiles * channels + line) for channels in (into, out)]
+        memory = team.scratch(sum(sizes) + winograd.POINTS * max(into, out))
+        transformed, products = (
+            part.reshape(winograd.POINTS, -1)[:, :-line].reshape(winograd.POINTS, tiles, channels)
+            for part, channels in (
+                (memory[: sizes[0]], into), (memory[sizes[0] : sum(sizes)], out),
+            )
+        )  # fmt: skip
+        return transformed, products, memory[sum(sizes) :].reshape(winograd.POINTS, -1)
