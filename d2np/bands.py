@@ -63,22 +63,28 @@ class RowBuffer:
         # Pixels a large power of two apart would fall into the same few sets of the cache.
         self.pixel_stride = channels + 16 if channels % 256 == 0 else channels
         self.count = 0
-        self._allocate(2 * margin)
+        self.reserve(margin)
         self.add(margin).fill(0)
 
-    def _allocate(self, capacity: int) -> None:
-        self.capacity = capacity
+    def reserve(self, capacity: int) -> None:
+        """Make room for ``capacity`` rows in all."""
+        held = self.count * self.row_stride
         # The margin behind the last row is the reason for margin more positions.
         length = capacity * self.row_stride + self.margin + self.slack
-        self.positions = np.zeros((length, self.pixel_stride), np.float32)
+        # Not zeros: memory that is never used is then never touched.
+        positions = np.empty((length, self.pixel_stride), np.float32)
+        if held:
+            positions[:held] = self.positions[:held]
+        self.positions, self.capacity = positions, capacity
 
     def add(self, count: int) -> Rows:
         """Room for ``count`` more rows, to be written by the caller."""
         if self.count + count > self.capacity:
-            kept = self.positions[: self.count * self.row_stride]
-            self._allocate(max(self.count + count, 2 * self.capacity))
-            self.positions[: len(kept)] = kept
-        first = self.count * self.row_stride
+            self.reserve(self.count + count)
+        first, last = self.count * self.row_stride, (self.count + count) * self.row_stride
+        rows = self.positions[first:last].reshape(count, self.row_stride, self.pixel_stride)
+        rows[:, : self.margin] = 0
+        self.positions[last : last + self.margin] = 0
         self.count += count
         return Rows(self.positions, first + self.margin, self.row_stride, count, self.width)
 
@@ -95,6 +101,9 @@ class Stage(Protocol):
     source: RowBuffer
     width: int
     channels: int
+
+    def most_rows(self, incoming: int) -> tuple[int, int]:
+        """Most rows held, and most put out at a time, if at most ``incoming`` rows come at a time."""
 
     def finish(self) -> None:
         """Learn that no more input comes: put the zero rows below the last row."""
@@ -134,6 +143,10 @@ def flow(
     """
     height, width = pixels.shape[:2]
     step = rows_at_a_time or band_height(width)
+    incoming = min(step, height)
+    for stage in stages:
+        held, incoming = stage.most_rows(incoming)
+        stage.source.reserve(held)
     for first in range(0, height, step):
         band = pixels[first : first + step]
         stages[0].source.add(len(band)).fill(band)

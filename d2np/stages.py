@@ -95,6 +95,10 @@ class Pooling:
         self.channels = layer.out_channels
         _, self.width = layer.output_size(layer.kernel, width)
 
+    def most_rows(self, incoming: int) -> tuple[int, int]:
+        held = self.layer.kernel - 1 + incoming
+        return held, held // self.layer.stride
+
     def finish(self) -> None:
         pass
 
@@ -142,6 +146,10 @@ class DirectConvolution(_Convolution):
         # A block of the kernel may reach over the end by its own length and the margin of the taps.
         super().__init__(layer, packed, width, floor, packed.block.rows + 2 * layer.padding)
 
+    def most_rows(self, incoming: int) -> tuple[int, int]:
+        rows = incoming + self.layer.padding
+        return rows + 2 * self.layer.padding, rows
+
     def ready(self) -> int:
         return self.complete_rows()
 
@@ -182,6 +190,10 @@ class WinogradConvolution(_Convolution):
         self.tiles_in_a_block = self.block.rows * max(1, round((56 if wide else 28) / self.block.rows))
         self.rows_at_a_time = self.tile_rows * -(-_TILES_AT_A_TIME // self.tiles_in_a_row)
         self.finished = False
+
+    def most_rows(self, incoming: int) -> tuple[int, int]:
+        rows = self.rows_at_a_time - 1 + incoming + self.layer.padding
+        return rows + 2 * self.layer.padding + self.tile_rows, rows // self.shrink
 
     def finish(self) -> None:
         super().finish()

@@ -91,11 +91,11 @@ class Team:
     def scratch(self, size: int) -> NDArray[np.float32]:
         """Memory that belongs to the calling thread as long as the team lives: (size,) float32.
 
-        Its contents are finite numbers left by whoever used it last.
+        Its contents are whatever was left there.
         """
         held: NDArray[np.float32] | None = getattr(self._own, "scratch", None)
         if held is None or len(held) < size:
-            held = self._own.scratch = np.zeros(size, np.float32)
+            held = self._own.scratch = np.empty(size, np.float32)
         return held[:size]
 
     def __enter__(self) -> Team:
