@@ -1,0 +1,103 @@
+"""Each kernel by itself, on the shapes it meets in a 640 x 480 picture, one thread.
+
+    pytest benchmarks --benchmark-only
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from d2np import matching
+from d2np.bands import Rows
+from d2np.detect import descriptors, hard_detection, strength
+from d2np.kernels import topk
+from d2np.layers import LAYERS
+from d2np.pyramid import resized
+from d2np.stages import DirectConvolution, PackedWeights, Pooling, WinogradConvolution
+from d2np.threads import Team
+from engines import random_weights
+
+CONVOLUTIONS = [layer for layer in LAYERS if layer.type == "convolution"]
+# Width of each convolution's input, and a few rows of it: time grows with the rows alone.
+WIDTHS = {"1": 640, "2": 320, "3": 160, "4": 159}
+ROWS = 48
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return random_weights()
+
+
+def run(stage, rows, channels):
+    values = np.random.default_rng(0).standard_normal((rows, stage.source.width, channels), np.float32)
+    with Team(1) as team:
+
+        def once():
+            stage.source.count = stage.source.margin
+            stage.source.add(rows).fill(values)
+            stage.finish()
+            ready = stage.ready()
+            out = np.empty((ready * stage.width, stage.channels), np.float32)
+            stage.put_out(Rows(out, 0, stage.width, ready, stage.width), team)
+            return out
+
+        yield once
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_convolution(benchmark, arrays, layer, algorithm):
+    packed = PackedWeights(arrays, algorithm)
+    width = WIDTHS[layer.name[4]]
+    if packed.uses_winograd(layer):
+        stage = WinogradConvolution(layer, packed, width, 0.0, False)
+    else:
+        stage = DirectConvolution(layer, packed, width, 0.0)
+    for once in run(stage, ROWS, layer.in_channels):
+        benchmark(once)
+
+
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if "pool" in layer.name], ids=lambda la: la.name)
+def test_pooling(benchmark, layer):
+    for once in run(Pooling(layer, WIDTHS[layer.name[4]]), ROWS, layer.in_channels):
+        benchmark(once)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    random = np.random.default_rng(0)
+    return np.maximum(random.standard_normal((119, 159, 512), np.float32), 0)
+
+
+def test_detection_and_localisation(benchmark, cells):
+    free = np.zeros(cells.shape[:2], bool)
+    with Team(1) as team:
+        benchmark(hard_detection, cells, free, team)
+
+
+def test_descriptors(benchmark, cells):
+    positions = (np.random.default_rng(0).random((2000, 2)) * (118, 158)).astype(np.float32)
+    with Team(1) as team:
+        benchmark(descriptors, cells, positions, team, relu=False)
+
+
+def test_strength(benchmark, cells):
+    with Team(1) as team:
+        benchmark(strength, cells, team)
+
+
+def test_strongest(benchmark):
+    benchmark(topk.strongest, np.random.default_rng(0).random(100_000, np.float32), 1000)
+
+
+def test_resize(benchmark, cells):
+    with Team(1) as team:
+        benchmark(resized, cells, 239, 319, team)
+
+
+@pytest.mark.parametrize("count", [500, 2000])
+def test_match(benchmark, count):
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((count, 512), np.float32) for _ in range(2))
+    benchmark(matching.match, a, b, threads=1)
