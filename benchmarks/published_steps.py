@@ -20,7 +20,7 @@ EDGE_THRESHOLD = 5
 
 def _filtered(cells: torch.Tensor, rows: list[list[float]]) -> torch.Tensor:
     """Each channel of (1, C, h, w) filtered with the same 3 x 3 kernel, zeros outside."""
-    kernel = torch.tensor(rows).view(1, 1, 3, 3)
+    kernel = torch.tensor(rows, dtype=torch.float32).view(1, 1, 3, 3)
     return functional.conv2d(cells.transpose(0, 1), kernel, padding=1).transpose(0, 1)
 
 
