@@ -14,7 +14,7 @@ from .threads import Team, spans
 FloatArray = NDArray[np.float32]
 
 # Rows of the first set in one task. The cut does not depend on the number of threads.
-_ROWS = 1024
+_ROWS = 512
 _NOBODY = np.iinfo(np.int64).max
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .normalize import largest
+from .normalize import largest_channel
 
 
 @njit(nogil=True, cache=True)
@@ -56,6 +56,7 @@ def detect(cells, banned, edge_threshold, taken, found, positions, scores, first
         How many keypoints there are. If that exceeds the capacity, the surplus was not written.
     """
     height, width, channels = cells.shape
+    rows = cells.reshape(height * width, channels)
     limit = (edge_threshold + np.float32(1)) ** 2 / edge_threshold
     half, quarter, two = np.float32(0.5), np.float32(0.25), np.float32(2)
     count = 0
@@ -64,7 +65,7 @@ def detect(cells, banned, edge_threshold, taken, found, positions, scores, first
             taken[i, j] = False
             if banned[i, j]:
                 continue
-            top = largest(cells[i, j])
+            top = largest_channel(rows, i * width + j)
             for c in range(channels):
                 value = cells[i, j, c]
                 if value != top or not _is_local_maximum(cells, i, j, c):

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .simd import Block, multiply_block
+from .simd import Block, keep_two_best, largest, multiply_block
 from .topk import replace_weakest
 
 
@@ -68,19 +68,42 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
         zeros = np.zeros(columns, np.float32)
         taps = np.zeros(1, np.int64)
         lowest = np.float32(-np.inf)
-        # A group of columns stays in the cache while all rows pass by.
+        # For each row, one pair of best values in every lane; its partners are numbers of blocks of columns.
+        row_best = np.full((last - first, columns), lowest, np.float32)
+        row_block = np.zeros((last - first, columns), np.int32)
+        row_second = np.full((last - first, columns), lowest, np.float32)
+        column_best = np.empty(columns, np.float32)
+        column_row = np.empty(columns, np.int32)
+        column_second = np.empty(columns, np.float32)
+        # A block of columns stays in the cache while all rows pass by.
         for m in range(b.shape[0]):
             used = min(columns, count_b - m * columns)
+            column_best[:] = lowest
+            column_second[:] = lowest
             for i in range(first, last, rows):
                 multiply_block(
                     a, i * depth, depth, taps, depth, b, m * depth * columns, zeros, 0, lowest,
                     tile, 0, columns, lanes, rows,
                 )  # fmt: skip
                 for r in range(min(rows, last - i)):
-                    for c in range(used):
-                        value = tile[r, c]
-                        keep_best(a_best, a_index, a_second, i + r, value, m * columns + c)
-                        keep_best(b_best, b_index, b_second, m * columns + c, value, i + r)
+                    for c in range(used, columns):
+                        tile[r, c] = lowest
+                    for c in range(0, columns, lanes):
+                        value = r * columns + c
+                        keep_two_best(
+                            tile, value, m, row_best, row_block, row_second, (i - first + r) * columns + c, lanes
+                        )
+                        keep_two_best(tile, value, i + r, column_best, column_row, column_second, c, lanes)
+            for c in range(used):
+                n = m * columns + c
+                keep_best(b_best, b_index, b_second, n, column_best[c], column_row[c])
+                b_second[n] = max(b_second[n], column_second[c])
+        for i in range(first, last):
+            for c in range(columns):
+                if row_best[i - first, c] > lowest:
+                    partner = row_block[i - first, c] * columns + c
+                    keep_best(a_best, a_index, a_second, i, row_best[i - first, c], partner)
+                    a_second[i] = max(a_second[i], row_second[i - first, c])
 
     return two_best  # type: ignore[no-any-return]
 
@@ -109,7 +132,10 @@ def closest_kernel(lanes: int, rows: int) -> Callable[..., Any]:
                     a, i * depth, depth, taps, depth, b, m * depth * columns, zeros, 0, lowest,
                     tile, 0, columns, lanes, rows,
                 )  # fmt: skip
-                for r in range(min(rows, last - i)):
+                count = min(rows, last - i)
+                if largest(tile, 0, 2 * count, lanes) < values[0] and used == columns:
+                    continue
+                for r in range(count):
                     for c in range(used):
                         if tile[r, c] >= values[0]:
                             replace_weakest(values, keys, tile[r, c], (i + r) * count_b + m * columns + c)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .simd import largest
+
 # Sums may be taken in the order that suits the vector registers; it is the same order for every row.
 _REORDER = {"reassoc", "contract", "nsz"}
 
@@ -18,18 +20,15 @@ def squared_norm(vector):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def largest(vector):  # type: ignore[no-untyped-def]
-    """Largest element of ``vector``, found over sixteen running maxima that fit vector registers."""
-    running = np.full(16, -np.inf, np.float32)
-    whole = vector.shape[0] // 16 * 16
-    for start in range(0, whole, 16):
-        for lane in range(16):
-            running[lane] = max(running[lane], vector[start + lane])
+def largest_channel(cells, n):  # type: ignore[no-untyped-def]
+    """Largest element of row ``n`` of ``cells`` (N, C), C-contiguous float32."""
+    channels = cells.shape[1]
+    whole = channels // 16
     found = np.float32(-np.inf)
-    for lane in range(16):
-        found = max(found, running[lane])
-    for c in range(whole, vector.shape[0]):
-        found = max(found, vector[c])
+    if whole > 0:
+        found = largest(cells, n * channels, whole, 16)
+    for c in range(whole * 16, channels):
+        found = max(found, cells[n, c])
     return found
 
 
@@ -50,4 +49,4 @@ def strength(cells, target, first, last):  # type: ignore[no-untyped-def]
     """Largest element of each L2-normalised row of ``cells`` (N, C), into ``target`` (N,), float32."""
     for n in range(first, last):
         length = max(np.sqrt(squared_norm(cells[n])), np.float32(1e-12))
-        target[n] = largest(cells[n]) / length
+        target[n] = largest_channel(cells, n) / length

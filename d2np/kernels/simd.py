@@ -101,9 +101,9 @@ class VectorBuilder:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
     def splat(self, scalar: Any) -> Any:
-        """One float in every lane."""
+        """One number in every lane."""
         flag = ir.IntType(32)
-        undefined = ir.Constant(self.type, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         single = self.builder.insert_element(undefined, scalar, flag(0))
         everywhere = ir.Constant(ir.VectorType(flag, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(single, undefined, everywhere)
@@ -228,5 +228,78 @@ def multiply_block(  # type: ignore[no-untyped-def]
                 place = v.step(c_first, (r, args[12]), (half, second))
                 v.store(v.maximum(new_sums[2 * r + half], lowest), place)
         return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def keep_two_best(typingctx, values, values_start, partner, best, index, second, start, lanes):  # type: ignore[no-untyped-def]
+    """Take one vector of values into running pairs of best values, lane by lane.
+
+    ``best``, ``index`` (int32) and ``second`` hold ``lanes`` elements from ``start`` on. Where a value is
+    larger than the best one so far, it takes its place and ``partner`` is noted as its index; an equal value
+    does not.
+    """
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    place = types.int64
+    signature = types.void(values, place, place, best, index, second, place, lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        n_lanes = lanes.literal_value
+        v = VectorBuilder(context, builder, n_lanes)
+        whole = ir.IntType(32)
+        value = v.load(v.element(sig.args[0], args[0], args[1]))
+        best_place = v.element(sig.args[3], args[3], args[6])
+        index_place = builder.bitcast(
+            v.element(sig.args[4], args[4], args[6]), ir.VectorType(whole, n_lanes).as_pointer()
+        )
+        second_place = v.element(sig.args[5], args[5], args[6])
+        held, held_second = v.load(best_place), v.load(second_place)
+        held_index = builder.load(index_place, align=4)
+        new_index = v.splat(builder.trunc(args[2], whole))
+        larger = builder.fcmp_ordered(">", value, held)
+        v.store(builder.select(larger, value, held), best_place)
+        builder.store(builder.select(larger, new_index, held_index), index_place, align=4)
+        v.store(v.maximum(held_second, builder.select(larger, held, value)), second_place)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def largest(typingctx, values, start, vectors, lanes):  # type: ignore[no-untyped-def]
+    """The largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
+
+    ``vectors`` must be at least 1.
+    """
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    signature = types.float32(values, types.int64, types.int64, lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        n_lanes = lanes.literal_value
+        v = VectorBuilder(context, builder, n_lanes)
+        first = v.element(sig.args[0], args[0], args[1])
+        start_value = v.load(first)
+        entry = builder.block
+        loop, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, running = builder.phi(_INDEX), builder.phi(v.type)
+        found = v.maximum(running, v.load(v.step(first, (n_lanes, k))))
+        following = builder.add(k, _INDEX(1))
+        builder.cbranch(builder.icmp_signed("<", following, args[2]), loop, done)
+        k.add_incoming(_INDEX(0), entry)
+        k.add_incoming(following, loop)
+        running.add_incoming(start_value, entry)
+        running.add_incoming(found, loop)
+        builder.position_at_end(done)
+        flag = ir.IntType(32)
+        result = builder.extract_element(found, flag(0))
+        for lane in range(1, n_lanes):
+            other = builder.extract_element(found, flag(lane))
+            result = builder.select(builder.fcmp_ordered(">", other, result), other, result)
+        return result
 
     return signature, codegen
