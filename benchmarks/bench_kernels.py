@@ -1,12 +1,13 @@
 """Each kernel by itself, on the shapes it meets in a 640 x 480 picture, one thread.
 
-    pytest benchmarks --benchmark-only
+pytest benchmarks --benchmark-only
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from engines import random_weights
 
 from d2np import matching
 from d2np.bands import Rows
@@ -16,7 +17,6 @@ from d2np.layers import LAYERS
 from d2np.pyramid import resized
 from d2np.stages import DirectConvolution, PackedWeights, Pooling, WinogradConvolution
 from d2np.threads import Team
-from engines import random_weights
 
 CONVOLUTIONS = [layer for layer in LAYERS if layer.type == "convolution"]
 # Width of each convolution's input, and a few rows of it: time grows with the rows alone.

@@ -18,12 +18,13 @@ import sys
 import time
 
 import numpy as np
-
 from engines import ENGINES, installed, random_weights
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="+", default=["320x240", "640x480", "1600x1200"], metavar="WxH")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
@@ -93,7 +94,9 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as lines:
-            model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+            model = next(
+                (line.split(":")[1].strip() for line in lines if line.startswith("model name")), model
+            )
     packages = ["numba", "onnxruntime", "openvino", "torch", "ncnn", "opencv-python-headless"]
     versions = []
     for package in packages:

@@ -36,7 +36,9 @@ def random_weights(seed: int = 20190509) -> dict[str, FloatArray]:
     return arrays
 
 
-def d2np_winograd(arrays: Arrays, height: int, width: int, threads: int, algorithm: str = "winograd") -> Forward:
+def d2np_winograd(
+    arrays: Arrays, height: int, width: int, threads: int, algorithm: str = "winograd"
+) -> Forward:
     packed = PackedWeights(arrays, algorithm)
 
     def forward(pixels: FloatArray) -> FloatArray:
@@ -63,7 +65,12 @@ def onnx_graph(arrays: Arrays) -> bytes:
                 constants.append(numpy_helper.from_array(arrays[parameter], parameter))
                 inputs.append(parameter)
             options = {"pads": [layer.padding] * 4, "dilations": [layer.dilation] * 2}
-        kind = {"convolution": "Conv", "relu": "Relu", "max_pooling": "MaxPool", "average_pooling": "AveragePool"}
+        kind = {
+            "convolution": "Conv",
+            "relu": "Relu",
+            "max_pooling": "MaxPool",
+            "average_pooling": "AveragePool",
+        }
         if layer.type != "relu":
             options |= {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
         name = layer.name

@@ -1,6 +1,6 @@
 """Time whole extractions, from a decoded picture to features: d2np beside the published steps in PyTorch.
 
-    python benchmarks/extraction.py --size 640x480 --threads 2 --rounds 5
+python benchmarks/extraction.py --size 640x480 --threads 2 --rounds 5
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import sys
 import time
 
 import numpy as np
-
-import d2np
 from compare import machine
 from engines import random_weights
 from published_steps import PublishedPipeline
 
+import d2np
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", default="640x480", metavar="WxH")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

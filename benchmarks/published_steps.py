@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from engines import torch_model
 from numpy.typing import NDArray
 from torch.nn import functional
-
-from engines import torch_model
 
 EDGE_THRESHOLD = 5
 

@@ -1,8 +1,8 @@
 """D2-Net without a framework: keypoints and descriptors, NumPy arrays in, NumPy arrays out.
 
-    net = d2np.Net.load("analytic")
-    features = net("picture.jpg")
-    matches = d2np.match(features, net("another.jpg"))
+net = d2np.Net.load("analytic")
+features = net("picture.jpg")
+matches = d2np.match(features, net("another.jpg"))
 """
 
 from __future__ import annotations

@@ -40,13 +40,13 @@ class Rows(NamedTuple):
     positions: FloatArray
     start: int
     stride: int
-    count: int
+    height: int
     width: int
 
     def fill(self, values: ArrayLike) -> None:
-        """Write (count, width, channels) values, or one value everywhere."""
-        last = self.start + self.count * self.stride
-        band = self.positions[self.start : last].reshape(self.count, self.stride, self.positions.shape[1])
+        """Write (height, width, channels) values, or one value everywhere."""
+        last = self.start + self.height * self.stride
+        band = self.positions[self.start : last].reshape(self.height, self.stride, self.positions.shape[1])
         band[:, : self.width, : np.shape(values)[-1] if np.ndim(values) else None] = values
 
 
@@ -63,6 +63,7 @@ class RowBuffer:
         # Pixels a large power of two apart would fall into the same few sets of the cache.
         self.pixel_stride = channels + 16 if channels % 256 == 0 else channels
         self.count = 0
+        self.positions = np.empty((0, self.pixel_stride), np.float32)
         self.reserve(margin)
         self.add(margin).fill(0)
 

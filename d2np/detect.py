@@ -70,7 +70,7 @@ def hard_detection(cells: FloatArray, banned: NDArray[np.bool_], team: Team) -> 
             capacity = count
         found[span[0]] = positions[:count], scores[:count]
 
-    team.share(work, spans(height, 8))
+    team.share(team.timed("detection", "detection, localisation", work), spans(height, 8))
     parts = [found[first] for first in sorted(found)]
     return Candidates(
         np.concatenate([positions for positions, _ in parts]),
@@ -99,9 +99,7 @@ def strength(cells: FloatArray, team: Team) -> FloatArray:
     height, width, channels = cells.shape
     result = np.empty((height, width), np.float32)
     rows = cells.reshape(-1, channels)
-    team.share(
-        lambda span: normalize.strength(rows, result.reshape(-1), *span), spans(height * width, 1024)
-    )
+    team.share(lambda span: normalize.strength(rows, result.reshape(-1), *span), spans(height * width, 1024))
     return result
 
 
@@ -135,5 +133,5 @@ def descriptors(
             pool.relu(result[first:last])
         normalize.l2_normalize(result, first, last)
 
-    team.share(work, spans(len(positions), 256))
+    team.share(team.timed("descriptors", "sampling, normalisation", work), spans(len(positions), 256))
     return result, valid

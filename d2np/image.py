@@ -157,9 +157,7 @@ def network_size(
     return size
 
 
-def _steps(
-    width: int, height: int, max_edge: int | None, max_sum_edges: int | None
-) -> list[tuple[int, int]]:
+def _steps(width: int, height: int, max_edge: int | None, max_sum_edges: int | None) -> list[tuple[int, int]]:
     """The sizes through which the published rule takes a picture (``extract_features.py``).
 
     First the longest edge is brought down to ``max_edge``, then the sum of both edges to

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import FormatError, OptionError
 from .features import Features, Matches
-from .kernels import nearest, topk
+from .kernels import nearest
 from .kernels.simd import host_block
 from .threads import Team, spans
 
@@ -114,7 +114,9 @@ def nearest_pairs(
 
 def _two_best(
     a: FloatArray, b: FloatArray, threads: int | None
-) -> tuple[tuple[FloatArray, NDArray[np.int64], FloatArray], tuple[FloatArray, NDArray[np.int64], FloatArray]]:
+) -> tuple[
+    tuple[FloatArray, NDArray[np.int64], FloatArray], tuple[FloatArray, NDArray[np.int64], FloatArray]
+]:
     """For each row of ``a`` and of ``b``: largest product, its partner, and the second-largest product."""
 
     def nothing(count: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,13 +16,37 @@ from . import detect, image, pyramid, weights
 from .bands import flow
 from .errors import ImageError, OptionError
 from .features import DESCRIPTOR_SIZE, Features
-from .image import Picture
+from .image import Picture, network_size, open_picture
 from .kernels import topk
 from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
+from .profile import Profile, summarise
 from .stages import PackedWeights, stages
-from .threads import Team
+from .threads import Clock, Team
 
 FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What :meth:`Net.__call__` can be told; see there."""
+
+    detector: str = "d2"
+    scales: Sequence[float] = (1.0,)
+    max_keypoints: int | None = None
+    preprocessing: str = "caffe"
+    relu: bool = True
+    centered: bool = False
+    max_edge: int | None = 1600
+    max_sum_edges: int | None = 2800
+    mask: ArrayLike | None = None
+    orient: bool = False
+
+    def __post_init__(self) -> None:
+        if self.detector not in detect.DETECTORS:
+            raise OptionError(f"detector must be one of {', '.join(detect.DETECTORS)}; got {self.detector!r}")
+        most = self.max_keypoints
+        if most is not None and (isinstance(most, bool) or not hasattr(most, "__index__") or most < 0):
+            raise OptionError(f"max_keypoints must be a whole number from 0 up, or None; got {most!r}")
 
 
 @dataclass(frozen=True)
@@ -186,45 +211,96 @@ class Net:
         OptionError
             If an option has a value that makes no sense.
         """
-        if detector not in detect.DETECTORS:
-            raise OptionError(f"detector must be one of {', '.join(detect.DETECTORS)}; got {detector!r}")
-        if max_keypoints is not None and (isinstance(max_keypoints, bool) or not max_keypoints >= 0):
-            raise OptionError(f"max_keypoints must be a number from 0 up, or None; got {max_keypoints!r}")
-        frame = _frame(image, preprocessing, max_edge, max_sum_edges, orient, centered)
-        allowed = _checked_mask(mask, frame)
-        steps = pyramid.levels(*frame.pixels.shape[:2], scales)
-        ranked = detector == "strength"
-        if ranked and max_keypoints is None:
-            max_keypoints = np.iinfo(np.int64).max
+        options = _Options(
+            detector,
+            scales,
+            max_keypoints,
+            preprocessing,
+            relu,
+            centered,
+            max_edge,
+            max_sum_edges,
+            mask,
+            orient,
+        )
+        with Team(threads) as team:
+            return self._extract(image, options, team)
+
+    def profile(self, image: Picture, *, threads: int | None = None, **options: Any) -> Profile:
+        """Extract features twice, and tell where the time of the second run went.
+
+        Parameters
+        ----------
+        image : path, PIL.Image or array
+        threads : int, optional
+        **options
+            Those of :meth:`__call__`, as are the errors.
+
+        Returns
+        -------
+        Profile
+            Time per layer and phase; ``print`` shows it as a table.
+        """
+        chosen = _Options(**options)
+        picture = open_picture(image, orient=chosen.orient)
+        with Team(threads) as team:
+            self._extract(picture, chosen, team)  # compiles what has not been compiled yet
+        clock = Clock()
+        with Team(threads, clock) as team:
+            start = time.perf_counter()
+            self._extract(picture, chosen, team)
+            wall_seconds = time.perf_counter() - start
+        height, width = picture.shape[:2]
+        width, height = network_size(
+            width, height, max_edge=chosen.max_edge, max_sum_edges=chosen.max_sum_edges
+        )
+        sizes = [(level.height, level.width) for level in pyramid.levels(height, width, chosen.scales)]
+        return summarise(clock, wall_seconds, team.size, sizes)
+
+    def _extract(self, image: Picture, options: _Options, team: Team) -> Features:
+        frame = _frame(
+            image,
+            options.preprocessing,
+            options.max_edge,
+            options.max_sum_edges,
+            options.orient,
+            options.centered,
+        )
+        allowed = _checked_mask(options.mask, frame)
+        steps = pyramid.levels(frame.pixels.shape[0], frame.pixels.shape[1], options.scales)
+        ranked = options.detector == "strength"
+        most = options.max_keypoints
+        if ranked and most is None:
+            most = np.iinfo(np.int64).max
+
+        def forward(pixels: FloatArray) -> FloatArray:
+            # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
+            return self._forward(pixels, team, relu=options.relu and not ranked)
 
         keypoints, scores, vectors = [], [], []
-        with Team(threads) as team:
-
-            def forward(pixels: FloatArray) -> FloatArray:
-                # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
-                return self._forward(pixels, team, relu=relu and not ranked)
-
-            find = detect.DETECTORS[detector]
-            for level, cells, found in pyramid.climb(frame.pixels, steps, forward, find, team):
-                xy = frame.to_picture(found.positions, level)
-                # Summed maps grow with the level's number; strengths are normalised and do not.
-                level_scores = found.scores if ranked else found.scores / np.float32(level.number)
-                chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
-                if max_keypoints is not None:
-                    chosen = chosen[topk.strongest(level_scores[chosen], max_keypoints)]
-                described, _ = detect.descriptors(cells, found.positions[chosen], team, relu=relu and ranked)
-                scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
-                keypoints.append(np.concatenate([xy[chosen], scale], axis=1))
-                scores.append(level_scores[chosen])
-                vectors.append(described)
+        find = detect.DETECTORS[options.detector]
+        for level, cells, found in pyramid.climb(frame.pixels, steps, forward, find, team):
+            xy = frame.to_picture(found.positions, level)
+            # Summed maps grow with the level's number; strengths are normalised and do not.
+            level_scores = found.scores if ranked else found.scores / np.float32(level.number)
+            chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
+            if most is not None:
+                chosen = chosen[topk.strongest(level_scores[chosen], most)]
+            described, _ = detect.descriptors(
+                cells, found.positions[chosen], team, relu=options.relu and ranked
+            )
+            scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
+            keypoints.append(np.concatenate([xy[chosen], scale], axis=1))
+            scores.append(level_scores[chosen])
+            vectors.append(described)
         features = Features(
             np.concatenate(keypoints),
             np.concatenate(scores),
             np.concatenate(vectors),
             (frame.width, frame.height),
         )
-        if max_keypoints is not None and len(steps) > 1:
-            features = features.select(topk.strongest(features.scores, max_keypoints))
+        if most is not None and len(steps) > 1:
+            features = features.select(topk.strongest(features.scores, most))
         return features
 
     def dense(
@@ -354,11 +430,11 @@ def _frame(
 ) -> _Frame:
     given = image.open_picture(picture, orient=orient)
     small = image.shrink(given, max_edge=max_edge, max_sum_edges=max_sum_edges)
-    return _Frame(*given.shape[:2], image.preprocess(small, preprocessing), centered)
+    return _Frame(given.shape[0], given.shape[1], image.preprocess(small, preprocessing), centered)
 
 
 def _checked_size(frame: _Frame) -> FloatArray:
-    pyramid.levels(*frame.pixels.shape[:2], (1.0,))
+    pyramid.levels(frame.pixels.shape[0], frame.pixels.shape[1], (1.0,))
     return frame.pixels
 
 

@@ -109,14 +109,15 @@ class Pooling:
         source = self.source
         kernel = pool.max_pool if self.layer.type == "max_pooling" else pool.average_pool
 
-        def work(span: tuple[int, int]) -> None:
+        def pool_rows(span: tuple[int, int]) -> None:
             kernel(
                 source.positions, source.row_stride,
                 target.positions, target.start, target.stride, self.width, self.channels, *span,
             )  # fmt: skip
 
-        team.share(work, spans(target.count, _TASK_SIZE // (50 * self.width * self.channels)))
-        source.drop(target.count * self.layer.stride)
+        work = team.timed(self.layer.name, "pooling", pool_rows)
+        team.share(work, spans(target.height, _TASK_SIZE // (50 * self.width * self.channels)))
+        source.drop(target.height * self.layer.stride)
 
 
 class _Convolution:
@@ -160,14 +161,15 @@ class DirectConvolution(_Convolution):
         size = _TASK_SIZE // (9 * layer.in_channels * layer.out_channels)
         size = max(1, round(size / block.rows)) * block.rows
 
-        def work(span: tuple[int, int]) -> None:
+        def convolve(span: tuple[int, int]) -> None:
             kernel(
                 source.positions, taps, self.weights, self.bias, self.floor, source.row_stride,
                 target.positions, target.start, target.stride, self.width, *span,
             )  # fmt: skip
 
-        team.share(work, spans(target.count * source.row_stride - layer.padding, size))
-        source.drop(target.count)
+        work = team.timed(layer.name, "direct convolution", convolve)
+        team.share(work, spans(target.height * source.row_stride - layer.padding, size))
+        source.drop(target.height)
 
 
 class WinogradConvolution(_Convolution):
@@ -177,9 +179,7 @@ class WinogradConvolution(_Convolution):
     ones may be fewer.
     """
 
-    def __init__(
-        self, layer: Layer, packed: PackedWeights, width: int, floor: float, pooled: bool
-    ) -> None:
+    def __init__(self, layer: Layer, packed: PackedWeights, width: int, floor: float, pooled: bool) -> None:
         super().__init__(layer, packed, width, floor, 0)
         self.shrink = 2 if pooled else 1
         self.width = width // self.shrink
@@ -219,11 +219,20 @@ class WinogradConvolution(_Convolution):
 
         def work(span: tuple[int, int]) -> None:
             transformed, products, patch = self._scratch(team)
-            kernel(
-                source.positions, source.row_stride, layer.dilation, self.weights, self.bias, self.floor,
-                target.positions, target.start, target.stride, source.width, rows,
-                transformed, products, patch, *span,
-            )  # fmt: skip
+
+            def run(phases: int) -> None:
+                kernel(
+                    source.positions, source.row_stride, layer.dilation, self.weights, self.bias, self.floor,
+                    target.positions, target.start, target.stride, source.width, rows,
+                    transformed, products, patch, phases, *span,
+                )  # fmt: skip
+
+            if team.clock is None:
+                run(winograd.ALL_PHASES)
+            else:
+                for phase, bit in winograd.PHASES.items():
+                    with team.clock.measure(layer.name, phase):
+                        run(bit)
 
         team.share(work, spans(lines * self.tiles_in_a_row, self.tiles_in_a_block))
         source.drop(rows)

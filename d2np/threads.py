@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -28,6 +30,23 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class Clock:
+    """Adds up the time that threads spend on named pieces of work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def measure(self, what: str, phase: str) -> Iterator[None]:
+        """Add the time that the block takes to (what, phase)."""
+        start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        with self._lock:
+            self.seconds[what, phase] = self.seconds.get((what, phase), 0.0) + spent
+
+
 class Team:
     """A few threads that work through lists of tasks together; the caller's thread is one of them.
 
@@ -35,6 +54,8 @@ class Team:
     ----------
     threads : int or None
         How many, the caller's included; None means every core this process may use.
+    clock : Clock, optional
+        Told how long the pieces of work take.
 
     Raises
     ------
@@ -42,12 +63,13 @@ class Team:
         If ``threads`` is not a positive whole number.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, clock: Clock | None = None) -> None:
         if threads is None:
             threads = usable_cores()
         if isinstance(threads, bool) or not hasattr(threads, "__index__") or int(threads) < 1:
             raise OptionError(f"threads must be a whole number from 1 up, or None; got {threads!r}")
         self.size = int(threads)
+        self.clock = clock
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(self.size - 1, "d2np") if self.size > 1 else None
 
@@ -87,6 +109,18 @@ class Team:
         for failure in failures:
             if failure is not None:
                 raise failure
+
+    def timed(self, what: str, phase: str, work: Callable[[Task], object]) -> Callable[[Task], object]:
+        """The same work, with the clock running if there is one."""
+        clock = self.clock
+        if clock is None:
+            return work
+
+        def measured(task: Task) -> None:
+            with clock.measure(what, phase):
+                work(task)
+
+        return measured
 
     def scratch(self, size: int) -> NDArray[np.float32]:
         """Memory that belongs to the calling thread as long as the team lives: (size,) float32.

@@ -13,7 +13,7 @@ from .normalize import largest_channel
 
 
 @njit(nogil=True, cache=True)
-def _at(cells, i, j, c):  # type: ignore[no-untyped-def]
+def _at(cells, i, j, c):
     """The map with zeros around it, as the published second differences see it."""
     if i < 0 or j < 0 or i >= cells.shape[0] or j >= cells.shape[1]:
         return np.float32(0)
@@ -21,7 +21,7 @@ def _at(cells, i, j, c):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _is_local_maximum(cells, i, j, c):  # type: ignore[no-untyped-def]
+def _is_local_maximum(cells, i, j, c):
     value = cells[i, j, c]
     for y in range(max(i - 1, 0), min(i + 2, cells.shape[0])):
         for x in range(max(j - 1, 0), min(j + 2, cells.shape[1])):
@@ -31,7 +31,7 @@ def _is_local_maximum(cells, i, j, c):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def detect(cells, banned, edge_threshold, taken, found, positions, scores, first, last):  # type: ignore[no-untyped-def]
+def detect(cells, banned, edge_threshold, taken, found, positions, scores, first, last):
     """Keypoints of the rows ``first`` to ``last`` of a map, row by row.
 
     Parameters

@@ -41,8 +41,19 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
     """The convolution compiled for one block shape."""
 
     @njit(nogil=True, cache=True)
-    def convolve(  # type: ignore[no-untyped-def]
-        source, taps, weights, bias, floor, row_stride, target, target_start, target_stride, width, first, last
+    def convolve(
+        source,
+        taps,
+        weights,
+        bias,
+        floor,
+        row_stride,
+        target,
+        target_start,
+        target_stride,
+        width,
+        first,
+        last,
     ):
         """Outputs at the positions ``first`` to ``last`` of a band, all channels.
 
@@ -90,4 +101,4 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                             j = 0
                             i += 1
 
-    return convolve  # type: ignore[no-any-return]
+    return convolve

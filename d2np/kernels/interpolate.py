@@ -7,21 +7,21 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def _neighbours(position, size):  # type: ignore[no-untyped-def]
+def _neighbours(position, size):
     low = min(int(position), size - 1)
     high = min(low + 1, size - 1)
     return low, high, np.float32(position - np.float32(low))
 
 
 @njit(nogil=True, cache=True)
-def _step(source_size, target_size):  # type: ignore[no-untyped-def]
+def _step(source_size, target_size):
     if target_size < 2:
         return np.float32(0)
     return np.float32(source_size - 1) / np.float32(target_size - 1)
 
 
 @njit(nogil=True, cache=True)
-def resize(source, target, add, first, last):  # type: ignore[no-untyped-def]
+def resize(source, target, add, first, last):
     """Resize ``source`` (H, W, C) to ``target`` (h, w, C), corner pixels on corner pixels.
 
     Writes the rows ``first`` to ``last``, or adds to them if ``add``. The arithmetic is PyTorch's
@@ -42,7 +42,7 @@ def resize(source, target, add, first, last):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def sample(cells, positions, target, valid, first, last):  # type: ignore[no-untyped-def]
+def sample(cells, positions, target, valid, first, last):
     """Bilinear values of ``cells`` (h, w, C) at ``positions`` (N, 2) row, column; float32.
 
     Writes the rows ``first`` to ``last`` of ``target`` (N, C). A position of which one of the four cells

@@ -24,7 +24,7 @@ def pack(descriptors: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
 
 
 @njit(nogil=True, cache=True)
-def keep_best(best, index, second, n, value, other):  # type: ignore[no-untyped-def]
+def keep_best(best, index, second, n, value, other):
     """Take ``value`` with partner ``other`` into the two best of ``n``; of equals the lower index wins."""
     if value > best[n] or (value == best[n] and other < index[n]):
         second[n] = best[n]
@@ -35,7 +35,7 @@ def keep_best(best, index, second, n, value, other):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True, cache=True)
-def merge(best, index, second, more_best, more_index, more_second):  # type: ignore[no-untyped-def]
+def merge(best, index, second, more_best, more_index, more_second):
     """Take the two best of other partners into the two best so far."""
     for n in range(best.shape[0]):
         keep_best(best, index, second, n, more_best[n], more_index[n])
@@ -47,9 +47,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
     """The pass over all pairs compiled for one block shape."""
 
     @njit(nogil=True, cache=True)
-    def two_best(  # type: ignore[no-untyped-def]
-        a, b, count_b, a_best, a_index, a_second, b_best, b_index, b_second, first, last
-    ):
+    def two_best(a, b, count_b, a_best, a_index, a_second, b_best, b_index, b_second, first, last):
         """Best and second-best partners among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
 
         Parameters
@@ -91,7 +89,14 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                     for c in range(0, columns, lanes):
                         value = r * columns + c
                         keep_two_best(
-                            tile, value, m, row_best, row_block, row_second, (i - first + r) * columns + c, lanes
+                            tile,
+                            value,
+                            m,
+                            row_best,
+                            row_block,
+                            row_second,
+                            (i - first + r) * columns + c,
+                            lanes,
                         )
                         keep_two_best(tile, value, i + r, column_best, column_row, column_second, c, lanes)
             for c in range(used):
@@ -105,7 +110,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                     keep_best(a_best, a_index, a_second, i, row_best[i - first, c], partner)
                     a_second[i] = max(a_second[i], row_second[i - first, c])
 
-    return two_best  # type: ignore[no-any-return]
+    return two_best
 
 
 @functools.cache
@@ -113,7 +118,7 @@ def closest_kernel(lanes: int, rows: int) -> Callable[..., Any]:
     """The search for the closest pairs compiled for one block shape."""
 
     @njit(nogil=True, cache=True)
-    def closest(a, b, count_b, values, keys, first, last):  # type: ignore[no-untyped-def]
+    def closest(a, b, count_b, values, keys, first, last):
         """The closest pairs among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
 
         ``a`` and ``b`` are as in :func:`kernel`. ``values`` (n,) float32 and ``keys`` (n,) int64 are a heap
@@ -140,4 +145,4 @@ def closest_kernel(lanes: int, rows: int) -> Callable[..., Any]:
                         if tile[r, c] >= values[0]:
                             replace_weakest(values, keys, tile[r, c], (i + r) * count_b + m * columns + c)
 
-    return closest  # type: ignore[no-any-return]
+    return closest

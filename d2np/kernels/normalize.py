@@ -12,7 +12,7 @@ _REORDER = {"reassoc", "contract", "nsz"}
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
-def squared_norm(vector):  # type: ignore[no-untyped-def]
+def squared_norm(vector):
     total = np.float32(0)
     for c in range(vector.shape[0]):
         total += vector[c] * vector[c]
@@ -20,7 +20,7 @@ def squared_norm(vector):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def largest_channel(cells, n):  # type: ignore[no-untyped-def]
+def largest_channel(cells, n):
     """Largest element of row ``n`` of ``cells`` (N, C), C-contiguous float32."""
     channels = cells.shape[1]
     whole = channels // 16
@@ -33,7 +33,7 @@ def largest_channel(cells, n):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def l2_normalize(vectors, first, last):  # type: ignore[no-untyped-def]
+def l2_normalize(vectors, first, last):
     """Divide the rows ``first`` to ``last`` of ``vectors`` (N, C) float32 by their length, in place.
 
     Lengths under 1e-12 count as 1e-12, as in PyTorch's ``normalize``: rows of zeros stay zeros.
@@ -45,7 +45,7 @@ def l2_normalize(vectors, first, last):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def strength(cells, target, first, last):  # type: ignore[no-untyped-def]
+def strength(cells, target, first, last):
     """Largest element of each L2-normalised row of ``cells`` (N, C), into ``target`` (N,), float32."""
     for n in range(first, last):
         length = max(np.sqrt(squared_norm(cells[n])), np.float32(1e-12))

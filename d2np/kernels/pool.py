@@ -7,7 +7,7 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def relu(values):  # type: ignore[no-untyped-def]
+def relu(values):
     """Set the negative elements of ``values`` (N, C) float32 to zero, in place."""
     for n in range(values.shape[0]):
         for c in range(values.shape[1]):
@@ -15,7 +15,7 @@ def relu(values):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def max_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):  # type: ignore[no-untyped-def]
+def max_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):
     """2 x 2 maximum with stride 2, for the output rows ``first`` to ``last``.
 
     ``source`` and ``target`` are (positions, pixel stride) float32. Row i, column j of the input stands at
@@ -35,7 +35,7 @@ def max_pool(source, row_stride, target, target_start, target_stride, width, cha
 
 
 @njit(nogil=True, cache=True)
-def average_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):  # type: ignore[no-untyped-def]
+def average_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):
     """2 x 2 mean with stride 1; the arguments are those of :func:`max_pool`."""
     quarter = np.float32(0.25)
     for i in range(first, last):

@@ -127,8 +127,23 @@ class VectorBuilder:
 
 
 @intrinsic(prefer_literal=True)
-def multiply_block(  # type: ignore[no-untyped-def]
-    typingctx, a, a_start, a_step, taps, depth, b, b_start, bias, bias_start, floor, c, c_start, c_step, lanes, rows
+def multiply_block(
+    typingctx,
+    a,
+    a_start,
+    a_step,
+    taps,
+    depth,
+    b,
+    b_start,
+    bias,
+    bias_start,
+    floor,
+    c,
+    c_start,
+    c_step,
+    lanes,
+    rows,
 ):
     """``c[r, n] = max(floor, bias[n] + sum over t, k of a[taps[t] + r, k] * b[t, k, n])`` for one block.
 
@@ -155,7 +170,9 @@ def multiply_block(  # type: ignore[no-untyped-def]
         v = VectorBuilder(context, builder, n_lanes)
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         prefetch = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag]), "llvm.prefetch.p0"
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag]),
+            "llvm.prefetch.p0",
         )
         one, zero, second = _INDEX(1), _INDEX(0), _INDEX(n_lanes)
         a_step_value, depth_value = args[2], args[4]
@@ -233,7 +250,7 @@ def multiply_block(  # type: ignore[no-untyped-def]
 
 
 @intrinsic(prefer_literal=True)
-def keep_two_best(typingctx, values, values_start, partner, best, index, second, start, lanes):  # type: ignore[no-untyped-def]
+def keep_two_best(typingctx, values, values_start, partner, best, index, second, start, lanes):
     """Take one vector of values into running pairs of best values, lane by lane.
 
     ``best``, ``index`` (int32) and ``second`` hold ``lanes`` elements from ``start`` on. Where a value is
@@ -268,7 +285,7 @@ def keep_two_best(typingctx, values, values_start, partner, best, index, second,
 
 
 @intrinsic(prefer_literal=True)
-def largest(typingctx, values, start, vectors, lanes):  # type: ignore[no-untyped-def]
+def largest(typingctx, values, start, vectors, lanes):
     """The largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
 
     ``vectors`` must be at least 1.

@@ -10,18 +10,18 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def _weaker(values, keys, a, b):  # type: ignore[no-untyped-def]
+def _weaker(values, keys, a, b):
     return values[a] < values[b] or (values[a] == values[b] and keys[a] > keys[b])
 
 
 @njit(nogil=True, cache=True)
-def _swap(values, keys, a, b):  # type: ignore[no-untyped-def]
+def _swap(values, keys, a, b):
     values[a], values[b] = values[b], values[a]
     keys[a], keys[b] = keys[b], keys[a]
 
 
 @njit(nogil=True, cache=True)
-def _sift_down(values, keys, size):  # type: ignore[no-untyped-def]
+def _sift_down(values, keys, size):
     root = 0
     while True:
         child = 2 * root + 1
@@ -36,7 +36,7 @@ def _sift_down(values, keys, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def replace_weakest(values, keys, value, key):  # type: ignore[no-untyped-def]
+def replace_weakest(values, keys, value, key):
     """Put ``value`` with ``key`` in the place of the heap's weakest, if it ranks before that one."""
     if value < values[0] or (value == values[0] and key > keys[0]):
         return
@@ -45,7 +45,7 @@ def replace_weakest(values, keys, value, key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def sort_heap(values, keys):  # type: ignore[no-untyped-def]
+def sort_heap(values, keys):
     """Turn a heap into a list, the strongest first, in place."""
     for end in range(values.shape[0] - 1, 0, -1):
         _swap(values, keys, 0, end)
@@ -53,8 +53,8 @@ def sort_heap(values, keys):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def strongest(values, k):  # type: ignore[no-untyped-def]
-    """Positions of the ``k`` largest of ``values`` (N,) float32, largest first; of equals the first one first.
+def strongest(values, k):
+    """Positions of the ``k`` largest of ``values`` (N,) float32, largest first; of equals the first first.
 
     Returns (min(k, N),) int64.
     """

@@ -36,6 +36,10 @@ INPUTS = 6
 """Rows and columns of inputs in a tile, and of points."""
 POINTS = INPUTS * INPUTS
 
+PHASES = {"input transform": 1, "block multiplication": 2, "output transform": 4}
+"""The phases by the bits that ask the kernel for them."""
+ALL_PHASES = sum(PHASES.values())
+
 # The points +-A and +-B: exact in binary, and half as wrong as the usual 1 and 2. See benchmarks/NOTES.md.
 A, B = 0.75, 1.5
 
@@ -89,7 +93,7 @@ def _output_1d(v: VectorBuilder, m: Sequence[Any]) -> list[Any]:
 
 
 @intrinsic(prefer_literal=True)
-def input_tile(typingctx, source, start, row_step, column_step, target, target_start, point_step, lanes):  # type: ignore[no-untyped-def]
+def input_tile(typingctx, source, start, row_step, column_step, target, target_start, point_step, lanes):
     """Input transform of one tile for as many channels as a vector has lanes.
 
     Element (u, v) of the patch lies at ``start + u * row_step + v * column_step`` of ``source``; point p is
@@ -117,9 +121,9 @@ def input_tile(typingctx, source, start, row_step, column_step, target, target_s
 
 
 @intrinsic(prefer_literal=True)
-def output_tile(  # type: ignore[no-untyped-def]
-    typingctx, source, start, point_step, bias, bias_start, floor, target, target_start, row_step, column_step,
-    pooled, lanes,
+def output_tile(
+    typingctx, source, start, point_step, bias, bias_start, floor, target, target_start, row_step,
+    column_step, pooled, lanes,
 ):  # fmt: skip
     """Output transform of one tile for as many channels as a vector has lanes, with bias and ReLU.
 
@@ -170,9 +174,9 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
     """The convolution compiled for one block shape, with or without maximum pooling behind it."""
 
     @njit(nogil=True, cache=True)
-    def convolve(  # type: ignore[no-untyped-def]
-        source, row_stride, dilation, weights, bias, floor, target, target_start, target_stride, width, height,
-        transformed, products, patch, first, last,
+    def convolve(
+        source, row_stride, dilation, weights, bias, floor, target, target_start, target_stride, width,
+        height, transformed, products, patch, phases, first, last,
     ):  # fmt: skip
         """The tiles ``first`` to ``last`` of a band.
 
@@ -182,8 +186,8 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
         Parameters
         ----------
         source : (positions, pixel stride) float32
-            Input band; row i, column j of the picture is position ``(i + dilation) * row_stride + dilation + j``
-            and the ``dilation`` rows and columns around are zeros.
+            Input band; row i, column j of it is position ``(i + dilation) * row_stride + dilation + j``, and
+            the ``dilation`` rows and columns around are zeros.
         weights : (36, out / NR, in, NR) float32
             See :func:`pack`.
         bias : (out,) float32
@@ -198,6 +202,9 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
         products : (36, tiles, >= out) float32, scratch
             The number of tiles, a multiple of ``rows``, is the number that shares a pass over the weights.
         patch : (36, >= max(in, out)) float32, scratch
+        phases : int
+            Sum of :data:`PHASES`. A caller that wants to time them asks for one after the other, for no more
+            tiles at a time than the scratch arrays hold.
         """
         in_channels, columns = weights.shape[2], 2 * lanes
         out_channels = weights.shape[1] * columns
@@ -216,7 +223,7 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
             tiles = min(block, last - start)
 
             # Input transform
-            for n in range(tiles):
+            for n in range(tiles if phases & 1 else 0):
                 line, x = divmod(start + n, across)
                 line, right = divmod(line, dilation)
                 line, down = divmod(line, dilation)
@@ -245,7 +252,7 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                     )
 
             # Block multiplication
-            for p in range(36):
+            for p in range(36 if phases & 2 else 0):
                 for k in range(weights.shape[1]):
                     for n in range(0, tiles, rows):
                         multiply_block(
@@ -255,7 +262,7 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                         )  # fmt: skip
 
             # Output transform
-            for n in range(tiles):
+            for n in range(tiles if phases & 4 else 0):
                 line, x = divmod(start + n, across)
                 line, right = divmod(line, dilation)
                 line, down = divmod(line, dilation)
@@ -283,4 +290,4 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                             for c in range(out_channels):
                                 target[position, c] = patch[side * i + j, c]
 
-    return convolve  # type: ignore[no-any-return]
+    return convolve
