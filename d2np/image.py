@@ -6,6 +6,7 @@ What users hold becomes one thing, (H, W, 3) in 0..255, red first; then what the
 from __future__ import annotations
 
 import os
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -90,6 +91,8 @@ def _from_pil(picture: Image.Image, orient: bool, name: str) -> NDArray[Any]:
             picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
             return _from_array(_deep_grey(picture), name)
+        if picture.mode == "P" and "transparency" in picture.info:
+            picture = picture.convert("RGBA")  # Pillow warns where transparency is dropped at once
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
         return _from_array(np.asarray(picture), name)
@@ -164,7 +167,7 @@ def _steps(width: int, height: int, max_edge: int | None, max_sum_edges: int | N
     ``max_sum_edges``; sizes are truncated to integers.
     """
     for name, limit in (("max_edge", max_edge), ("max_sum_edges", max_sum_edges)):
-        if limit is not None and (isinstance(limit, bool) or not limit >= 1):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real) or not limit >= 1):
             raise OptionError(f"{name} must be a number of pixels, or None for no limit; got {limit!r}")
     sizes = [(width, height)]
     if max_edge is not None and max(width, height) > max_edge:

@@ -42,7 +42,7 @@ class _Options:
     orient: bool = False
 
     def __post_init__(self) -> None:
-        if self.detector not in detect.DETECTORS:
+        if not isinstance(self.detector, str) or self.detector not in detect.DETECTORS:
             raise OptionError(f"detector must be one of {', '.join(detect.DETECTORS)}; got {self.detector!r}")
         most = self.max_keypoints
         if most is not None and (isinstance(most, bool) or not hasattr(most, "__index__") or most < 0):
@@ -79,7 +79,8 @@ class _Frame:
         # Keypoints on the map's border must not fall off it by a rounding error.
         last = np.array(map_size(*self.pixels.shape[:2])) - 1
         near = (cells > -1e-4) & (cells < last + 1e-4)
-        return np.where(near, np.clip(cells, 0, last), cells).astype(np.float32)
+        with np.errstate(over="ignore"):  # too far away for float32 is outside too
+            return np.where(near, np.clip(cells, 0, last), cells).astype(np.float32)
 
 
 class Net:

@@ -1,0 +1,85 @@
+"""What the tests share: random weights and pictures that anyone can make again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import d2np
+from d2np.layers import PARAMETER_SHAPES
+
+REFERENCE_SEED = 20190509
+
+
+def random_weights(seed):
+    """Weights of the size that keeps activations of one size through all layers, from a frozen stream."""
+    rng = np.random.RandomState(seed)
+    arrays = {}
+    for name, shape in PARAMETER_SHAPES.items():
+        size = np.sqrt(2 / (9 * shape[1])) if name.endswith("weight") else 0.1
+        arrays[name] = (rng.standard_normal(shape) * size).astype(np.float32)
+    return arrays
+
+
+def random_picture(height, width, seed=0):
+    """Blobs of several sizes: smooth enough to have keypoints at every scale."""
+    rng = np.random.RandomState(seed)
+    y, x = np.mgrid[:height, :width]
+    picture = np.full((height, width, 3), 127.0)
+    for _ in range(min(max(6, height * width // 150), 150)):
+        size = rng.uniform(1, 6)
+        blob = np.exp(-((y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2) / (2 * size**2))
+        picture += blob[:, :, np.newaxis] * rng.uniform(-150, 150, 3)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def weights_arrays():
+    """The weights of the reference files."""
+    return random_weights(REFERENCE_SEED)
+
+
+@pytest.fixture(scope="session")
+def net(weights_arrays):
+    return d2np.Net(weights_arrays)
+
+
+@pytest.fixture(scope="session")
+def make_weights():
+    return random_weights
+
+
+@pytest.fixture(scope="session")
+def make_picture():
+    return random_picture
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """61 x 83 pixels, of odd sizes on purpose."""
+    return random_picture(61, 83)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Arrays of a reference file by its name."""
+
+    def load(name):
+        with np.load(Path(__file__).parent / "reference" / f"{name}.npz") as file:
+            return dict(file)
+
+    return load
+
+
+@pytest.fixture
+def assert_same_features():
+    """Fails unless two :class:`d2np.Features` are the same, bit for bit."""
+
+    def check(a, b):
+        assert a.image_size == b.image_size
+        for name in ("keypoints", "scores", "descriptors"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+    return check

@@ -1,0 +1,104 @@
+"""The network as it flows in bands, against the naive forward pass over whole maps."""
+
+import tracemalloc
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2np import bands, stages
+from d2np.kernels.simd import BLOCKS
+from d2np.layers import map_size
+from d2np.threads import Team
+
+
+@pytest.fixture(scope="module")
+def packed(weights_arrays):
+    return {name: stages.PackedWeights(weights_arrays, name) for name in stages.ALGORITHMS}
+
+
+def random_pixels(height, width, seed=0):
+    return np.random.RandomState(seed).uniform(-120, 130, (height, width, 3)).astype(np.float32)
+
+
+def feature_map(pixels, packed, *, relu=True, rows_at_a_time=None, threads=2):
+    with Team(threads) as team:
+        made = stages.stages(packed, pixels.shape[1], relu=relu)
+        return np.concatenate([*bands.flow(pixels, made, team, rows_at_a_time=rows_at_a_time)])
+
+
+EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", stages.ALGORITHMS)
+
+
+@EVERY_ALGORITHM
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("size", [(8, 8), (8, 9), (9, 31), (23, 8), (33, 50), (47, 41)])
+def test_equals_naive(packed, weights_arrays, algorithm, size, relu):
+    pixels = random_pixels(*size)
+    expected = naive.forward(pixels, weights_arrays, relu)
+    found = feature_map(pixels, packed[algorithm], relu=relu)
+    assert found.dtype == np.float32
+    assert found.shape == (*map_size(*size), 512)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
+    assert (found.min() < 0) != relu
+
+
+@settings(deadline=None, max_examples=15, derandomize=True)
+@given(
+    height=st.integers(8, 70),
+    width=st.integers(8, 40),
+    algorithm=st.sampled_from(stages.ALGORITHMS),
+    rows_at_a_time=st.integers(1, 71),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_cuts_and_threads_change_no_bit(packed, height, width, algorithm, rows_at_a_time, threads):
+    pixels = random_pixels(height, width)
+    whole = feature_map(pixels, packed[algorithm], rows_at_a_time=height, threads=1)
+    cut = feature_map(pixels, packed[algorithm], rows_at_a_time=rows_at_a_time, threads=threads)
+    np.testing.assert_array_equal(cut, whole)
+
+
+@EVERY_ALGORITHM
+@pytest.mark.parametrize("rows_at_a_time", [1, 2, 3, 7, 8, 16, 101])
+def test_every_band_height_gives_the_same_bits(packed, algorithm, rows_at_a_time):
+    pixels = random_pixels(101, 26)
+    expected = feature_map(pixels, packed[algorithm])
+    found = feature_map(pixels, packed[algorithm], rows_at_a_time=rows_at_a_time)
+    np.testing.assert_array_equal(found, expected)
+
+
+@EVERY_ALGORITHM
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_every_vector_width_gives_the_same_map(packed, weights_arrays, monkeypatch, algorithm, block):
+    monkeypatch.setattr(stages, "host_block", lambda: block)
+    forced = stages.PackedWeights(weights_arrays, algorithm)
+    assert forced.block == block
+    pixels = random_pixels(25, 30)
+    found, expected = feature_map(pixels, forced), feature_map(pixels, packed[algorithm])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+@EVERY_ALGORITHM
+def test_memory_does_not_grow_with_the_height(packed, algorithm):
+    def most_memory(height):
+        pixels = random_pixels(height, 24)
+        with Team(1) as team:
+            tracemalloc.start()
+            made = stages.stages(packed[algorithm], 24, relu=True)
+            for _ in bands.flow(pixels, made, team, rows_at_a_time=32):
+                pass
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        return most
+
+    low = most_memory(800)
+    assert most_memory(1600) < 1.02 * low
+
+
+def test_band_heights_suit_the_two_poolings():
+    for width in (8, 100, 640, 1600, 100_000):
+        assert bands.band_height(width) % 8 == 0
+        assert bands.band_height(width) >= 8
+    assert bands.band_height(1600) <= bands.band_height(640)

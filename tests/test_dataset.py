@@ -1,0 +1,245 @@
+"""Which pictures are meant, and an extraction that goes on where it was."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2np.dataset import Entry, HlocOutput, NpzOutput, Settings, extract, listing
+from d2np.errors import FormatError, ImageError, OptionError
+from d2np.features import Features
+from d2np.formats import hloc
+
+
+class FakeNet:
+    """Gives every picture as many keypoints as it is wide, and remembers what it was asked for."""
+
+    provenance = None
+
+    def __init__(self, stop_at=None):
+        self.seen = []
+        self.stop_at = stop_at
+
+    def __call__(self, path, *, threads=None, **options):
+        if self.stop_at is not None and len(self.seen) == self.stop_at:
+            raise KeyboardInterrupt
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except OSError:
+            raise ImageError(f"{path} is no picture") from None
+        self.seen.append(path.name)
+        rng = np.random.default_rng(width)
+        return Features(rng.random((width, 3)), rng.random(width), rng.random((width, 512)), (width, height))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for width, name in enumerate(["b.png", "a.JPG", "sub/a.jpg", "sub/deep/c.png", ".hidden/d.png"], 10):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, 8)).save(path)
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def names(sources):
+    return [entry.name for entry in listing(sources)]
+
+
+def test_folders_files_and_patterns(folder, monkeypatch):
+    everything = ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]
+    assert names([folder]) == everything
+    assert names([f"{folder}/"]) == everything
+    assert names([folder / "sub" / "a.jpg", folder / "b.png"]) == ["a.jpg", "b.png"]
+    assert names([f"{folder}/*.png"]) == ["b.png"]
+    assert names([f"{folder}/**/*.png"]) == ["b.png", "sub/deep/c.png"]
+    assert names([f"{folder}/s*"]) == ["sub/a.jpg", "sub/deep/c.png"]
+    assert names([f"{folder}/[ab].*"]) == ["a.JPG", "b.png"]
+    monkeypatch.chdir(folder)
+    assert names(["."]) == everything
+    assert names(["*/*.jpg"]) == ["sub/a.jpg"]
+    assert [entry.path.exists() for entry in listing(["sub"])] == [True, True]
+
+
+def test_files_with_the_letters_of_patterns(folder):
+    (folder / "b.png").rename(folder / "b[1].png")
+    assert names([folder / "b[1].png"]) == ["b[1].png"]
+
+
+def test_lists(folder, monkeypatch):
+    path = folder / "list.txt"
+    absolute = folder / "sub" / "deep" / "c.png"
+    path.write_text(f"\ufeffb.png\n\n# a remark\n  ./sub/a.jpg  \n{absolute}\nnone.png\n", "utf-8")
+    entries = listing([f"@{path}"])
+    assert [entry.name for entry in entries] == ["b.png", "sub/a.jpg", "c.png", "none.png"]
+    assert [entry.path.exists() for entry in entries] == [True, True, True, False]
+    # Relative to the working folder where the list's own has no such file.
+    monkeypatch.chdir(folder.parent)
+    path.write_text("photos/b.png\n../photos/sub/a.jpg\n")
+    entries = listing(["@photos/list.txt"])
+    assert [entry.name for entry in entries] == ["photos/b.png", "a.jpg"]
+    assert all(entry.path.exists() for entry in entries)
+
+
+def test_the_same_picture_twice_counts_once(folder):
+    assert names([folder, folder]) == names([folder])
+    assert names([folder / "b.png", f"{folder}/*.png"]) == ["b.png"]
+
+
+def test_different_pictures_of_one_name(folder):
+    with pytest.raises(OptionError, match=r"both be filed under a\.jpg"):
+        listing([folder / "sub", f"{folder}/sub/../sub/a.jpg", folder / "deep" / "a.jpg"])
+
+
+def test_links_in_a_circle(folder):
+    (folder / "sub" / "up").symlink_to(folder)
+    assert names([folder]) == ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]
+
+
+def test_nothing_there(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    (tmp_path / "binary.txt").write_bytes(b"\x89PNG\0\0")
+    for source, message in (
+        (f"{tmp_path}/empty", "holds no pictures"),
+        (f"{folder}/*.tif", "fits no picture"),
+        (f"@{tmp_path}/list.txt", "names no pictures"),
+        (f"@{tmp_path}/none.txt", "cannot be read"),
+        (f"@{tmp_path}/binary.txt", "not a list of pictures"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            listing([source])
+    assert listing([tmp_path / "none.png"]) == [Entry(tmp_path / "none.png", "none.png")]
+
+
+def output_of(tmp_path, settings=Settings(), **options):  # noqa: B008
+    return HlocOutput(tmp_path / "f.h5", settings.recorded(FakeNet()), **options)
+
+
+def test_extraction_goes_on_where_it_was(folder, tmp_path, assert_same_features):
+    entries = listing([folder])
+    stopped = FakeNet(stop_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        extract(stopped, entries, output_of(tmp_path), Settings())
+    assert not (tmp_path / "f.h5").exists()
+    assert hloc.names(tmp_path / "f.h5.partial") == ["a.JPG", "b.png"]
+    net = FakeNet()
+    report = extract(net, entries, output_of(tmp_path), Settings())
+    assert (report.done, report.skipped, net.seen) == (2, 2, ["a.jpg", "c.png"])
+    assert not (tmp_path / "f.h5.partial").exists()
+    for entry in entries:
+        assert_same_features(hloc.read(tmp_path / "f.h5", entry.name), FakeNet()(entry.path))
+    again = FakeNet()
+    report = extract(again, entries, output_of(tmp_path), Settings())
+    assert (report.done, report.skipped, again.seen) == (0, 4, [])
+
+
+def test_more_pictures_are_added(folder, tmp_path):
+    extract(FakeNet(), listing([folder / "b.png"]), output_of(tmp_path), Settings())
+    net = FakeNet(stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        extract(net, listing([folder]), output_of(tmp_path), Settings())
+    assert hloc.names(tmp_path / "f.h5") == ["b.png"]
+    net = FakeNet()
+    extract(net, listing([folder]), output_of(tmp_path), Settings())
+    assert net.seen == ["a.jpg", "c.png"]
+    assert len(hloc.names(tmp_path / "f.h5")) == 4
+
+
+def test_complete_and_partial_files_that_differ_are_united(folder, tmp_path):
+    extract(FakeNet(), listing([folder / "sub"]), output_of(tmp_path), Settings())
+    (tmp_path / "f.h5").rename(tmp_path / "f.h5.partial")
+    extract(FakeNet(), [], output_of(tmp_path), Settings())
+    (tmp_path / "f.h5").rename(tmp_path / "other")
+    extract(FakeNet(), listing([folder / "b.png"]), output_of(tmp_path), Settings())
+    (tmp_path / "other").rename(tmp_path / "f.h5.partial")
+    net = FakeNet()
+    extract(net, [*listing([folder / "b.png"]), *listing([folder / "sub"])], output_of(tmp_path), Settings())
+    assert net.seen == []
+    assert hloc.names(tmp_path / "f.h5") == ["a.jpg", "b.png", "deep/c.png"]
+
+
+@pytest.mark.parametrize("cut", [0, 100, 5000, -1000])
+def test_damaged_partial_files_are_begun_anew(folder, tmp_path, cut):
+    with pytest.raises(KeyboardInterrupt):
+        extract(FakeNet(stop_at=3), listing([folder]), output_of(tmp_path), Settings())
+    partial = tmp_path / "f.h5.partial"
+    partial.write_bytes(partial.read_bytes()[:cut])
+    output = output_of(tmp_path)
+    assert output.damaged
+    net = FakeNet()
+    extract(net, listing([folder]), output, Settings())
+    assert len(net.seen) == 4
+    assert len(hloc.names(tmp_path / "f.h5")) == 4
+
+
+def test_other_settings_are_refused(folder, tmp_path):
+    extract(FakeNet(), listing([folder]), output_of(tmp_path), Settings())
+    other = Settings(detector="strength", max_keypoints=5)
+    with pytest.raises(FormatError, match=r"other options \(detector 'd2' there, 'strength' now; max_key"):
+        output_of(tmp_path, other)
+    with pytest.raises(FormatError, match="half"):
+        output_of(tmp_path, half=True)
+    (tmp_path / "f.h5").rename(tmp_path / "f.h5.partial")
+    with pytest.raises(FormatError, match="other options"):
+        output_of(tmp_path, other)
+    # The file was closed again.
+    assert len(hloc.names(tmp_path / "f.h5.partial")) == 4
+    net = FakeNet()
+    extract(net, listing([folder]), output_of(tmp_path, other, overwrite=True), other)
+    assert len(net.seen) == 4
+
+
+def test_files_of_others_are_refused(tmp_path):
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["a"] = 1
+    with pytest.raises(FormatError, match="not written by d2np extract"):
+        output_of(tmp_path)
+    (tmp_path / "f.h5").write_text("a diary")
+    with pytest.raises(FormatError, match="not an HDF5 file"):
+        output_of(tmp_path)
+    assert (tmp_path / "f.h5").read_text() == "a diary"
+
+
+def test_unreadable_pictures_are_reported_and_the_others_done(folder, tmp_path):
+    (folder / "bad.png").write_text("no picture")
+    report = extract(FakeNet(), listing([folder]), output_of(tmp_path), Settings())
+    assert report.done == 4
+    assert [(entry.name, reason.endswith("is no picture")) for entry, reason in report.failed] == [
+        ("bad.png", True)
+    ]
+    report = extract(FakeNet(), listing([folder / "bad.png"]), output_of(tmp_path), Settings())
+    assert (report.done, len(report.failed)) == (0, 1)
+    assert len(hloc.names(tmp_path / "f.h5")) == 4
+
+
+def test_nothing_is_left_when_nothing_could_be_read(folder, tmp_path):
+    (folder / "bad.png").write_text("no picture")
+    extract(FakeNet(), listing([folder / "bad.png"]), output_of(tmp_path), Settings())
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_uncertainty_is_the_factor_of_shrinking(tmp_path):
+    Image.new("RGB", (200, 100)).save(tmp_path / "a.png")
+    settings = Settings(max_edge=50)
+    extract(FakeNet(), listing([tmp_path / "a.png"]), output_of(tmp_path, settings), settings)
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert file["a.png/keypoints"].attrs["uncertainty"] == 4
+
+
+def test_npz_beside_and_under_a_folder(folder, tmp_path):
+    net = FakeNet()
+    extract(net, listing([folder]), NpzOutput(), Settings())
+    assert (folder / "sub" / "deep" / "c.png.d2-net").is_file()
+    extract(net, listing([folder]), NpzOutput(tmp_path / "out" / "here"), Settings())
+    assert (tmp_path / "out" / "here" / "sub" / "deep" / "c.png.d2-net").is_file()
+    assert len(net.seen) == 8
+    damaged = folder / "b.png.d2-net"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    extract(net, listing([folder]), NpzOutput(), Settings())
+    assert net.seen[8:] == ["b.png"]
+    extract(net, listing([folder]), NpzOutput(overwrite=True), Settings())
+    assert len(net.seen) == 13

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+import d2np
+
+
+def features(n=4):
+    rng = np.random.RandomState(0)
+    return d2np.Features(rng.rand(n, 3), rng.rand(n), rng.rand(n, 512), (640, 480))
+
+
+def test_types_and_length():
+    found = features()
+    assert len(found) == 4
+    assert found.keypoints.dtype == found.scores.dtype == found.descriptors.dtype == np.float32
+    assert found.image_size == (640, 480)
+    assert "4 keypoints" in repr(found)
+    assert "640 x 480" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((np.zeros((4, 2)), np.zeros(4), np.zeros((4, 512)), (1, 1)), "keypoints must have shape"),
+        ((np.zeros(3), np.zeros(4), np.zeros((4, 512)), (1, 1)), "keypoints must have shape"),
+        ((np.zeros((4, 3)), np.zeros(5), np.zeros((4, 512)), (1, 1)), "scores must have shape"),
+        ((np.zeros((4, 3)), np.zeros((4, 1)), np.zeros((4, 512)), (1, 1)), "scores must have shape"),
+        ((np.zeros((4, 3)), np.zeros(4), np.zeros((512, 4)), (1, 1)), "descriptors must have shape"),
+        ((np.zeros((4, 3)), np.zeros(4), np.zeros((3, 512)), (1, 1)), "descriptors must have shape"),
+        ((np.zeros((4, 3)), np.zeros(4), np.zeros((4, 512)), 640), "image_size"),
+        ((np.zeros((4, 3)), np.zeros(4), np.zeros((4, 512)), (1, 2, 3)), "image_size"),
+        (([["a"] * 3], np.zeros(1), np.zeros((1, 512)), (1, 1)), "keypoints must be numbers"),
+    ],
+)
+def test_features_that_do_not_fit(arrays, message):
+    with pytest.raises(d2np.FormatError, match=message):
+        d2np.Features(*arrays)
+
+
+@pytest.mark.parametrize("which", [[2, 0], np.array([2, 0], np.uint8), [-2, 0]])
+def test_select_by_index(which):
+    whole = features()
+    chosen = whole.select(which)
+    np.testing.assert_array_equal(chosen.keypoints, whole.keypoints[[2, 0]])
+    np.testing.assert_array_equal(chosen.scores, whole.scores[[2, 0]])
+    np.testing.assert_array_equal(chosen.descriptors, whole.descriptors[[2, 0]])
+    assert chosen.image_size == whole.image_size
+
+
+def test_select_by_mask_and_nothing():
+    whole = features()
+    np.testing.assert_array_equal(whole.select(whole.scores > 0.6).scores, whole.scores[whole.scores > 0.6])
+    assert len(whole.select([])) == 0
+    assert len(whole.select(np.zeros(4, bool))) == 0
+
+
+@pytest.mark.parametrize("which", [[4], [-5], [0.5], [[0, 1]], [True], np.zeros(5, bool), "0", 3])
+def test_select_of_what_is_not_there(which):
+    with pytest.raises(d2np.FormatError, match="select"):
+        features().select(which)
+
+
+def test_matches():
+    found = d2np.Matches([[0, 1], [2, 3]], [0.5, 1])
+    assert len(found) == 2
+    assert found.indices.dtype == np.int64
+    assert found.similarities.dtype == np.float32
+    assert "2 pairs" in repr(found)
+    assert len(d2np.Matches(np.empty((0, 2)), [])) == 0
+
+
+@pytest.mark.parametrize(
+    ("indices", "similarities", "message"),
+    [
+        ([[0, 1, 2]], [1], "match indices must have shape"),
+        ([0, 1], [1, 1], "match indices must have shape"),
+        ([[0.5, 1]], [1], "must be integers"),
+        ([[0, 1]], [1, 2], "similarities must have shape"),
+        ([[0, 1]], ["a"], "similarities must be numbers"),
+    ],
+)
+def test_matches_that_do_not_fit(indices, similarities, message):
+    with pytest.raises(d2np.FormatError, match=message):
+        d2np.Matches(indices, similarities)
+
+
+def test_every_error_is_one_of_ours_and_a_value_error():
+    for error in (d2np.FormatError, d2np.ImageError, d2np.OptionError, d2np.WeightsError):
+        assert issubclass(error, d2np.Error)
+        assert issubclass(error, ValueError)

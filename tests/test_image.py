@@ -1,0 +1,400 @@
+import io
+from fractions import Fraction
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import d2np
+from d2np import image as pictures
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    """9 x 13 pixels of every colour."""
+    return np.random.RandomState(0).randint(0, 256, (9, 13, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def grey(rgb):
+    return np.ascontiguousarray(rgb[:, :, 1])
+
+
+def as_rgb(grey):
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+
+# Arrays
+
+
+def test_an_array_of_bytes_is_taken_as_it_is(rgb):
+    found = pictures.open_picture(rgb)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, rgb)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_stand_for_bytes(rgb, dtype):
+    found = pictures.open_picture(rgb.astype(dtype))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, rgb)
+
+
+def test_floats_keep_their_fractions():
+    found = pictures.open_picture(np.full((9, 9), 100.25))
+    assert (found == 100.25).all()
+
+
+def test_the_range_of_uint16_is_brought_to_255(rgb):
+    found = pictures.open_picture(rgb.astype(np.uint16) * 257)
+    np.testing.assert_allclose(found, rgb, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_shapes_of_grey(grey, dtype):
+    given_ = grey.astype(dtype)
+    for form in (given_, given_[:, :, np.newaxis]):
+        np.testing.assert_array_equal(pictures.open_picture(form), as_rgb(grey))
+
+
+def test_alpha_is_left_out(rgb):
+    alpha = np.dstack([rgb, np.full(rgb.shape[:2], 3, np.uint8)])
+    np.testing.assert_array_equal(pictures.open_picture(alpha), rgb)
+    # What stands in the alpha channel does not count among the values to check.
+    floats = alpha.astype(np.float32)
+    floats[:, :, 3] = np.nan
+    np.testing.assert_array_equal(pictures.open_picture(floats), rgb)
+
+
+def test_arrays_of_any_layout(rgb):
+    read_only = rgb.copy()
+    read_only.flags.writeable = False
+    wide = np.zeros((9, 26, 3), np.uint8)
+    wide[:, ::2] = rgb
+    for form in (read_only, np.asfortranarray(rgb), wide[:, ::2], rgb[::-1][::-1], rgb[..., ::-1][..., ::-1]):
+        np.testing.assert_array_equal(pictures.open_picture(form), rgb)
+    big_endian = rgb.astype(">f4")
+    np.testing.assert_array_equal(pictures.open_picture(big_endian), rgb)
+
+
+def test_the_given_array_is_not_changed(rgb, net):
+    given_ = np.tile(rgb, (2, 2, 1)).astype(np.float32)
+    before = given_.copy()
+    net.dense(given_)
+    np.testing.assert_array_equal(given_, before)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((9, 9, 3), np.nan), "not finite"),
+        (np.full((9, 9), np.inf), "not finite"),
+        (np.where(np.arange(81).reshape(9, 9) == 40, -np.inf, 99), "not finite"),
+        (np.empty((0, 9, 3), np.uint8), "empty"),
+        (np.empty((9, 0), np.float32), "empty"),
+        (np.zeros((9, 9, 2), np.uint8), "shape"),
+        (np.zeros((9, 9, 5), np.uint8), "shape"),
+        (np.zeros((3, 9, 9), np.uint8), "shape"),
+        (np.zeros((1, 9, 9, 3), np.uint8), "shape"),
+        (np.zeros(9, np.uint8), "shape"),
+        (np.array(3, np.uint8), "shape"),
+        (np.random.RandomState(0).rand(9, 9, 3), "0..1.*multiply it by 255"),
+        (np.ones((9, 9), np.float32), "0..1"),
+        (np.full((9, 9), 1000.0), "0..255; they go from 1000 to 1000"),
+        (np.full((9, 9), -300.0), "0..255"),
+        (np.zeros((9, 9), np.int64), "int64"),
+        (np.zeros((9, 9), np.int8), "int8"),
+        (np.zeros((9, 9), bool), "bool"),
+        (np.zeros((9, 9), complex), "complex"),
+        (np.full((9, 9), "a"), "uint8"),
+        (np.full((9, 9), None), "object"),
+    ],
+)
+def test_arrays_that_are_refused(net, array, message):
+    with pytest.raises(d2np.ImageError, match=message):
+        pictures.open_picture(array)
+    with pytest.raises(d2np.ImageError, match=message):
+        net(array)
+
+
+def test_black_is_no_picture_in_0_to_1():
+    assert (pictures.open_picture(np.zeros((9, 9))) == 0).all()
+
+
+def test_resampling_may_overshoot():
+    assert pictures.open_picture(np.linspace(-20, 270, 81).reshape(9, 9)).max() == 270
+
+
+@pytest.mark.parametrize("thing", [None, 3, [[1, 2], [3, 4]], b"picture.png", object()])
+def test_things_that_are_no_picture(net, thing):
+    with pytest.raises(d2np.ImageError):
+        net(thing)
+
+
+# Files and PIL images
+
+
+def saved(tmp_path, picture, name, **options):
+    path = tmp_path / name
+    picture.save(path, **options)
+    return path
+
+
+def test_files_by_name_path_and_image(tmp_path, rgb):
+    path = saved(tmp_path, Image.fromarray(rgb), "rgb.png")
+    for form in (path, str(path), Image.fromarray(rgb)):
+        found = pictures.open_picture(form)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, rgb)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif", "grey.bmp", "grey.pgm"])
+def test_grey_files(tmp_path, grey, name):
+    path = saved(tmp_path, Image.fromarray(grey), name)
+    np.testing.assert_array_equal(pictures.open_picture(path), as_rgb(grey))
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+def test_16_bit_files(tmp_path, grey, name):
+    deep = grey.astype(np.uint16) * 257 + 1
+    path = saved(tmp_path, Image.fromarray(deep), name)
+    np.testing.assert_array_equal(pictures.open_picture(path), pictures.open_picture(deep))
+    np.testing.assert_allclose(pictures.open_picture(path), as_rgb(grey), atol=0.01)
+
+
+def test_modes_of_more_than_eight_bits(grey):
+    deep = grey.astype(np.int32) * 257
+    np.testing.assert_allclose(pictures.open_picture(Image.fromarray(deep)), as_rgb(grey), atol=1e-4)
+    floats = Image.fromarray(grey.astype(np.float32))
+    np.testing.assert_array_equal(pictures.open_picture(floats), as_rgb(grey))
+    with pytest.raises(d2np.ImageError, match="no known range"):
+        pictures.open_picture(Image.fromarray(deep * 10))
+    with pytest.raises(d2np.ImageError, match=r"0..1"):
+        pictures.open_picture(Image.fromarray(grey.astype(np.float32) / 255))
+
+
+def test_modes_that_pillow_converts(tmp_path, rgb):
+    picture = Image.fromarray(rgb)
+    rgba = picture.copy()
+    rgba.putalpha(7)
+    for converted in (rgba, picture.convert("L").convert("LA"), picture.convert("1"), picture.convert("HSV")):
+        np.testing.assert_array_equal(pictures.open_picture(converted), np.asarray(converted.convert("RGB")))
+    path = saved(tmp_path, rgba, "rgba.png")
+    np.testing.assert_array_equal(pictures.open_picture(path), rgb)
+
+
+def test_palette_files(tmp_path, rgb):
+    palette = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE, colors=200)
+    expected = np.asarray(palette.convert("RGB"))
+    for name in ("palette.png", "palette.gif"):
+        np.testing.assert_array_equal(pictures.open_picture(saved(tmp_path, palette, name)), expected)
+    transparent = saved(tmp_path, palette, "transparent.png", transparency=bytes(range(200)))
+    np.testing.assert_array_equal(pictures.open_picture(transparent), expected)
+
+
+@pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif"])
+def test_cmyk_files(tmp_path, rgb, name):
+    cmyk = Image.fromarray(np.kron(rgb, np.ones((8, 8, 1), np.uint8))).convert("CMYK")
+    found = pictures.open_picture(saved(tmp_path, cmyk, name))
+    np.testing.assert_allclose(found.mean((0, 1)), np.asarray(cmyk.convert("RGB")).mean((0, 1)), atol=3)
+
+
+def test_what_is_refused_says_why(tmp_path, rgb):
+    text = tmp_path / "text.png"
+    text.write_text("no picture at all")
+    with pytest.raises(d2np.ImageError, match=r"text.png is not a picture"):
+        pictures.open_picture(text)
+    with pytest.raises(d2np.ImageError, match=r"missing.png: there is no such file"):
+        pictures.open_picture(tmp_path / "missing.png")
+    with pytest.raises(d2np.ImageError, match="is a folder"):
+        pictures.open_picture(tmp_path)
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    with pytest.raises(d2np.ImageError, match=r"empty.jpg"):
+        pictures.open_picture(empty)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_files(tmp_path, rgb, kind, share):
+    stream = io.BytesIO()
+    Image.fromarray(np.tile(rgb, (9, 9, 1))).save(stream, kind)
+    path = tmp_path / "half"
+    path.write_bytes(stream.getvalue()[: int(share * stream.tell())])
+    with pytest.raises(d2np.ImageError, match="half"):
+        pictures.open_picture(path)
+
+
+def test_a_truncated_file_opened_by_the_user(rgb):
+    stream = io.BytesIO()
+    Image.fromarray(np.tile(rgb, (9, 9, 1))).save(stream, "PNG")
+    with (
+        Image.open(io.BytesIO(stream.getvalue()[: stream.tell() // 2])) as picture,
+        pytest.raises(d2np.ImageError),
+    ):
+        pictures.open_picture(picture)
+
+
+def test_bombs_are_not_opened(tmp_path, rgb, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(rgb), "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(d2np.ImageError, match="too large"):
+        pictures.open_picture(path)
+
+
+def test_orientation_is_ignored_unless_asked_for(tmp_path, rgb):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    path = saved(tmp_path, Image.fromarray(rgb), "turned.png", exif=exif)
+    np.testing.assert_array_equal(pictures.open_picture(path), rgb)
+    np.testing.assert_array_equal(pictures.open_picture(path, orient=True), np.rot90(rgb, -1))
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(pictures.open_picture(opened, orient=True), np.rot90(rgb, -1))
+
+
+def test_orientation_through_the_net(tmp_path, net, picture, assert_same_features):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = saved(tmp_path, Image.fromarray(picture), "turned.png", exif=exif)
+    assert_same_features(net(path), net(picture))
+    turned = np.rot90(picture, 2)
+    assert_same_features(net(path, orient=True), net(turned))
+    np.testing.assert_array_equal(net.dense(path, orient=True), net.dense(turned))
+    np.testing.assert_array_equal(net.strength(path, orient=True), net.strength(turned))
+    np.testing.assert_array_equal(
+        net.describe(path, [[20, 20]], orient=True)[0], net.describe(turned, [[20, 20]])[0]
+    )
+
+
+def test_open_rgb_rounds():
+    found = pictures.open_rgb(np.array([[-3, 0.4, 0.6, 254.6, 260]]))
+    np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 255, 255])
+    assert found.dtype == np.uint8
+
+
+# Resizing
+
+
+@pytest.mark.parametrize(
+    ("size", "limits", "expected"),
+    [
+        ((3000, 2000), {}, (1600, 1066)),
+        ((2000, 3000), {}, (1066, 1600)),
+        ((4000, 500), {}, (1600, 200)),
+        ((1600, 1200), {}, (1600, 1200)),
+        ((1601, 1200), {}, (1600, 1199)),
+        ((1600, 1201), {}, (1599, 1200)),
+        ((3200, 3200), {}, (1400, 1400)),
+        ((640, 480), {}, (640, 480)),
+        ((4000, 500), {"max_edge": None}, (2488, 311)),
+        ((3000, 3000), {"max_sum_edges": None}, (1600, 1600)),
+        ((3000, 3000), {"max_edge": None, "max_sum_edges": None}, (3000, 3000)),
+        ((300, 200), {"max_edge": 150}, (150, 100)),
+        ((300, 200), {"max_sum_edges": 250}, (150, 100)),
+    ],
+)
+def test_the_published_sizes(size, limits, expected):
+    assert pictures.network_size(*size, **limits) == expected
+
+
+EDGE = st.integers(1, 6000)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(EDGE, EDGE, st.none() | EDGE, st.none() | EDGE)
+def test_sizes_keep_the_limits_and_the_proportions(width, height, max_edge, max_sum_edges):
+    found = pictures.network_size(width, height, max_edge=max_edge, max_sum_edges=max_sum_edges)
+    assert max(found) <= (max_edge or 6000)
+    assert sum(found) <= (max_sum_edges or 12000)
+    # Exact arithmetic, truncated twice at most: off by two pixels at the very worst.
+    factor = Fraction(1)
+    if max_edge:
+        factor = min(factor, Fraction(max_edge, max(width, height)))
+    if max_sum_edges:
+        factor = min(factor, Fraction(max_sum_edges, width + height))
+    for edge, given_ in zip(found, (width, height), strict=True):
+        assert -3 < edge - given_ * factor < 3
+
+
+@pytest.mark.parametrize("name", ["max_edge", "max_sum_edges"])
+@pytest.mark.parametrize("limit", [0, -5, 0.5, np.nan, True, "800"])
+def test_senseless_limits(net, picture, name, limit):
+    with pytest.raises(d2np.OptionError, match=name):
+        net(picture, **{name: limit})
+
+
+def test_shrinking_to_nothing_is_refused(net, picture):
+    with pytest.raises(d2np.ImageError, match="raise max_edge"):
+        net(np.zeros((2000, 9), np.uint8), max_edge=100)
+    with pytest.raises(d2np.ImageError, match="the network needs 8 px"):
+        net(np.zeros((2000, 90), np.uint8), max_edge=100)
+
+
+def test_bytes_shrink_as_pillow_shrinks_them(picture):
+    found = pictures.shrink(picture, max_edge=50)
+    expected = Image.fromarray(picture).resize((50, int(61 * (50 / 83))), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+def test_floats_shrink_without_rounding(picture):
+    found = pictures.shrink(picture.astype(np.float32) / 2, max_edge=50)
+    expected = pictures.shrink(picture, max_edge=50)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(2 * found, expected, atol=1.1)
+    assert (found % 1 != 0).any()
+
+
+def test_both_limits_shrink_one_after_the_other(picture):
+    once = pictures.shrink(picture, max_edge=60, max_sum_edges=None)
+    twice = pictures.shrink(once, max_edge=None, max_sum_edges=80)
+    np.testing.assert_array_equal(pictures.shrink(picture, max_edge=60, max_sum_edges=80), twice)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_edge": 100}, {"max_sum_edges": 170}, {"max_edge": 120, "max_sum_edges": 150}]
+)
+def test_keypoints_are_in_pixels_of_the_given_picture(net, make_picture, limits):
+    large = make_picture(121, 163)
+    small = pictures.shrink(large, **limits)
+    assert small.shape != large.shape
+    found, expected = net(large, **limits), net(small)
+    assert found.image_size == (163, 121)
+    assert len(found) > 3
+    factors = [163 / small.shape[1], 121 / small.shape[0], 1]
+    np.testing.assert_allclose(found.keypoints, expected.keypoints * factors, rtol=1e-5)
+    np.testing.assert_array_equal(found.descriptors, expected.descriptors)
+    np.testing.assert_array_equal(net.dense(large, **limits), net.dense(small))
+    np.testing.assert_array_equal(net.strength(large, **limits), net.strength(small))
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize("name", pictures.PREPROCESSING)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_preprocess_equals_naive(rgb, name, dtype):
+    found = pictures.preprocess(rgb.astype(dtype), name)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, naive.preprocess(rgb, name), rtol=1e-5, atol=1e-6)
+
+
+def test_an_unknown_preprocessing(net, picture):
+    with pytest.raises(d2np.OptionError, match="caffe, torch"):
+        net(picture, preprocessing="tf")
+
+
+@pytest.mark.parametrize("method", ["__call__", "dense", "strength"])
+def test_forms_of_one_picture_give_one_result(net, picture, tmp_path, method):
+    path = saved(tmp_path, Image.fromarray(picture), "picture.png")
+
+    def result(form):
+        found = getattr(net, method)(form)
+        return found.keypoints if method == "__call__" else found
+
+    expected = result(picture)
+    assert len(expected)
+    for form in (picture.astype(float), np.asfortranarray(picture), path, Image.open(path)):
+        np.testing.assert_array_equal(result(form), expected)

@@ -1,0 +1,118 @@
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2np.kernels import detect as kernels
+
+THRESHOLD = np.float32(5)
+
+
+def detect(cells, banned=None, *, capacity=None, cut=0):
+    """The kernel on a whole map, in two spans of rows."""
+    height, width, channels = cells.shape
+    banned = np.zeros((height, width), bool) if banned is None else banned
+    capacity = height * width * channels if capacity is None else capacity
+    # Whatever stood in `taken` before must not matter.
+    taken = np.random.RandomState(0).rand(height, width) < 0.5
+    parts = []
+    for span in ((0, cut), (cut, height)):
+        found = np.full((capacity, 3), -1)
+        positions = np.full((capacity, 2), -1, np.float32)
+        scores = np.full(capacity, -1, np.float32)
+        count = kernels.detect(cells, banned, THRESHOLD, taken, found, positions, scores, *span)
+        parts.append((found[:count], positions[:count], scores[:count]))
+    return (*(np.concatenate(part) for part in zip(*parts, strict=True)), taken)
+
+
+def assert_equals_naive(cells, banned, cut=0):
+    expected = naive.detect(cells, banned)
+    for found, wanted in zip(detect(cells, banned, cut=cut), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    return expected
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.floats(0, 0.5),
+    st.integers(0, 8),
+    st.integers(0, 10_000),
+)
+def test_whole_numbers_with_ties_equal_naive(height, width, channels, largest, share, cut, seed):
+    """Small whole numbers: ties between channels and neighbours, flat places, steps of just half a cell."""
+    rng = np.random.RandomState(seed)
+    cells = rng.randint(-1, largest + 1, (height, width, channels)).astype(np.float32)
+    assert_equals_naive(cells, rng.rand(height, width) < share, min(cut, height))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_smooth_maps_equal_naive(seed):
+    rng = np.random.RandomState(seed)
+    cells = naive.resize(rng.standard_normal((6, 7, 18)), 23, 29).astype(np.float32)
+    places, positions, *_ = assert_equals_naive(cells, rng.rand(23, 29) < 0.1, 11)
+    # Otherwise this test would say nothing.
+    assert len(places) > 5
+    assert (positions % 1 != 0).any()
+
+
+def test_a_summit_is_found_at_its_place():
+    y, x = np.mgrid[:9, :9]
+    cells = np.zeros((9, 9, 3), np.float32)
+    cells[:, :, 1] = 100 - (y - 4.2) ** 2 - (x - 3.7) ** 2
+    places, positions, scores, taken = detect(cells)
+    np.testing.assert_array_equal(places, [[4, 4, 1]])
+    # One Newton step finds the summit of a parabola.
+    np.testing.assert_allclose(positions, [[4.2, 3.7]], atol=1e-4)
+    assert scores[0] == cells[4, 4, 1]
+    assert taken.sum() == taken[4, 4] == 1
+
+
+@pytest.mark.parametrize(("stretch", "found"), [(1, True), (4.9, True), (5.1, False), (20, False)])
+def test_the_edge_test(stretch, found):
+    """Principal curvatures of a ratio above 5 make an edge."""
+    y, x = np.mgrid[:9, :9]
+    cells = (1000 - stretch * (y - 4) ** 2 - (x - 4.0) ** 2).astype(np.float32)[:, :, np.newaxis]
+    assert len(detect(cells)[0]) == found
+
+
+def test_flat_maps_have_a_detection_only_where_zeros_outside_bend_them():
+    flat = np.ones((5, 6, 2), np.float32)
+    places, _, _, taken = detect(flat)
+    # In the corners both second differences see a zero, but the step towards the inside is half a cell.
+    assert {tuple(place[:2]) for place in np.argwhere(taken)} == {(0, 0), (0, 5), (4, 0), (4, 5)}
+    assert len(places) == len(naive.detect(flat, np.zeros((5, 6), bool))[0])
+    assert len(detect(np.zeros((5, 6, 2), np.float32))[0]) == 0
+
+
+def test_a_single_cell():
+    places, positions, scores, _ = detect(np.array([[[1, 3, 2]]], np.float32))
+    np.testing.assert_array_equal(places, [[0, 0, 1]])
+    np.testing.assert_array_equal(positions, [[0, 0]])
+    np.testing.assert_array_equal(scores, [3])
+
+
+def test_banned_cells_hold_nothing_and_hide_nothing():
+    cells = naive.resize(np.random.RandomState(3).standard_normal((5, 5, 4)), 17, 17).astype(np.float32)
+    places, *_ = detect(cells)
+    banned = np.zeros((17, 17), bool)
+    banned[tuple(places[0, :2])] = True
+    left, _, _, taken = detect(cells, banned)
+    np.testing.assert_array_equal(left, places[1:])
+    assert not taken[banned].any()
+
+
+def test_what_exceeds_the_capacity_is_counted_and_not_written():
+    cells = naive.resize(np.random.RandomState(3).standard_normal((5, 5, 4)), 17, 17).astype(np.float32)
+    places, *_ = detect(cells)
+    assert len(places) > 3
+    banned, taken = np.zeros((17, 17), bool), np.zeros((17, 17), bool)
+    found = np.full((3, 3), -1)
+    positions, scores = np.empty((2, 2), np.float32), np.empty(2, np.float32)
+    count = kernels.detect(cells, banned, THRESHOLD, taken, found[:2], positions, scores, 0, 17)
+    assert count == len(places)
+    np.testing.assert_array_equal(found, [*places[:2], [-1, -1, -1]])

@@ -1,0 +1,67 @@
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2np.kernels import normalize
+
+
+def vectors(rows, channels, seed=0):
+    return np.random.RandomState(seed).standard_normal((rows, channels)).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.integers(0, 9), st.integers(1, 70), st.integers(0, 9), st.integers(0, 9), st.integers(0, 99))
+def test_l2_normalize_equals_naive_in_its_rows_alone(rows, channels, first, last, seed):
+    given_ = vectors(rows, channels, seed)
+    first, last = sorted((min(first, rows), min(last, rows)))
+    found = given_.copy()
+    normalize.l2_normalize(found, first, last)
+    expected = given_.astype(np.float64)
+    expected[first:last] = naive.l2_normalize(expected[first:last])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-6, 1, 1e12])
+def test_l2_normalize_over_the_range_of_float32(size):
+    found = (vectors(3, 512) * size).astype(np.float32)
+    # Squares under the smallest float32 count as zero, and the length then as 1e-12.
+    expected = naive.l2_normalize(found.astype(np.float64)) if size > 1e-12 else found / 1e-12
+    normalize.l2_normalize(found, 0, 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+
+
+def test_zeros_stay_zeros():
+    found = np.zeros((2, 512), np.float32)
+    normalize.l2_normalize(found, 0, 2)
+    assert (found == 0).all()
+    target = np.full(2, 5, np.float32)
+    normalize.strength(found, target, 0, 2)
+    assert (target == 0).all()
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.integers(1, 9), st.integers(1, 70), st.booleans(), st.integers(0, 99))
+def test_strength_equals_naive(rows, channels, negative, seed):
+    cells = vectors(rows, channels, seed)
+    if negative:
+        cells = -abs(cells)
+    target = np.full(rows, np.nan, np.float32)
+    normalize.strength(cells, target, 0, rows // 2)
+    assert np.isnan(target[rows // 2 :]).all()
+    normalize.strength(cells, target, rows // 2, rows)
+    np.testing.assert_allclose(target, naive.strength(cells.astype(np.float64)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 512])
+def test_largest_wherever_it_stands(channels):
+    for place in range(channels):
+        cells = np.full((3, channels), -3, np.float32)
+        cells[1, place] = -2
+        assert normalize.largest_channel(cells, 1) == -2
+
+
+def test_norm_of_the_networks_length():
+    cells = vectors(1, 512)
+    assert normalize.squared_norm(cells[0]) == pytest.approx((cells.astype(np.float64) ** 2).sum(), rel=1e-6)

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from d2np.kernels import simd
+
+
+@pytest.fixture
+def fresh_choice():
+    simd.host_block.cache_clear()
+    yield
+    simd.host_block.cache_clear()
+
+
+@pytest.mark.parametrize("name", simd.BLOCKS)
+def test_a_width_can_be_forced(fresh_choice, monkeypatch, name):
+    monkeypatch.setenv("D2NP_SIMD", name)
+    assert simd.host_block() == simd.BLOCKS[name]
+
+
+def test_an_unknown_width_is_refused(fresh_choice, monkeypatch):
+    monkeypatch.setenv("D2NP_SIMD", "mmx")
+    with pytest.raises(ValueError, match="avx2"):
+        simd.host_block()
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"avx512f": True, "avx2": True, "fma": True}, "avx512"),
+        ({"avx512f": False, "avx2": True, "fma": True}, "avx2"),
+        ({"avx2": True, "fma": False}, "sse"),
+        ({"neon": True}, "neon"),
+        ({}, "sse"),
+    ],
+)
+def test_the_choice_follows_the_processor(fresh_choice, monkeypatch, features, expected):
+    monkeypatch.delenv("D2NP_SIMD", raising=False)
+    monkeypatch.setattr(simd.binding, "get_host_cpu_features", lambda: features)
+    monkeypatch.setattr(simd.binding, "get_default_triple", lambda: "x86_64-unknown-linux-gnu")
+    assert simd.host_block() == simd.BLOCKS[expected]
+
+
+def test_blocks_divide_the_networks_channels():
+    # Packing cuts the output channels of a layer, 64 at least, into whole blocks.
+    assert all(64 % block.columns == 0 for block in simd.BLOCKS.values())
+    assert all(np.log2(block.lanes).is_integer() for block in simd.BLOCKS.values())

@@ -1,0 +1,123 @@
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2np.kernels import winograd
+from d2np.kernels.simd import BLOCKS
+
+EVERY_BLOCK = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+UNTOUCHED = np.float32(12345)
+
+
+def convolve(x, weights, bias, *, block, dilation=1, relu=False, pooled=False, cuts=(), groups=2, extra=0):
+    """The kernel on a whole map (H, W, in), in spans of tiles that end at ``cuts``.
+
+    ``groups`` blocks of tiles share a pass over the weights. Whatever the kernel may read but must not use
+    is NaN; whatever it must not write is checked.
+    """
+    height, width, channels = x.shape
+    out_channels = len(weights)
+    reach = winograd.OUTPUTS * dilation
+    lines, across = -(-height // reach), -(-width // reach)
+    columns, rows = width + dilation, lines * reach + 2 * dilation
+    band = np.full((rows * columns + dilation, channels + extra), np.nan, np.float32)
+    band[:, :channels] = 0
+    inner = band[: rows * columns].reshape(rows, columns, -1)
+    inner[dilation : dilation + height, dilation:, :channels] = x
+
+    shrink = 2 if pooled else 1
+    out_height, out_width = height // shrink, width // shrink
+    start, stride = 3, out_width + 2
+    target = np.full((start + out_height * stride, out_channels + extra), UNTOUCHED)
+    tiles = groups * block.rows
+    scratch = [
+        np.full((winograd.POINTS, *shape), np.nan, np.float32)
+        for shape in ((tiles, channels + 16), (tiles, out_channels + 16), (max(channels, out_channels),))
+    ]
+    kernel = winograd.kernel(block.lanes, block.rows, int(pooled))
+    last = lines * across * dilation**2
+    ends = [*sorted(cut % last for cut in cuts), last]
+    for first, end in zip([0, *ends], ends):  # noqa: B905 - the last end begins no span
+        kernel(
+            band, columns, dilation, winograd.pack(weights, block), bias, np.float32(0 if relu else -np.inf),
+            target, start, stride, width, height, *scratch, winograd.ALL_PHASES, first, end,
+        )  # fmt: skip
+
+    written = np.zeros(target.shape, bool)
+    written[start:].reshape(out_height, stride, out_channels + extra)[:, :out_width, :out_channels] = True
+    assert (target[~written] == UNTOUCHED).all()
+    return target[written].reshape(out_height, out_width, out_channels)
+
+
+def example(height, width, in_channels, out_channels, seed=0):
+    rng = np.random.RandomState(seed)
+    return (
+        rng.standard_normal((height, width, in_channels)).astype(np.float32),
+        (rng.standard_normal((out_channels, in_channels, 3, 3)) / np.sqrt(9 * in_channels)).astype(
+            np.float32
+        ),
+        rng.standard_normal(out_channels).astype(np.float32),
+    )
+
+
+def twin(x, weights, bias, dilation=1, relu=False, pooled=False):
+    result = naive.convolution(x.astype(np.float64), weights, bias, dilation)
+    result = naive.relu(result) if relu else result
+    return naive.max_pool(result) if pooled else result
+
+
+@EVERY_BLOCK
+@pytest.mark.parametrize(
+    ("dilation", "relu", "pooled"), [(1, False, False), (1, True, False), (1, True, True), (2, True, False)]
+)
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (4, 4), (7, 13), (9, 31)])
+def test_equals_naive(block, size, dilation, relu, pooled):
+    x, weights, bias = example(*size, 2 * block.lanes, 2 * block.columns)
+    found = convolve(x, weights, bias, block=block, dilation=dilation, relu=relu, pooled=pooled, extra=3)
+    np.testing.assert_allclose(found, twin(x, weights, bias, dilation, relu, pooled), atol=2e-5)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(
+    block=st.sampled_from(list(BLOCKS.values())),
+    height=st.integers(1, 19),
+    width=st.integers(1, 30),
+    vectors=st.integers(1, 3),
+    kind=st.sampled_from([(1, True), (1, False), (2, False)]),
+    relu=st.booleans(),
+    extra=st.integers(0, 2),
+    cuts=st.lists(st.integers(0, 400), max_size=3),
+    groups=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_any_size_and_any_cut(block, height, width, vectors, kind, relu, extra, cuts, groups, seed):
+    x, weights, bias = example(height, width, vectors * block.lanes, block.columns, seed)
+    dilation, pooled = kind
+    options = {"block": block, "dilation": dilation, "relu": relu, "pooled": pooled}
+    whole = convolve(x, weights, bias, **options)
+    np.testing.assert_allclose(whole, twin(x, weights, bias, dilation, relu, pooled), atol=2e-5)
+    # However the tiles are shared out, the figures are the same to the last bit.
+    again = convolve(x, weights, bias, **options, extra=extra, cuts=cuts, groups=groups)
+    np.testing.assert_array_equal(again, whole)
+
+
+@EVERY_BLOCK
+def test_the_networks_depth(block):
+    x, weights, bias = example(7, 9, 512, 64)
+    found = convolve(x, weights, bias, block=block, dilation=2)
+    np.testing.assert_allclose(found, twin(x, weights, bias, 2), atol=2e-5)
+
+
+def test_the_sign_and_place_of_every_tap():
+    """A single bright pixel shows the filter, turned by 180 degrees."""
+    block = BLOCKS["sse"]
+    x = np.zeros((9, 9, block.lanes), np.float32)
+    x[4, 4, 0] = 1
+    weights = np.zeros((64, block.lanes, 3, 3), np.float32)
+    weights[:, 0] = np.arange(64 * 9).reshape(64, 3, 3)
+    found = convolve(x, weights, np.zeros(64, np.float32), block=block)
+    expected = np.zeros((9, 9, 64))
+    expected[3:6, 3:6] = weights[:, 0, ::-1, ::-1].transpose(1, 2, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -1,0 +1,367 @@
+import math
+import pickle
+
+import naive
+import numpy as np
+import pytest
+
+import d2np
+
+SCALES = (0.5, 1.0, 2.0)
+
+
+def test_what_a_net_says_of_itself(net):
+    assert net.parameter_count == 7_635_264
+    assert len(net.layers) == 22
+    assert "7,635,264" in repr(net)
+    assert sum(array.size for array in net.arrays.values()) == net.parameter_count
+    with pytest.raises(TypeError):
+        net.arrays["conv1_1/bias"] = None
+
+
+# Against the naive network
+
+
+@pytest.fixture(scope="module")
+def other_nets(make_weights):
+    """Both algorithms with weights of another seed."""
+    arrays = make_weights(3)
+    return arrays, [d2np.Net(arrays, algorithm=name) for name in ("winograd", "direct")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"relu": False}, {"preprocessing": "torch"}, {"scales": SCALES}, {"scales": (0.7, 1.3)}],
+    ids=str,
+)
+def test_features_equal_naive(other_nets, make_picture, options):
+    (arrays, nets), picture = other_nets, make_picture(53, 67, seed=5)
+    twin_options = {("last_relu" if name == "relu" else name): value for name, value in options.items()}
+    keypoints, scores, descriptors = naive.extract(picture, arrays, **twin_options)
+    assert len(keypoints) >= 3
+    for net in nets:
+        found = net(picture, **options)
+        pairs = naive.pair_up(found.keypoints, keypoints)
+        assert max(len(found), len(keypoints)) - len(pairs) <= math.ceil(len(keypoints) / 200)
+        a, b = pairs.T
+        np.testing.assert_allclose(found.scores[a], scores[b], rtol=1e-4)
+        assert ((found.descriptors[a] * descriptors[b]).sum(1) >= 0.9999).all()
+
+
+def test_strength_equals_naive(net, weights_arrays, picture):
+    cells = naive.forward(naive.preprocess(picture), weights_arrays, last_relu=False)
+    np.testing.assert_allclose(net.strength(picture), naive.strength(cells), rtol=1e-4)
+
+
+def test_both_algorithms_agree(weights_arrays, net, picture):
+    direct = d2np.Net(weights_arrays, algorithm="direct").dense(picture)
+    found = net.dense(picture)
+    np.testing.assert_allclose(found, direct, rtol=0, atol=1e-5 * abs(direct).max())
+    # Otherwise one of them was not used.
+    assert (found != direct).any()
+
+
+# Smallest and dullest pictures
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 9), (9, 8), (8, 200), (11, 11)])
+def test_smallest_pictures(net, make_picture, size):
+    picture = make_picture(*size)
+    assert net.dense(picture).shape[2] == 512
+    for detector in ("d2", "strength"):
+        found = net(picture, detector=detector)
+        assert np.isfinite(found.descriptors).all()
+        assert np.isfinite(found.keypoints).all()
+    assert net.dense(picture).shape[:2] == net.strength(picture).shape
+
+
+@pytest.mark.parametrize("method", ["__call__", "dense", "strength", "describe"])
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (1, 1), (7, 2000)])
+def test_too_small_pictures(net, size, method):
+    arguments = [[[1, 1]]] if method == "describe" else []
+    with pytest.raises(d2np.ImageError, match=r"needs 8 px on either side"):
+        getattr(net, method)(np.zeros(size, np.uint8), *arguments)
+
+
+def test_too_small_at_one_of_the_scales(net, make_picture):
+    with pytest.raises(d2np.ImageError, match=r"20 x 7 px at scale 0.5"):
+        net(make_picture(15, 40), scales=SCALES)
+    assert net(make_picture(16, 40), scales=SCALES).image_size == (40, 16)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("options", [{}, {"scales": SCALES}, {"detector": "strength"}], ids=str)
+def test_flat_pictures(net, value, options):
+    found = net(np.full((40, 48, 3), value, np.uint8), **options)
+    assert np.isfinite(found.keypoints).all()
+    assert np.isfinite(found.scores).all()
+    assert np.isfinite(found.descriptors).all()
+
+
+def test_a_net_that_finds_nothing(weights_arrays, picture):
+    dead = dict(weights_arrays)
+    dead["conv4_3/weight"], dead["conv4_3/bias"] = np.zeros((512, 512, 3, 3)), np.zeros(512)
+    for scales in ((1,), SCALES):
+        found = d2np.Net(dead)(picture, scales=scales)
+        assert found.keypoints.shape == (0, 3)
+        assert found.scores.shape == (0,)
+        assert found.descriptors.shape == (0, 512)
+        assert found.image_size == (83, 61)
+
+
+# Options
+
+
+@pytest.fixture(scope="module", params=[(1.0,), SCALES], ids=["one scale", "three scales"])
+def scales(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(net, picture, scales):
+    found = net(picture, scales=scales)
+    assert len(found) > 5
+    return found
+
+
+def test_a_mask_removes_and_changes_nothing_else(net, picture, scales, whole, assert_same_features):
+    mask = np.random.RandomState(0).rand(61, 83) < 0.5
+    x, y = np.floor(whole.keypoints[:, :2].T + 0.5).astype(int)
+    inside = mask[np.clip(y, 0, 60), np.clip(x, 0, 82)]
+    assert 0 < inside.sum() < len(whole)
+    for form in (mask, mask.astype(np.uint8) * 255, mask.astype(float), mask.tolist()):
+        assert_same_features(net(picture, scales=scales, mask=form), whole.select(inside))
+
+
+def test_masks_of_everything_and_nothing(net, picture, scales, whole, assert_same_features):
+    assert_same_features(net(picture, scales=scales, mask=np.ones((61, 83))), whole)
+    nothing = net(picture, scales=scales, mask=np.zeros((61, 83)))
+    assert len(nothing) == 0
+    assert nothing.descriptors.shape == (0, 512)
+
+
+def test_a_mask_is_in_pixels_of_the_given_picture(net, picture, assert_same_features):
+    mask = np.zeros((61, 83), bool)
+    mask[:, 40:] = True
+    found, all_ = net(picture, max_edge=60, mask=mask), net(picture, max_edge=60)
+    assert 0 < len(found) < len(all_)
+    assert_same_features(found, all_.select(all_.keypoints[:, 0] >= 39.5))
+
+
+@pytest.mark.parametrize("mask", [np.ones((83, 61)), np.ones((61, 83, 1)), np.ones(61), 1])
+def test_masks_of_another_shape(net, picture, mask):
+    with pytest.raises(d2np.ImageError, match=r"mask must have the picture's shape \(61, 83\)"):
+        net(picture, mask=mask)
+
+
+@pytest.mark.parametrize("k", [0, 1, 4, 10_000])
+def test_max_keypoints_are_the_best_of_all(net, picture, scales, whole, k, assert_same_features):
+    best = np.argsort(-whole.scores, kind="stable")[:k]
+    assert_same_features(net(picture, scales=scales, max_keypoints=k), whole.select(best))
+
+
+def test_max_keypoints_among_those_inside_the_mask(net, picture, scales, whole, assert_same_features):
+    mask = np.zeros((61, 83))
+    mask[:30] = 1
+    inside = net(picture, scales=scales, mask=mask)
+    best = np.argsort(-inside.scores, kind="stable")[:2]
+    assert_same_features(net(picture, scales=scales, mask=mask, max_keypoints=2), inside.select(best))
+
+
+def test_scales_in_any_order(net, picture, assert_same_features):
+    assert_same_features(net(picture, scales=[2, 0.5, 1]), net(picture, scales=SCALES))
+
+
+def test_scales_of_keypoints(net, picture):
+    found = net(picture, scales=SCALES)
+    assert set(found.keypoints[:, 2]) <= {2, 1, 0.5}
+    assert (np.diff(found.keypoints[:, 2]) <= 0).all()
+    assert len(set(found.keypoints[:, 2])) > 1
+
+
+def test_centered_moves_keypoints_by_two_pixels_of_their_scale(net, picture, scales, whole):
+    found = net(picture, scales=scales, centered=True)
+    moves = found.keypoints[:, :2] - whole.keypoints[:, :2]
+    sizes = [(int(61 / scale), int(83 / scale)) for scale in found.keypoints[:, 2]]
+    expected = [(2 * 83 / width, 2 * 61 / height) for height, width in sizes]
+    np.testing.assert_allclose(moves, expected, atol=1e-4)
+    np.testing.assert_array_equal(found.descriptors, whole.descriptors)
+
+
+# The ranking by strength
+
+
+def test_the_strength_detector_ranks_every_cell(net, picture):
+    strength = net.strength(picture)
+    found = net(picture, detector="strength")
+    assert len(found) == strength.size
+    assert (np.diff(found.scores) <= 0).all()
+    columns, rows = ((found.keypoints[:, :2] - 1.5) / 4).T
+    np.testing.assert_array_equal(found.scores, strength[rows.astype(int), columns.astype(int)])
+    assert len({*zip(rows, columns, strict=True)}) == strength.size
+    assert (found.keypoints[:, 2] == 1).all()
+
+
+def test_strongest_cells_with_mask_and_limit(net, picture, assert_same_features):
+    mask = np.zeros((61, 83))
+    mask[:, :40] = 1
+    all_ = net(picture, detector="strength")
+    found = net(picture, detector="strength", mask=mask, max_keypoints=7)
+    assert_same_features(found, all_.select(np.flatnonzero(all_.keypoints[:, 0] < 39.5)[:7]))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_descriptors_of_strong_cells(net, picture, relu):
+    found = net(picture, detector="strength", max_keypoints=9, relu=relu)
+    expected, valid = net.describe(picture, found.keypoints, relu=relu)
+    assert valid.all()
+    np.testing.assert_allclose(found.descriptors, expected, atol=1e-5)
+    assert (found.descriptors.min() < 0) != relu
+
+
+# Descriptors at positions of one's own
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"relu": False}, {"max_edge": 60}, {"centered": True}, {"preprocessing": "torch"}],
+    ids=str,
+)
+def test_describe_at_keypoints_is_their_descriptor(net, picture, options):
+    found = net(picture, **options)
+    descriptors, valid = net.describe(picture, found.keypoints, **options)
+    assert valid.all()
+    assert len(found) > 3
+    np.testing.assert_allclose(descriptors, found.descriptors, atol=1e-4)
+
+
+def test_describe_in_the_middle_of_a_cell(net, picture):
+    dense = net.dense(picture)
+    descriptors, valid = net.describe(picture, [[1.5 + 4 * 3, 1.5 + 4 * 5], [1.5, 1.5]])
+    assert valid.all()
+    np.testing.assert_allclose(descriptors, naive.l2_normalize(dense[[5, 0], [3, 0]]), atol=1e-5)
+
+
+def test_describe_outside_the_map(net, picture):
+    height, width = net.dense(picture).shape[:2]
+    right, bottom = 1.5 + 4 * (width - 1), 1.5 + 4 * (height - 1)
+    inside = [[1.5, 1.5], [right, bottom]]
+    outside = [
+        [1.4, 9],
+        [9, 1.4],
+        [right + 0.1, 9],
+        [9, bottom + 0.1],
+        [-50, 9],
+        [9, 1e9],
+        [np.nan, 9],
+        [9, np.inf],
+    ]
+    descriptors, valid = net.describe(picture, np.array(inside + outside))
+    np.testing.assert_array_equal(valid, [True] * 2 + [False] * len(outside))
+    np.testing.assert_allclose(np.linalg.norm(descriptors[:2], axis=1), 1, atol=1e-5)
+    assert (descriptors[2:] == 0).all()
+
+
+def test_describe_far_beyond_float32(net, picture):
+    _, valid = net.describe(picture, [[1e300, 5], [-1e300, 5]])
+    assert not valid.any()
+
+
+@pytest.mark.parametrize("xy", [[], np.empty((0, 2)), np.empty((0, 3), np.float32)])
+def test_describe_nothing(net, picture, xy):
+    descriptors, valid = net.describe(picture, xy)
+    assert descriptors.shape == (0, 512)
+    assert valid.shape == (0,)
+
+
+@pytest.mark.parametrize("xy", [[1, 2], [[1], [2]], [["a", "b"]], np.zeros((1, 2, 2)), None])
+def test_senseless_positions(net, picture, xy):
+    with pytest.raises(d2np.OptionError, match="xy"):
+        net.describe(picture, xy)
+
+
+# Weights
+
+
+def test_saved_and_loaded(net, picture, tmp_path, assert_same_features):
+    path = tmp_path / "net.h5"
+    net.save(path)
+    again = d2np.Net.load(path)
+    assert list(again.arrays) == list(net.arrays)
+    for name, array in net.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+    assert_same_features(again(picture, scales=SCALES), net(picture, scales=SCALES))
+
+
+@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
+def test_pickled(weights_arrays, picture, algorithm, assert_same_features):
+    net = d2np.Net(weights_arrays, algorithm=algorithm)
+    assert_same_features(pickle.loads(pickle.dumps(net))(picture), net(picture))
+
+
+def test_arrays_of_other_layouts_and_types(weights_arrays, net, picture, assert_same_features):
+    odd = {
+        name: np.asfortranarray(array).astype(np.float64) for name, array in reversed(weights_arrays.items())
+    }
+    assert_same_features(d2np.Net(odd)(picture), net(picture))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv3_2/bias": None}, "conv3_2/bias"),
+        ({"conv5_1/weight": np.zeros((512, 512, 3, 3))}, "unexpected conv5_1/weight"),
+        ({"conv1_1/weight": np.zeros((64, 3, 3))}, r"conv1_1/weight: expected shape \(64, 3, 3, 3\)"),
+        ({"conv2_1/bias": np.zeros(64)}, "conv2_1/bias: expected shape"),
+        ({"conv2_1/bias": np.full(128, np.nan)}, "conv2_1/bias: expected finite"),
+        ({"conv2_1/bias": np.full(128, 1e300)}, "conv2_1/bias: expected finite"),
+        ({"conv2_1/bias": np.zeros(128, int)}, "conv2_1/bias: expected real floating-point"),
+    ],
+)
+def test_senseless_weights(weights_arrays, change, message):
+    with pytest.raises(d2np.WeightsError, match=message):
+        d2np.Net({**weights_arrays, **change})
+
+
+def test_missing_weights(weights_arrays):
+    some = {name: array for name, array in weights_arrays.items() if name != "conv4_3/weight"}
+    with pytest.raises(d2np.WeightsError, match="missing conv4_3/weight"):
+        d2np.Net(some)
+    for nothing in ({}, [], None):
+        with pytest.raises(d2np.WeightsError):
+            d2np.Net(nothing)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"detector": "sift"}, "detector must be one of d2, strength"),
+        ({"preprocessing": None}, "preprocessing"),
+        ({"scales": ()}, "scales"),
+        ({"scales": 1.0}, "scales"),
+        ({"scales": (1, 1)}, "scales"),
+        ({"scales": (0, 1)}, "scales"),
+        ({"max_keypoints": -1}, "max_keypoints"),
+        ({"max_keypoints": True}, "max_keypoints"),
+        ({"max_keypoints": "10"}, "max_keypoints"),
+        ({"max_keypoints": 2.5}, "max_keypoints"),
+        ({"max_keypoints": np.nan}, "max_keypoints"),
+        ({"threads": 0}, "threads"),
+        ({"threads": 1.5}, "threads"),
+    ],
+    ids=str,
+)
+def test_senseless_options(net, picture, options, message):
+    with pytest.raises(d2np.OptionError, match=message):
+        net(picture, **options)
+
+
+@pytest.mark.parametrize("detector", [[], {}, None])
+def test_detectors_that_are_no_name(net, picture, detector):
+    with pytest.raises(d2np.OptionError, match="detector"):
+        net(picture, detector=detector)
+
+
+def test_an_unknown_algorithm(weights_arrays):
+    with pytest.raises(d2np.OptionError, match="winograd, direct"):
+        d2np.Net(weights_arrays, algorithm="fft")
