@@ -181,6 +181,7 @@ def multiply_block(
         bias_first = v.element(sig.args[7], args[7], args[8])
         bias_vectors = [v.load(bias_first), v.load(v.step(bias_first, (1, second)))]
         start = [bias_vectors[half] for _ in range(n_rows) for half in (0, 1)]
+        nothing = v.constant(0.0)
         tap_first = v.element(sig.args[3], args[3], zero)
         tap_array = context.make_array(sig.args[3])(context, builder, args[3])
         tap_count = builder.extract_value(tap_array.shape, 0)
@@ -223,15 +224,17 @@ def multiply_block(
         builder.cbranch(builder.icmp_signed("<", k_next, depth_value), depth_head, tap_end)
 
         builder.position_at_end(tap_end)
+        # Each tap is summed by itself first: shorter sums round less.
+        new_totals = [v.add(total, value) for total, value in zip(tap_sums, new_sums, strict=True)]
         tap_next = builder.add(tap, one)
         builder.cbranch(builder.icmp_signed("<", tap_next, tap_count), tap_head, done)
 
         for loop, before, values in (
             (tap_head, entry, [(tap, zero, tap_next), (b_tap, b_first, b_next)]),
-            (tap_head, entry, zip(tap_sums, start, new_sums, strict=True)),
+            (tap_head, entry, zip(tap_sums, start, new_totals, strict=True)),
             (depth_head, tap_head, [(k, zero, k_next), (b_here, b_tap, b_next)]),
             (depth_head, tap_head, zip(a_here, a_groups, a_next, strict=True)),
-            (depth_head, tap_head, zip(sums, tap_sums, new_sums, strict=True)),
+            (depth_head, tap_head, zip(sums, [nothing] * len(sums), new_sums, strict=True)),
         ):
             for phi, first, following in values:
                 phi.add_incoming(first, before)
@@ -243,7 +246,7 @@ def multiply_block(
         for r in range(n_rows):
             for half in (0, 1):
                 place = v.step(c_first, (r, args[12]), (half, second))
-                v.store(v.maximum(new_sums[2 * r + half], lowest), place)
+                v.store(v.maximum(new_totals[2 * r + half], lowest), place)
         return context.get_dummy_value()
 
     return signature, codegen
