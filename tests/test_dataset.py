@@ -169,7 +169,7 @@ def test_damaged_partial_files_are_begun_anew(folder, tmp_path, cut):
     partial = tmp_path / "f.h5.partial"
     partial.write_bytes(partial.read_bytes()[:cut])
     output = output_of(tmp_path)
-    assert output.damaged
+    assert output.damaged or cut == 0
     net = FakeNet()
     extract(net, listing([folder]), output, Settings())
     assert len(net.seen) == 4
@@ -243,3 +243,13 @@ def test_npz_beside_and_under_a_folder(folder, tmp_path):
     assert net.seen[8:] == ["b.png"]
     extract(net, listing([folder]), NpzOutput(overwrite=True), Settings())
     assert len(net.seen) == 13
+
+
+def test_names_that_are_no_text(folder, tmp_path):
+    """HDF5 has no place for them; the other pictures are done."""
+    path = folder / "n\udcff.png"
+    Image.new("RGB", (9, 9)).save(path)
+    report = extract(FakeNet(), listing([folder]), output_of(tmp_path), Settings())
+    assert report.done == 4
+    assert "not UTF-8" in report.failed[0][1]
+    assert extract(FakeNet(), listing([folder]), NpzOutput(), Settings()).done == 5

@@ -1,0 +1,105 @@
+"""The command line: ``d2np COMMAND ...``.
+
+One module for each command, with ``add`` for its options and ``run`` for its work. Nothing heavy is imported
+before a command runs, so that help texts appear at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import Error, OptionError
+from . import convert, demo, extract, info, match, show
+from .parser import Parser
+from .report import complain
+
+__all__ = ["main"]
+
+_COMMANDS = (demo, match, extract, show, info, convert)
+
+_EPILOG = """\
+examples:
+  d2np demo                                   does it work here, and how well?
+  d2np match left.jpg right.jpg               writes matches.png
+  d2np extract photos/ -o features.h5         for hloc; start it again to go on
+
+d2np COMMAND --help tells more about each.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0: done. 1: the job failed, or a part of it. 2: bad usage. 130: interrupted. 141: whoever read the
+        output stopped reading.
+    """
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except OptionError as error:
+        complain(error)
+        return 2
+    except Error as error:
+        complain(error)
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        _forget_output()
+        return 141
+    except MemoryError as error:
+        complain(f"not enough memory: {error}" if str(error) else "not enough memory")
+        return 1
+    except RuntimeError as error:
+        # Numba's, where neither the installation nor the user's home can be written to.
+        if "cannot cache function" not in str(error):
+            raise
+        complain("no folder to keep compiled kernels in: set NUMBA_CACHE_DIR to one that can be written to")
+        return 1
+    except OSError as error:
+        complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(argv)
+    # How argparse ends after a help text.
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 2
+    code: int = options.run(options)
+    return code
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="d2np",
+        description="D2-Net keypoints and descriptors, without a framework.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"d2np {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def _forget_output() -> None:
+    """Nobody reads on: what is still buffered must not raise again when Python exits."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        return

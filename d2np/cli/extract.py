@@ -1,0 +1,149 @@
+"""``d2np extract``: features of many pictures, into files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from ..errors import OptionError
+from . import network
+from .parser import Commands, add_extraction, settings
+from .report import complain, count, file_size, note, say, seconds
+
+if TYPE_CHECKING:
+    from ..dataset import Entry, Output, Report, Settings
+    from ..net import Net
+
+_EPILOG = """\
+IMAGES are any of
+  house.jpg        a picture, filed under its file's name
+  photos/          a folder: all pictures in it and below it, filed under their path inside it
+  'photos/*.png'   a pattern (*, ?, [ab], and ** for any folders), quoted or not
+  @list.txt        a path on each line, relative to the list's folder or else to the working folder;
+                   the path as written is the name
+
+formats
+  h5    one file as hloc's: for each picture keypoints (N, 2), scores (N,), descriptors (512, N),
+        image_size (2,), scales (N,)
+  npz   a file IMAGE.d2-net for each picture, as the published script writes it: keypoints (N, 3) with
+        x, y, scale, scores (N,), descriptors (N, 512); beside the pictures, or under OUT
+
+Started again, it leaves out pictures that are done, and goes on with OUT.partial if it was stopped.
+
+examples:
+  d2np extract photos/ -o features.h5
+  d2np extract photos/ -o features.h5 --max-keypoints 4000 --half
+  d2np extract @list.txt --format npz
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "extract",
+        help="write the features of many pictures into files",
+        description="Finds and describes keypoints in many pictures and writes them into files.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="pictures, folders, patterns, lists")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the file; with --format npz a folder, or left out"
+    )
+    parser.add_argument("--format", choices=("h5", "npz"), default="h5", help="default: h5")
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="h5: store float16, as hloc does: half the size, but positions beyond 1024 px lose their "
+        "fractions",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="begin anew whatever is there")
+    add_extraction(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    _check(options)
+    from .. import dataset
+
+    entries = dataset.listing(options.images)
+    if options.output is not None:
+        _check_against(Path(options.output), entries)
+    net = network.load(options.weights, options.threads)
+    how = settings(options)
+    output: Output
+    if options.format == "npz":
+        folder = None if options.output is None else Path(options.output)
+        output = dataset.NpzOutput(folder, overwrite=options.overwrite)
+    else:
+        output = dataset.HlocOutput(
+            Path(options.output), how.recorded(net), half=options.half, overwrite=options.overwrite
+        )
+        if output.damaged:
+            note(f"{output.partial} is damaged: beginning anew")
+    start = perf_counter()
+    try:
+        report = _extract(net, entries, output, how, options.threads)
+    except KeyboardInterrupt:
+        again = "begins anew" if options.overwrite else "goes on from there"
+        complain(f"interrupted: what is done is kept, and the same command {again}")
+        return 130
+    return _tell(report, options, perf_counter() - start)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.format == "npz":
+        if options.half:
+            raise OptionError("--half is for --format h5 only")
+        return
+    if options.output is None:
+        raise OptionError("say where to write with -o OUT, such as -o features.h5")
+    if Path(options.output).suffix.lower() not in (".h5", ".hdf5", ""):
+        raise OptionError(f"{options.output}: the format is h5: give it the extension .h5, or see --format")
+
+
+def _check_against(output: Path, entries: list[Entry]) -> None:
+    if output.is_file() and any(entry.path.exists() and output.samefile(entry.path) for entry in entries):
+        raise OptionError(f"{output} would overwrite what it is made from: choose another output")
+
+
+def _extract(net: Net, entries: list[Entry], output: Output, how: Settings, threads: int | None) -> Report:
+    from tqdm import tqdm
+
+    from .. import dataset
+
+    waiting = sum(not output.holds(entry) for entry in entries)
+    if not waiting:
+        return dataset.extract(net, entries, output, how, threads=threads)
+    # In a log file a line now and then will do.
+    pause = 0.1 if sys.stderr.isatty() else 30.0
+    with tqdm(
+        total=len(entries),
+        initial=len(entries) - waiting,
+        desc="extracting",
+        unit="picture",
+        mininterval=pause,
+        file=sys.stderr,
+    ) as bar:
+        return dataset.extract(net, entries, output, how, threads=threads, progress=bar)
+
+
+def _tell(report: Report, options: argparse.Namespace, duration: float) -> int:
+    parts = [f"{count(report.done, 'picture')} extracted"]
+    if report.skipped:
+        parts.append(f"{report.skipped:,} there already")
+    if report.failed:
+        parts.append(f"{len(report.failed):,} failed")
+    if report.done:
+        parts.append(f"{count(report.keypoints, 'keypoint')} in {seconds(duration)}")
+    say(", ".join(parts))
+    if options.format == "npz":
+        say(
+            f"feature files are {'beside the pictures' if options.output is None else f'in {options.output}'}"
+        )
+    elif (path := Path(options.output)).exists():
+        say(f"{path}: {file_size(path.stat().st_size)}")
+    for _, reason in report.failed:
+        complain(reason)
+    return 1 if report.failed else 0

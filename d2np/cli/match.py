@@ -1,0 +1,98 @@
+"""``d2np match``: two pictures."""
+
+from __future__ import annotations
+
+import argparse
+from time import perf_counter
+
+from . import network
+from .parser import Commands, add_extraction, number_within, settings
+from .pictures import check_output, check_readable, named, save
+from .report import count, say, seconds
+
+_EPILOG = """\
+examples:
+  d2np match left.jpg right.jpg
+  d2np match left.jpg right.jpg -o view.jpg --ratio 0.95 --max-keypoints 2000
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "match",
+        help="match two pictures and draw the matches",
+        description="Finds keypoints in two pictures, matches them and draws the matches.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("a", metavar="A", help="a picture")
+    parser.add_argument("b", metavar="B", help="another one")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="matches.png",
+        metavar="FILE",
+        help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf); "
+        "default: matches.png",
+    )
+    group = parser.add_argument_group("matching")
+    group.add_argument(
+        "--ratio",
+        type=number_within(0, 1, above=True),
+        metavar="R",
+        help="Lowe's test: the nearest neighbour must be closer than R times the second nearest; "
+        "0.95 is common for D2-Net; default: no test",
+    )
+    group.add_argument(
+        "--min-similarity",
+        type=number_within(-1, 1),
+        metavar="S",
+        help="only matches whose descriptors have at least this cosine; default: all",
+    )
+    group.add_argument(
+        "--no-mutual",
+        dest="mutual",
+        action="store_false",
+        help="keep the nearest neighbour of every keypoint of A, even if B's nearest one is another",
+    )
+    add_extraction(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_output(options.output, [options.a, options.b])
+    for path in (options.a, options.b):
+        check_readable(path)
+    from .. import draw
+    from ..matching import match
+
+    net = network.load(options.weights, options.threads)
+    how = settings(options).options()
+    start = perf_counter()
+    with named(options.a):
+        a = net(options.a, threads=options.threads, **how)
+    with named(options.b):
+        b = net(options.b, threads=options.threads, **how)
+    extracted = perf_counter()
+    with network.patience():
+        matches = match(
+            a,
+            b,
+            mutual=options.mutual,
+            ratio=options.ratio,
+            min_similarity=options.min_similarity,
+            threads=options.threads,
+        )
+    matched = perf_counter()
+    save(draw.matches(options.a, options.b, a, b, matches, orient=options.orient), options.output)
+
+    for path, features in ((options.a, a), (options.b, b)):
+        width, height = features.image_size
+        say(f"{path}: {count(len(features), 'keypoint')} in {width} x {height} px")
+    alike = ""
+    if len(matches):
+        low, high = matches.similarities.min(), matches.similarities.max()
+        alike = f", similarity {low:.3f} to {high:.3f}"
+    say(f"{count(len(matches), 'match')}{alike}")
+    say(f"{seconds(extracted - start)} for extraction, {seconds(matched - extracted)} for matching")
+    say(f"wrote {options.output}")
+    return 0

@@ -1,0 +1,167 @@
+"""The parser, and options that commands share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import textwrap
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from ..dataset import Settings
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+_PYRAMID = (0.5, 1.0, 2.0)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and keeps examples as they are laid out."""
+
+    def __init__(self, **options: Any) -> None:
+        options["description"] = textwrap.fill(options.get("description", ""), 79)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        text = " ".join(message.split())
+        self.exit(2, f"d2np: {text} (see {self.prog} --help)\n")
+
+
+def whole_number(text: str) -> int:
+    """1, 2, 3, ..."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up is expected, not {text!r}")
+    return value
+
+
+def edge_limit(text: str) -> int | None:
+    """A number of pixels, or "none"."""
+    if text.lower() == "none":
+        return None
+    try:
+        return whole_number(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"a number of pixels is expected, or none for no limit, not {text!r}"
+        ) from None
+
+
+def size(text: str) -> tuple[int, int]:
+    """Width and height, as in 640x480."""
+    width, _, height = text.lower().replace("×", "x").partition("x")
+    try:
+        return whole_number(width), whole_number(height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"WIDTHxHEIGHT is expected, such as 640x480, not {text!r}") from None
+
+
+def number_within(low: float, high: float, *, above: bool = False) -> Any:
+    """A parser of numbers from ``low``, or ``above`` it, to ``high``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low):
+            reach = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"a number {reach} is expected, not {text!r}")
+        return value
+
+    return parse
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """The option ``--weights``."""
+    parser.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="a file (.h5, or a published .pth), or a name: analytic, tf, ots, tf_no_phototourism; "
+        "default: tf if it is in the cache, else analytic (packaged, written by hand, not trained)",
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The option ``--threads``."""
+    parser.add_argument(
+        "--threads",
+        type=whole_number,
+        metavar="N",
+        help="default: every core; the results do not depend on it",
+    )
+
+
+def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
+    """Options on how pictures are read and keypoints found.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    short : str
+        Further flags for ``--max-keypoints``.
+    """
+    group = parser.add_argument_group("network and keypoints")
+    add_weights(group)  # type: ignore[arg-type]
+    group.add_argument(
+        "--detector",
+        choices=("d2", "strength"),
+        default="d2",
+        help="d2: local maxima, as published (default); strength: the strongest cells, wherever they are",
+    )
+    group.add_argument(
+        *short,
+        "--max-keypoints",
+        type=whole_number,
+        metavar="N",
+        help="only the N keypoints with the highest scores; default: all",
+    )
+    group.add_argument(
+        "--multiscale",
+        action="store_true",
+        help="look at half, full and double size, as published; about five times the work",
+    )
+    group.add_argument(
+        "--no-relu", dest="relu", action="store_false", help="leave out the ReLU behind the last layer"
+    )
+    add_threads(group)  # type: ignore[arg-type]
+    group = parser.add_argument_group("pictures")
+    for option, limit, what in (
+        ("--max-edge", 1600, "longest edge"),
+        ("--max-sum-edges", 2800, "sum of width and height"),
+    ):
+        group.add_argument(
+            option,
+            type=edge_limit,
+            default=limit,
+            metavar="PX",
+            help=f"shrink larger pictures to this {what}, or none; default: {limit}",
+        )
+    group.add_argument(
+        "--orient", action="store_true", help="turn pictures as their EXIF data says; default: as stored"
+    )
+    group.add_argument(
+        "--preprocessing",
+        choices=("caffe", "torch"),
+        default="caffe",
+        help="scaling of colours; the published and the packaged weights need caffe (default)",
+    )
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    """What the options of :func:`add_extraction` say."""
+    from ..dataset import Settings
+
+    return Settings(
+        detector=options.detector,
+        scales=_PYRAMID if options.multiscale else (1.0,),
+        max_keypoints=options.max_keypoints,
+        preprocessing=options.preprocessing,
+        relu=options.relu,
+        max_edge=options.max_edge,
+        max_sum_edges=options.max_sum_edges,
+        orient=options.orient,
+    )

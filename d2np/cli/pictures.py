@@ -1,0 +1,116 @@
+"""Pictures that commands read and write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import Error, ImageError, OptionError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".pdf": "PDF",
+}
+
+
+def check_output(path: str, sources: Iterable[str] = ()) -> None:
+    """Find out before any work is done whether a picture can be written there.
+
+    Raises
+    ------
+    OptionError
+        If the extension is unknown, or the file is one of the sources.
+    Error
+        If there is no such folder, or something that is no file.
+    """
+    extension = Path(path).suffix.lower()
+    if extension not in _FORMATS:
+        what = f"as {extension}" if extension else "without an extension"
+        raise OptionError(
+            f"{path or repr(path)}: no picture can be written {what}: use one of {', '.join(_FORMATS)}"
+        )
+    check_place(path, sources)
+
+
+def check_place(path: str, sources: Iterable[str] = ()) -> None:
+    """Like :func:`check_output`, for a file of any kind."""
+    target = Path(path)
+    for source in sources:
+        if os.path.exists(source) and target.exists() and os.path.samefile(source, target):
+            raise OptionError(f"{path} would overwrite what it is made from: choose another output")
+    if target.is_dir():
+        raise Error(f"{path} cannot be written: it is a folder")
+    if target.exists() and not target.is_file():
+        raise Error(f"{path} cannot be written: there is something that is no file")
+    if not target.parent.is_dir():
+        raise Error(f"{path} cannot be written: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise Error(f"{path} cannot be written: no permission to write in {target.parent}")
+
+
+def check_readable(path: str) -> None:
+    """Find out before any work is done whether this is a picture; only its head is read.
+
+    Raises
+    ------
+    ImageError
+        If it is none.
+    """
+    from ..image import open_picture
+
+    if os.path.isfile(path):
+        from PIL import Image
+
+        try:
+            with Image.open(path):
+                return
+        except Exception:
+            # The message is the one that opening it for good gives.
+            open_picture(path)
+    else:
+        open_picture(path)
+
+
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """Complaints about this picture tell its name."""
+    try:
+        yield
+    except ImageError as error:
+        if path in str(error):
+            raise
+        raise ImageError(f"{path}: {error}") from None
+
+
+def save(image: Image.Image, path: str) -> None:
+    """Write a picture, all of it or nothing; the extension tells the format.
+
+    Raises
+    ------
+    Error
+        If it cannot be written.
+    """
+    from ..formats.atomic import replacing
+
+    format = _FORMATS[Path(path).suffix.lower()]
+    options = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}}.get(format, {})
+    try:
+        with replacing(path) as stream:
+            image.save(stream, format, **options)
+    except OSError as error:
+        raise Error(f"{path} cannot be written: {error.strerror or error}") from None
+    # Pictures too large for a format, for one.
+    except (ValueError, KeyError, SystemError) as error:
+        raise Error(f"{path} cannot be written as {format}: {error}") from None

@@ -1,0 +1,47 @@
+"""What is printed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+
+def say(text: str = "") -> None:
+    """A result, on standard output."""
+    _print(text, sys.stdout)
+
+
+def note(text: str) -> None:
+    """A remark that is no result, on standard error."""
+    _print(text, sys.stderr)
+
+
+def complain(problem: object) -> None:
+    """What went wrong, in one line on standard error."""
+    _print(f"d2np: {' '.join(str(problem).split())}", sys.stderr)
+
+
+def count(number: int, what: str) -> str:
+    """``1 match``, ``2 matches``."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what}{'es' if what.endswith('ch') else 's'}"
+
+
+def seconds(duration: float) -> str:
+    """With the digits that matter."""
+    return f"{duration:.{0 if duration >= 100 else 1 if duration >= 10 else 2}f} s"
+
+
+def file_size(size: int) -> str:
+    """In a unit that suits."""
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= step:
+            return f"{size / step:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _print(text: str, stream: TextIO) -> None:
+    # A file's name may hold what the terminal has no letters for.
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

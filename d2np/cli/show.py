@@ -1,0 +1,92 @@
+"""``d2np show``: what the network sees in a picture."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import OptionError
+from . import network
+from .parser import Commands, add_extraction, settings
+from .pictures import check_output, check_readable, named, save
+from .report import count, say
+
+if TYPE_CHECKING:
+    from ..net import Net
+
+_EPILOG = """\
+examples:
+  d2np show house.jpg -o keypoints.png -k 500
+  d2np show house.jpg --heatmap -k 15 -o strength.png
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="draw keypoints, or a heat map of the strength, over a picture",
+        description="Draws the keypoints of a picture, the best ones brightest; or, with --heatmap, the "
+        "strength of each cell of the feature map: the largest element of its normalised vector.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf)",
+    )
+    parser.add_argument(
+        "--heatmap", action="store_true", help="the strength map; -k N marks the N strongest cells in it"
+    )
+    add_extraction(parser, "-k")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_output(options.output, [options.image])
+    how = settings(options)
+    if options.heatmap and (how.detector != "d2" or options.multiscale or not how.relu):
+        raise OptionError("--heatmap needs no --detector, --multiscale or --no-relu: strength has none")
+    check_readable(options.image)
+    from .. import draw
+
+    net = network.load(options.weights, options.threads)
+    if options.heatmap:
+        with named(options.image):
+            return _heatmap(net, options)
+    with named(options.image):
+        features = net(options.image, threads=options.threads, **how.options())
+    save(draw.keypoints(options.image, features, orient=options.orient), options.output)
+    width, height = features.image_size
+    best = ""
+    if len(features):
+        best = f", scores {features.scores.min():.4g} to {features.scores.max():.4g}"
+    say(f"{count(len(features), 'keypoint')} in {width} x {height} px{best}")
+    say(f"wrote {options.output}")
+    return 0
+
+
+def _heatmap(net: Net, options: argparse.Namespace) -> int:
+    from .. import draw
+    from ..image import network_size, open_picture
+
+    picture = open_picture(options.image, orient=options.orient)
+    limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
+    strength = net.strength(picture, preprocessing=options.preprocessing, threads=options.threads, **limits)
+    height, width = picture.shape[:2]
+    drawing = draw.heatmap(
+        picture,
+        strength,
+        strongest=min(options.max_keypoints or 0, strength.size),
+        network_size=network_size(width, height, **limits),
+    )
+    save(drawing, options.output)
+    rows, columns = strength.shape
+    say(
+        f"{columns} x {rows} cells for {width} x {height} px, "
+        f"strength {strength.min():.3f} to {strength.max():.3f}"
+    )
+    say(f"wrote {options.output}")
+    return 0

@@ -1,0 +1,277 @@
+"""Where the features of many pictures go, such that a job can go on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import FormatError, ImageError
+from ..features import Features
+from ..formats import hloc, npz
+from .listing import Entry
+
+_SETTINGS = "d2np_settings"
+
+
+class Output(Protocol):
+    """What extraction needs to know of the place that features go to."""
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the features of this picture are there already."""
+
+    def start(self) -> None:
+        """Find out whether anything can be written, before the first features are computed."""
+
+    def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
+        """Store the features of one picture; once this returns they are safe.
+
+        Raises
+        ------
+        ImageError
+            If this picture cannot be stored, though others can.
+        """
+
+    def finish(self) -> None:
+        """All pictures are done."""
+
+    def close(self) -> None:
+        """Let go of everything, whether finished or not."""
+
+
+class HlocOutput:
+    """hloc's feature file. While a job is under way it is ``OUT.partial``, and gets its name at the end.
+
+    A job goes on with ``OUT.partial`` where there is one, else with what ``OUT`` holds. A partial file that
+    is damaged is begun anew.
+
+    Parameters
+    ----------
+    path : Path
+        The feature file.
+    settings : mapping
+        What the features depend on, as plain numbers and texts. It is kept in the file, and a file that was
+        made with another one is not gone on with.
+    half : bool
+        Store float16.
+    overwrite : bool
+        Begin anew whatever is there.
+
+    Attributes
+    ----------
+    damaged : bool
+        Whether a damaged partial file was found and thrown away.
+
+    Raises
+    ------
+    FormatError
+        If what is there is no feature file of ours, or was made with other settings; or if the file cannot
+        be written.
+    """
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, object], *, half: bool = False, overwrite: bool = False
+    ) -> None:
+        self.path = Path(os.path.realpath(path))
+        self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self.damaged = False
+        self._shown = path
+        self._half = half
+        self._settings = {**settings, "half": half}
+        self._finished: set[str] = set()
+        self._file: Any = None
+        if not self.path.parent.is_dir():
+            raise FormatError(f"{path}: cannot be written: there is no folder {path.parent}")
+        for there in (self.path, self.partial):
+            if there.exists() and not there.is_file():
+                raise FormatError(f"{there}: cannot be written: there is something that is no file")
+        if overwrite:
+            self._delete_partial()
+        elif self.path.exists():
+            with hloc.opened(self.path) as file:
+                self._check_settings(file, path)
+                self._finished = set(hloc.names(file))
+        if self.partial.exists():
+            self._go_on()
+
+    def holds(self, entry: Entry) -> bool:
+        return entry.name in self._finished
+
+    def start(self) -> None:
+        if self._file is None:
+            self._begin()
+
+    def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
+        self.start()
+        hloc.write(self._file, entry.name, features, half=self._half, uncertainty=uncertainty)
+        self._flush()
+        self._finished.add(entry.name)
+
+    def finish(self) -> None:
+        if self._file is None:
+            return
+        self.close()
+        if not self._finished:
+            return self._delete_partial()
+        try:
+            os.replace(self.partial, self.path)
+        except OSError as error:
+            raise FormatError(f"{self._shown}: cannot be written: {_one_line(error)}") from None
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except (OSError, RuntimeError) as error:
+                raise FormatError(f"{self._shown}: cannot be written: {_one_line(error)}") from None
+
+    def _begin(self) -> None:
+        """A partial file with what the complete one holds."""
+        self._delete_partial()
+        try:
+            if self._finished:
+                shutil.copyfile(self.path, self.partial)
+            self._file = hloc.opened(self.partial, "a")
+            self._file.attrs[_SETTINGS] = json.dumps(self._settings, sort_keys=True)
+        except FormatError as error:
+            raise FormatError(f"{self._shown}: cannot be written: {error}") from None
+        except (OSError, RuntimeError) as error:
+            raise FormatError(f"{self._shown}: cannot be written: {_one_line(error)}") from None
+        self._flush()
+
+    def _delete_partial(self) -> None:
+        try:
+            self.partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise FormatError(f"{self.partial}: cannot be replaced: {_one_line(error)}") from None
+
+    def _go_on(self) -> None:
+        try:
+            self._file = hloc.opened(self.partial, "r+")
+        except FormatError:
+            if _is_locked(self.partial):
+                raise
+            self.damaged = True
+            return
+        # What HDF5 makes of a damaged file is hard to foresee.
+        try:
+            held = set(hloc.names(self._file))
+        except Exception:
+            self.damaged = True
+            return self._drop()
+        if not held:
+            return self._drop()
+        try:
+            self._check_settings(self._file, self.partial)
+        except FormatError:
+            self.close()
+            raise
+        if missing := self._finished - held:
+            with hloc.opened(self.path) as complete:
+                for name in sorted(missing):
+                    complete.copy(name, self._file, name)
+        self._finished |= held
+
+    def _drop(self) -> None:
+        file, self._file = self._file, None
+        try:
+            file.close()
+        except (OSError, RuntimeError):
+            return
+
+    def _flush(self) -> None:
+        try:
+            self._file.flush()
+        except (OSError, RuntimeError) as error:
+            raise FormatError(f"{self._shown}: cannot be written: {_one_line(error)}") from None
+
+    def _check_settings(self, file: Any, path: Path) -> None:
+        try:
+            recorded = json.loads(file.attrs[_SETTINGS])
+            differing = [
+                f"{name} {recorded.get(name)!r} there, {value!r} now"
+                for name, value in self._settings.items()
+                if recorded.get(name) != value
+            ]
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise FormatError(
+                f"{path} is there but was not written by d2np extract: choose another output, or replace it "
+                "with --overwrite"
+            ) from None
+        if differing:
+            raise FormatError(
+                f"{path} was made with other options ({'; '.join(differing)}): use the same ones, choose "
+                "another output, or replace it with --overwrite"
+            )
+
+
+class NpzOutput:
+    """One file for each picture, beside it or, under its name, in a folder.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where to; by default beside the pictures.
+    overwrite : bool
+        Do pictures again whose files are there.
+    """
+
+    def __init__(self, folder: Path | None = None, *, overwrite: bool = False) -> None:
+        self._folder = folder
+        self._overwrite = overwrite
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise FormatError(f"{folder}: is no folder to write feature files into")
+
+    def file_of(self, entry: Entry) -> Path:
+        """The feature file of a picture."""
+        beside = entry.path if self._folder is None else self._folder / entry.name
+        return beside.with_name(beside.name + npz.EXTENSION)
+
+    def holds(self, entry: Entry) -> bool:
+        return not self._overwrite and npz.is_complete(self.file_of(entry))
+
+    def start(self) -> None:
+        if self._folder is not None:
+            _make_folder(self._folder)
+
+    def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
+        path = self.file_of(entry)
+        _make_folder(path.parent)
+        npz.write(path, features)
+
+    def finish(self) -> None:
+        """Every file was finished as it was written."""
+
+    def close(self) -> None:
+        """No file is open."""
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FormatError(f"{folder}: the folder cannot be made: {_one_line(error)}") from None
+
+
+def _is_locked(path: Path) -> bool:
+    import h5py
+
+    try:
+        h5py.File(path, "r").close()
+    except BlockingIOError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def _one_line(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -1,0 +1,41 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A stream whose content becomes the file when the block ends well, and leaves nothing when it does not.
+
+    Parameters
+    ----------
+    path : str or path
+        A file that is there already is replaced; a link stays one, and the file it leads to is replaced.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written there.
+    """
+    target = Path(os.path.realpath(path))
+    # A device or pipe would be replaced by a file.
+    if target.exists() and not target.is_file():
+        raise OSError(None, "there is something that is no file", os.fspath(path))
+    # In the same folder, since only a rename within one file system is atomic.
+    temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

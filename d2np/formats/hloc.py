@@ -1,0 +1,180 @@
+"""hloc's feature file: one HDF5 file with a group for each picture.
+
+The group has the picture's name, in which slashes make sub-groups, and holds ``keypoints`` (N, 2),
+``scores`` (N,), ``descriptors`` (512, N) and ``image_size`` (2,) with width and height, as hloc's
+``extract_features.py`` writes them; beside those ``scales`` (N,). Keypoints carry hloc's attribute
+``uncertainty``: pixels of the picture as given for one pixel that the network saw.
+
+Everything is float32, or all but ``image_size`` float16 as with hloc's ``as_half``. float16 has 11 bits:
+positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to even ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from ..features import Features
+
+ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
+"""What every picture's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
+
+_UNFINISHED = ".unfinished"
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def write(file: Any, name: str, features: Features, *, half: bool = False, uncertainty: float = 1.0) -> None:
+    """Put the features of one picture into an open file; its group is whole once it has its name.
+
+    Parameters
+    ----------
+    file : h5py.File or h5py.Group
+        Open for writing.
+    name : str
+        The picture's name. A group that has it already is replaced.
+    features : Features
+    half : bool
+        Store float16.
+    uncertainty : float
+        Pixels of the picture for one pixel that the network saw.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot hold a picture of that name, or cannot be written.
+    """
+    try:
+        if _UNFINISHED in file:
+            del file[_UNFINISHED]
+        group = file.create_group(_UNFINISHED)
+        for key, values in _to_arrays(features).items():
+            group.create_dataset(key, data=_halved(values) if half else values)
+        group["keypoints"].attrs["uncertainty"] = uncertainty
+        if name in file:
+            del file[name]
+        file.move(_UNFINISHED, name)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise FormatError(f"features of {name} cannot be written: {reason}") from None
+
+
+def read(source: Any, name: str) -> Features:
+    """Read the features of one picture.
+
+    Parameters
+    ----------
+    source : path, or h5py.File or h5py.Group
+        Written by d2np or by hloc. Keypoints without scales get the scale 1.
+    name : str
+        The picture's name.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or has no such picture.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with opened(source) as file:
+            return read(file, name)
+    try:
+        group = source.get(name)
+        if group is None or not is_complete(group):
+            raise FormatError(f"no features of a picture {name!r}")
+        keypoints = group["keypoints"][()].astype(np.float32)
+        scales = group["scales"][()] if "scales" in group else np.ones(len(keypoints))
+        return Features(
+            np.column_stack([keypoints, scales.astype(np.float32)]),
+            group["scores"][()],
+            np.ascontiguousarray(group["descriptors"][()].T),
+            tuple(group["image_size"][()]),
+        )
+    except FormatError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"features of {name} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def names(source: Any) -> list[str]:
+    """Names of all pictures whose features are in the file, in alphabetical order.
+
+    Parameters
+    ----------
+    source : path, or h5py.File or h5py.Group
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with opened(source) as file:
+            return names(file)
+    try:
+        return sorted(_names(source, ""))
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"a damaged feature file: {' '.join(str(error).split())}") from None
+
+
+def opened(path: str | os.PathLike[str], mode: str = "r") -> Any:
+    """The HDF5 file, as :class:`h5py.File`.
+
+    Raises
+    ------
+    FormatError
+        If there is none, or another process is writing to it.
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, mode)
+    except BlockingIOError:
+        raise FormatError(f"{os.fspath(path)}: another process is writing to it") from None
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        # HDF5's own messages go on about its internals; only those of the system have a number.
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else "not an HDF5 file, or a damaged one"
+        raise FormatError(f"{os.fspath(path)}: {reason}") from None
+
+
+def is_complete(group: Any) -> bool:
+    """Whether an HDF5 group holds the features of a picture, in arrays that fit each other."""
+    shapes = {key: getattr(group[key], "shape", None) for key in ARRAYS if key in group}
+    if shapes.keys() != set(ARRAYS) or not shapes["scores"]:
+        return False
+    (count, *_) = shapes["scores"]
+    return shapes == {
+        "keypoints": (count, 2),
+        "scores": (count,),
+        "descriptors": (512, count),
+        "image_size": (2,),
+    }
+
+
+def _names(group: Any, prefix: str) -> Iterator[str]:
+    if prefix and is_complete(group):
+        yield prefix.rstrip("/")
+    for key in group:
+        if f"{prefix}{key}" != _UNFINISHED and hasattr(group[key], "keys"):
+            yield from _names(group[key], f"{prefix}{key}/")
+
+
+def _to_arrays(features: Features) -> Mapping[str, NDArray[Any]]:
+    return {
+        "keypoints": features.keypoints[:, :2],
+        "scores": features.scores,
+        "descriptors": features.descriptors.T,
+        "image_size": np.array(features.image_size, np.int64),
+        "scales": features.keypoints[:, 2],
+    }
+
+
+def _halved(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype != np.float32:
+        return values
+    # An infinite score would end all comparisons.
+    return np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)

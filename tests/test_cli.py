@@ -1,0 +1,634 @@
+"""The command line, as a user meets it: what is written, what is said, and how it ends."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from checkpoints import legacy, repeated, state_dict
+from PIL import Image
+
+import d2np
+from d2np import demo, draw, homography
+from d2np.cli import main, network
+from d2np.formats import hloc, npz
+from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
+from d2np.weights import analytic, store
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory):
+    """The analytic weights in a file of their own: small, quick to load, and they find what they should."""
+    path = tmp_path_factory.mktemp("weights") / "analytic.h5"
+    d2np.weights.save(path, analytic.arrays())
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def load_once():
+    return functools.cache(d2np.Net.load)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, load_once):
+    """Weights are read once for all commands, and a slow machine is no reason for remarks."""
+    monkeypatch.setattr(d2np.Net, "load", staticmethod(load_once))
+    monkeypatch.setattr(network, "_PATIENCE", 3600)
+
+
+@pytest.fixture
+def photos(tmp_path, make_picture, monkeypatch):
+    """The working folder, with three pictures in it and below it."""
+    for seed, name in enumerate(["a.png", "b.jpg", "sub/c.png"]):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_picture(64, 96, seed)).save(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys, weights_file):
+    """Runs a command: exit code, standard output, standard error."""
+
+    def call(*arguments, weights=True):
+        chosen = ["--weights", weights_file] if weights else []
+        code = main([*(str(argument) for argument in arguments), *chosen])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def fails(run):
+    """Runs a command that must fail with one line on standard error; returns the code and the line."""
+
+    def call(*arguments, weights=False):
+        code, out, err = run(*arguments, weights=weights)
+        assert out == ""
+        assert re.fullmatch(r"d2np: .+\n", err)
+        return code, err
+
+    return call
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# --- match ------------------------------------------------------------------------------------------------
+
+
+def test_match(run, photos):
+    code, out, err = run("match", "photos/a.png", "photos/a.png", "-o", "m.png")
+    assert (code, err) == (0, "")
+    count = int(re.search(r"photos/a\.png: (\d+) keypoints in 96 x 64 px", out).group(1))
+    assert count > 3
+    assert re.search(rf"^{count} matches, similarity 1\.000 to 1\.000$", out, re.M)
+    assert re.search(r"^\d+\.\d+ s for extraction, \d+\.\d+ s for matching$", out, re.M)
+    assert out.endswith("wrote m.png\n")
+    with Image.open("m.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 2 * 96
+
+
+def test_match_writes_matches_png_by_default_and_replaces_it(run, photos):
+    Path("matches.png").write_text("old")
+    assert run("match", "photos/a.png", "photos/b.jpg")[0] == 0
+    with Image.open("matches.png") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("m.JPG", "JPEG"), ("m.webp", "WEBP"), ("m.tif", "TIFF"), ("m.bmp", "BMP")]
+)
+def test_the_extension_decides_the_format(run, photos, name, format):
+    assert run("show", "photos/a.png", "-o", name)[0] == 0
+    with Image.open(name) as picture:
+        assert picture.format == format
+
+
+def test_match_options_reach_the_matcher(run, photos):
+    def matches(*options):
+        code, out, _ = run("match", "photos/a.png", "photos/b.jpg", *options)
+        assert code == 0
+        return int(re.search(r"^(\d+) match", out, re.M).group(1))
+
+    every = matches("--no-mutual")
+    assert every > matches() >= matches("--ratio", "0.9")
+    assert matches("--min-similarity", "0.999") == 0
+    assert matches("--no-mutual", "--max-keypoints", "2") == 2
+
+
+def test_no_keypoints_at_all(run, photos):
+    # A map of one cell, where a keypoint would need four around it.
+    Image.new("RGB", (8, 8), (90, 90, 90)).save("grey.png")
+    code, out, _ = run("match", "grey.png", "grey.png")
+    assert code == 0
+    assert "\n0 matches\n" in out
+    assert run("show", "grey.png", "-o", "k.png")[0] == 0
+    assert run("extract", "grey.png", "-o", "f.h5")[0] == 0
+    assert len(hloc.read("f.h5", "grey.png")) == 0
+
+
+# --- show -------------------------------------------------------------------------------------------------
+
+
+def test_show_keypoints(run, photos, weights_file):
+    code, out, _ = run("show", "photos/a.png", "-o", "k.png", "-k", "3")
+    assert code == 0
+    assert out.startswith("3 keypoints in 96 x 64 px, scores ")
+    net = d2np.Net.load(weights_file)
+    expected = draw.keypoints("photos/a.png", net("photos/a.png", max_keypoints=3))
+    with Image.open("k.png") as picture:
+        np.testing.assert_array_equal(picture, expected)
+
+
+def test_show_heatmap(run, photos, weights_file):
+    code, out, _ = run("show", "photos/a.png", "--heatmap", "-k", "5", "-o", "h.png", "--max-edge", "61")
+    assert code == 0
+    assert out.startswith("14 x 9 cells for 96 x 64 px")
+    strength = d2np.Net.load(weights_file).strength("photos/a.png", max_edge=61)
+    expected = draw.heatmap("photos/a.png", strength, strongest=5, network_size=(61, 40))
+    with Image.open("h.png") as picture:
+        np.testing.assert_array_equal(picture, expected)
+
+
+def test_more_marks_than_cells(run, photos):
+    assert run("show", "photos/a.png", "--heatmap", "-k", "100000", "-o", "h.png")[0] == 0
+
+
+# --- extract ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The names of the pictures that the network is called for."""
+    seen = []
+    original = d2np.Net.__call__
+
+    def counted(self, image, **options):
+        seen.append(Path(image).name)
+        return original(self, image, **options)
+
+    monkeypatch.setattr(d2np.Net, "__call__", counted)
+    return seen
+
+
+def test_extract_h5(run, photos, computed, weights_file, assert_same_features):
+    code, out, err = run("extract", "photos", "-o", "f.h5")
+    assert code == 0
+    assert re.match(r"3 pictures extracted, [\d,]+ keypoints in ", out)
+    assert "extracting: 100%" in err
+    assert hloc.names("f.h5") == ["a.png", "b.jpg", "sub/c.png"]
+    expected = d2np.Net.load(weights_file)("photos/sub/c.png")
+    assert_same_features(hloc.read("f.h5", "sub/c.png"), expected)
+    assert files(photos) == ["f.h5", "photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
+
+    computed.clear()
+    code, out, err = run("extract", "photos", "-o", "f.h5")
+    assert (code, err, computed) == (0, "", [])
+    assert out.startswith("0 pictures extracted, 3 there already\n")
+
+
+def test_extract_options_reach_the_network(run, photos, weights_file, assert_same_features):
+    options = (
+        *("--detector", "strength", "--max-keypoints", "7", "--multiscale", "--max-edge", "80"),
+        *("--max-sum-edges", "none", "--preprocessing", "torch", "--orient", "--no-relu", "--threads", "1"),
+    )
+    assert run("extract", "photos/a.png", "-o", "f.h5", *options)[0] == 0
+    expected = d2np.Net.load(weights_file)(
+        "photos/a.png",
+        detector="strength",
+        max_keypoints=7,
+        scales=(0.5, 1.0, 2.0),
+        max_edge=80,
+        max_sum_edges=None,
+        preprocessing="torch",
+        orient=True,
+        relu=False,
+    )
+    assert_same_features(hloc.read("f.h5", "a.png"), expected)
+
+
+def test_extract_half(run, photos):
+    assert run("extract", "photos/a.png", "-o", "f.h5", "--half")[0] == 0
+    with h5py.File("f.h5") as file:
+        group = file["a.png"]
+        assert {key: group[key].dtype.str for key in group} == {
+            "keypoints": "<f2",
+            "scores": "<f2",
+            "descriptors": "<f2",
+            "image_size": "<i8",
+            "scales": "<f2",
+        }
+
+
+def test_extract_npz(run, photos, computed, assert_same_features, weights_file):
+    code, out, _ = run("extract", "photos", "--format", "npz")
+    assert code == 0
+    assert "beside the pictures" in out
+    assert "photos/sub/c.png.d2-net" in files(photos)
+    expected = d2np.Net.load(weights_file)("photos/a.png")
+    assert_same_features(npz.read("photos/a.png.d2-net", (96, 64)), expected)
+    assert run("extract", "photos", "--format", "npz", "-o", "out")[0] == 0
+    assert files(photos / "out") == ["a.png.d2-net", "b.jpg.d2-net", "sub/c.png.d2-net"]
+    computed.clear()
+    assert run("extract", "photos", "--format", "npz", "-o", "out")[0] == 0
+    assert computed == []
+
+
+def test_extract_reports_what_it_cannot_read(run, photos):
+    Path("photos/bad.png").write_text("no picture")
+    whole = Path("photos/b.jpg").read_bytes()
+    Path("photos/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (5, 5)).save("photos/tiny.png")
+    code, out, err = run("extract", "photos", "photos/none.jpg", "-o", "f.h5")
+    assert code == 1
+    assert out.startswith("3 pictures extracted, 4 failed")
+    lines = [line for line in err.splitlines() if line.startswith("d2np: ")]
+    for name in ("bad.png", "cut.jpg", "tiny.png", "none.jpg"):
+        assert sum(f"photos/{name}" in line for line in lines) == 1
+    assert len(lines) == 4
+    assert len(hloc.names("f.h5")) == 3
+
+
+def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatch):
+    original = hloc.write
+
+    def interrupted(file, name, *rest, **options):
+        if name == "b.jpg":
+            raise KeyboardInterrupt
+        original(file, name, *rest, **options)
+
+    monkeypatch.setattr(hloc, "write", interrupted)
+    code, out, err = run("extract", "photos", "-o", "f.h5")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1].startswith("d2np: interrupted")
+    assert hloc.names("f.h5.partial") == ["a.png"]
+    assert not Path("f.h5").exists()
+
+    monkeypatch.setattr(hloc, "write", original)
+    computed.clear()
+    code, out, _ = run("extract", "photos", "-o", "f.h5")
+    assert (code, computed) == (0, ["b.jpg", "c.png"])
+    assert out.startswith("2 pictures extracted, 1 there already")
+    assert not Path("f.h5.partial").exists()
+
+    Path("g.h5.partial").write_bytes(Path("f.h5").read_bytes()[:3000])
+    code, out, err = run("extract", "photos", "-o", "g.h5")
+    assert code == 0
+    assert "g.h5.partial is damaged: beginning anew" in err
+    assert len(hloc.names("g.h5")) == 3
+
+
+# --- demo -------------------------------------------------------------------------------------------------
+
+
+def test_demo(run, photos):
+    code, out, err = run("demo", "-o", "d.png")
+    assert code == 0
+    assert "Traceback" not in err
+    right, matches, share = (
+        int(value) for value in re.search(r"right +(\d+) of (\d+), (\d+)%, within 3 px", out).groups()
+    )
+    assert matches > 100
+    assert share == round(100 * right / matches)
+    assert share >= 70
+    assert float(re.search(r"off by ([\d.]+) px", out).group(1)) < 3
+    assert out.rstrip().endswith("d.png")
+    with Image.open("d.png") as picture:
+        assert picture.width > 900
+
+
+def test_the_demo_measures_and_does_not_assume(net):
+    """Random weights find much less, and the numbers say so."""
+    given = demo.views()
+    result = demo.run(net, given)
+    assert len(result.distances) == len(result.matches)
+    assert result.right.mean() < 0.6
+
+
+def test_the_demo_knows_its_own_view():
+    """The second view looked at through the truth is the first one, darker."""
+    given = demo.views()
+    first, second = (np.asarray(view, np.float64).mean(axis=2) for view in (given.first, given.second))
+    rng = np.random.default_rng(0)
+    there = rng.uniform(20, 430, (4000, 2))
+    here = homography.apply(np.linalg.inv(given.truth), there)
+
+    def at(picture, xy):
+        x, y = np.floor(xy).astype(int).T
+        u, v = (xy - np.floor(xy)).T
+        top = picture[y, x] * (1 - u) + picture[y, x + 1] * u
+        return top * (1 - v) + (picture[y + 1, x] * (1 - u) + picture[y + 1, x + 1] * u) * v
+
+    right = np.abs(at(second, there) - (at(first, here) * 0.8 + 15)).mean()
+    assert right < 2
+    for shift in ([0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]):
+        assert np.abs(at(second, there) - (at(first, here + shift) * 0.8 + 15)).mean() > right
+
+
+def test_homography_among_wrong_matches():
+    rng = np.random.default_rng(3)
+    truth = np.array([[1.1, 0.08, -20], [-0.05, 0.95, 12], [1e-4, -5e-5, 1]])
+    a = rng.uniform(0, 500, (200, 2))
+    b = homography.apply(truth, a) + rng.normal(0, 0.3, (200, 2))
+    b[:120] = rng.uniform(0, 500, (120, 2))
+    found, agrees = homography.fit(a, b)
+    corners = np.array([[0, 0], [499, 0], [499, 499], [0, 499]])
+    assert np.abs(homography.apply(found, corners) - homography.apply(truth, corners)).max() < 1.5
+    assert agrees[120:].all()
+    again, _ = homography.fit(a, b)
+    np.testing.assert_array_equal(found, again)
+
+
+def test_homography_of_nothing():
+    rng = np.random.default_rng(3)
+    assert homography.fit(np.zeros((0, 2)), np.zeros((0, 2))) is None
+    assert homography.fit(rng.random((4, 2)), rng.random((4, 2))) is None
+    assert homography.fit(rng.random((8, 2)) * 900, rng.random((8, 2)) * 900) is None
+    same = np.ones((9, 2))
+    homography.fit(same, same)
+    line = np.arange(18.0).reshape(9, 2)
+    homography.fit(line, line)
+
+
+# --- info and convert -------------------------------------------------------------------------------------
+
+
+def test_info(capsys, weights_file):
+    assert main(["info", weights_file]) == 0
+    out = capsys.readouterr().out
+    assert "22: 10 convolution, 9 ReLU, 2 max pooling, 1 average pooling" in out
+    assert len(re.findall(r"^ *\d+  (conv|relu|pool)", out, re.M)) == 22
+    for name, shape in PARAMETER_SHAPES.items():
+        assert re.search(rf"^{name} +{' x '.join(map(str, shape))} +{np.prod(shape):,}$", out, re.M)
+    assert re.search(rf"^total +{PARAMETER_COUNT:,}$", out, re.M)
+    assert "119 x 159 x 512" in out
+    assert f"{os.path.getsize(weights_file):,} bytes" in out
+    assert "30,541,056 bytes of float32" in out
+    assert main(["info", weights_file, "--size", "224x224"]) == 0
+    assert "55 x 55 x 512" in capsys.readouterr().out
+
+
+def test_convert(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {name: k + 0.5 for k, name in enumerate(PARAMETER_SHAPES)}
+    tensors = {name: repeated(value, PARAMETER_SHAPES[name]) for name, value in values.items()}
+    checkpoint = legacy({"model": state_dict(tensors)})
+    Path("d2.pth").write_bytes(checkpoint)
+    assert main(["convert", "d2.pth", "d2.h5"]) == 0
+    out = capsys.readouterr().out
+    assert hashlib.sha256(checkpoint).hexdigest() in out
+    content = Path("d2.h5").read_bytes()
+    assert hashlib.sha256(content).hexdigest() in out
+    assert f"{len(content):,} bytes" in out
+    loaded, provenance = d2np.weights.load(Path("d2.h5"))
+    assert provenance.name == "d2.pth"
+    assert all((loaded[name] == value).all() for name, value in values.items())
+
+    assert main(["convert", "d2.h5", "d2.h5"]) == 2
+    Path("other.h5").write_text("mine")
+    assert main(["convert", "d2.pth", "other.h5"]) == 1
+    assert "--force" in capsys.readouterr().err
+    assert Path("other.h5").read_text() == "mine"
+    assert main(["convert", "d2.h5", "other.h5", "--force"]) == 0
+    assert Path("other.h5").read_bytes() == content
+    assert files(tmp_path) == ["d2.h5", "d2.pth", "other.h5"]
+
+
+# --- default weights --------------------------------------------------------------------------------------
+
+
+def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_file):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("D2NP_CACHE", str(cache))
+    monkeypatch.setattr(store, "_packaged", lambda: Path(weights_file))
+    code, _, err = run("show", "photos/a.png", "-o", "k.png", weights=False)
+    assert code == 0
+    assert err.splitlines()[0].startswith("weights: analytic (")
+    (cache / "tf.h5").write_bytes(Path(weights_file).read_bytes())
+    code, _, err = run("info", weights=False)
+    assert code == 0
+    assert err == "weights: tf (published, from the cache)\n"
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["bogus"],
+        ["match"],
+        ["match", "photos/a.png"],
+        ["match", "photos/a.png", "photos/b.jpg", "-o", "m.xyz"],
+        ["match", "photos/a.png", "photos/b.jpg", "-o", "m"],
+        ["match", "photos/a.png", "photos/b.jpg", "-o", "photos/b.jpg"],
+        ["match", "photos/a.png", "photos/b.jpg", "--ratio", "1.5"],
+        ["match", "photos/a.png", "photos/b.jpg", "--ratio", "0"],
+        ["match", "photos/a.png", "photos/b.jpg", "--min-similarity", "nan"],
+        ["match", "photos/a.png", "photos/b.jpg", "--detector", "sift"],
+        ["match", "photos/a.png", "photos/b.jpg", "--max-keypoints", "-3"],
+        ["match", "photos/a.png", "photos/b.jpg", "--threads", "0"],
+        ["match", "photos/a.png", "photos/b.jpg", "--max-edge", "large"],
+        ["match", "photos/a.png", "photos/b.jpg", "--max", "5"],
+        ["show", "photos/a.png"],
+        ["show", "photos/a.png", "-o", "photos/../photos/a.png"],
+        ["show", "photos/a.png", "-o", "h.png", "--heatmap", "--multiscale"],
+        ["info", "--size", "640"],
+        ["info", "--size", "4x4"],
+        ["convert", "w.pth", "w.onnx"],
+        ["convert", "w.onnx", "w.h5"],
+        ["convert", "w.pth", "w.bin"],
+        ["extract", "-o", "f.h5"],
+        ["extract", "photos"],
+        ["extract", "photos", "-o", "f.npz"],
+        ["extract", "photos", "-o", "f.h5", "--format", "txt"],
+        ["extract", "photos", "--format", "npz", "--half"],
+        ["extract", "photos/a.png", "other/a.png", "-o", "f.h5"],
+    ],
+)
+def test_bad_usage(fails, photos, arguments):
+    code, line = fails(*arguments)
+    assert code == 2
+    assert len(line) > 20
+    assert files(photos) == ["photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["match", "photos/a.png", "none.png"], "none.png: there is no such file"),
+        (["match", "photos", "photos/a.png"], "is a folder"),
+        (["match", "text.png", "photos/a.png"], "is not a picture"),
+        (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.png"], "there is no folder none"),
+        (["show", "photos/a.png", "-o", "folder.png"], "it is a folder"),
+        (["show", "photos/a.png", "-o", "k.png", "--weights", "none.h5"], "none.h5: no such file"),
+        (["show", "photos/a.png", "-o", "k.png", "--weights", "text.png"], "is a text file"),
+        (["show", "photos/a.png", "-o", "k.png", "--weights", "ots"], "download https://"),
+        (["info", "photos/a.png"], "is a picture (PNG), not weights"),
+        (["convert", "none.pth", "w.h5"], "none.pth: no such file"),
+        (["convert", "text.png", "w.h5"], "is a text file"),
+        (["extract", "@none.txt", "-o", "f.h5"], "the list cannot be read"),
+        (["extract", "*.tif", "-o", "f.h5"], "fits no picture"),
+        (["extract", "folder.png", "-o", "f.h5"], "holds no pictures"),
+    ],
+)
+def test_failed_jobs(fails, photos, monkeypatch, arguments, message):
+    monkeypatch.setenv("D2NP_CACHE", str(photos / "no cache"))
+    Path("text.png").write_text("hello")
+    Path("folder.png").mkdir()
+    before = files(photos)
+    code, line = fails(*arguments)
+    assert code == 1
+    assert message in line
+    assert files(photos) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "photos/a.png", "-o", "k.png", "--max-edge", "9"], "photos/a.png: a picture of 9"),
+        (["show", "huge.png", "-o", "k.png"], "too large to open safely"),
+        (["extract", "photos", "-o", "none/f.h5"], "there is no folder none"),
+        (["extract", "photos", "-o", "diary.h5"], "not an HDF5 file"),
+        (["extract", "photos", "--format", "npz", "-o", "diary.h5"], "no folder"),
+    ],
+)
+def test_failed_jobs_with_a_network(fails, photos, monkeypatch, arguments, message):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    Image.new("L", (300, 300)).save("huge.png")
+    Path("diary.h5").write_text("dear diary")
+    before = files(photos)
+    code, line = fails(*arguments, weights=True)
+    assert code == 1
+    assert message in line
+    assert files(photos) == before
+    assert Path("diary.h5").read_text() == "dear diary"
+
+
+@pytest.mark.parametrize(
+    "command", [["show", "photos/a.png", "-o", "k.png"], ["extract", "photos", "-o", "f.h5"]]
+)
+def test_a_file_that_cannot_get_its_name(run, photos, monkeypatch, command):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    before = files(photos)
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert "No space left on device" in err.splitlines()[-1]
+    # What was extracted is kept for the next run.
+    assert [name for name in files(photos) if name != "f.h5.partial"] == before
+
+
+def test_nowhere_to_keep_compiled_kernels(fails, photos, monkeypatch):
+    def load(_):
+        raise RuntimeError("cannot cache function 'relu': no locator available for file 'pool.py'")
+
+    monkeypatch.setattr(d2np.Net, "load", staticmethod(load))
+    code, line = fails("show", "photos/a.png", "-o", "k.png", weights=True)
+    assert code == 1
+    assert "NUMBA_CACHE_DIR" in line
+
+
+def test_help(capsys):
+    for command in (None, "demo", "match", "extract", "show", "info", "convert"):
+        assert main(["--help"] if command is None else [command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert "example" in out
+        assert max(len(line) for line in out.splitlines()) <= 110
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"d2np {d2np.__version__}\n"
+
+
+# --- as a program of its own ------------------------------------------------------------------------------
+
+
+def program(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "d2np", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+def test_program(photos, weights_file):
+    ended = program("match", "photos/a.png", "photos/a.png", "--weights", weights_file)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False)
+    assert ended.stdout.endswith("wrote matches.png\n")
+    ended = program("match", "photos/a.png", "none.png")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "d2np: none.png: there is no such file\n"
+
+
+def test_help_does_not_wait_for_the_compiler():
+    code = (
+        "import sys; from d2np.cli import main; assert main(['info', '--help']) == 0; "
+        "assert not {'numba', 'numpy', 'h5py', 'PIL'} & set(sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_reader_that_stops_reading(weights_file):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        ended = subprocess.run(
+            [sys.executable, "-m", "d2np", "info", weights_file],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_interrupt(photos, weights_file, make_picture):
+    for seed in range(9):
+        Image.fromarray(make_picture(120, 160, seed)).save(f"photos/{seed}.png")
+    with subprocess.Popen(
+        [sys.executable, "-m", "d2np", "extract", "photos", "-o", "f.h5", "--weights", weights_file],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not Path("f.h5.partial").exists() and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("d2np: interrupted")
+    ended = program("extract", "photos", "-o", "f.h5", "--weights", weights_file)
+    assert ended.returncode == 0
+    assert len(hloc.names("f.h5")) == 12
+    assert not Path("f.h5.partial").exists()
