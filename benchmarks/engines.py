@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2np.bands import flow
-from d2np.layers import LAYERS
+from d2np.layers import LAYERS, map_size
 from d2np.stages import PackedWeights, stages
-from d2np.threads import Team
+from d2np.threads import Team, Workspace
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, FloatArray]
@@ -40,10 +40,14 @@ def d2np_winograd(
     arrays: Arrays, height: int, width: int, threads: int, algorithm: str = "winograd"
 ) -> Forward:
     packed = PackedWeights(arrays, algorithm)
+    workspace = Workspace()
 
     def forward(pixels: FloatArray) -> FloatArray:
-        with Team(threads) as team:
-            return np.concatenate(list(flow(pixels, stages(packed, pixels.shape[1], relu=True), team)))
+        cells = np.empty((*map_size(height, width), 512), np.float32)
+        with Team(threads, workspace=workspace) as team:
+            for _ in flow(pixels, stages(packed, width, workspace, relu=True), cells, team):
+                pass
+        return cells
 
     return forward
 

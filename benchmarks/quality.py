@@ -34,7 +34,9 @@ def sift(image: np.ndarray) -> d2np.Features:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     net = d2np.Net.load("analytic")

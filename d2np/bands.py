@@ -16,7 +16,7 @@ What a layer computes is in ``stages.py``; this module only moves rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -54,10 +54,19 @@ class RowBuffer:
     """The rows of one layer's input that it still needs.
 
     Each row begins with ``margin`` zero columns, which serve the row in front as its right margin.
-    ``slack`` positions behind the last row may be read by the kernel and are never written.
+    ``slack`` positions behind the last row may be read by the kernel and are never written. ``memory`` gives
+    the buffer its float32, the same ones every time it is asked.
     """
 
-    def __init__(self, width: int, channels: int, margin: int, slack: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        channels: int,
+        margin: int,
+        slack: int,
+        memory: Callable[[int], FloatArray] = np.empty,
+    ) -> None:
+        self.memory = memory
         self.width, self.margin, self.slack = width, margin, slack
         self.row_stride = width + margin
         # Pixels a large power of two apart would fall into the same few sets of the cache.
@@ -73,8 +82,8 @@ class RowBuffer:
         # The margin behind the last row is the reason for margin more positions.
         length = capacity * self.row_stride + self.margin + self.slack
         # Not zeros: memory that is never used is then never touched.
-        positions = np.empty((length, self.pixel_stride), np.float32)
-        if held:
+        positions = self.memory(length * self.pixel_stride).reshape(length, self.pixel_stride)
+        if held and not np.may_share_memory(positions, self.positions):
             positions[:held] = self.positions[:held]
         self.positions, self.capacity = positions, capacity
 
@@ -123,8 +132,13 @@ def band_height(width: int) -> int:
 
 
 def flow(
-    pixels: FloatArray, stages: Sequence[Stage], team: Team, *, rows_at_a_time: int | None = None
-) -> Iterator[FloatArray]:
+    pixels: FloatArray,
+    stages: Sequence[Stage],
+    cells: FloatArray,
+    team: Team,
+    *,
+    rows_at_a_time: int | None = None,
+) -> Iterator[int]:
     """Push a picture through the stages, band by band.
 
     Parameters
@@ -133,14 +147,16 @@ def flow(
         The preprocessed picture.
     stages : list of Stage
         Fresh ones, made for the picture's width.
+    cells : (h, w, 512) float32
+        The feature map, filled from its top to its bottom.
     team : Team
     rows_at_a_time : int, optional
         Height of the bands in pixels; chosen from the width by default.
 
     Yields
     ------
-    (rows, w, 512) float32
-        A few rows of the map, from its top to its bottom; a fresh array.
+    int
+        How many rows of the map are complete.
     """
     height, width = pixels.shape[:2]
     step = rows_at_a_time or band_height(width)
@@ -148,6 +164,7 @@ def flow(
     for stage in stages:
         held, incoming = stage.most_rows(incoming)
         stage.source.reserve(held)
+    complete = 0
     for first in range(0, height, step):
         band = pixels[first : first + step]
         stages[0].source.add(len(band)).fill(band)
@@ -161,6 +178,7 @@ def flow(
             if number + 1 < len(stages):
                 stage.put_out(stages[number + 1].source.add(rows), team)
             else:
-                out = np.empty((rows, stage.width, stage.channels), np.float32)
-                stage.put_out(Rows(out.reshape(-1, stage.channels), 0, stage.width, rows, stage.width), team)
-                yield out
+                target = cells.reshape(-1, stage.channels)
+                stage.put_out(Rows(target, complete * stage.width, stage.width, rows, stage.width), team)
+                complete += rows
+                yield complete

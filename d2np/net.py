@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -21,9 +23,12 @@ from .kernels import topk
 from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
 from .profile import Profile, summarise
 from .stages import PackedWeights, stages
-from .threads import Clock, Team
+from .threads import Clock, Team, Workspace
 
 FloatArray = NDArray[np.float32]
+
+# A workspace is kept for the next call unless it is larger than this.
+_KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class Net:
         self._arrays = weights.check(arrays)
         self.provenance = provenance
         self._packed = PackedWeights(self._arrays, algorithm)
+        self._idle: list[Workspace] = []
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, algorithm: str = "winograd") -> Net:
@@ -224,7 +230,7 @@ class Net:
             mask,
             orient,
         )
-        with Team(threads) as team:
+        with self._team(threads) as team:
             return self._extract(image, options, team)
 
     def profile(self, image: Picture, *, threads: int | None = None, **options: Any) -> Profile:
@@ -244,10 +250,10 @@ class Net:
         """
         chosen = _Options(**options)
         picture = open_picture(image, orient=chosen.orient)
-        with Team(threads) as team:
+        with self._team(threads) as team:
             self._extract(picture, chosen, team)  # compiles what has not been compiled yet
         clock = Clock()
-        with Team(threads, clock) as team:
+        with self._team(threads, clock) as team:
             start = time.perf_counter()
             self._extract(picture, chosen, team)
             wall_seconds = time.perf_counter() - start
@@ -274,9 +280,9 @@ class Net:
         if ranked and most is None:
             most = np.iinfo(np.int64).max
 
-        def forward(pixels: FloatArray) -> FloatArray:
+        def forward(pixels: FloatArray, level: pyramid.Level) -> FloatArray:
             # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
-            return self._forward(pixels, team, relu=options.relu and not ranked)
+            return self._forward(pixels, team, relu=options.relu and not ranked, name=level.number)
 
         keypoints, scores, vectors = [], [], []
         find = detect.DETECTORS[options.detector]
@@ -326,8 +332,11 @@ class Net:
             55 x 55 x 512 for 224 x 224 pixels.
         """
         frame = _frame(image, preprocessing, max_edge, max_sum_edges, orient)
-        with Team(threads) as team:
-            return self._forward(_checked_size(frame), team, relu=relu)
+        pixels = _checked_size(frame)
+        cells = np.empty((*map_size(*pixels.shape[:2]), DESCRIPTOR_SIZE), np.float32)
+        with self._team(threads) as team:
+            self._fill(cells, pixels, team, relu=relu)
+        return cells
 
     def strength(
         self,
@@ -348,7 +357,7 @@ class Net:
         (h, w) float32
         """
         frame = _frame(image, preprocessing, max_edge, max_sum_edges, orient)
-        with Team(threads) as team:
+        with self._team(threads) as team:
             return detect.strength(self._forward(_checked_size(frame), team, relu=False), team)
 
     def describe(
@@ -391,17 +400,32 @@ class Net:
         if places.ndim != 2 or places.shape[1] < 2:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
         frame = _frame(image, preprocessing, max_edge, max_sum_edges, orient, centered)
-        with Team(threads) as team:
+        with self._team(threads) as team:
             cells = self._forward(_checked_size(frame), team, relu=relu)
             return detect.descriptors(cells, frame.to_cells(places[:, :2]), team, relu=False)
 
-    def _forward(self, pixels: FloatArray, team: Team, *, relu: bool) -> FloatArray:
-        cells = np.empty((*map_size(*pixels.shape[:2]), DESCRIPTOR_SIZE), np.float32)
-        row = 0
-        for rows in flow(pixels, stages(self._packed, pixels.shape[1], relu=relu), team):
-            cells[row : row + len(rows)] = rows
-            row += len(rows)
+    def _forward(self, pixels: FloatArray, team: Team, *, relu: bool, name: object = None) -> FloatArray:
+        """The map of preprocessed pixels in the team's workspace: ``name`` tells maps in use apart."""
+        shape = (*map_size(*pixels.shape[:2]), DESCRIPTOR_SIZE)
+        cells = team.workspace.array(("map", name), prod(shape)).reshape(shape)
+        self._fill(cells, pixels, team, relu=relu)
         return cells
+
+    def _fill(self, cells: FloatArray, pixels: FloatArray, team: Team, *, relu: bool) -> None:
+        for _ in flow(pixels, stages(self._packed, pixels.shape[1], team.workspace, relu=relu), cells, team):
+            pass
+
+    @contextmanager
+    def _team(self, threads: int | None, clock: Clock | None = None) -> Iterator[Team]:
+        """A team with a workspace that an earlier call has left, if no other call is using it."""
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = Workspace()
+        with Team(threads, clock, workspace) as team:
+            yield team
+        if workspace.nbytes <= _KEPT_BYTES:
+            self._idle.append(workspace)
 
     def __repr__(self) -> str:
         origin = f" from {self.provenance.name}" if self.provenance else ""
@@ -419,6 +443,7 @@ class Net:
         self._arrays = state["arrays"]
         self.provenance = state["provenance"]
         self._packed = PackedWeights(self._arrays, state["algorithm"])
+        self._idle = []
 
 
 def _frame(

@@ -74,7 +74,7 @@ def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
 def climb(
     pixels: FloatArray,
     steps: Sequence[Level],
-    forward: Callable[[FloatArray], FloatArray],
+    forward: Callable[[FloatArray, Level], FloatArray],
     detector: Callable[[FloatArray, NDArray[np.bool_], Team], Candidates],
     team: Team,
 ) -> Iterator[tuple[Level, FloatArray, Candidates]]:
@@ -86,7 +86,8 @@ def climb(
         The preprocessed picture.
     steps : list of Level
     forward : callable
-        From preprocessed pixels to the feature map (h, w, 512).
+        From preprocessed pixels and their level to the feature map (h, w, 512), which must outlive the next
+        level's.
     detector : callable
         One of :data:`d2np.detect.DETECTORS`.
     team : Team
@@ -101,7 +102,7 @@ def climb(
     coarser: FloatArray | None = None
     taken: NDArray[np.bool_] | None = None
     for level in steps:
-        cells = forward(resized(pixels, level.height, level.width, team))
+        cells = forward(resized(pixels, level.height, level.width, team), level)
         height, width = cells.shape[:2]
         if coarser is not None:
             _resize_into(coarser, cells, team, add=True)

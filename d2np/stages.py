@@ -6,7 +6,8 @@ them together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ from .errors import OptionError
 from .kernels import direct, pool, winograd
 from .kernels.simd import host_block
 from .layers import LAYERS, Layer
-from .threads import Team, spans
+from .threads import Team, Workspace, spans
 
 FloatArray = NDArray[np.float32]
+Memory = Callable[[int], FloatArray]
 
 ALGORITHMS = ("winograd", "direct")
 """Winograd convolution takes a quarter of the multiplications; direct convolution is the plain one."""
@@ -57,17 +59,18 @@ class PackedWeights:
         return self.algorithm == "winograd" and layer.in_channels > 3
 
 
-def stages(packed: PackedWeights, width: int, *, relu: bool) -> list[Stage]:
+def stages(packed: PackedWeights, width: int, workspace: Workspace, *, relu: bool) -> list[Stage]:
     """The network's stages for a picture of the given width in pixels.
 
-    ``relu`` says whether the last convolution gets a ReLU too.
+    Their memory comes from ``workspace``; ``relu`` says whether the last convolution gets a ReLU too.
     """
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:
         layer = layers.pop(0)
+        memory = partial(workspace.array, layer.name)
         if layer.type != "convolution":
-            made.append(Pooling(layer, width))
+            made.append(Pooling(layer, width, memory))
         else:
             floor = -np.inf
             if not layers:
@@ -79,9 +82,9 @@ def stages(packed: PackedWeights, width: int, *, relu: bool) -> list[Stage]:
                 pooled = bool(layers) and layers[0].type == "max_pooling"
                 if pooled:
                     layers.pop(0)
-                made.append(WinogradConvolution(layer, packed, width, floor, pooled))
+                made.append(WinogradConvolution(layer, packed, width, floor, pooled, memory))
             else:
-                made.append(DirectConvolution(layer, packed, width, floor))
+                made.append(DirectConvolution(layer, packed, width, floor, memory))
         width = made[-1].width
     return made
 
@@ -89,9 +92,9 @@ def stages(packed: PackedWeights, width: int, *, relu: bool) -> list[Stage]:
 class Pooling:
     """Maximum or average pooling by itself."""
 
-    def __init__(self, layer: Layer, width: int) -> None:
+    def __init__(self, layer: Layer, width: int, memory: Memory = np.empty) -> None:
         self.layer = layer
-        self.source = RowBuffer(width, layer.in_channels, 0, 0)
+        self.source = RowBuffer(width, layer.in_channels, 0, 0, memory)
         self.channels = layer.out_channels
         _, self.width = layer.output_size(layer.kernel, width)
 
@@ -123,12 +126,14 @@ class Pooling:
 class _Convolution:
     """What both algorithms have in common."""
 
-    def __init__(self, layer: Layer, packed: PackedWeights, width: int, floor: float, slack: int) -> None:
+    def __init__(
+        self, layer: Layer, packed: PackedWeights, width: int, floor: float, slack: int, memory: Memory
+    ) -> None:
         self.layer = layer
         self.block = packed.block
         self.weights, self.bias = packed.weights[layer.name], packed.biases[layer.name]
         self.floor = np.float32(floor)
-        self.source = RowBuffer(width, layer.in_channels, layer.padding, slack)
+        self.source = RowBuffer(width, layer.in_channels, layer.padding, slack, memory)
         self.width = width
         self.channels = layer.out_channels
 
@@ -143,9 +148,11 @@ class _Convolution:
 class DirectConvolution(_Convolution):
     """Convolution as it is written in the books, and ReLU."""
 
-    def __init__(self, layer: Layer, packed: PackedWeights, width: int, floor: float) -> None:
+    def __init__(
+        self, layer: Layer, packed: PackedWeights, width: int, floor: float, memory: Memory = np.empty
+    ) -> None:
         # A block of the kernel may reach over the end by its own length and the margin of the taps.
-        super().__init__(layer, packed, width, floor, packed.block.rows + 2 * layer.padding)
+        super().__init__(layer, packed, width, floor, packed.block.rows + 2 * layer.padding, memory)
 
     def most_rows(self, incoming: int) -> tuple[int, int]:
         rows = incoming + self.layer.padding
@@ -156,7 +163,7 @@ class DirectConvolution(_Convolution):
 
     def put_out(self, target: Rows, team: Team) -> None:
         layer, block, source = self.layer, self.block, self.source
-        taps = direct.tap_offsets(source.row_stride, source.pixel_stride, layer.dilation)
+        taps = direct.tap_offsets(source.row_stride, source.pixel_stride, layer.in_channels, layer.dilation)
         kernel = direct.kernel(block.lanes, block.rows)
         size = _TASK_SIZE // (9 * layer.in_channels * layer.out_channels)
         size = max(1, round(size / block.rows)) * block.rows
@@ -179,15 +186,25 @@ class WinogradConvolution(_Convolution):
     ones may be fewer.
     """
 
-    def __init__(self, layer: Layer, packed: PackedWeights, width: int, floor: float, pooled: bool) -> None:
-        super().__init__(layer, packed, width, floor, 0)
+    def __init__(
+        self,
+        layer: Layer,
+        packed: PackedWeights,
+        width: int,
+        floor: float,
+        pooled: bool,
+        memory: Memory = np.empty,
+    ) -> None:
+        super().__init__(layer, packed, width, floor, 0, memory)
         self.shrink = 2 if pooled else 1
         self.width = width // self.shrink
         self.tile_rows = winograd.OUTPUTS * layer.dilation
         self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
-        # Wide layers like many tiles to share a pass over the weights, narrow ones to stay in the cache.
-        wide = layer.in_channels * layer.out_channels > 128 * 64
-        self.tiles_in_a_block = self.block.rows * max(1, round((56 if wide else 28) / self.block.rows))
+        # Wide layers like many tiles to share a pass over the weights, as long as the tiles stay in the
+        # second-level cache; see benchmarks/NOTES.md.
+        channels = layer.in_channels + layer.out_channels
+        tiles = 56 if 192 < channels <= 512 else 28
+        self.tiles_in_a_block = self.block.rows * max(1, round(tiles / self.block.rows))
         self.rows_at_a_time = self.tile_rows * -(-_TILES_AT_A_TIME // self.tiles_in_a_row)
         self.finished = False
 

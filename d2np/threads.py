@@ -6,6 +6,7 @@ one call of the network and no longer: there is no global pool that a forked chi
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -47,6 +48,24 @@ class Clock:
             self.seconds[what, phase] = self.seconds.get((what, phase), 0.0) + spent
 
 
+class Workspace:
+    """Memory that is used again for the next picture, since fresh pages cost as much as a layer does."""
+
+    def __init__(self) -> None:
+        self._held: dict[object, NDArray[np.float32]] = {}
+
+    def array(self, key: object, size: int) -> NDArray[np.float32]:
+        """The (size,) float32 that belong to ``key``, holding whatever was left there."""
+        held = self._held.get(key)
+        if held is None or len(held) < size:
+            held = self._held[key] = np.empty(size, np.float32)
+        return held[:size]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(held.nbytes for held in self._held.values())
+
+
 class Team:
     """A few threads that work through lists of tasks together; the caller's thread is one of them.
 
@@ -56,6 +75,8 @@ class Team:
         How many, the caller's included; None means every core this process may use.
     clock : Clock, optional
         Told how long the pieces of work take.
+    workspace : Workspace, optional
+        Where its memory comes from; nobody else may use it meanwhile.
 
     Raises
     ------
@@ -63,13 +84,17 @@ class Team:
         If ``threads`` is not a positive whole number.
     """
 
-    def __init__(self, threads: int | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, threads: int | None = None, clock: Clock | None = None, workspace: Workspace | None = None
+    ) -> None:
         if threads is None:
             threads = usable_cores()
         if isinstance(threads, bool) or not hasattr(threads, "__index__") or int(threads) < 1:
             raise OptionError(f"threads must be a whole number from 1 up, or None; got {threads!r}")
         self.size = int(threads)
         self.clock = clock
+        self.workspace = workspace or Workspace()
+        self._seats = itertools.count()
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(self.size - 1, "d2np") if self.size > 1 else None
 
@@ -123,14 +148,10 @@ class Team:
         return measured
 
     def scratch(self, size: int) -> NDArray[np.float32]:
-        """Memory that belongs to the calling thread as long as the team lives: (size,) float32.
-
-        Its contents are whatever was left there.
-        """
-        held: NDArray[np.float32] | None = getattr(self._own, "scratch", None)
-        if held is None or len(held) < size:
-            held = self._own.scratch = np.empty(size, np.float32)
-        return held[:size]
+        """Memory that belongs to the calling thread: (size,) float32, holding whatever was left there."""
+        if not hasattr(self._own, "seat"):
+            self._own.seat = next(self._seats)
+        return self.workspace.array(("scratch", self._own.seat), size)
 
     def __enter__(self) -> Team:
         return self

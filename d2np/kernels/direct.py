@@ -26,12 +26,16 @@ def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     return np.ascontiguousarray(blocks.transpose(0, 3, 2, 1))
 
 
-def tap_offsets(row_stride: int, pixel_stride: int, dilation: int) -> NDArray[np.int64]:
-    """Distances of the nine taps from the first, in elements of the band.
+def tap_offsets(row_stride: int, pixel_stride: int, channels: int, dilation: int) -> NDArray[np.int64]:
+    """Distances of the taps from the first, in elements of the band.
 
     ``row_stride`` is the number of positions from one row to the next, the margin included;
-    ``pixel_stride`` the number of elements from one position to the next.
+    ``pixel_stride`` the number of elements from one position to the next. There are nine taps, or three
+    where the three of a row, ``channels`` long each, lie side by side and are short: such a row is one long
+    tap.
     """
+    if dilation == 1 and pixel_stride == channels < 16:
+        return np.arange(3, dtype=np.int64) * row_stride * pixel_stride
     rows, columns = np.divmod(np.arange(9, dtype=np.int64), 3)
     return (rows * row_stride + columns) * (dilation * pixel_stride)
 
@@ -62,7 +66,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
         source : (positions, pixel stride) float32
             Input band seen as one long row. It must be readable for one block of rows beyond the last
             position's last tap; what stands there does not matter.
-        taps : (9,) int64
+        taps : (9,) or (3,) int64
             See :func:`tap_offsets`.
         weights : (out / NR, 9, in, NR) float32
             See :func:`pack`.
@@ -75,27 +79,35 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
             Row i, column j < ``width`` of the output is written at position
             ``target_start + i * target_stride + j``.
         """
-        depth, columns = weights.shape[2], 2 * lanes
+        columns = 2 * lanes
+        length = 9 * weights.shape[2]
+        depth = length // taps.shape[0]
         pixel = source.shape[1]
         tile = np.empty((rows, columns), np.float32)
-        # Blocks of positions that share a pass over the weights; six keep their input within the cache.
+        # Blocks of positions that share a pass over the weights; twelve keep their input within the cache.
         group = 12 * rows
         for start in range(first, last, group):
             stop = min(start + group, last)
             for n in range(weights.shape[0]):
-                channel = n * columns
+                channel, packed = n * columns, n * length * columns
                 for q in range(start, stop, rows):
+                    # Each tap is summed by itself first: shorter sums round less.
                     multiply_block(
-                        source, q * pixel, pixel, taps, depth, weights, n * 9 * depth * columns,
-                        bias, channel, floor, tile, 0, columns, lanes, rows,
+                        source, q * pixel + taps[0], pixel, depth, weights, packed,
+                        tile, 0, columns, 0, lanes, rows,
                     )  # fmt: skip
+                    for t in range(1, taps.shape[0]):
+                        multiply_block(
+                            source, q * pixel + taps[t], pixel, depth, weights, packed + t * depth * columns,
+                            tile, 0, columns, 1, lanes, rows,
+                        )  # fmt: skip
                     i = q // row_stride
                     j = q - i * row_stride
                     for r in range(min(rows, stop - q)):
                         if j < width:
                             position = target_start + i * target_stride + j
                             for c in range(columns):
-                                target[position, channel + c] = tile[r, c]
+                                target[position, channel + c] = max(tile[r, c] + bias[channel + c], floor)
                         j += 1
                         if j == row_stride:
                             j = 0

@@ -63,8 +63,6 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
         """
         depth, columns = a.shape[1], 2 * lanes
         tile = np.empty((rows, columns), np.float32)
-        zeros = np.zeros(columns, np.float32)
-        taps = np.zeros(1, np.int64)
         lowest = np.float32(-np.inf)
         # For each row, one pair of best values in every lane; its partners are numbers of blocks of columns.
         row_best = np.full((last - first, columns), lowest, np.float32)
@@ -80,8 +78,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
             column_second[:] = lowest
             for i in range(first, last, rows):
                 multiply_block(
-                    a, i * depth, depth, taps, depth, b, m * depth * columns, zeros, 0, lowest,
-                    tile, 0, columns, lanes, rows,
+                    a, i * depth, depth, depth, b, m * depth * columns, tile, 0, columns, 0, lanes, rows
                 )  # fmt: skip
                 for r in range(min(rows, last - i)):
                     for c in range(used, columns):
@@ -127,15 +124,11 @@ def closest_kernel(lanes: int, rows: int) -> Callable[..., Any]:
         """
         depth, columns = a.shape[1], 2 * lanes
         tile = np.empty((rows, columns), np.float32)
-        zeros = np.zeros(columns, np.float32)
-        taps = np.zeros(1, np.int64)
-        lowest = np.float32(-np.inf)
         for m in range(b.shape[0]):
             used = min(columns, count_b - m * columns)
             for i in range(first, last, rows):
                 multiply_block(
-                    a, i * depth, depth, taps, depth, b, m * depth * columns, zeros, 0, lowest,
-                    tile, 0, columns, lanes, rows,
+                    a, i * depth, depth, depth, b, m * depth * columns, tile, 0, columns, 0, lanes, rows
                 )  # fmt: skip
                 count = min(rows, last - i)
                 if largest(tile, 0, 2 * count, lanes) < values[0] and used == columns:

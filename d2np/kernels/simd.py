@@ -122,131 +122,82 @@ class VectorBuilder:
     def load(self, pointer: Any) -> Any:
         return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
 
+    def prefetch(self, pointer: Any) -> None:
+        """Ask for a cache line for reading, into the nearest cache. Never faults."""
+        byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
+        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        line = self.builder.bitcast(pointer, byte_pointer)
+        self.builder.call(ask, [line, flag(0), flag(3), flag(1)])
+
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
 
 
 @intrinsic(prefer_literal=True)
-def multiply_block(
-    typingctx,
-    a,
-    a_start,
-    a_step,
-    taps,
-    depth,
-    b,
-    b_start,
-    bias,
-    bias_start,
-    floor,
-    c,
-    c_start,
-    c_step,
-    lanes,
-    rows,
-):
-    """``c[r, n] = max(floor, bias[n] + sum over t, k of a[taps[t] + r, k] * b[t, k, n])`` for one block.
+def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start, c_step, add, lanes, rows):
+    """``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
 
-    All arrays are C-contiguous float32 (``taps`` int64) and are addressed by flat element positions:
+    The arrays are float32 and are addressed by flat element positions:
 
-    - ``a``: element (r, k) of tap t lies at ``a_start + taps[t] + r * a_step + k``, k < ``depth``;
-    - ``b``: packed weights, [tap][depth][2 x lanes] from ``b_start`` on;
-    - ``c``: row r is written at ``c_start + r * c_step``, 2 x lanes elements;
-    - ``bias``: 2 x lanes elements from ``bias_start`` on.
+    - ``a``: element (r, k) lies at ``a_start + r * a_step + k``, k < ``depth``;
+    - ``b``: packed weights, [depth][2 x lanes] from ``b_start`` on;
+    - ``c``: row r lies at ``c_start + r * c_step``, 2 x lanes elements.
 
-    Nothing outside these elements is read or written. ``floor`` is 0 for a ReLU and -inf for none. The
-    order of the additions does not depend on where a row lies in its block, so results do not depend on
-    how a map is cut into blocks. ``lanes`` and ``rows`` are compile-time constants.
+    Nothing outside these elements is read or written. The order of the additions does not depend on where a
+    row lies in its block, so results do not depend on how a map is cut into blocks. ``add``, ``lanes`` and
+    ``rows`` are compile-time constants; ``depth`` is at least 1.
     """
-    if not (isinstance(lanes, types.IntegerLiteral) and isinstance(rows, types.IntegerLiteral)):
+    if not all(isinstance(value, types.IntegerLiteral) for value in (add, lanes, rows)):
         return None
-    signature = types.void(
-        a, types.int64, types.int64, taps, types.int64, b, types.int64, bias, types.int64, types.float32,
-        c, types.int64, types.int64, lanes, rows,
-    )  # fmt: skip
+    index = types.int64
+    signature = types.void(a, index, index, index, b, index, c, index, index, add, lanes, rows)
     n_lanes, n_rows = lanes.literal_value, rows.literal_value
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         v = VectorBuilder(context, builder, n_lanes)
-        byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        prefetch = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag]),
-            "llvm.prefetch.p0",
-        )
         one, zero, second = _INDEX(1), _INDEX(0), _INDEX(n_lanes)
-        a_step_value, depth_value = args[2], args[4]
+        a_step_value, depth_value = args[2], args[3]
         a_first = v.element(sig.args[0], args[0], args[1])
-        b_first = v.element(sig.args[5], args[5], args[6])
-        bias_first = v.element(sig.args[7], args[7], args[8])
-        bias_vectors = [v.load(bias_first), v.load(v.step(bias_first, (1, second)))]
-        start = [bias_vectors[half] for _ in range(n_rows) for half in (0, 1)]
-        nothing = v.constant(0.0)
-        tap_first = v.element(sig.args[3], args[3], zero)
-        tap_array = context.make_array(sig.args[3])(context, builder, args[3])
-        tap_count = builder.extract_value(tap_array.shape, 0)
-
-        entry = builder.block
-        tap_head = builder.append_basic_block("tap")
-        depth_head = builder.append_basic_block("depth")
-        tap_end = builder.append_basic_block("tap.end")
-        done = builder.append_basic_block("done")
-        builder.branch(tap_head)
-
-        builder.position_at_end(tap_head)
-        tap = builder.phi(_INDEX)
-        tap_sums = [builder.phi(v.type) for _ in start]
-        b_tap = builder.phi(b_first.type)
-        a_tap = v.step(a_first, (1, builder.load(v.step(tap_first, (1, tap)))))
+        b_first = v.element(sig.args[4], args[4], args[5])
         # One pointer for every third row: the rows between are reached by the addressing mode's index
         # register, or the pointers would not fit the sixteen integer registers of x86.
-        a_groups = [v.step(a_tap, (r, a_step_value)) for r in range(0, n_rows, 3)]
-        builder.branch(depth_head)
+        a_groups = [v.step(a_first, (r, a_step_value)) for r in range(0, n_rows, 3)]
+        entry = builder.block
+        loop, done = builder.append_basic_block("depth"), builder.append_basic_block("done")
+        builder.branch(loop)
 
-        builder.position_at_end(depth_head)
-        k = builder.phi(_INDEX)
-        sums = [builder.phi(v.type) for _ in start]
-        b_here = builder.phi(b_first.type)
+        builder.position_at_end(loop)
+        k, b_here = builder.phi(_INDEX), builder.phi(b_first.type)
         a_here = [builder.phi(b_first.type) for _ in a_groups]
+        sums = [builder.phi(v.type) for _ in range(2 * n_rows)]
         weights = [v.load(b_here), v.load(v.step(b_here, (1, second)))]
-        # The weights stream past once: ask for them some steps ahead of their use. Asking for what lies
-        # past the end is harmless.
+        # The weights stream past: ask for them some steps ahead of their use.
         for half in range(2):
-            line = builder.gep(b_here, [_INDEX((2 * _PREFETCH_STEPS + half) * n_lanes)])
-            builder.call(prefetch, [builder.bitcast(line, byte_pointer), flag(0), flag(3), flag(1)])
+            v.prefetch(v.step(b_here, (2 * _PREFETCH_STEPS + half, second)))
         new_sums = []
         for r in range(n_rows):
             value = v.splat(builder.load(v.step(a_here[r // 3], (r % 3, a_step_value))))
             new_sums += [v.fma(value, weights[half], sums[2 * r + half]) for half in (0, 1)]
-        b_next = v.step(b_here, (2, second))
+        k_next, b_next = builder.add(k, one), v.step(b_here, (2, second))
         a_next = [v.step(pointer, (1, one)) for pointer in a_here]
-        k_next = builder.add(k, one)
-        builder.cbranch(builder.icmp_signed("<", k_next, depth_value), depth_head, tap_end)
-
-        builder.position_at_end(tap_end)
-        # Each tap is summed by itself first: shorter sums round less.
-        new_totals = [v.add(total, value) for total, value in zip(tap_sums, new_sums, strict=True)]
-        tap_next = builder.add(tap, one)
-        builder.cbranch(builder.icmp_signed("<", tap_next, tap_count), tap_head, done)
-
-        for loop, before, values in (
-            (tap_head, entry, [(tap, zero, tap_next), (b_tap, b_first, b_next)]),
-            (tap_head, entry, zip(tap_sums, start, new_totals, strict=True)),
-            (depth_head, tap_head, [(k, zero, k_next), (b_here, b_tap, b_next)]),
-            (depth_head, tap_head, zip(a_here, a_groups, a_next, strict=True)),
-            (depth_head, tap_head, zip(sums, [nothing] * len(sums), new_sums, strict=True)),
+        builder.cbranch(builder.icmp_signed("<", k_next, depth_value), loop, done)
+        for phi, first, following in (
+            (k, zero, k_next),
+            (b_here, b_first, b_next),
+            *zip(a_here, a_groups, a_next, strict=True),
+            *zip(sums, [v.constant(0.0)] * len(sums), new_sums, strict=True),
         ):
-            for phi, first, following in values:
-                phi.add_incoming(first, before)
-                phi.add_incoming(following, tap_end if loop is tap_head else depth_head)
+            phi.add_incoming(first, entry)
+            phi.add_incoming(following, loop)
 
         builder.position_at_end(done)
-        lowest = v.splat(args[9])
-        c_first = v.element(sig.args[10], args[10], args[11])
+        c_first = v.element(sig.args[6], args[6], args[7])
         for r in range(n_rows):
             for half in (0, 1):
-                place = v.step(c_first, (r, args[12]), (half, second))
-                v.store(v.maximum(new_totals[2 * r + half], lowest), place)
+                place = v.step(c_first, (r, args[8]), (half, second))
+                value = new_sums[2 * r + half]
+                v.store(v.add(v.load(place), value) if add.literal_value else value, place)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -213,11 +213,8 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
         in_step, out_step = transformed.shape[2], products.shape[2]
         in_points, out_points = transformed.strides[0] // 4, products.strides[0] // 4
         patch_step = patch.shape[1]
-        zeros = np.zeros(columns, np.float32)
-        # The sum over the channels is taken in parts, as if they were taps: shorter sums round less.
+        # The sum over the channels is taken in parts: shorter sums round less.
         part = min(in_channels, 128)
-        taps = np.arange(0, in_channels, part)
-        lowest = np.float32(-np.inf)
         reach = 4 * dilation
         across = (width + reach - 1) // reach
         shrink = 2 if pooled else 1
@@ -255,13 +252,19 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
 
             # Block multiplication
             for p in range(36 if phases & 2 else 0):
+                into, out = p * in_points, p * out_points
                 for k in range(weights.shape[1]):
+                    packed = (p * weights.shape[1] + k) * in_channels * columns
                     for n in range(0, tiles, rows):
                         multiply_block(
-                            transformed, p * in_points + n * in_step, in_step, taps, part,
-                            weights, (p * weights.shape[1] + k) * in_channels * columns, zeros, 0, lowest,
-                            products, p * out_points + n * out_step + k * columns, out_step, lanes, rows,
+                            transformed, into + n * in_step, in_step, part, weights, packed,
+                            products, out + n * out_step + k * columns, out_step, 0, lanes, rows,
                         )  # fmt: skip
+                        for c in range(part, in_channels, part):
+                            multiply_block(
+                                transformed, into + n * in_step + c, in_step, part, weights, packed + c * columns,
+                                products, out + n * out_step + k * columns, out_step, 1, lanes, rows,
+                            )  # fmt: skip
 
             # Output transform
             for n in range(tiles if phases & 4 else 0):
