@@ -27,7 +27,7 @@ from .threads import Team
 FloatArray = NDArray[np.float32]
 
 # Bytes of conv1_1's output, the largest of all, in one band.
-_BAND_BYTES = 16 << 20
+_BAND_BYTES = 3 << 20
 
 
 class Rows(NamedTuple):
@@ -47,7 +47,15 @@ class Rows(NamedTuple):
         """Write (height, width, channels) values, or one value everywhere."""
         last = self.start + self.height * self.stride
         band = self.positions[self.start : last].reshape(self.height, self.stride, self.positions.shape[1])
-        band[:, : self.width, : np.shape(values)[-1] if np.ndim(values) else None] = values
+        if np.ndim(values) == 0:
+            band[:, : self.width] = values
+        elif np.shape(values)[-1] < band.shape[2]:
+            band[:, : self.width, : np.shape(values)[-1]] = values
+        else:
+            # Whole rows at a time: NumPy would copy three numbers a piece otherwise.
+            band.reshape(self.height, -1)[:, : self.width * band.shape[2]] = np.reshape(
+                values, (self.height, -1)
+            )
 
 
 class RowBuffer:

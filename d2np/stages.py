@@ -25,10 +25,10 @@ Memory = Callable[[int], FloatArray]
 ALGORITHMS = ("winograd", "direct")
 """Winograd convolution takes a quarter of the multiplications; direct convolution is the plain one."""
 
-# Multiply-adds in one task: about a millisecond, long against the cost of handing it out.
-_TASK_SIZE = 50_000_000
+# Multiply-adds in one task: long against the cost of handing it out, short against the waiting at the end.
+_TASK_SIZE = 5_000_000
 # Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
-_TILES_AT_A_TIME = 448
+_TILES_AT_A_TIME = 896
 
 
 class PackedWeights:
@@ -166,7 +166,7 @@ class DirectConvolution(_Convolution):
         taps = direct.tap_offsets(source.row_stride, source.pixel_stride, layer.in_channels, layer.dilation)
         kernel = direct.kernel(block.lanes, block.rows)
         size = _TASK_SIZE // (9 * layer.in_channels * layer.out_channels)
-        size = max(1, round(size / block.rows)) * block.rows
+        size = max(12, round(size / block.rows)) * block.rows
 
         def convolve(span: tuple[int, int]) -> None:
             kernel(
@@ -251,7 +251,15 @@ class WinogradConvolution(_Convolution):
                     with team.clock.measure(layer.name, phase):
                         run(bit)
 
-        team.share(work, spans(lines * self.tiles_in_a_row, self.tiles_in_a_block))
+        tasks = spans(lines * self.tiles_in_a_row, self.tiles_in_a_block)
+        # The last ones are halved, so that the threads end at nearly the same time.
+        half = -(-self.tiles_in_a_block // (2 * block.rows)) * block.rows
+        halves = [
+            (first + start, first + stop)
+            for first, last in tasks[-4:]
+            for start, stop in spans(last - first, half)
+        ]
+        team.share(work, tasks[:-4] + halves)
         source.drop(rows)
 
     def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -82,11 +82,11 @@ def test_equals_naive(block, size, dilation, relu):
 )
 def test_any_size_and_any_cut(block, height, width, in_channels, blocks, dilation, relu, extra, cuts, seed):
     x, weights, bias = example(height, width, in_channels, blocks * block.columns, seed)
-    options = {"block": block, "dilation": dilation, "relu": relu}
+    options = {"block": block, "dilation": dilation, "relu": relu, "extra": extra}
     whole = convolve(x, weights, bias, **options)
     np.testing.assert_allclose(whole, twin(x, weights, bias, dilation, relu), atol=3e-5)
-    # However the band is cut and laid out, the figures are the same to the last bit.
-    np.testing.assert_array_equal(convolve(x, weights, bias, **options, extra=extra, cuts=cuts), whole)
+    # However the band is cut, the figures are the same to the last bit.
+    np.testing.assert_array_equal(convolve(x, weights, bias, **options, cuts=cuts), whole)
 
 
 @EVERY_BLOCK

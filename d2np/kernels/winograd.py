@@ -40,7 +40,8 @@ PHASES = {"input transform": 1, "block multiplication": 2, "output transform": 4
 """The phases by the bits that ask the kernel for them."""
 ALL_PHASES = sum(PHASES.values())
 
-# The points +-A and +-B: exact in binary, and half as far from the truth as the usual 1 and 2. See benchmarks/NOTES.md.
+# The points +-A and +-B: exact in binary, and half as far from the truth as the usual 1 and 2. See
+# benchmarks/NOTES.md.
 A, B = 0.75, 1.5
 
 
@@ -262,7 +263,8 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                         )  # fmt: skip
                         for c in range(part, in_channels, part):
                             multiply_block(
-                                transformed, into + n * in_step + c, in_step, part, weights, packed + c * columns,
+                                transformed, into + n * in_step + c, in_step, part,
+                                weights, packed + c * columns,
                                 products, out + n * out_step + k * columns, out_step, 1, lanes, rows,
                             )  # fmt: skip
 
