@@ -63,8 +63,8 @@ def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
         level = Level(number, scale, int(height * scale), int(width * scale))
         if min(level.height, level.width) < SMALLEST_SIDE:
             raise ImageError(
-                f"a picture of {width} x {height} px is {level.width} x {level.height} px at scale "
-                f"{scale:g}, and the network needs {SMALLEST_SIDE} px on either side: take a larger picture"
+                f"the network would see this picture at {level.width} x {level.height} px at scale "
+                f"{scale:g}, and it needs {SMALLEST_SIDE} px on either side: take a larger picture"
                 + (" or leave that scale out" if len(wanted) > 1 else "")
             )
         found.append(level)

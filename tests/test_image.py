@@ -329,7 +329,7 @@ def test_senseless_limits(net, picture, name, limit):
 def test_shrinking_to_nothing_is_refused(net, picture):
     with pytest.raises(d2np.ImageError, match="raise max_edge"):
         net(np.zeros((2000, 9), np.uint8), max_edge=100)
-    with pytest.raises(d2np.ImageError, match="the network needs 8 px"):
+    with pytest.raises(d2np.ImageError, match="it needs 8 px"):
         net(np.zeros((2000, 90), np.uint8), max_edge=100)
 
 

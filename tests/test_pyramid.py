@@ -36,7 +36,7 @@ def test_senseless_scales(scales):
 @pytest.mark.parametrize(
     ("height", "width", "scales", "message"),
     [
-        (7, 8, (1,), "8 x 7 px at scale 1, and the network needs 8 px"),
+        (7, 8, (1,), "8 x 7 px at scale 1, and it needs 8 px"),
         (15, 40, (0.5, 1, 2), "20 x 7 px at scale 0.5.*leave that scale out"),
         (40, 15, (0.5,), "7 x 20 px at scale 0.5"),
     ],
@@ -74,7 +74,7 @@ def climb(found_at, team):
     values = iter([1, 10, 100])
     seen = []
 
-    def forward(pixels):
+    def forward(pixels, level):
         return np.full((pixels.shape[0] // 4 - 1, pixels.shape[1] // 4 - 1, 2), next(values), np.float32)
 
     def detector(cells, banned, team):

@@ -63,12 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         complain(f"not enough memory: {error}" if str(error) else "not enough memory")
         return 1
-    except RuntimeError as error:
-        # Numba's, where neither the installation nor the user's home can be written to.
-        if "cannot cache function" not in str(error):
-            raise
-        complain("no folder to keep compiled kernels in: set NUMBA_CACHE_DIR to one that can be written to")
-        return 1
     except OSError as error:
         complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
         return 1

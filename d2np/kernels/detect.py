@@ -7,12 +7,12 @@ the dear ones, so the pass costs one read of the map.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .compile import jit
 from .normalize import largest_channel
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _at(cells, i, j, c):
     """The map with zeros around it, as the published second differences see it."""
     if i < 0 or j < 0 or i >= cells.shape[0] or j >= cells.shape[1]:
@@ -20,7 +20,7 @@ def _at(cells, i, j, c):
     return cells[i, j, c]
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _is_local_maximum(cells, i, j, c):
     value = cells[i, j, c]
     for y in range(max(i - 1, 0), min(i + 2, cells.shape[0])):
@@ -30,7 +30,7 @@ def _is_local_maximum(cells, i, j, c):
     return True
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def detect(cells, banned, edge_threshold, taken, found, positions, scores, first, last):
     """Keypoints of the rows ``first`` to ``last`` of a map, row by row.
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compile import jit
 from .simd import Block, multiply_block
 
 
@@ -44,7 +44,7 @@ def tap_offsets(row_stride: int, pixel_stride: int, channels: int, dilation: int
 def kernel(lanes: int, rows: int) -> Callable[..., Any]:
     """The convolution compiled for one block shape."""
 
-    @njit(nogil=True, cache=True)
+    @jit()
     def convolve(
         source,
         taps,

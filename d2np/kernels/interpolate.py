@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from .compile import jit
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _neighbours(position, size):
     low = min(int(position), size - 1)
     high = min(low + 1, size - 1)
     return low, high, np.float32(position - np.float32(low))
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _step(source_size, target_size):
     if target_size < 2:
         return np.float32(0)
     return np.float32(source_size - 1) / np.float32(target_size - 1)
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def resize(source, target, add, first, last):
     """Resize ``source`` (H, W, C) to ``target`` (h, w, C), corner pixels on corner pixels.
 
@@ -41,7 +42,7 @@ def resize(source, target, add, first, last):
                 target[i, j, c] = target[i, j, c] + value if add else value
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def sample(cells, positions, target, valid, first, last):
     """Bilinear values of ``cells`` (h, w, C) at ``positions`` (N, 2) row, column; float32.
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compile import jit
 from .simd import Block, keep_two_best, largest, multiply_block
 from .topk import replace_weakest
 
@@ -23,7 +23,7 @@ def pack(descriptors: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     return np.ascontiguousarray(padded.reshape(blocks, block.columns, depth).transpose(0, 2, 1))
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def keep_best(best, index, second, n, value, other):
     """Take ``value`` with partner ``other`` into the two best of ``n``; of equals the lower index wins."""
     if value > best[n] or (value == best[n] and other < index[n]):
@@ -34,7 +34,7 @@ def keep_best(best, index, second, n, value, other):
         second[n] = value
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def merge(best, index, second, more_best, more_index, more_second):
     """Take the two best of other partners into the two best so far."""
     for n in range(best.shape[0]):
@@ -46,7 +46,7 @@ def merge(best, index, second, more_best, more_index, more_second):
 def kernel(lanes: int, rows: int) -> Callable[..., Any]:
     """The pass over all pairs compiled for one block shape."""
 
-    @njit(nogil=True, cache=True)
+    @jit()
     def two_best(a, b, count_b, a_best, a_index, a_second, b_best, b_index, b_second, first, last):
         """Best and second-best partners among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
 
@@ -114,7 +114,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
 def closest_kernel(lanes: int, rows: int) -> Callable[..., Any]:
     """The search for the closest pairs compiled for one block shape."""
 
-    @njit(nogil=True, cache=True)
+    @jit()
     def closest(a, b, count_b, values, keys, first, last):
         """The closest pairs among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .compile import jit
 from .simd import largest
 
 # Sums may be taken in the order that suits the vector registers; it is the same order for every row.
 _REORDER = {"reassoc", "contract", "nsz"}
 
 
-@njit(nogil=True, cache=True, fastmath=_REORDER)
+@jit(fastmath=_REORDER)
 def squared_norm(vector):
     total = np.float32(0)
     for c in range(vector.shape[0]):
@@ -19,7 +19,7 @@ def squared_norm(vector):
     return total
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def largest_channel(cells, n):
     """Largest element of row ``n`` of ``cells`` (N, C), C-contiguous float32."""
     channels = cells.shape[1]
@@ -32,7 +32,7 @@ def largest_channel(cells, n):
     return found
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def l2_normalize(vectors, first, last):
     """Divide the rows ``first`` to ``last`` of ``vectors`` (N, C) float32 by their length, in place.
 
@@ -44,7 +44,7 @@ def l2_normalize(vectors, first, last):
             vectors[n, c] /= length
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def strength(cells, target, first, last):
     """Largest element of each L2-normalised row of ``cells`` (N, C), into ``target`` (N,), float32."""
     for n in range(first, last):

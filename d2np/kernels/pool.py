@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from .compile import jit
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def relu(values):
     """Set the negative elements of ``values`` (N, C) float32 to zero, in place."""
     for n in range(values.shape[0]):
@@ -14,7 +15,7 @@ def relu(values):
             values[n, c] = max(values[n, c], np.float32(0))
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def max_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):
     """2 x 2 maximum with stride 2, for the output rows ``first`` to ``last``.
 
@@ -34,7 +35,7 @@ def max_pool(source, row_stride, target, target_start, target_stride, width, cha
                 )
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def average_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):
     """2 x 2 mean with stride 1; the arguments are those of :func:`max_pool`."""
     quarter = np.float32(0.25)

@@ -6,21 +6,22 @@ Values are ranked by size, and equal ones by their keys: the lower key first.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from .compile import jit
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _weaker(values, keys, a, b):
     return values[a] < values[b] or (values[a] == values[b] and keys[a] > keys[b])
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _swap(values, keys, a, b):
     values[a], values[b] = values[b], values[a]
     keys[a], keys[b] = keys[b], keys[a]
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _sift_down(values, keys, size):
     root = 0
     while True:
@@ -35,7 +36,7 @@ def _sift_down(values, keys, size):
         root = child
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def replace_weakest(values, keys, value, key):
     """Put ``value`` with ``key`` in the place of the heap's weakest, if it ranks before that one."""
     if value < values[0] or (value == values[0] and key > keys[0]):
@@ -44,7 +45,7 @@ def replace_weakest(values, keys, value, key):
     _sift_down(values, keys, values.shape[0])
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def sort_heap(values, keys):
     """Turn a heap into a list, the strongest first, in place."""
     for end in range(values.shape[0] - 1, 0, -1):
@@ -52,7 +53,7 @@ def sort_heap(values, keys):
         _sift_down(values, keys, end)
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def strongest(values, k):
     """Positions of the ``k`` largest of ``values`` (N,) float32, largest first; of equals the first first.
 

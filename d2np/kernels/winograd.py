@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from .compile import jit
 from .simd import Block, VectorBuilder, multiply_block
 
 OUTPUTS = 4
@@ -174,7 +175,7 @@ def output_tile(
 def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
     """The convolution compiled for one block shape, with or without maximum pooling behind it."""
 
-    @njit(nogil=True, cache=True)
+    @jit()
     def convolve(
         source, row_stride, dilation, weights, bias, floor, target, target_start, target_stride, width,
         height, transformed, products, patch, phases, first, last,

@@ -19,7 +19,12 @@ cell itself come last, scaled up so that at a blob one of them is the cell's lar
 
 Every layer is linear in contrast but for the ReLUs, and those cut at zero of something that has no constant
 part; so the descriptor's final L2 norm makes it independent of contrast, and gradients and differences make
-it independent of brightness. Thresholds against noise would have broken that, and measurably did harm.
+it independent of brightness. Thresholds against noise would have broken that, and measurably did harm: the
+one that there is keeps out rounding errors alone.
+
+    python -m d2np.weights.analytic weights/analytic.h5
+
+writes the file that is packaged.
 
 The handful of numbers below were chosen by trying, on warped views of four pictures of scikit-image.
 """
@@ -54,6 +59,8 @@ _LUMINANCE_DETECTOR, _COLOUR_DETECTOR = 3.0, 2.0
 
 _OFFSET = 160.0
 """Keeps signed pictures (luminance: -118 … 137 after preprocessing) above the ReLU's zero."""
+_ROUNDING = 1e-3
+"""Grey levels: what is less comes from rounding. The smallest step of a picture is 1."""
 _FRAME_GAIN = 1e4
 """More than any channel ever reaches."""
 
@@ -181,9 +188,12 @@ def _half_cell_back(filled: _Arrays) -> None:
     The average pooling that follows is the mean of a cell and its neighbours below and to the right, and
     moves the map by half a cell against the published positions x = 4 j + 1.5. The two together are a plain
     binomial blur that moves nothing: keypoints sit on what they describe.
+
+    What rounding has made of a flat part of the picture is taken away, so that nothing is found there.
     """
     for channel in (*_HISTOGRAM, *_SIGNED):
         filled["conv3_3/weight"][channel, channel] = _HALF_CELL_BACK
+        filled["conv3_3/bias"][channel] = -_ROUNDING
 
 
 def _window(filled: _Arrays) -> None:
@@ -252,5 +262,15 @@ def _silent_frame(filled: _Arrays, frame: int) -> None:
     """
     filled["conv4_1/bias"][frame] = 1
     filled["conv4_2/weight"][frame, frame] = -1
-    filled["conv4_2/bias"][frame] = 9
+    filled["conv4_2/bias"][frame] = 9 - _ROUNDING
     filled["conv4_3/weight"][:frame, frame, 1, 1] = -_FRAME_GAIN
+
+
+if __name__ == "__main__":
+    import sys
+
+    from . import Provenance, save
+
+    made = arrays()
+    contents = Provenance.of_arrays(made).sha256
+    save(sys.argv[1], made, Provenance("d2np/weights/analytic.py", contents, "Python"))
