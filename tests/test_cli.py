@@ -540,7 +540,7 @@ def test_a_file_that_cannot_get_its_name(run, photos, monkeypatch, command):
 
 
 def test_help(capsys):
-    for command in (None, "demo", "match", "extract", "show", "info", "convert"):
+    for command in (None, "demo", "match", "extract", "show", "info", "convert", "profile", "warmup"):
         assert main(["--help"] if command is None else [command, "--help"]) == 0
         out = capsys.readouterr().out
         assert "example" in out
@@ -622,3 +622,25 @@ def test_interrupt(photos, weights_file, make_picture):
     assert ended.returncode == 0
     assert len(hloc.names("f.h5")) == 12
     assert not Path("f.h5.partial").exists()
+
+
+# --- profile, warmup --------------------------------------------------------------------------------------
+
+
+def test_profile(run, photos):
+    code, out, err = run("profile", "photos/a.png", "--threads", "1")
+    assert (code, err) == (0, "")
+    assert re.search(r"^conv4_3 +block multiplication +\d", out, re.M)
+    assert re.search(r"^\d+ ms on 1 thread,", out, re.M)
+
+
+def test_profile_of_no_picture(fails, photos):
+    code, line = fails("profile", "photos/none.png", weights=True)
+    assert code == 1
+    assert "photos/none.png: there is no such file" in line
+
+
+def test_warmup(run):
+    code, out, err = run("warmup", weights=False)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"every kernel is ready after \d+\.\d+ s\n", out)

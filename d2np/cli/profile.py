@@ -1,0 +1,40 @@
+"""``d2np profile``: where the time goes."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import network
+from .parser import Commands, add_extraction, settings
+from .pictures import check_readable, named
+from .report import say
+
+_EPILOG = """\
+Times are added up over the threads. The phases of Winograd convolution are the input transform, the block
+multiplication and the output transform; GFLOP/s are those of one thread, beside the peak that one thread
+reaches in the bare multiplication on this machine.
+
+example:
+  d2np profile house.jpg --threads 1
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "profile",
+        help="time an extraction, layer by layer",
+        description="Extracts the features of a picture and prints how long each layer and phase took.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    add_extraction(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_readable(options.image)
+    net = network.load(options.weights, options.threads)
+    with named(options.image):
+        profile = net.profile(options.image, threads=options.threads, **settings(options).options())
+    say(str(profile))
+    return 0

@@ -1,0 +1,19 @@
+"""Use every kernel once, so that all of them are compiled, or loaded from the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .matching import match, nearest_pairs
+from .net import Net
+
+
+def warm_up() -> None:
+    """Compile every kernel, on pictures of a few pixels; those in Numba's cache are only loaded."""
+    picture = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    analytic = Net.load("analytic")
+    for net in (analytic, Net(analytic.arrays, algorithm="direct")):
+        features = net(picture, scales=(0.5, 1.0), detector="strength", max_keypoints=5)
+        net(picture, relu=False)
+    match(features, features)
+    nearest_pairs(features, features, 1)

@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+# Counts, in a fresh process, how many kernels are compiled for how many kinds of arguments: after warming up,
+# and again after work of every kind.
+SCRIPT = """
+import gc
+import numpy as np
+import d2np
+from numba.core.dispatcher import Dispatcher
+from d2np.warmup import warm_up
+
+def compiled():
+    kernels = [thing for thing in gc.get_objects() if isinstance(thing, Dispatcher)]
+    return {kernel.py_func.__qualname__: len(kernel.signatures) for kernel in kernels
+            if kernel.py_func.__module__.startswith("d2np")}
+
+warm_up()
+before = compiled()
+net = d2np.Net.load("analytic")
+random = np.random.default_rng(0)
+picture = random.integers(0, 256, (61, 83, 3)).astype(np.uint8)
+features = net(picture, scales=(0.5, 1, 2), threads=2)
+net(picture[:, :, 0].astype(float), detector="strength", max_keypoints=3, relu=False, preprocessing="torch")
+net.dense(picture)
+net.strength(picture, max_edge=40)
+net.describe(picture, features.keypoints)
+d2np.match(features, features, ratio=0.9)
+d2np.nearest_pairs(features, features, 4)
+d2np.Net(net.arrays, algorithm="direct")(picture)
+after = compiled()
+assert len(before) > 15, before
+assert before == after, (before, after)
+"""
+
+
+def test_nothing_is_left_to_compile():
+    subprocess.run([sys.executable, "-c", SCRIPT], check=True)
