@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from d2np.atomic import replacing
 from d2np.errors import FormatError
 from d2np.features import Features
 from d2np.formats import hloc, npz
-from d2np.formats.atomic import replacing
 
 
 def features(count, size=(640, 480), seed=0):

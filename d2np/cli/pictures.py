@@ -102,7 +102,7 @@ def save(image: Image.Image, path: str) -> None:
     Error
         If it cannot be written.
     """
-    from ..formats.atomic import replacing
+    from ..atomic import replacing
 
     format = _FORMATS[Path(path).suffix.lower()]
     options = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}}.get(format, {})

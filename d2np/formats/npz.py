@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import replacing
 from ..errors import FormatError
 from ..features import Features
-from .atomic import replacing
 
 EXTENSION = ".d2-net"
 """Comes behind the picture's whole name: ``house.jpg.d2-net``."""

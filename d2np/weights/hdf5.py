@@ -8,8 +8,6 @@ The same content gives the same bytes, so files can be compared by their sums.
 from __future__ import annotations
 
 import io
-import os
-import secrets
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import replacing
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
 from .parameters import Provenance, check_names, listed, shortened
@@ -100,22 +99,8 @@ def write(path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Pro
     """
     image = _image(arrays, provenance)
     try:
-        # A device or pipe would be replaced by a file.
-        if path.exists() and not path.is_file():
-            raise WeightsError(f"{path}: cannot be written, it is not a file")
-        # In the same folder, since only a rename within one file system is atomic.
-        temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
-        try:
-            with open(temporary, "xb") as stream:
-                stream.write(image)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except WeightsError:
-        raise
+        with replacing(path) as stream:
+            stream.write(image)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise WeightsError(f"{path}: cannot be written: {reason}") from None
