@@ -90,7 +90,7 @@ _DAMAGE = (
     LookupError,
     TypeError,
     AttributeError,
-    RuntimeError,  # zipfile: encrypted members; NotImplementedError: unknown compression
+    RuntimeError,  # zipfile: encrypted members, and compression it does not know
 )
 
 
