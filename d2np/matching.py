@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -54,12 +56,14 @@ def match(
     FormatError
         If the descriptors do not fit each other.
     OptionError
-        If ``ratio`` is not above 0 and up to 1.
+        If ``ratio`` is not above 0 and up to 1, or ``min_similarity`` is not a number.
     """
     first, second = _descriptors(a), _descriptors(b)
     _check_same_length(first, second)
-    if ratio is not None and not 0 < ratio <= 1:
+    if ratio is not None and not (isinstance(ratio, Real) and 0 < ratio <= 1):
         raise OptionError(f"ratio must lie above 0 and be at most 1; got {ratio!r}")
+    if min_similarity is not None and not (isinstance(min_similarity, Real) and -np.inf < min_similarity):
+        raise OptionError(f"min_similarity must be a number; got {min_similarity!r}")
     if not len(first) or not len(second):
         return Matches(np.empty((0, 2), np.int64), np.empty(0, np.float32))
     (similarity, partner, runner_up), (back_similarity, back, back_runner_up) = _two_best(

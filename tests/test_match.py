@@ -175,3 +175,9 @@ def test_senseless_ratios(ratio):
 def test_senseless_numbers_of_pairs(n):
     with pytest.raises(d2np.OptionError, match="n must be"):
         d2np.nearest_pairs(unit(3), unit(3), n)
+
+
+@pytest.mark.parametrize("options", [{"ratio": "a"}, {"min_similarity": "x"}, {"min_similarity": np.nan}])
+def test_options_that_are_no_numbers(options):
+    with pytest.raises(d2np.OptionError, match=next(iter(options))):
+        d2np.match(np.eye(3), np.eye(3), **options)
