@@ -6,9 +6,10 @@ Every layer holds the rows of its input that it still needs, and no others::
 
 A band of picture rows is pushed in at the front. Each layer computes the output rows for which it now has
 all inputs, writes them straight behind the rows that the next layer holds, and drops what it will not
-need again: a 3 x 3 convolution keeps two rows (four with dilation 2), a pooling one or none. Zero rows
-stand in for what lies above and below the picture. Memory grows with the width and the height of a band;
-and since an output is computed from the same numbers in the same order wherever the bands are cut, so
+need again: a 3 x 3 convolution keeps two rows (four with dilation 2), a pooling one or none. A layer may wait
+until it has rows enough to keep all threads busy. Zero rows stand in for what lies above and below the
+picture. Memory grows with the width, the height of a band and what layers wait for, not with the picture's
+height; and since an output is computed from the same numbers in the same order wherever the bands are cut, so
 are the results.
 
 What a layer computes is in ``stages.py``; this module only moves rows.

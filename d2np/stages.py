@@ -72,12 +72,10 @@ def stages(packed: PackedWeights, width: int, workspace: Workspace, *, relu: boo
         if layer.type != "convolution":
             made.append(Pooling(layer, width, memory))
         else:
-            floor = -np.inf
-            if not layers:
-                floor = 0.0 if relu else -np.inf
-            elif layers[0].type == "relu":
+            rectified = layers[0].type == "relu" if layers else relu
+            if layers and rectified:
                 layers.pop(0)
-                floor = 0.0
+            floor = 0.0 if rectified else -np.inf
             if packed.uses_winograd(layer):
                 pooled = bool(layers) and layers[0].type == "max_pooling"
                 if pooled:

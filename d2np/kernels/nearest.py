@@ -24,22 +24,24 @@ def pack(descriptors: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
 
 
 @jit()
-def keep_best(best, index, second, n, value, other):
-    """Take ``value`` with partner ``other`` into the two best of ``n``; of equals the lower index wins."""
+def keep_best(best, index, second, n, value, other, runner_up):
+    """Take the two best of other partners into the two best of ``n``; of equals the lower index wins.
+
+    ``value`` is their best one, ``other`` its index and ``runner_up``, which is no larger, their second.
+    """
     if value > best[n] or (value == best[n] and other < index[n]):
-        second[n] = best[n]
+        second[n] = max(best[n], runner_up)
         best[n] = value
         index[n] = other
-    elif value > second[n]:
-        second[n] = value
+    else:
+        second[n] = max(second[n], value)
 
 
 @jit()
 def merge(best, index, second, more_best, more_index, more_second):
-    """Take the two best of other partners into the two best so far."""
+    """Take the two best of other partners into the two best so far, for every row."""
     for n in range(best.shape[0]):
-        keep_best(best, index, second, n, more_best[n], more_index[n])
-        second[n] = max(second[n], more_second[n])
+        keep_best(best, index, second, n, more_best[n], more_index[n], more_second[n])
 
 
 @functools.cache
@@ -84,28 +86,18 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                     for c in range(used, columns):
                         tile[r, c] = lowest
                     for c in range(0, columns, lanes):
-                        value = r * columns + c
-                        keep_two_best(
-                            tile,
-                            value,
-                            m,
-                            row_best,
-                            row_block,
-                            row_second,
-                            (i - first + r) * columns + c,
-                            lanes,
-                        )
-                        keep_two_best(tile, value, i + r, column_best, column_row, column_second, c, lanes)
+                        place, row = r * columns + c, (i - first + r) * columns + c
+                        keep_two_best(tile, place, m, row_best, row_block, row_second, row, lanes)
+                        keep_two_best(tile, place, i + r, column_best, column_row, column_second, c, lanes)
             for c in range(used):
                 n = m * columns + c
-                keep_best(b_best, b_index, b_second, n, column_best[c], column_row[c])
-                b_second[n] = max(b_second[n], column_second[c])
+                keep_best(b_best, b_index, b_second, n, column_best[c], column_row[c], column_second[c])
         for i in range(first, last):
             for c in range(columns):
-                if row_best[i - first, c] > lowest:
+                value = row_best[i - first, c]
+                if value > lowest:
                     partner = row_block[i - first, c] * columns + c
-                    keep_best(a_best, a_index, a_second, i, row_best[i - first, c], partner)
-                    a_second[i] = max(a_second[i], row_second[i - first, c])
+                    keep_best(a_best, a_index, a_second, i, value, partner, row_second[i - first, c])
 
     return two_best
 
