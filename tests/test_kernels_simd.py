@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import d2np
 from d2np.kernels import simd
 
 
@@ -19,7 +20,7 @@ def test_a_width_can_be_forced(fresh_choice, monkeypatch, name):
 
 def test_an_unknown_width_is_refused(fresh_choice, monkeypatch):
     monkeypatch.setenv("D2NP_SIMD", "mmx")
-    with pytest.raises(ValueError, match="avx2"):
+    with pytest.raises(d2np.OptionError, match="avx2"):
         simd.host_block()
 
 

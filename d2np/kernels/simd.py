@@ -18,6 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..errors import OptionError
+
 
 class Block(NamedTuple):
     """Shape of the register block: floats in one vector, and rows."""
@@ -47,7 +49,7 @@ def host_block() -> Block:
     forced = os.environ.get("D2NP_SIMD")
     if forced:
         if forced not in BLOCKS:
-            raise ValueError(f"D2NP_SIMD must be one of {', '.join(BLOCKS)}; got {forced!r}")
+            raise OptionError(f"D2NP_SIMD must be one of {', '.join(BLOCKS)}; got {forced!r}")
         return BLOCKS[forced]
     features = binding.get_host_cpu_features()
     if features.get("avx512f"):

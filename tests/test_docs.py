@@ -1,0 +1,84 @@
+"""Every command and example of the pages in ``docs/``, and the README's Python, runs as it stands there.
+
+A page is worked through from its top to its bottom in one folder that holds what a reader would have:
+``A.jpg`` and ``B.jpg``, two views of one scene, ``photos/`` with three pictures, one of them in a folder of
+its own, and ``d2.h5``, a file of weights. Blocks marked ``sh`` and ``python`` are run; lines that install
+something are compared with the extras that there are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import d2np
+from d2np.demo import views
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXTRAS = re.compile(r"^(\w+) = \[", re.MULTILINE)
+
+
+def blocks(page):
+    return [match.groups() for match in BLOCK.finditer(page.read_text())]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    scene = views()
+    for name, view in (("A", scene.first), ("B", scene.second)):
+        view.resize((320, 320)).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "photos" / "yard").mkdir(parents=True)
+    for name in ("left.jpg", "right.jpg", "yard/gate.jpg"):
+        Image.open(tmp_path / ("A.jpg" if "left" in name else "B.jpg")).save(tmp_path / "photos" / name)
+    d2np.Net.load("analytic").save(tmp_path / "d2.h5")
+    return tmp_path
+
+
+def run(command, folder):
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "D2NP_CACHE": str(folder / "cache"),
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
+
+
+def installs(script, extras):
+    """The script without the lines that install extras, which must exist."""
+    rest = []
+    for line in script.splitlines():
+        if line.startswith("pip install"):
+            (named,) = re.findall(r"\[([\w,]+)\]", line)
+            assert set(named.split(",")) <= extras
+        else:
+            rest.append(line)
+    return "\n".join(rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page(page, folder):
+    extras = set(EXTRAS.findall((ROOT / "pyproject.toml").read_text()))
+    found = blocks(page)
+    assert any(language in ("sh", "python") for language, _ in found)
+    for language, text in found:
+        if language == "sh":
+            run(["bash", "-ec", installs(text, extras)], folder)
+        elif language == "python":
+            run([sys.executable, "-W", "error", "-c", text], folder)
+
+
+def test_readme(folder):
+    examples = [text for language, text in blocks(ROOT / "README.md") if language == "python"]
+    assert examples
+    for text in examples:
+        run([sys.executable, "-W", "error", "-c", text], folder)
+        assert (folder / "matches.png").exists()
