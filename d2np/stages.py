@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from .bands import RowBuffer, Rows, Stage
 from .errors import OptionError
 from .kernels import direct, pool, winograd
-from .kernels.simd import host_block
+from .kernels.simd import Caches, host_block, host_caches
 from .layers import LAYERS, Layer
-from .threads import Team, Workspace, spans
+from .threads import Team, Workspace, shrinking_spans, spans
 
 FloatArray = NDArray[np.float32]
 Memory = Callable[[int], FloatArray]
@@ -173,8 +173,19 @@ class DirectConvolution(_Convolution):
             )  # fmt: skip
 
         work = team.timed(layer.name, "direct convolution", convolve)
-        team.share(work, spans(target.height * source.row_stride - layer.padding, size))
+        positions = target.height * source.row_stride - layer.padding
+        team.share(work, shrinking_spans(positions, size, 12 * block.rows, team.size))
         source.drop(target.height)
+
+
+def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
+    """How many tiles share a pass over the weights; see benchmarks/NOTES.md."""
+    if weight_bytes > caches.last / 2:
+        # Every pass fetches the weights from memory: the fewer the better.
+        return 84
+    # The points of twice as many tiles as fit the second-level cache: half of them are being read.
+    tile_bytes = 4 * winograd.POINTS * (layer.in_channels + layer.out_channels)
+    return min(56.0, max(28.0, 2 * caches.second / tile_bytes))
 
 
 class WinogradConvolution(_Convolution):
@@ -198,16 +209,13 @@ class WinogradConvolution(_Convolution):
         self.width = width // self.shrink
         self.tile_rows = winograd.OUTPUTS * layer.dilation
         self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
-        # Wide layers like many tiles to share a pass over the weights, as long as the tiles stay in the
-        # second-level cache; see benchmarks/NOTES.md.
-        channels = layer.in_channels + layer.out_channels
-        tiles = 56 if 192 < channels <= 512 else 28
+        tiles = _tiles_in_a_block(layer, self.weights.nbytes, host_caches())
         self.tiles_in_a_block = self.block.rows * max(1, round(tiles / self.block.rows))
-        self.rows_at_a_time = self.tile_rows * -(-_TILES_AT_A_TIME // self.tiles_in_a_row)
+        self.waits_for = self.tile_rows * max(1, round(_TILES_AT_A_TIME / self.tiles_in_a_row))
         self.finished = False
 
     def most_rows(self, incoming: int) -> tuple[int, int]:
-        rows = self.rows_at_a_time - 1 + incoming + self.layer.padding
+        rows = max(self.waits_for, self.tile_rows) - 1 + incoming + self.layer.padding
         return rows + 2 * self.layer.padding + self.tile_rows, rows // self.shrink
 
     def finish(self) -> None:
@@ -217,7 +225,9 @@ class WinogradConvolution(_Convolution):
     def _rows(self) -> int:
         """Rows of the convolution that can be computed now, before the pooling."""
         rows = self.complete_rows()
-        return rows if self.finished else rows // self.rows_at_a_time * self.rows_at_a_time
+        if self.finished:
+            return rows
+        return rows // self.tile_rows * self.tile_rows if rows >= self.waits_for else 0
 
     def ready(self) -> int:
         return self._rows() // self.shrink
@@ -249,15 +259,8 @@ class WinogradConvolution(_Convolution):
                     with team.clock.measure(layer.name, phase):
                         run(bit)
 
-        tasks = spans(lines * self.tiles_in_a_row, self.tiles_in_a_block)
-        # The last ones are halved, so that the threads end at nearly the same time.
-        half = -(-self.tiles_in_a_block // (2 * block.rows)) * block.rows
-        halves = [
-            (first + start, first + stop)
-            for first, last in tasks[-4:]
-            for start, stop in spans(last - first, half)
-        ]
-        team.share(work, tasks[:-4] + halves)
+        tasks = shrinking_spans(lines * self.tiles_in_a_row, self.tiles_in_a_block, block.rows, team.size)
+        team.share(work, tasks)
         source.drop(rows)
 
     def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -167,3 +167,19 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
     """``range(count)`` cut into consecutive (first, last) spans of ``size``, the last one shorter."""
     size = max(1, size)
     return [(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tuple[int, int]]:
+    """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
+
+    So the threads end at nearly the same time, whatever holds one of them up. Spans are multiples of
+    ``unit``, but for the last.
+    """
+    found, first = [], 0
+    while first < count:
+        share = -(-(count - first) // (2 * threads * unit)) * unit
+        # Not below two units: the cost of a task does not shrink with it.
+        last = min(first + min(size, max(share, 2 * unit)), count)
+        found.append((first, last))
+        first = last
+    return found

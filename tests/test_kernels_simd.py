@@ -45,3 +45,33 @@ def test_blocks_divide_the_networks_channels():
     # Packing cuts the output channels of a layer, 64 at least, into whole blocks.
     assert all(64 % block.columns == 0 for block in simd.BLOCKS.values())
     assert all(np.log2(block.lanes).is_integer() for block in simd.BLOCKS.values())
+
+
+def describe_caches(folder, caches):
+    for number, (level, size) in enumerate(caches):
+        index = folder / f"index{number}"
+        index.mkdir()
+        (index / "level").write_text(f"{level}\n")
+        (index / "size").write_text(f"{size}\n")
+
+
+@pytest.fixture
+def fresh_caches(monkeypatch, tmp_path):
+    monkeypatch.setattr(simd, "_CACHE_FILES", tmp_path)
+    simd.host_caches.cache_clear()
+    yield tmp_path
+    simd.host_caches.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        ([(1, "32K"), (1, "32K"), (2, "2048K"), (3, "30720K")], (2 << 20, 30 << 20)),
+        ([(1, "64K"), (2, "512K")], (512 << 10, 32 << 20)),
+        ([(2, "much"), (3, "96K")], (1 << 20, 1 << 20)),
+        ([], (1 << 20, 32 << 20)),
+    ],
+)
+def test_caches_as_linux_describes_them(fresh_caches, described, expected):
+    describe_caches(fresh_caches, described)
+    assert simd.host_caches() == expected

@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import d2np
-from d2np.threads import Team, spans, usable_cores
+from d2np.threads import Team, shrinking_spans, spans, usable_cores
 
 
 @hypothesis_settings(deadline=None, max_examples=50, derandomize=True)
@@ -17,6 +17,19 @@ def test_spans_cover_everything_once(count, size):
     cut = spans(count, size)
     assert [n for first, last in cut for n in range(first, last)] == list(range(count))
     assert all(last - first == max(1, size) for first, last in cut[:-1])
+
+
+@hypothesis_settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(0, 400), st.integers(1, 60), st.integers(1, 14), st.integers(1, 5))
+def test_shrinking_spans_cover_everything_once_and_end_in_short_ones(count, units, unit, threads):
+    cut = shrinking_spans(count, units * unit, unit, threads)
+    lengths = [last - first for first, last in cut]
+    assert [n for first, last in cut for n in range(first, last)] == list(range(count))
+    assert all(length % unit == 0 and length <= units * unit for length in lengths[:-1])
+    assert lengths == sorted(lengths, reverse=True)
+    if count > 8 * threads * units * unit:
+        assert lengths[0] == units * unit
+        assert lengths[-1] <= 2 * unit
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -36,3 +37,26 @@ assert before == after, (before, after)
 
 def test_nothing_is_left_to_compile():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+
+
+FIRST_USE = """
+import hashlib
+import numpy as np
+import d2np
+
+picture = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+features = d2np.Net.load("analytic")(picture, threads=1)
+print(len(features), hashlib.sha256(features.descriptors.tobytes()).hexdigest())
+"""
+
+
+def test_two_processes_that_start_at_once_with_an_empty_cache(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", FIRST_USE]
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    printed = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert printed[0] == printed[1] != ""
+    assert any(tmp_path.rglob("*.nbc"))

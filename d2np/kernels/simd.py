@@ -1,9 +1,9 @@
 """Vector registers: the host's block shape and the multiply-add micro-kernel.
 
-This is the one place that knows the processor. A *block* is ROWS x (2 x LANES) outputs held in registers
-(MR x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each step along the depth
-costs two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps the
-multipliers busy. The shape reaches the compiler as constants closed over by the kernel, which are part
+This is the one place that knows the processor, its caches included. A *block* is ROWS x (2 x LANES)
+outputs held in registers (MR x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each
+step along the depth costs two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what
+keeps the multipliers busy. The shape reaches the compiler as constants closed over by the kernel, which are part
 of the key of Numba's cache: kernels of several widths can live side by side.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from llvmlite import binding, ir
@@ -59,6 +60,32 @@ def host_block() -> Block:
     if features.get("neon") or binding.get_default_triple().startswith(("aarch64", "arm64")):
         return BLOCKS["neon"]
     return BLOCKS["sse"]
+
+
+class Caches(NamedTuple):
+    """Bytes of one core's second-level cache, and of the last-level cache."""
+
+    second: int
+    last: int
+
+
+# What is taken where the system does not tell.
+_COMMON_CACHES = Caches(second=1 << 20, last=32 << 20)
+_CACHE_FILES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@functools.cache
+def host_caches() -> Caches:
+    """The caches of this processor, as Linux describes them; elsewhere those of a common one."""
+    sizes: dict[int, int] = {}
+    for index in _CACHE_FILES.glob("index*"):
+        try:
+            level, size = (index.joinpath(name).read_text().strip() for name in ("level", "size"))
+            sizes[int(level)] = int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    second = sizes.get(2) or _COMMON_CACHES.second
+    return Caches(second, max(second, sizes.get(3) or sizes.get(4) or _COMMON_CACHES.last))
 
 
 # How many steps of the depth ahead of their use weights are fetched.
@@ -124,13 +151,13 @@ class VectorBuilder:
     def load(self, pointer: Any) -> Any:
         return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
 
-    def prefetch(self, pointer: Any) -> None:
-        """Ask for a cache line for reading, into the nearest cache. Never faults."""
+    def prefetch(self, pointer: Any, *, write: bool = False, level: int = 1) -> None:
+        """Ask for a cache line, for reading or writing, into the cache of that level. Never faults."""
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
         ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         line = self.builder.bitcast(pointer, byte_pointer)
-        self.builder.call(ask, [line, flag(0), flag(3), flag(1)])
+        self.builder.call(ask, [line, flag(int(write)), flag(4 - level), flag(1)])
 
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=4)

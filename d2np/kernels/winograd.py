@@ -95,16 +95,19 @@ def _output_1d(v: VectorBuilder, m: Sequence[Any]) -> list[Any]:
 
 
 @intrinsic(prefer_literal=True)
-def input_tile(typingctx, source, start, row_step, column_step, target, target_start, point_step, lanes):
+def input_tile(
+    typingctx, source, start, row_step, column_step, target, target_start, point_step, ahead, lanes
+):
     """Input transform of one tile for as many channels as a vector has lanes.
 
     Element (u, v) of the patch lies at ``start + u * row_step + v * column_step`` of ``source``; point p is
-    written at ``target_start + p * point_step`` of ``target``.
+    written at ``target_start + p * point_step`` of ``target``. The columns that the next tile does not share
+    with this one are fetched into the second-level cache: its patch lies ``ahead`` further on.
     """
     if not isinstance(lanes, types.IntegerLiteral):
         return None
     index = types.int64
-    signature = types.void(source, index, index, index, target, index, index, lanes)
+    signature = types.void(source, index, index, index, target, index, index, index, lanes)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         v = VectorBuilder(context, builder, lanes.literal_value)
@@ -113,6 +116,9 @@ def input_tile(typingctx, source, start, row_step, column_step, target, target_s
             _input_1d(v, [v.load(v.step(first, (u, args[2]), (c, args[3]))) for u in range(INPUTS)])
             for c in range(INPUTS)
         ]
+        for u in range(INPUTS):
+            for c in range(2, INPUTS):
+                v.prefetch(v.step(first, (u, args[2]), (c, args[3]), (1, args[7])), level=2)
         target_first = v.element(sig.args[4], args[4], args[5])
         for u in range(INPUTS):
             for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
@@ -234,7 +240,7 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                     for c in range(0, in_channels, lanes):
                         input_tile(
                             source, begin + c, dilation * row_stride * pixel, dilation * pixel,
-                            transformed, n * in_step + c, in_points, lanes,
+                            transformed, n * in_step + c, in_points, 4 * dilation * pixel, lanes,
                         )  # fmt: skip
                     continue
                 # A tile over the right border: what the next row holds must not leak in.
@@ -249,7 +255,15 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                                 patch[6 * u + v, c] = np.float32(0)
                 for c in range(0, in_channels, lanes):
                     input_tile(
-                        patch, c, 6 * patch_step, patch_step, transformed, n * in_step + c, in_points, lanes
+                        patch,
+                        c,
+                        6 * patch_step,
+                        patch_step,
+                        transformed,
+                        n * in_step + c,
+                        in_points,
+                        0,
+                        lanes,
                     )
 
             # Block multiplication
