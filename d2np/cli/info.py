@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
         ("weights", str(path)),
         ("format", provenance.format),
         ("source", f"{provenance.name}, SHA-256 {provenance.sha256}"),
+        *([("fetched", f"from {provenance.url}")] if provenance.url else []),
         ("file", f"{path.stat().st_size:,} bytes; the parameters are {held:,} bytes of float32"),
     ):
         say(f"{label:<12}{value}")

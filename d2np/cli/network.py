@@ -22,7 +22,9 @@ def weights_or_default(given: str | None) -> str:
     from ..weights import store
 
     name = store.default()
-    kind = "packaged, written by hand, not trained" if name == "analytic" else "published, from the cache"
+    kind = "published, from the cache"
+    if name == "analytic":
+        kind = "packaged, written by hand, not trained; `d2np fetch` gets the published ones"
     note(f"weights: {name} ({kind})")
     return name
 

@@ -1,7 +1,8 @@
 """d2np's own weights file: HDF5 with a group per convolution.
 
 ``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32; the root's attributes say what they
-are and where they came from: ``format_version``, ``architecture``, ``source_name``, ``source_sha256``.
+are and where they came from: ``format_version``, ``architecture``, ``source_name``, ``source_sha256``, and
+``source_url`` if d2np downloaded it.
 The same content gives the same bytes, so files can be compared by their sums.
 """
 
@@ -90,7 +91,7 @@ def write(path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Pro
     arrays : mapping of str to float32 arrays
         As :func:`d2np.weights.check` returns them.
     provenance : Provenance
-        Its name and sum are recorded.
+        Its name, sum and address are recorded.
 
     Raises
     ------
@@ -117,6 +118,7 @@ def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) ->
             ("architecture", ARCHITECTURE),
             ("source_name", provenance.name),
             ("source_sha256", provenance.sha256),
+            *([("source_url", provenance.url)] if provenance.url else []),
         ):
             # File names may hold bytes that are not text.
             encoded = text.replace("\0", "").encode("utf-8", "backslashreplace")[:_LONGEST_ATTRIBUTE]
@@ -156,7 +158,8 @@ def _read_provenance(file: Any) -> Provenance:
     architecture = _text(file, "architecture")
     if architecture != ARCHITECTURE:
         raise WeightsError(f"expected the architecture {ARCHITECTURE}, found {shortened(architecture)}")
-    return Provenance(_text(file, "source_name"), _text(file, "source_sha256"), "HDF5")
+    url = _text(file, "source_url") if "source_url" in file.attrs else ""
+    return Provenance(_text(file, "source_name"), _text(file, "source_sha256"), "HDF5", url)
 
 
 def _text(file: Any, name: str) -> str:

@@ -28,11 +28,14 @@ class Provenance:
         they were converted from.
     format : str
         What was read, such as ``"PyTorch checkpoint (zip)"`` or ``"HDF5"``.
+    url : str
+        Where the source was downloaded from, as far as d2np did it; else empty.
     """
 
     name: str
     sha256: str
     format: str
+    url: str = ""
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:

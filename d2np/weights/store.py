@@ -91,7 +91,14 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     if there:
         what = "is a folder" if path.is_dir() else "is not a regular file"
         raise WeightsError(f"{path}: {what}, expected a file of weights")
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        raise WeightsError(f"{source}: is an address, expected a file: `d2np fetch` downloads weights")
     raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}")
+
+
+def conversion(source: str, target: Path) -> str:
+    """The command that makes a weights file of a file downloaded by hand."""
+    return f"d2np convert {source} " + (f'"{target}"' if " " in str(target) else str(target))
 
 
 def _packaged() -> Path:
@@ -110,9 +117,7 @@ def _cached(name: str) -> Path:
     if path.is_file():
         return path
     url = URLS[name]
-    download = url.rsplit("/", 1)[1]
-    target = f'"{path}"' if " " in str(path) else str(path)
     raise WeightsError(
-        f"the published weights `{name}` are not on this machine: download {url}, "
-        f"then run `d2np convert {download} {target}`"
+        f"the published weights `{name}` are not on this machine: run `d2np fetch {name}`, or download {url} "
+        f"and run `{conversion(url.rsplit('/', 1)[1], path)}`"
     )

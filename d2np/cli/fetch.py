@@ -1,0 +1,134 @@
+"""``d2np fetch``: published weights over the network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from .parser import Commands
+from .report import complain, note, say
+
+if TYPE_CHECKING:
+    from ..weights.download import Progress
+    from ..weights.fetch import Job
+
+_EPILOG = """\
+WHAT is any of
+  tf                    trained on MegaDepth, as in the paper (default)
+  ots                   off the shelf: VGG16 before that training
+  tf_no_phototourism    trained on MegaDepth without its PhotoTourism scenes
+  https://...           any other checkpoint of a D2-Net, also http://; goes into the working folder
+
+environment
+  D2NP_CACHE    the folder in which weights are kept; default: the user's folder for caches
+  D2NP_MIRROR   the address of a folder with d2_tf.pth and so on, asked instead of the authors' site
+
+Broken off, it keeps what has come, and the same command goes on from there if the server lets it.
+
+examples:
+  d2np fetch
+  d2np match left.jpg right.jpg --weights tf
+  d2np fetch https://example.org/my_d2.pth -o my_d2.h5
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "fetch",
+        help="download published weights and keep them where commands find them",
+        description="Downloads a checkpoint, checks that it is a D2-Net, and keeps it as d2np's HDF5. "
+        "Checkpoints are read without PyTorch and without running any code in them.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "sources", nargs="*", default=["tf"], metavar="WHAT", help="names or addresses; default: tf"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write this .h5 file; default: see WHAT")
+    parser.add_argument("--sha256", metavar="SUM", help="refuse the download unless its SHA-256 is this one")
+    parser.add_argument("--force", action="store_true", help="fetch it even if it is there")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..weights import fetch
+
+    if len(options.sources) > 1 and (options.output, options.sha256) != (None, None):
+        raise OptionError("-o and --sha256 are for one download: give one name or address")
+    # Whether they make sense is found out before the first is downloaded.
+    jobs = [fetch.job(source, options.output, options.sha256) for source in options.sources]
+    try:
+        for source, job in zip(options.sources, jobs, strict=True):
+            _fetch(source, job, options)
+    except KeyboardInterrupt:
+        complain("interrupted: what has come is kept, and the same command goes on if the server lets it")
+        return 130
+    return 0
+
+
+def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
+    from ..weights import fetch, load, store
+
+    if not options.force and (found := job.present()):
+        say(f"{job.target} is there already, from {found.name}, SHA-256 {found.sha256}")
+        say("to fetch it again: --force")
+        return
+    note(f"fetching {fetch.shown(job.url)}")
+    with _bar(job.name) as progress:
+        fetch.fetch(
+            source,
+            options.output,
+            sha256=options.sha256,
+            force=options.force,
+            progress=progress,
+            note=_note_above_the_bar,
+        )
+    provenance = load(job.target)[1]
+    say(f"read  {provenance.name}, SHA-256 {provenance.sha256}")
+    say(f"wrote {job.target}, {job.target.stat().st_size:,} bytes")
+    if job.cached:
+        default = "; tf is what commands now use when none is given" if source == store.default() else ""
+        say(f"use it as --weights {source}{default}")
+    else:
+        say(f"use it as --weights {job.target}")
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Progress]:
+    """A progress bar that appears with the first bytes: of a server that refuses, only the error is seen."""
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def show(done: int, whole: int | None) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = stack.enter_context(
+                tqdm(
+                    desc=name,
+                    total=whole,
+                    initial=done,
+                    unit="B",
+                    unit_scale=True,
+                    # In a log file a line now and then will do.
+                    mininterval=0.1 if sys.stderr.isatty() else 30.0,
+                    file=sys.stderr,
+                )
+            )
+        # A further attempt may have to begin again.
+        if done < bar.n or whole != bar.total:
+            bar.reset(whole)
+        bar.update(done - bar.n)
+
+    with ExitStack() as stack:
+        yield show
+
+
+def _note_above_the_bar(text: str) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        note(text)

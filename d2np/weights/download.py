@@ -1,0 +1,350 @@
+"""Downloads a file over HTTP, and goes on where an earlier download stopped.
+
+pooch asks the server, follows its redirects and reads what it sends. What pooch lacks is here: going on with
+a part (RFC 9110, sections 13.1.5 and 14), a limit to the size, the check of the length, and retries that say
+what went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import WeightsError
+from .parameters import shortened
+
+Progress = Callable[[int, "int | None"], None]
+"""Called with the bytes that have come, and the bytes of the whole file or None where that is unknown."""
+
+_CHUNK = 2**16
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How much is put up with.
+
+    Attributes
+    ----------
+    attempts : int
+        How often in a row a server may fail before it is given up. An attempt that got further than all
+        before it begins a new row.
+    pause : float
+        Seconds before the second attempt; doubled for each further one.
+    timeout : float
+        Seconds without a sign of the server.
+    largest : int
+        Bytes. No checkpoint of this network comes near the default, optimiser included.
+    """
+
+    attempts: int = 4
+    pause: float = 0.5
+    timeout: float = 20.0
+    largest: int = 2**29
+
+
+class DownloadError(Exception):
+    """The server, or the way to it, is to blame. ``again`` says whether a further attempt might help."""
+
+    def __init__(self, reason: str, *, again: bool = False) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Which version of a file a part belongs to.
+
+    Attributes
+    ----------
+    validator : str
+        The server's ETag, or else its Last-Modified.
+    size : int or None
+        Bytes of the whole file.
+    """
+
+    validator: str
+    size: int | None
+
+
+class Part:
+    """What there is of a file so far. Beside it a record says of which version of the file it is a part.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._record = path.with_name(f"{path.name}.json")
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def version(self) -> _Version | None:
+        """None where nothing can be gone on with."""
+        try:
+            match json.loads(self._record.read_text("utf-8")):
+                case {"validator": str(validator), "size": int() | None as size} if self.size:
+                    return _Version(validator, size)
+        except (OSError, ValueError):
+            return None
+        return None
+
+    def begin(self, version: _Version | None) -> BinaryIO:
+        """An empty part. A record left from before must never describe what is written now."""
+        self.discard()
+        if version is not None:
+            self._record.write_text(json.dumps(vars(version)), "utf-8")
+        return open(self.path, "xb")
+
+    def go_on(self) -> BinaryIO:
+        """The part, to be written on."""
+        return open(self.path, "ab")
+
+    def discard(self) -> None:
+        """Leave nothing."""
+        self._record.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+
+def download(
+    url: str,
+    part: Part,
+    *,
+    patience: Patience,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> None:
+    """Complete a part. Needs the package pooch.
+
+    Parameters
+    ----------
+    url : str
+        http or https.
+    part : Part
+        Nobody else may write it. What is there of it is not asked for again if the server still has the same
+        version of the file and can send the rest of it.
+    patience : Patience
+    progress : callable, optional
+        See :data:`Progress`.
+    note : callable, optional
+        Is told in words why there is a further attempt.
+
+    Raises
+    ------
+    DownloadError
+        If the file does not come. Where a further attempt might help, the part is kept.
+    WeightsError
+        If the part cannot be written. It is discarded.
+    """
+    failures, reached = 0, part.size
+    while True:
+        try:
+            _attempt(url, part, patience, progress)
+            return
+        except WeightsError:
+            part.discard()
+            raise
+        except DownloadError as error:
+            failures = 1 if part.size > reached else failures + 1
+            reached = max(reached, part.size)
+            if not error.again or not part.size:
+                part.discard()
+            if not error.again:
+                raise
+            if failures >= patience.attempts:
+                raise DownloadError(f"{error} ({failures} attempts)", again=True) from None
+            pause = patience.pause * 2 ** (failures - 1)
+            if note:
+                note(f"{error}: trying again in {pause:g} s")
+            time.sleep(pause)
+
+
+def _attempt(url: str, part: Part, patience: Patience, progress: Progress | None) -> None:
+    from pooch import HTTPDownloader
+    from urllib3.exceptions import HTTPError
+
+    from .. import __version__
+
+    # Compressed by the server, bytes could not be counted.
+    headers = {"User-Agent": f"d2np/{__version__}", "Accept-Encoding": "identity"}
+    if version := part.version():
+        headers |= {"Range": f"bytes={part.size}-", "If-Range": version.validator}
+    receiver = _Receiver(part, version, patience.largest, progress)
+    ask = HTTPDownloader(
+        chunk_size=_CHUNK, timeout=patience.timeout, headers=headers, hooks={"response": receiver.begin}
+    )
+    try:
+        ask(url, receiver, None)
+        receiver.finish()
+    except (DownloadError, WeightsError):
+        raise
+    # ValueError and HTTPError: what requests lets through of malformed answers.
+    except (OSError, ValueError, HTTPError) as error:
+        raise _explained(error, receiver, patience) from None
+    finally:
+        receiver.close()
+
+
+class _Receiver:
+    """Takes what the server sends. To pooch it is the file to write into."""
+
+    def __init__(self, part: Part, version: _Version | None, largest: int, progress: Progress | None) -> None:
+        self._part = part
+        self._version = version
+        self._largest = largest
+        self._progress = progress
+        self._response: Any = None
+        self._stream: BinaryIO | None = None
+        self._size = 0
+        self._expected: int | None = None
+
+    def begin(self, response: Any, **_: object) -> None:
+        """Judge an answer by its head, before any of its body is read."""
+        self._response = response
+        if response.is_redirect:
+            return
+        status = response.status_code
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._version:
+            self._part.discard()
+            raise DownloadError("what was fetched before is of no use any more", again=True)
+        if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            again = status >= 500 or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+            raise DownloadError(f"the server answers {_status(status)}", again=again)
+        if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+            raise DownloadError(
+                "the server sends a web page (HTML), not a checkpoint; it may be an error or log-in page"
+            )
+        try:
+            if status == HTTPStatus.PARTIAL_CONTENT:
+                self._go_on(response.headers)
+            else:
+                self._begin_anew(response.headers)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+        assert self._stream is not None
+        self._size += len(data)
+        self._check_size(self._size)
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self._tell()
+
+    def flush(self) -> None:
+        """Called by pooch; every write is flushed as it is."""
+
+    def finish(self) -> None:
+        """Check that all has come. Older urllib3 does not notice a connection that is closed early."""
+        if self._expected is not None and self._size != self._expected:
+            raise DownloadError(f"the connection was closed {self.standing()}", again=True)
+
+    def close(self) -> None:
+        """Let go of the connection and of the file."""
+        if self._response is not None:
+            self._response.close()
+        if self._stream is not None:
+            self._stream.close()
+
+    def standing(self) -> str:
+        """How far it got, in words."""
+        if self._stream is None:
+            return "before the server answered"
+        whole = "" if self._expected is None else f" of {self._expected:,}"
+        return f"after {self._size:,}{whole} bytes"
+
+    def _begin_anew(self, headers: Any) -> None:
+        # Of a body that is encoded after all, neither length nor positions are the file's.
+        plain = headers.get("Content-Encoding", "identity") == "identity"
+        length = headers.get("Content-Length", "")
+        self._expected = int(length) if plain and length.isascii() and length.isdigit() else None
+        if self._expected is not None:
+            self._check_size(self._expected)
+        etag = headers.get("ETag", "")
+        # A weak tag says that two versions mean the same, not that they are the same bytes.
+        validator = etag if etag.startswith('"') else headers.get("Last-Modified")
+        self._stream = self._part.begin(_Version(validator, self._expected) if plain and validator else None)
+        self._tell()
+
+    def _go_on(self, headers: Any) -> None:
+        size = self._part.size
+        found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        version = self._version
+        if version is None or not found or not _continues(version, size, found, headers):
+            self._part.discard()
+            raise DownloadError("the server sends another part than was asked for", again=True)
+        self._expected = version.size if found[2] == "*" else int(found[2])
+        if self._expected is not None:
+            self._check_size(self._expected)
+        self._size = size
+        self._stream = self._part.go_on()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress:
+            self._progress(self._size, self._expected)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._largest:
+            raise DownloadError(
+                f"the server sends more than {self._largest:,} bytes, too much for a checkpoint"
+            )
+
+    def _unwritable(self, error: OSError) -> WeightsError:
+        return WeightsError(f"{self._part.path}: cannot be written: {error.strerror or error}")
+
+
+def _continues(version: _Version, size: int, found: re.Match[str], headers: Any) -> bool:
+    """Whether the rest that the server sends belongs to the part that is there."""
+    header = "ETag" if version.validator.startswith('"') else "Last-Modified"
+    return (
+        int(found[1]) == size
+        and headers.get(header, version.validator) == version.validator
+        and (found[2] == "*" or version.size in (None, int(found[2])))
+    )
+
+
+def _status(code: int) -> str:
+    try:
+        return f"{code} {HTTPStatus(code).phrase}"
+    except ValueError:
+        return str(code)
+
+
+def _explained(error: Exception, receiver: _Receiver, patience: Patience) -> DownloadError:
+    import requests
+
+    causes = list(_causes(error))
+    if isinstance(error, requests.TooManyRedirects):
+        return DownloadError("the server redirects without end")
+    if isinstance(error, requests.exceptions.SSLError):
+        return DownloadError(f"there is no secure connection: {shortened(str(causes[-1]))}")
+    if any(isinstance(cause, TimeoutError) for cause in causes):
+        return DownloadError(f"no sign of the server for {patience.timeout:g} s", again=True)
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+        reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+        reason = shortened(reasons[-1]) if reasons else f"the connection was closed {receiver.standing()}"
+        return DownloadError(reason, again=True)
+    return DownloadError(shortened(str(error)))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from: requests wraps what urllib3 wraps."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
