@@ -144,7 +144,7 @@ def download(
     Raises
     ------
     DownloadError
-        If the file does not come. Where a further attempt might help, the part is kept.
+        If the file does not come. The part is kept where a later call may go on with it.
     WeightsError
         If the part cannot be written. It is discarded.
     """
@@ -159,7 +159,7 @@ def download(
         except DownloadError as error:
             failures = 1 if part.size > reached else failures + 1
             reached = max(reached, part.size)
-            if not error.again or not part.size:
+            if not error.again or part.version() is None:
                 part.discard()
             if not error.again:
                 raise
@@ -214,6 +214,8 @@ class _Receiver:
         """Judge an answer by its head, before any of its body is read."""
         self._response = response
         if response.is_redirect:
+            # requests would read its body, however long that is.
+            response.close()
             return
         status = response.status_code
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._version:
@@ -340,7 +342,11 @@ def _explained(error: Exception, receiver: _Receiver, patience: Patience) -> Dow
         reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
         reason = shortened(reasons[-1]) if reasons else f"the connection was closed {receiver.standing()}"
         return DownloadError(reason, again=True)
-    return DownloadError(shortened(str(error)))
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        return DownloadError("the server redirects to an address that is neither http nor https")
+    if isinstance(error, requests.RequestException):
+        return DownloadError(shortened(str(error)))
+    return DownloadError(f"the server's answer makes no sense: {shortened(str(error))}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,0 +1,779 @@
+"""Fetching weights from a server on this machine that does everything a server can do wrong."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import legacy, repeated, state_dict, tensor, zipped
+from loopback import File, endless, in_turn, redirect, reply, reset, serving, silence, stalled, status
+
+import d2np
+from d2np import OptionError, WeightsError, weights
+from d2np.cli import main
+from d2np.layers import PARAMETER_SHAPES
+from d2np.weights import fetch, store
+from d2np.weights.download import Patience
+
+MEGABYTE = 2**20
+DATE = "Wed, 08 May 2019 10:00:00 GMT"
+PROGRAM = [sys.executable, "-m", "d2np", "fetch"]
+
+
+@functools.cache
+def checkpoint(write=legacy, value=1.0):
+    """A checkpoint of a megabyte: each array repeats one number, and something large comes along."""
+    state = state_dict({name: repeated(value, shape) for name, shape in PARAMETER_SHAPES.items()})
+    ballast = np.random.RandomState(0).standard_normal(MEGABYTE // 4).astype("f4")
+    return write({"model": state, "optimizer": tensor(ballast)})
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch, server):
+    """An empty cache; the working folder beside it; the server in place of the authors'."""
+    folder = tmp_path / "cache"
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("D2NP_CACHE", str(folder))
+    monkeypatch.setenv("D2NP_MIRROR", server.address)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(fetch, "PATIENCE", Patience(attempts=3, pause=0.01, timeout=10, largest=4 * MEGABYTE))
+    return folder
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Gives up at the first failure: what a download that is broken off leaves can be looked at."""
+    monkeypatch.setattr(fetch, "PATIENCE", replace(fetch.PATIENCE, attempts=1))
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs `d2np fetch`: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        code = main(["fetch", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def holds(path, value=1.0):
+    """Whether a file holds the weights of :func:`checkpoint`."""
+    arrays = weights.load(path)[0]
+    return all((array == value).all() for array in arrays.values())
+
+
+def left(folder):
+    """The files in the cache, locks aside."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    )
+
+
+def wait_for(happens):
+    until = time.monotonic() + 60
+    while not happens():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+# --- all is well -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [legacy, zipped], ids=["legacy", "zip"])
+def test_by_name(run, server, cache, capsys, write):
+    content = checkpoint(write)
+    server.answers["/d2_tf.pth"] = File(content)
+    code, out, err = run()
+    assert code == 0
+    assert out.splitlines() == [
+        f"read  d2_tf.pth, SHA-256 {sha256(content)}",
+        f"wrote {cache / 'tf.h5'}, {(cache / 'tf.h5').stat().st_size:,} bytes",
+        "use it as --weights tf; tf is what commands now use when none is given",
+    ]
+    assert err.startswith(f"fetching {server.address}/d2_tf.pth\n")
+    assert "d2_tf.pth: 100%" in err
+    assert left(cache) == ["tf.h5"]
+    assert os.listdir() == []
+
+    assert holds("tf")
+    net = d2np.Net.load("tf")
+    assert (net.provenance.name, net.provenance.sha256) == ("d2_tf.pth", sha256(content))
+    assert net.provenance.url == f"{server.address}/d2_tf.pth"
+    assert main(["info"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "weights: tf (published, from the cache)\n"
+    assert re.search(rf"^fetched +from {server.address}/d2_tf\.pth$", shown.out, re.M)
+
+
+def test_what_is_there_is_not_fetched_again(run, server, cache):
+    server.answers["/d2_tf.pth"] = File(checkpoint())
+    assert fetch.fetch() == cache / "tf.h5"
+    before = (cache / "tf.h5").stat()
+    code, out, err = run("tf")
+    assert (code, err) == (0, "")
+    assert out.startswith(
+        f"{cache / 'tf.h5'} is there already, from d2_tf.pth, SHA-256 {sha256(checkpoint())}\n"
+    )
+    assert fetch.fetch("tf") == cache / "tf.h5"
+    assert (cache / "tf.h5").stat() == before
+    assert len(server.requests) == 1
+
+    server.answers["/d2_tf.pth"] = File(checkpoint(value=2.0))
+    assert run("tf", "--force")[0] == 0
+    assert holds("tf", 2.0)
+    assert len(server.requests) == 2
+
+
+def test_damaged_cache_is_fetched_again(run, server, cache):
+    server.answers["/d2_tf.pth"] = File(checkpoint())
+    cache.mkdir()
+    (cache / "tf.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then the disk was full")
+    assert run("tf")[0] == 0
+    assert holds("tf")
+
+
+def test_several_names(run, server, cache):
+    for place, name in enumerate(("tf", "ots", "tf_no_phototourism"), 1):
+        server.answers[f"/sub/d2_{name}.pth"] = File(checkpoint(value=float(place)))
+    os.environ["D2NP_MIRROR"] += "/sub/"
+    code, out, _ = run("tf", "ots", "tf_no_phototourism")
+    assert code == 0
+    assert [holds(name, place) for place, name in enumerate(("tf", "ots", "tf_no_phototourism"), 1)]
+    assert "use it as --weights ots\n" in out
+    assert left(cache) == ["ots.h5", "tf.h5", "tf_no_phototourism.h5"]
+
+
+def test_without_a_mirror_it_is_the_authors_site(monkeypatch, cache):
+    monkeypatch.delenv("D2NP_MIRROR")
+    assert fetch.job() == fetch.Job(store.URLS["tf"], cache / "tf.h5", True, None)
+    assert fetch.job("ots", "mine.h5", " AB" + "cd" * 31 + "\n") == fetch.Job(
+        store.URLS["ots"], Path("mine.h5"), False, "ab" + "cd" * 31
+    )
+
+
+def test_any_address(run, server, cache):
+    server.answers["/models/my%20d2.tar.pth"] = File(checkpoint())
+    url = f"{server.address}/models/my%20d2.tar.pth"
+    code, out, _ = run(url)
+    assert code == 0
+    assert out.endswith("use it as --weights my_d2.tar.h5\n")
+    assert holds(Path("my_d2.tar.h5"))
+    assert "my_d2.tar.h5 is there already, from my_d2.tar.pth" in run(url)[1]
+    assert run(url, "-o", "other.h5")[0] == 0
+    assert holds(Path("other.h5"))
+    assert left(cache) == []
+    assert sorted(os.listdir()) == ["my_d2.tar.h5", "other.h5"]
+    assert fetch.fetch(url, Path("third.h5")) == Path("third.h5")
+
+
+def test_weights_that_are_hdf5_already(server, tmp_path):
+    d2np.Net.load("analytic").save(tmp_path / "given.h5")
+    server.answers["/d2.h5"] = File((tmp_path / "given.h5").read_bytes())
+    found = weights.load(fetch.fetch(f"{server.address}/d2.h5"))[1]
+    assert (found.name, found.sha256) == ("d2.h5", sha256((tmp_path / "given.h5").read_bytes()))
+    assert found.url == f"{server.address}/d2.h5"
+
+
+def test_secrets_in_an_address_are_sent_but_not_kept(run, server):
+    server.answers["/d2.pth?token=hush"] = in_turn(status(403), File(checkpoint()))
+    url = server.address.replace("//", "//me:whisper@") + "/d2.pth?token=hush"
+    for expected in (1, 0):
+        code, out, err = run(url)
+        assert code == expected
+        assert "whisper" not in out + err
+    assert server.requests[0]["Authorization"].startswith("Basic ")
+    assert weights.load("d2.h5")[1].url == f"{server.address}/d2.pth"
+    assert b"hush" not in Path("d2.h5").read_bytes()
+    # Addresses that differ in what is not kept cannot be told apart.
+    assert "d2.h5 is there already: choose another name" in run(url)[2]
+
+
+def test_length_unknown(run, server):
+    server.answers["/d2_tf.pth"] = _unmeasured
+    assert run()[0] == 0
+    assert holds("tf")
+
+
+def _unmeasured(request):
+    reply(request, 200, checkpoint(), {"Content-Length": None})
+
+
+def test_chunked(server):
+    def chunked(request):
+        request.protocol_version = "HTTP/1.1"
+        reply(request, 200, b"", {"Content-Length": None, "Transfer-Encoding": "chunked"})
+        content = checkpoint()
+        for start in range(0, len(content), 100_000):
+            piece = content[start : start + 100_000]
+            request.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        request.wfile.write(b"0\r\n\r\n")
+
+    server.answers["/d2_tf.pth"] = chunked
+    fetch.fetch()
+    assert holds("tf")
+
+
+def test_compressed_although_it_was_not_asked_for(server):
+    squeezed = gzip.compress(checkpoint(), 1)
+    server.answers["/d2_tf.pth"] = status(200, squeezed, Content_Encoding="gzip", ETag='"1"')
+    fetch.fetch()
+    assert server.requests[0]["Accept-Encoding"] == "identity"
+    assert holds("tf")
+
+
+def test_redirects_are_followed(server):
+    server.answers["/d2_tf.pth"] = redirect("/moved")
+    server.answers["/moved"] = redirect(f"{server.address}/away/d2.pth")
+    server.answers["/away/d2.pth"] = File(checkpoint())
+    fetch.fetch()
+    assert weights.load("tf")[1].url == f"{server.address}/d2_tf.pth"
+
+
+def test_progress_and_notes(server):
+    seen, notes = [], []
+    server.answers["/d2_tf.pth"] = in_turn(status(503), File(checkpoint()))
+    fetch.fetch(progress=lambda *state: seen.append(state), note=notes.append)
+    size = len(checkpoint())
+    assert seen[0] == (0, size)
+    assert seen[-1] == (size, size)
+    assert seen == sorted(seen)
+    assert notes == ["the server answers 503 Service Unavailable: trying again in 0.01 s"]
+
+
+# --- broken off ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("validator", [{"etag": '"v1"'}, {"last_modified": DATE}], ids=["ETag", "date"])
+def test_goes_on_within_one_command(run, server, cache, validator):
+    # More failures than attempts, but each gets further.
+    cuts = [300_000, 200_000, 200_000, 200_000]
+    server.answers["/d2_tf.pth"] = File(checkpoint(), cuts=cuts, **validator)
+    code, _, err = run()
+    assert code == 0
+    assert holds("tf")
+    assert left(cache) == ["tf.h5"]
+    assert "the connection was closed after " in err
+    assert f" of {len(checkpoint()):,} bytes: trying again in 0.01 s\n" in err
+    assert len(server.requests) == 5
+    starts = [int(asked["Range"].removeprefix("bytes=")[:-1]) for asked in server.requests[1:]]
+    assert starts == sorted(set(starts))
+    assert starts[0] > 200_000
+    assert {asked["If-Range"] for asked in server.requests[1:]} == set(validator.values())
+
+
+def test_goes_on_in_the_next_command(run, server, cache, impatient):
+    server.answers["/d2_tf.pth"] = File(checkpoint(), etag='"v1"', cuts=[500_000])
+    assert run()[0] == 1
+    assert not (cache / "tf.h5").exists()
+    kept = next(path for path in (cache / "downloads").iterdir() if path.name.endswith(".pth"))
+    assert kept.read_bytes() == checkpoint()[: kept.stat().st_size]
+    size = kept.stat().st_size
+    assert size > 400_000
+    assert run()[0] == 0
+    assert server.requests[1]["Range"] == f"bytes={size}-"
+    assert holds("tf")
+    assert left(cache) == ["tf.h5"]
+
+
+def test_the_file_has_changed_meanwhile(run, server, cache, impatient):
+    server.answers["/d2_tf.pth"] = File(checkpoint(), etag='"v1"', cuts=[500_000])
+    assert run()[0] == 1
+    server.answers["/d2_tf.pth"] = File(checkpoint(value=2.0), etag='"v2"')
+    assert run()[0] == 0
+    assert "Range" in server.requests[1]
+    assert holds("tf", 2.0)
+
+
+@pytest.mark.parametrize("validator", [{}, {"etag": 'W/"v1"'}], ids=["none", "weak"])
+def test_begins_anew_where_versions_cannot_be_told_apart(server, cache, validator):
+    server.answers["/d2_tf.pth"] = File(checkpoint(), cuts=[500_000], **validator)
+    fetch.fetch()
+    assert [asked.get("Range") for asked in server.requests] == [None, None]
+    assert holds("tf")
+
+
+def test_begins_anew_where_the_server_sends_no_parts(server, cache):
+    server.answers["/d2_tf.pth"] = File(checkpoint(), etag='"v1"', ranges=False, cuts=[500_000])
+    fetch.fetch()
+    assert server.requests[1]["Range"]
+    assert holds("tf")
+    assert left(cache) == ["tf.h5"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": "bytes 0-9/{size}"},
+        {"Content-Range": "bytes {start}-{last}/{size}", "ETag": '"v2"'},
+        {"Content-Range": "bytes {start}-{last}/9999999"},
+        {"Content-Range": "nonsense"},
+        {},
+    ],
+)
+def test_a_part_that_does_not_fit_is_never_used(server, headers):
+    content = checkpoint()
+
+    def wrong(request):
+        start = int(request.headers["Range"].removeprefix("bytes=")[:-1])
+        known = {"start": start, "last": len(content) - 1, "size": len(content)}
+        named = {name: value.format(**known) for name, value in headers.items()}
+        reply(request, 206, bytes(len(content) - start), named)
+
+    server.answers["/d2_tf.pth"] = in_turn(
+        File(content, etag='"v1"', cuts=[500_000]), wrong, File(content, etag='"v1"')
+    )
+    fetch.fetch()
+    assert "Range" not in server.requests[2]
+    assert holds("tf")
+
+
+def test_killed_after_the_last_byte(server, cache, impatient):
+    """All of it is there but was not converted: the server has nothing to add."""
+    server.answers["/d2_tf.pth"] = File(checkpoint(), etag='"v1"', cuts=[500_000])
+    with pytest.raises(WeightsError):
+        fetch.fetch()
+    kept = next(path for path in (cache / "downloads").iterdir() if path.name.endswith(".pth"))
+    kept.write_bytes(checkpoint())
+    fetch.fetch(patience=replace(fetch.PATIENCE, attempts=2))
+    assert server.requests[1]["Range"] == f"bytes={len(checkpoint())}-"
+    assert holds("tf")
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b'{"validator": 3, "size": 4}', b"\xff\xfe", b"null"])
+def test_damaged_record(server, cache, impatient, record):
+    server.answers["/d2_tf.pth"] = File(checkpoint(), etag='"v1"', cuts=[500_000])
+    with pytest.raises(WeightsError):
+        fetch.fetch()
+    kept = next(path for path in (cache / "downloads").iterdir() if path.name.endswith(".json"))
+    assert json.loads(kept.read_text()) == {"validator": '"v1"', "size": len(checkpoint())}
+    kept.write_bytes(record)
+    fetch.fetch()
+    assert "Range" not in server.requests[1]
+    assert holds("tf")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_killed_or_interrupted(server, cache, sent, code):
+    server.answers["/d2_tf.pth"] = in_turn(
+        stalled(checkpoint(), 500_000, ETag='"v1"'), File(checkpoint(), etag='"v1"')
+    )
+    process = subprocess.Popen(PROGRAM, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(path.stat().st_size > 400_000 for path in cache.glob("downloads/*.pth")))
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert (out, "Traceback" in err) == ("", False)
+    if sent == signal.SIGINT:
+        assert err.endswith(
+            "d2np: interrupted: what has come is kept, and the same command goes on if the server lets it\n"
+        )
+    assert not (cache / "tf.h5").exists()
+    fetch.fetch()
+    assert int(server.requests[1]["Range"].removeprefix("bytes=")[:-1]) > 400_000
+    assert holds("tf")
+
+
+# --- two at once -----------------------------------------------------------------------------------------
+
+
+def test_two_processes_at_once(server, cache):
+    go = threading.Event()
+
+    def slowly(request):
+        go.wait(30)
+        File(checkpoint())(request)
+
+    server.answers["/d2_tf.pth"] = slowly
+    first = subprocess.Popen(PROGRAM, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: server.requests)
+    second = subprocess.Popen(PROGRAM, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert second.stderr.readline() == f"fetching {server.address}/d2_tf.pth\n"
+    assert second.stderr.readline() == "another process is fetching it: waiting\n"
+    go.set()
+    for process in (first, second):
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert f"wrote {cache / 'tf.h5'}" in out
+    assert len(server.requests) == 1
+    assert holds("tf")
+    assert left(cache) == ["tf.h5"]
+
+
+def test_threads_at_once(server, cache):
+    server.answers["/d2_tf.pth"] = File(checkpoint(), etag='"v1"', cuts=[300_000])
+    paths = []
+    threads = [
+        threading.Thread(target=lambda force=force: paths.append(fetch.fetch(force=force)))
+        for force in (False, False, True, True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert paths == [cache / "tf.h5"] * 4
+    assert holds("tf")
+    assert left(cache) == ["tf.h5"]
+
+
+# --- what servers do wrong -------------------------------------------------------------------------------
+
+
+def _other_network():
+    return zipped({"model": {"features.0.weight": tensor(np.zeros((4, 3), "f4"))}})
+
+
+def _other_shape():
+    arrays = {name: repeated(1.0, shape) for name, shape in PARAMETER_SHAPES.items()}
+    arrays["conv4_3/bias"] = repeated(1.0, (256,))
+    return legacy({"model": state_dict(arrays)})
+
+
+def _longer(request):
+    """Claims more than there is."""
+    reply(request, 200, checkpoint(), {"Content-Length": str(len(checkpoint()) + 1000)})
+
+
+def _shorter(request):
+    reply(request, 200, checkpoint(), {"Content-Length": "700000"})
+
+
+def _loop(request):
+    reply(request, 302, b"", {"Location": request.path})
+
+
+def _endless_redirect(request):
+    request.send_response_only(302)
+    request.send_header("Location", "/lost")
+    request.end_headers()
+    for _ in range(100_000):
+        request.wfile.write(bytes(2**16))
+
+
+PAGE = b"<!doctype html>\n<html><title>Log in</title></html>"
+TRANSPORT = {
+    "404": (status(404, PAGE, Content_Type="text/html"), "the server answers 404 Not Found", 1),
+    "403": (status(403), "the server answers 403 Forbidden", 1),
+    "500": (status(500), "the server answers 500 Internal Server Error (3 attempts)", 3),
+    "unheard of": (status(799), "the server answers 799 (3 attempts)", 3),
+    "no content": (status(204), "the server answers 204 No Content", 1),
+    "not modified": (status(304), "the server answers 304 Not Modified", 1),
+    "part": (status(206, b"abc"), "the server sends another part than was asked for (3 attempts)", 3),
+    "web page": (
+        status(200, PAGE, Content_Type="text/html; charset=utf-8"),
+        "the server sends a web page (HTML), not a checkpoint; it may be an error or log-in page",
+        1,
+    ),
+    "redirect loop": (_loop, "the server redirects without end", 31),
+    "redirect to a file": (
+        redirect("file:///etc/passwd"),
+        "redirects to an address that is neither http nor https",
+        1,
+    ),
+    "redirect to nowhere": (
+        redirect("http://[::1/"),
+        "the server's answer makes no sense: Invalid IPv6 URL",
+        1,
+    ),
+    "endless redirect": (_endless_redirect, "the server answers 404 Not Found", 2),
+    "hangs up": (reset, "Connection reset by peer (3 attempts)", 3),
+    "closes": (
+        lambda request: None,
+        "the connection was closed before the server answered (3 attempts)",
+        3,
+    ),
+    "too long": (_longer, "bytes (3 attempts)", 3),
+    "claims too much": (
+        status(200, b"", Content_Length="99999999999"),
+        "the server sends more than 4,194,304 bytes, too much for a checkpoint",
+        1,
+    ),
+    "endless": (endless, "the server sends more than 4,194,304 bytes, too much for a checkpoint", 1),
+    "no number": (status(200, b"abc", Content_Length="many"), "the server's answer makes no sense: ", 1),
+}
+CONTENT = {
+    "too short": (_shorter, "truncated: the file ends"),
+    "empty": (status(200), "is empty"),
+    "web page called a file": (
+        status(200, PAGE, Content_Type="application/octet-stream"),
+        "is a web page (HTML), not weights",
+    ),
+    "picture": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is a picture (PNG), not weights"),
+    "text": (status(200, b"moved elsewhere"), "is a text file that starts with `moved elsewhere`"),
+    "noise": (status(200, b"\x01\x02\xff\xfe" * 100), "is of an unknown kind (.pth, "),
+    "another network": (status(200, _other_network()), "not a D2-Net: expected tensors named"),
+    "another shape": (status(200, _other_shape()), "conv4_3/bias"),
+    "not finite": (File(checkpoint(value=np.nan)), "infinite or not a number"),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason", "requests"), TRANSPORT.values(), ids=TRANSPORT)
+def test_what_does_not_come(run, server, cache, answer, reason, requests):
+    server.answers["/d2_tf.pth"] = answer
+    code, out, err = run()
+    assert (code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"d2np: {server.address}/d2_tf.pth cannot be fetched: ")
+    assert reason in last
+    by_hand = f"download it in a browser, then run `d2np convert d2_tf.pth {cache / 'tf.h5'}`"
+    assert last.endswith(f"; by hand: {by_hand}")
+    assert len(last.replace(str(cache), "")) < 400
+    assert left(cache) == []
+    assert len(server.requests) == requests
+
+    with pytest.raises(WeightsError) as caught:
+        fetch.fetch()
+    assert f"d2np: {caught.value}" == last
+
+
+@pytest.mark.parametrize(("answer", "reason"), CONTENT.values(), ids=CONTENT)
+def test_what_is_no_checkpoint(run, server, cache, answer, reason):
+    server.answers["/d2_tf.pth"] = answer
+    code, out, err = run()
+    assert (code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"d2np: {server.address}/d2_tf.pth: ")
+    assert reason in last
+    assert left(cache) == []
+    assert len(server.requests) == 1
+
+    server.answers["/d2_tf.pth"] = File(checkpoint())
+    assert run()[0] == 0
+    before = (cache / "tf.h5").read_bytes()
+    server.answers["/d2_tf.pth"] = answer
+    with pytest.raises(WeightsError) as caught:
+        fetch.fetch(force=True)
+    assert f"d2np: {caught.value}" == last
+    assert (cache / "tf.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "answer", [silence, stalled(checkpoint(), 500_000)], ids=["from the start", "half-way"]
+)
+def test_server_falls_silent(run, server, cache, monkeypatch, answer):
+    monkeypatch.setattr(fetch, "PATIENCE", replace(fetch.PATIENCE, attempts=2, timeout=0.3))
+    server.answers["/d2_tf.pth"] = answer
+    code, _, err = run()
+    assert code == 1
+    assert "no sign of the server for 0.3 s (2 attempts); by hand" in err.splitlines()[-1]
+    assert "tf.h5" not in left(cache)
+
+
+def test_nobody_listens(run, cache):
+    with serving() as gone:
+        address = gone.address
+    code, _, err = run(f"{address}/d2.pth")
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"d2np: {address}/d2.pth cannot be fetched: Connection refused (3 attempts); by hand: "
+        f"download it in a browser, then run `d2np convert d2.pth d2.h5`"
+    )
+    assert err.count("trying again") == 2
+    assert os.listdir() == []
+
+
+def test_unknown_host(run):
+    """The name can never exist (RFC 2606); what the system says of it differs."""
+    code, _, err = run("http://nowhere.invalid/d2.pth")
+    assert code == 1
+    assert re.search(r"cannot be fetched: .+ \(3 attempts\); by hand", err)
+
+
+def test_no_secure_connection(run, server):
+    code, _, err = run(server.address.replace("http:", "https:") + "/d2.pth")
+    assert code == 1
+    assert "cannot be fetched: there is no secure connection: " in err
+    assert "trying again" not in err
+
+
+# --- SHA-256 ---------------------------------------------------------------------------------------------
+
+
+def test_sha256(run, server, cache):
+    server.answers["/d2_tf.pth"] = File(checkpoint())
+    right, wrong = sha256(checkpoint()), "ab" * 32
+    code, _, err = run("--sha256", wrong)
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"d2np: {server.address}/d2_tf.pth: its SHA-256 is {right}, expected {wrong}"
+    )
+    assert left(cache) == []
+    assert run("--sha256", right.upper())[0] == 0
+    assert holds("tf")
+
+    assert run("--sha256", right)[0] == 0
+    code, _, err = run("--sha256", wrong)
+    assert code == 1
+    assert f"came from a file with the SHA-256 {right}, not {wrong}: fetch it again with --force" in err
+    with pytest.raises(WeightsError, match="its SHA-256 is"):
+        fetch.fetch(sha256=wrong, force=True)
+    assert holds("tf")
+    assert len(server.requests) == 3
+
+
+# --- where it cannot be kept -----------------------------------------------------------------------------
+
+
+def test_cache_that_cannot_be_written(run, tmp_path, monkeypatch, server):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("D2NP_CACHE", str(tmp_path / "file" / "cache"))
+    code, out, err = run()
+    assert (code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last == (
+        f"d2np: {tmp_path / 'file' / 'cache' / 'downloads'}: downloads cannot be kept there "
+        f"(Not a directory): set D2NP_CACHE to a folder that can be written"
+    )
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("room", [200_000, 3_000], ids=["for a part", "for next to nothing"])
+def test_full_disk(server, cache, room):
+    """A limit to the size of files stands in for it: the kernel refuses the write."""
+    server.answers["/d2_tf.pth"] = File(checkpoint(), etag='"v1"')
+    limited = (
+        "import resource, sys; from d2np.cli import main; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); sys.exit(main(['fetch']))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(r"\nd2np: .+d2_tf\.pth: cannot be written: File too large\n$", done.stderr)
+    assert left(cache) == []
+
+
+def test_full_disk_when_it_is_converted(server, cache):
+    server.answers["/d2_tf.pth"] = File(checkpoint())
+    limited = (
+        "import resource, sys; from d2np.cli import main; from d2np.weights import fetch; "
+        "save = fetch.save; full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); "
+        "fetch.save = lambda *given: (full(), save(*given)); "
+        "sys.exit(main(['fetch']))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"d2np: {cache / 'tf.h5'}: cannot be written: File too large\n")
+    assert left(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("none/d2.h5", "none/d2.h5: cannot be written: there is no folder none"),
+        ("folder.h5", "folder.h5 is there already and holds no weights: choose another name"),
+        ("diary.h5", "diary.h5 is there already and holds no weights: choose another name"),
+        ("mine.h5", "mine.h5 is there already: choose another name, or replace it with --force"),
+    ],
+)
+def test_output_that_cannot_be_written(run, server, output, message):
+    Path("folder.h5").mkdir()
+    Path("diary.h5").write_text("dear diary")
+    d2np.Net.load("analytic").save("mine.h5")
+    before = Path("mine.h5").read_bytes()
+    code, out, err = run("tf", "-o", output)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == f"d2np: {message}"
+    assert server.requests == []
+    assert Path("mine.h5").read_bytes() == before
+
+
+def test_a_folder_is_not_replaced_by_force(run):
+    Path("folder.h5").mkdir()
+    code, _, err = run("tf", "-o", "folder.h5", "--force")
+    assert code == 1
+    assert err.endswith("d2np: folder.h5: cannot be written: it is a folder\n")
+
+
+# --- bad usage, and what is not installed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tg"], "tg: expected one of tf, ots, tf_no_phototourism, or an address that starts with http://"),
+        (["analytic"], "the weights `analytic` are part of d2np: there is nothing to fetch"),
+        (["d2.pth"], "d2.pth: expected one of"),
+        (["ftp://127.0.0.1/d2.pth"], "expected one of"),
+        (["file:///etc/passwd"], "expected one of"),
+        (["http:///d2.pth"], "expected one of"),
+        (["http://[::1/d2.pth"], "expected one of"),
+        (["http://127.0.0.1/\n"], "expected one of"),
+        (["-o", "d2.pth"], "d2.pth: weights are written as HDF5: give it the extension .h5"),
+        (["--sha256", "abc"], "a SHA-256 is 64 hexadecimal digits, not 'abc'"),
+        (["tf", "ots", "-o", "d2.h5"], "-o and --sha256 are for one download"),
+        (["tf", "ots", "--sha256", "ab" * 32], "-o and --sha256 are for one download"),
+        (["tf", "bogus"], "bogus: expected one of"),
+    ],
+)
+def test_bad_usage(run, server, cache, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("d2np: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert server.requests == []
+    assert not cache.exists()
+
+
+def test_mirror_that_is_no_address(run, monkeypatch):
+    monkeypatch.setenv("D2NP_MIRROR", "mirror.example")
+    code, _, err = run()
+    assert code == 2
+    assert err == "d2np: D2NP_MIRROR: an address that starts with http:// or https:// is expected\n"
+    with pytest.raises(OptionError):
+        fetch.fetch("ots")
+
+
+@pytest.mark.parametrize("package", ["pooch", "filelock"])
+def test_missing_extra(run, server, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = run()
+    assert code == 1
+    assert err.endswith(f"d2np: fetching weights needs the package {package}: pip install 'd2np[fetch]'\n")
+    assert server.requests == []
+
+
+def test_imports_no_extra():
+    script = (
+        "import sys, d2np; assert 'd2np.weights' not in sys.modules; import d2np.weights.fetch; "
+        "print({'pooch', 'filelock', 'requests', 'urllib3'} & sys.modules.keys())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "set()\n"
+
+
+def test_other_commands_say_how_to_fetch(capsys, server, cache):
+    assert main(["info", "ots"]) == 1
+    assert capsys.readouterr().err == (
+        "d2np: the published weights `ots` are not on this machine: run `d2np fetch ots`, or download "
+        f"{store.URLS['ots']} and run `d2np convert d2_ots.pth {cache / 'ots.h5'}`\n"
+    )
+    assert main(["info", f"{server.address}/d2.pth"]) == 1
+    assert capsys.readouterr().err == (
+        f"d2np: {server.address}/d2.pth: is an address, expected a file: `d2np fetch` downloads weights\n"
+    )
