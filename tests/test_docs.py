@@ -3,7 +3,8 @@
 A page is worked through from its top to its bottom in one folder that holds what a reader would have:
 ``A.jpg`` and ``B.jpg``, two views of one scene, ``photos/`` with three pictures, one of them in a folder of
 its own, and ``d2.h5``, a file of weights. Blocks marked ``sh`` and ``python`` are run; lines that install
-something are compared with the extras that there are.
+something are compared with the extras that there are. What would be downloaded comes from a server on this
+machine, with made-up weights in place of the published ones.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints import legacy, state_dict, tensor
+from loopback import File, serving
 from PIL import Image
 
 import d2np
 from d2np.demo import views
+from d2np.weights import analytic, store
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -30,8 +34,20 @@ def blocks(page):
     return [match.groups() for match in BLOCK.finditer(page.read_text())]
 
 
+@pytest.fixture(scope="session")
+def mirror():
+    """The address of a server that has the published checkpoints' names."""
+    arrays = {name: tensor(array) for name, array in analytic.arrays().items()}
+    checkpoint = File(legacy({"model": state_dict(arrays)}))
+    with serving() as server:
+        server.answers = {f"/d2_{name}.pth": checkpoint for name in store.URLS}
+        yield server.address
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, mirror, monkeypatch):
+    monkeypatch.setenv("D2NP_MIRROR", mirror)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     scene = views()
     for name, view in (("A", scene.first), ("B", scene.second)):
         view.resize((320, 320)).save(tmp_path / f"{name}.jpg")

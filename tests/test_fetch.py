@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 from checkpoints import legacy, repeated, state_dict, tensor, zipped
 from loopback import File, endless, in_turn, redirect, reply, reset, serving, silence, stalled, status
 
@@ -60,6 +62,8 @@ def cache(tmp_path, monkeypatch, server):
     monkeypatch.setenv("D2NP_CACHE", str(folder))
     monkeypatch.setenv("D2NP_MIRROR", server.address)
     monkeypatch.setenv("NO_PROXY", "*")
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(fetch, "PATIENCE", Patience(attempts=3, pause=0.01, timeout=10, largest=4 * MEGABYTE))
     return folder
 
@@ -611,6 +615,54 @@ def test_no_secure_connection(run, server):
     assert code == 1
     assert "cannot be fetched: there is no secure connection: " in err
     assert "trying again" not in err
+
+
+@pytest.fixture
+def secure(server, monkeypatch, tmp_path):
+    """The server's address once it talks https, with a certificate that is trusted."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+    return server.address.replace("http:", "https:")
+
+
+def test_https(run, server, secure):
+    server.answers["/d2.pth"] = File(checkpoint())
+    server.answers["/moved.pth"] = redirect("/d2.pth")
+    assert run(f"{secure}/moved.pth")[0] == 0
+    assert holds(Path("moved.h5"))
+
+
+def test_certificate_that_is_not_trusted(run, server, secure, monkeypatch):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    code, _, err = run(f"{secure}/d2.pth")
+    assert code == 1
+    assert re.search(r"cannot be fetched: there is no secure connection: [\w -]+ certificate; by hand", err)
+    assert "trying again" not in err
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "none.pem")
+    assert re.search(r"cannot be fetched: Could not find .+ none\.pem; by hand", run(f"{secure}/d2.pth")[2])
+    assert server.requests == []
+
+
+def test_redirect_from_https_to_http(run, server, secure):
+    server.answers["/d2.pth"] = redirect("HTTP://127.0.0.1:1/d2.pth")
+    code, _, err = run(f"{secure}/d2.pth")
+    assert code == 1
+    assert "cannot be fetched: the server redirects from https to http, which is not secure; by hand" in err
+
+
+def test_proxy_that_is_not_there(run, monkeypatch):
+    with serving() as gone:
+        monkeypatch.setenv("HTTP_PROXY", gone.address)
+        monkeypatch.setenv("http_proxy", gone.address)
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy", raising=False)
+    code, _, err = run("http://weights.invalid/d2.pth")
+    assert code == 1
+    assert "cannot be fetched: the proxy: Connection refused (3 attempts); by hand" in err
 
 
 # --- SHA-256 ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -767,6 +768,18 @@ def test_save_without_provenance(plain: Arrays, tmp_path: Path) -> None:
     weights.save(tmp_path / "d2.h5", plain)
     recorded = weights.load(tmp_path / "d2.h5")[1]
     assert (recorded.name, recorded.sha256) == ("arrays", Provenance.of_arrays(plain).sha256)
+
+
+def test_address_is_recorded_if_there_is_one(plain: Arrays, tmp_path: Path) -> None:
+    for url in ("", "https://example.org/d2_tf.pth"):
+        weights.save(tmp_path / "d2.h5", plain, replace(SOURCE, url=url))
+        assert weights.load(tmp_path / "d2.h5")[1].url == url
+        with h5py.File(tmp_path / "d2.h5") as file:
+            assert ("source_url" in file.attrs) == bool(url)
+    with h5py.File(tmp_path / "d2.h5", "r+") as file:
+        file.attrs["source_url"] = 3
+    with pytest.raises(WeightsError, match="attribute source_url: expected a text"):
+        weights.load(tmp_path / "d2.h5")
 
 
 def test_save_makes_the_cache_folder(plain: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urljoin
 
 from ..errors import WeightsError
 from .parameters import shortened
@@ -216,6 +217,9 @@ class _Receiver:
         if response.is_redirect:
             # requests would read its body, however long that is.
             response.close()
+            target = urljoin(response.url, response.headers["Location"])
+            if response.url.startswith("https:") and target.lower().startswith("http:"):
+                raise DownloadError("the server redirects from https to http, which is not secure")
             return
         status = response.status_code
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._version:
@@ -335,16 +339,20 @@ def _explained(error: Exception, receiver: _Receiver, patience: Patience) -> Dow
     if isinstance(error, requests.TooManyRedirects):
         return DownloadError("the server redirects without end")
     if isinstance(error, requests.exceptions.SSLError):
-        return DownloadError(f"there is no secure connection: {shortened(str(causes[-1]))}")
+        reason = getattr(causes[-1], "verify_message", None) or causes[-1]
+        return DownloadError(f"there is no secure connection: {shortened(str(reason))}")
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return DownloadError(f"no sign of the server for {patience.timeout:g} s", again=True)
     if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
         reason = shortened(reasons[-1]) if reasons else f"the connection was closed {receiver.standing()}"
+        if isinstance(error, requests.exceptions.ProxyError):
+            reason = f"the proxy: {reason}"
         return DownloadError(reason, again=True)
     if isinstance(error, requests.exceptions.InvalidSchema):
         return DownloadError("the server redirects to an address that is neither http nor https")
-    if isinstance(error, requests.RequestException):
+    # OSError: of requests itself, and of a file with certificates that is not there.
+    if isinstance(error, OSError):
         return DownloadError(shortened(str(error)))
     return DownloadError(f"the server's answer makes no sense: {shortened(str(error))}")
 
