@@ -11,10 +11,10 @@ from engines import random_weights
 
 from d2np import matching
 from d2np.bands import Rows
-from d2np.detect import descriptors, hard_detection, strength
+from d2np.detect import MapRows, descriptors, hard_detection, strength
 from d2np.kernels import topk
 from d2np.layers import LAYERS
-from d2np.pyramid import resized
+from d2np.pyramid import Level, reader
 from d2np.stages import DirectConvolution, PackedWeights, Pooling, WinogradConvolution
 from d2np.threads import Team
 
@@ -73,13 +73,14 @@ def cells():
 def test_detection_and_localisation(benchmark, cells):
     free = np.zeros(cells.shape[:2], bool)
     with Team(1) as team:
-        benchmark(hard_detection, cells, free, team)
+        rows = MapRows(cells, 0, len(cells))
+        benchmark(lambda: hard_detection(rows, free.copy(), 0, len(cells), team))
 
 
 def test_descriptors(benchmark, cells):
     positions = (np.random.default_rng(0).random((2000, 2)) * (118, 158)).astype(np.float32)
     with Team(1) as team:
-        benchmark(descriptors, cells, positions, team, relu=False)
+        benchmark(descriptors, MapRows(cells, 0, len(cells)), positions, team, relu=False)
 
 
 def test_strength(benchmark, cells):
@@ -93,7 +94,8 @@ def test_strongest(benchmark):
 
 def test_resize(benchmark, cells):
     with Team(1) as team:
-        benchmark(resized, cells, 239, 319, team)
+        read = reader(lambda first, last: cells[first:last], len(cells), Level(1, 2.0, 239, 319), team)
+        benchmark(read, 0, 239)
 
 
 @pytest.mark.parametrize("count", [500, 2000])

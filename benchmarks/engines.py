@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2np.bands import flow
+from d2np.bands import WholeMap, flow
 from d2np.layers import LAYERS, map_size
 from d2np.stages import PackedWeights, stages
 from d2np.threads import Team, Workspace
@@ -45,7 +45,8 @@ def d2np_winograd(
     def forward(pixels: FloatArray) -> FloatArray:
         cells = np.empty((*map_size(height, width), 512), np.float32)
         with Team(threads, workspace=workspace) as team:
-            for _ in flow(pixels, stages(packed, width, workspace, relu=True), cells, team):
+            made = stages(packed, width, workspace, relu=True)
+            for _ in flow(lambda first, last: pixels[first:last], height, made, WholeMap(cells), team):
                 pass
         return cells
 

@@ -2,17 +2,27 @@
 
 Every layer holds the rows of its input that it still needs, and no others::
 
-    picture rows ──> [2 kept | new] conv1_1 ──> [2 kept | new] conv1_2 ──> [0-1 kept | new] pool1 ──> ...
+               a band of the picture, preprocessed
+                               |
+      +------------------------v-------------------------+
+      | conv1_1  [ 2 rows kept | new ]                   |   Each computes the output rows
+      | conv1_2  [ 2 rows kept | waiting for more | new ]|   for which it has all inputs,
+      |   ...    with the pooling behind it              |   writes them straight behind the
+      | pool3    [ 1 row kept | new ]                    |   rows that the next layer holds,
+      | conv4_1  [ 4 rows kept | waiting for more | new ]|   and drops what it will not need
+      |   ...                                            |   again.
+      +------------------------+-------------------------+
+                               v
+      the last rows of the map: detection, sampling, the next level of the pyramid
 
-A band of picture rows is pushed in at the front. Each layer computes the output rows for which it now has
-all inputs, writes them straight behind the rows that the next layer holds, and drops what it will not
-need again: a 3 x 3 convolution keeps two rows (four with dilation 2), a pooling one or none. A layer may wait
+A band of picture rows is pushed in at the front, and rows of the map come out at the end. A layer may wait
 until it has rows enough to keep all threads busy. Zero rows stand in for what lies above and below the
 picture. Memory grows with the width, the height of a band and what layers wait for, not with the picture's
 height; and since an output is computed from the same numbers in the same order wherever the bands are cut, so
 are the results.
 
-What a layer computes is in ``stages.py``; this module only moves rows.
+What a layer computes is in ``stages.py``, what becomes of the map in ``pyramid.py``; this module only moves
+rows.
 """
 
 from __future__ import annotations
@@ -59,12 +69,22 @@ class Rows(NamedTuple):
             )
 
 
+def fresh_memory(size: int) -> FloatArray:
+    """(size,) float32, holding anything."""
+    return np.empty(size, np.float32)
+
+
 class RowBuffer:
     """The rows of one layer's input that it still needs.
 
     Each row begins with ``margin`` zero columns, which serve the row in front as its right margin.
     ``slack`` positions behind the last row may be read by the kernel and are never written. ``memory`` gives
-    the buffer its float32, the same ones every time it is asked.
+    the buffer its float32, the same ones every time it is asked. ``dense`` leaves no gap between positions.
+
+    Attributes
+    ----------
+    count, dropped : int
+        Rows held, and rows forgotten before them.
     """
 
     def __init__(
@@ -73,14 +93,16 @@ class RowBuffer:
         channels: int,
         margin: int,
         slack: int,
-        memory: Callable[[int], FloatArray] = np.empty,
+        memory: Callable[[int], FloatArray] = fresh_memory,
+        *,
+        dense: bool = False,
     ) -> None:
         self.memory = memory
         self.width, self.margin, self.slack = width, margin, slack
         self.row_stride = width + margin
         # Pixels a large power of two apart would fall into the same few sets of the cache.
-        self.pixel_stride = channels + 16 if channels % 256 == 0 else channels
-        self.count = 0
+        self.pixel_stride = channels if dense or channels % 256 else channels + 16
+        self.count = self.dropped = 0
         self.positions = np.empty((0, self.pixel_stride), np.float32)
         self.reserve(margin)
         self.add(margin).fill(0)
@@ -99,7 +121,7 @@ class RowBuffer:
     def add(self, count: int) -> Rows:
         """Room for ``count`` more rows, to be written by the caller."""
         if self.count + count > self.capacity:
-            self.reserve(self.count + count)
+            self.reserve(max(self.count + count, self.capacity * 3 // 2))
         first, last = self.count * self.row_stride, (self.count + count) * self.row_stride
         rows = self.positions[first:last].reshape(count, self.row_stride, self.pixel_stride)
         rows[:, : self.margin] = 0
@@ -110,8 +132,10 @@ class RowBuffer:
     def drop(self, count: int) -> None:
         """Forget the first ``count`` rows."""
         first, last = count * self.row_stride, self.count * self.row_stride
-        self.positions[: last - first] = self.positions[first:last]
+        if count:
+            self.positions[: last - first] = self.positions[first:last]
         self.count -= count
+        self.dropped += count
 
 
 class Stage(Protocol):
@@ -128,7 +152,7 @@ class Stage(Protocol):
         """Learn that no more input comes: put the zero rows below the last row."""
 
     def ready(self) -> int:
-        """How many rows can be put out now."""
+        """How many rows can be put out now, at a time."""
 
     def put_out(self, target: Rows, team: Team) -> None:
         """Compute the rows that are ready into ``target`` and drop the input rows that had their use."""
@@ -140,10 +164,28 @@ def band_height(width: int) -> int:
     return max(8, _BAND_BYTES // row // 8 * 8)
 
 
+class WholeMap:
+    """An array (h, w, C) as the place where rows of a map go, from its top to its bottom."""
+
+    def __init__(self, cells: FloatArray) -> None:
+        self._cells = cells
+        self.count = self.dropped = 0
+
+    def reserve(self, capacity: int) -> None:
+        """The array has room for all rows."""
+
+    def add(self, count: int) -> Rows:
+        _, width, channels = self._cells.shape
+        first = self.count * width
+        self.count += count
+        return Rows(self._cells.reshape(-1, channels), first, width, count, width)
+
+
 def flow(
-    pixels: FloatArray,
+    read: Callable[[int, int], FloatArray],
+    height: int,
     stages: Sequence[Stage],
-    cells: FloatArray,
+    target: RowBuffer | WholeMap,
     team: Team,
     *,
     rows_at_a_time: int | None = None,
@@ -152,12 +194,14 @@ def flow(
 
     Parameters
     ----------
-    pixels : (H, W, 3) float32
-        The preprocessed picture.
+    read : callable
+        ``read(first, last)`` gives rows of the preprocessed picture, (last - first, W, 3) float32.
+    height : int
+        Rows of the picture.
     stages : list of Stage
         Fresh ones, made for the picture's width.
-    cells : (h, w, 512) float32
-        The feature map, filled from its top to its bottom.
+    target : RowBuffer or WholeMap
+        Where the rows of the feature map go. Whoever takes the rows from the buffer drops them.
     team : Team
     rows_at_a_time : int, optional
         Height of the bands in pixels; chosen from the width by default.
@@ -167,27 +211,29 @@ def flow(
     int
         How many rows of the map are complete.
     """
-    height, width = pixels.shape[:2]
-    step = rows_at_a_time or band_height(width)
+    step = rows_at_a_time or band_height(stages[0].source.width)
     incoming = min(step, height)
     for stage in stages:
         held, incoming = stage.most_rows(incoming)
         stage.source.reserve(held)
-    complete = 0
+    # The reader of the map keeps a row above and one below those it works on.
+    target.reserve(incoming + 3)
     for first in range(0, height, step):
-        band = pixels[first : first + step]
+        band = read(first, min(first + step, height))
         stages[0].source.add(len(band)).fill(band)
-        last_band = first + step >= height
-        for number, stage in enumerate(stages):
-            if last_band:
-                stage.finish()
-            rows = stage.ready()
-            if not rows:
-                continue
-            if number + 1 < len(stages):
-                stage.put_out(stages[number + 1].source.add(rows), team)
-            else:
-                target = cells.reshape(-1, stage.channels)
-                stage.put_out(Rows(target, complete * stage.width, stage.width, rows, stage.width), team)
-                complete += rows
-                yield complete
+        yield from _drain(stages, 0, target, team)
+    for number, stage in enumerate(stages):
+        stage.finish()
+        yield from _drain(stages, number, target, team)
+
+
+def _drain(stages: Sequence[Stage], number: int, target: RowBuffer | WholeMap, team: Team) -> Iterator[int]:
+    """Have a stage put out what it can, a part at a time, each going all the way down before the next."""
+    stage = stages[number]
+    is_last = number + 1 == len(stages)
+    while rows := stage.ready():
+        stage.put_out((target if is_last else stages[number + 1].source).add(rows), team)
+        if is_last:
+            yield target.dropped + target.count
+        else:
+            yield from _drain(stages, number + 1, target, team)

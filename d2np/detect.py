@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +17,44 @@ FloatArray = NDArray[np.float32]
 EDGE_THRESHOLD = np.float32(5)
 """Largest ratio of principal curvatures, as in SIFT and in the published ``HardDetectionModule``."""
 
+_ROWS_IN_A_TASK = 4
+
+
+class MapRows(NamedTuple):
+    """Some rows of a feature map.
+
+    Attributes
+    ----------
+    cells : (n, w, 512) float32
+    top : int
+        Number of the first of them in the map.
+    height : int
+        Rows of the whole map.
+    """
+
+    cells: FloatArray
+    top: int
+    height: int
+
 
 @dataclass(frozen=True)
 class Candidates:
-    """Keypoints of one map.
+    """Keypoints of some rows of a map.
 
     Attributes
     ----------
     positions : (N, 2) float32
-        Row and column in cells, with the sub-cell displacement.
+        Row and column in cells of the whole map, with the sub-cell displacement.
     scores : (N,) float32
-    taken : (h, w) bool
-        Cells that a finer level of the pyramid may not use again.
     """
 
     positions: FloatArray
     scores: FloatArray
-    taken: NDArray[np.bool_]
 
 
-def hard_detection(cells: FloatArray, banned: NDArray[np.bool_], team: Team) -> Candidates:
+def hard_detection(
+    rows: MapRows, blocked: NDArray[np.bool_], first: int, last: int, team: Team
+) -> Candidates:
     """The published detector: where a cell's largest channel is a local maximum of that channel.
 
     Paper, section 3.1, and SIFT's edge test; the positions are refined within the cell by one Newton step
@@ -44,9 +63,12 @@ def hard_detection(cells: FloatArray, banned: NDArray[np.bool_], team: Team) -> 
 
     Parameters
     ----------
-    cells : (h, w, 512) float32
-    banned : (h, w) bool
-        Where no keypoint may be.
+    rows : MapRows
+        The rows to search and, where there are any, the one above and the one below.
+    blocked : (h, w) bool, updated
+        Where no keypoint may be. The cells found are added: finer levels may not use them again.
+    first, last : int
+        The rows to search.
     team : Team
 
     Returns
@@ -54,41 +76,42 @@ def hard_detection(cells: FloatArray, banned: NDArray[np.bool_], team: Team) -> 
     Candidates
         Row by row; the score is the feature's value.
     """
-    height, width = cells.shape[:2]
-    taken = np.zeros((height, width), np.bool_)
     found: dict[int, tuple[FloatArray, FloatArray]] = {}
 
     def work(span: tuple[int, int]) -> None:
+        begin, end = first + span[0], first + span[1]
         capacity = 64
         while True:
             places = np.empty((capacity, 3), np.int64)
             positions = np.empty((capacity, 2), np.float32)
             scores = np.empty(capacity, np.float32)
-            count = kernels.detect(cells, banned, EDGE_THRESHOLD, taken, places, positions, scores, *span)
+            free = blocked[begin:end].copy()
+            count = kernels.detect(*rows, blocked, EDGE_THRESHOLD, places, positions, scores, begin, end)
             if count <= capacity:
                 break
+            blocked[begin:end] = free
             capacity = count
-        found[span[0]] = positions[:count], scores[:count]
+        found[begin] = positions[:count], scores[:count]
 
-    team.share(team.timed("detection", "detection, localisation", work), spans(height, 8))
-    parts = [found[first] for first in sorted(found)]
+    team.share(team.timed("detection", "detection, localisation", work), spans(last - first, _ROWS_IN_A_TASK))
+    parts = [found[begin] for begin in sorted(found)]
     return Candidates(
-        np.concatenate([positions for positions, _ in parts]),
-        np.concatenate([scores for _, scores in parts]),
-        taken,
+        np.concatenate([positions for positions, _ in parts]), np.concatenate([scores for _, scores in parts])
     )
 
 
-def strength_ranking(cells: FloatArray, banned: NDArray[np.bool_], team: Team) -> Candidates:
-    """Every cell is a candidate at its own centre; the score is its :func:`strength`.
+def strength_ranking(
+    rows: MapRows, blocked: NDArray[np.bool_], first: int, last: int, team: Team
+) -> Candidates:
+    """Every cell that is not blocked is a candidate at its own centre; the score is its :func:`strength`.
 
-    No cell is taken away from finer levels, since every one of them has a strength of its own.
+    No cell is taken away from finer levels, since every one of them has a strength of its own. For the
+    parameters see :func:`hard_detection`.
     """
-    height, width = cells.shape[:2]
-    rows, columns = np.divmod(np.arange(height * width), width)
-    free = ~banned.ravel()
-    positions = np.stack([rows, columns], axis=1).astype(np.float32)[free]
-    return Candidates(positions, strength(cells, team).ravel()[free], np.zeros_like(banned))
+    free = ~blocked[first:last]
+    positions = (np.argwhere(free) + np.array([first, 0])).astype(np.float32)
+    cells = rows.cells[first - rows.top : last - rows.top]
+    return Candidates(positions, strength(cells, team)[free])
 
 
 DETECTORS = {"d2": hard_detection, "strength": strength_ranking}
@@ -98,21 +121,22 @@ def strength(cells: FloatArray, team: Team) -> FloatArray:
     """The largest element of each cell's L2-normalised vector: (h, w, 512) to (h, w), float32."""
     height, width, channels = cells.shape
     result = np.empty((height, width), np.float32)
-    rows = cells.reshape(-1, channels)
-    team.share(lambda span: normalize.strength(rows, result.reshape(-1), *span), spans(height * width, 1024))
+    flat = cells.reshape(-1, channels)
+    team.share(lambda span: normalize.strength(flat, result.reshape(-1), *span), spans(height * width, 1024))
     return result
 
 
 def descriptors(
-    cells: FloatArray, positions: FloatArray, team: Team, *, relu: bool
+    rows: MapRows, positions: FloatArray, team: Team, *, relu: bool
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """L2-normalised descriptors at positions in a map, interpolated between the four cells around each.
 
     Parameters
     ----------
-    cells : (h, w, 512) float32
+    rows : MapRows
+        Those around the positions.
     positions : (N, 2) float32
-        Row and column in cells.
+        Row and column in cells of the whole map.
     team : Team
     relu : bool
         Whether negative elements become zero before the normalisation.
@@ -123,12 +147,12 @@ def descriptors(
     valid : (N,) bool
         False, with a descriptor of zeros, where one of the four cells does not exist.
     """
-    result = np.empty((len(positions), cells.shape[2]), np.float32)
+    result = np.empty((len(positions), rows.cells.shape[2]), np.float32)
     valid = np.empty(len(positions), np.bool_)
 
     def work(span: tuple[int, int]) -> None:
         first, last = span
-        interpolate.sample(cells, positions, result, valid, first, last)
+        interpolate.sample(*rows, positions, result, valid, first, last)
         if relu:
             pool.relu(result[first:last])
         normalize.l2_normalize(result, first, last)

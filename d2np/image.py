@@ -15,8 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError, OptionError
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
-"""A path, a PIL image, or an array (H, W[, 3 | 4]) uint8, uint16 or float in 0..255."""
+Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Any"
+"""A path, a PIL image, or an array (H, W[, 3 | 4]) uint8, uint16 or float in 0..255: NumPy's, a memmap, or
+what is read like one, such as an h5py dataset."""
 
 # Channel order and scaling by name; published file ``lib/utils.py``, ``preprocess_image``.
 PREPROCESSING = ("caffe", "torch")
@@ -53,7 +54,10 @@ def open_picture(image: Picture, *, orient: bool = False) -> NDArray[np.uint8] |
     if isinstance(image, Image.Image):
         return _from_pil(image, orient, "the picture")
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        return from_array(image)
+    if is_read_by_rows(image):
+        check_array(image.shape, np.dtype(image.dtype))
+        return from_array(np.asarray(image[:]))
     raise ImageError(f"an image is a path, a PIL image or a NumPy array; got {type(image).__name__}")
 
 
@@ -90,12 +94,12 @@ def _from_pil(picture: Image.Image, orient: bool, name: str) -> NDArray[Any]:
         if orient:
             picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-            return _from_array(_deep_grey(picture), name)
+            return from_array(_deep_grey(picture), name)
         if picture.mode == "P" and "transparency" in picture.info:
             picture = picture.convert("RGBA")  # Pillow warns where transparency is dropped at once
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
-        return _from_array(np.asarray(picture), name)
+        return from_array(np.asarray(picture), name)
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
@@ -115,20 +119,33 @@ def _deep_grey(picture: Image.Image) -> NDArray[Any]:
     return values.astype(np.uint16)
 
 
-def _from_array(array: NDArray[Any], name: str = "the image array") -> NDArray[Any]:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {array.shape}")
-    if array.size == 0:
-        raise ImageError(f"{name} is empty: its shape is {array.shape}")
+def is_read_by_rows(image: Any) -> bool:
+    """Whether this is an array whose rows are better read one by one: a memmap, or what looks like h5py's."""
+    if isinstance(image, np.ndarray):
+        return isinstance(image, np.memmap)
+    return all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__"))
+
+
+def check_array(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "the image array") -> None:
+    """Raise :class:`d2np.ImageError` if no picture can have this shape and type."""
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {tuple(shape)}")
+    if 0 in shape:
+        raise ImageError(f"{name} is empty: its shape is {tuple(shape)}")
+    if dtype not in (np.uint8, np.uint16) and not np.issubdtype(dtype, np.floating):
+        raise ImageError(
+            f"{name} must be uint8, uint16 or float in 0..255; got {dtype}: convert it with "
+            ".astype(numpy.uint8)"
+        )
+
+
+def from_array(array: NDArray[Any], name: str = "the image array", *, is_part: bool = False) -> NDArray[Any]:
+    """An array as :func:`open_picture` gives it; of a part it is not said that 0..1 looks wrong."""
+    check_array(array.shape, array.dtype, name)
     if array.dtype == np.uint16:
         array = array.astype(np.float32) / np.float32(257)
     elif np.issubdtype(array.dtype, np.floating):
-        array = _checked_floats(array, name)
-    elif array.dtype != np.uint8:
-        raise ImageError(
-            f"{name} must be uint8, uint16 or float in 0..255; got {array.dtype}: convert it with "
-            ".astype(numpy.uint8)"
-        )
+        array = _checked_floats(array, name, is_part)
     if array.ndim == 2:
         array = array[:, :, np.newaxis]
     if array.shape[2] == 1:
@@ -136,12 +153,12 @@ def _from_array(array: NDArray[Any], name: str = "the image array") -> NDArray[A
     return np.ascontiguousarray(array[:, :, :3])
 
 
-def _checked_floats(array: NDArray[Any], name: str) -> NDArray[np.float32]:
+def _checked_floats(array: NDArray[Any], name: str, is_part: bool) -> NDArray[np.float32]:
     colours = array[..., :3] if array.ndim == 3 else array
     low, high = float(colours.min()), float(colours.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(f"{name} holds values that are not finite (NaN or infinity)")
-    if low >= 0 and 0 < high <= 1:
+    if not is_part and low >= 0 and 0 < high <= 1:
         raise ImageError(
             f"{name} looks like values in 0..1 (its largest is {high:g}): multiply it by 255, the network "
             "takes 0..255"
@@ -228,3 +245,8 @@ def preprocess(picture: NDArray[Any], preprocessing: str) -> NDArray[np.float32]
         scaled = picture.astype(np.float32) / np.float32(255)
         return ((scaled - _TORCH_MEAN) / _TORCH_DEVIATION).astype(np.float32)
     raise OptionError(f"preprocessing must be one of {', '.join(PREPROCESSING)}; got {preprocessing!r}")
+
+
+def check_preprocessing(preprocessing: str) -> None:
+    """Raise :class:`d2np.OptionError` if there is no such preprocessing."""
+    preprocess(np.zeros((1, 1, 3), np.uint8), preprocessing)

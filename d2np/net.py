@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import detect, image, pyramid, weights
-from .bands import flow
+from .bands import RowBuffer, WholeMap, flow
 from .errors import ImageError, OptionError
 from .features import DESCRIPTOR_SIZE, Features
+from .gathering import Gathering
 from .image import Picture, network_size, open_picture
 from .kernels import topk
 from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
 from .profile import Profile, summarise
+from .source import Source, open_source
 from .stages import PackedWeights, stages
 from .threads import Clock, Team, Workspace
 
@@ -56,12 +58,11 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A picture as given and as the network sees it: sizes in pixels, and how cells lie in both."""
+    """A picture as given and as the network sees it: (height, width) in pixels, and how cells lie in both."""
 
-    height: int
-    width: int
-    pixels: FloatArray
-    centered: bool
+    given: tuple[int, int]
+    seen: tuple[int, int]
+    centered: bool = False
 
     @property
     def offset(self) -> np.float32:
@@ -71,18 +72,17 @@ class _Frame:
 
     def to_picture(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
         """Cells (N, 2) row, column of a level's map to x, y in pixels of the picture as given."""
-        inner = np.array(self.pixels.shape[:2])
+        inner = np.array(self.seen)
         pixels = positions * np.float32(4) + self.offset
         pixels *= (inner / (level.height, level.width)).astype(np.float32)
-        pixels *= ((self.height, self.width) / inner).astype(np.float32)
+        pixels *= (self.given / inner).astype(np.float32)
         return pixels[:, ::-1]
 
     def to_cells(self, xy: NDArray[np.float64]) -> FloatArray:
         """x, y in pixels of the picture as given to cells (N, 2) row, column."""
-        inner = np.array(self.pixels.shape[:2])
-        cells = (xy[:, ::-1] * (inner / (self.height, self.width)) - float(self.offset)) / 4
+        cells = (xy[:, ::-1] * (np.array(self.seen) / self.given) - float(self.offset)) / 4
         # Keypoints on the map's border must not fall off it by a rounding error.
-        last = np.array(map_size(*self.pixels.shape[:2])) - 1
+        last = np.array(map_size(*self.seen)) - 1
         near = (cells > -1e-4) & (cells < last + 1e-4)
         with np.errstate(over="ignore"):  # too far away for float32 is outside too
             return np.where(near, np.clip(cells, 0, last), cells).astype(np.float32)
@@ -264,51 +264,112 @@ class Net:
         sizes = [(level.height, level.width) for level in pyramid.levels(height, width, chosen.scales)]
         return summarise(clock, wall_seconds, team.size, sizes)
 
+    def stream(
+        self,
+        image: Picture,
+        *,
+        detector: str = "d2",
+        scales: Sequence[float] = (1.0,),
+        preprocessing: str = "caffe",
+        relu: bool = True,
+        centered: bool = False,
+        max_edge: int | None = 1600,
+        max_sum_edges: int | None = 2800,
+        mask: ArrayLike | None = None,
+        orient: bool = False,
+        threads: int | None = None,
+    ) -> Iterator[Features]:
+        """Find and describe keypoints, and hand them out as the picture is worked through from its top.
+
+        For callers who do not want to hold all features of a large picture. The parameters and errors are
+        those of :meth:`__call__`; the best of all keypoints are not known before the end, so there is no
+        ``max_keypoints``.
+
+        Yields
+        ------
+        Features
+            The keypoints of some rows of one level of the pyramid, in pixels of the whole picture as given:
+            all together those of :meth:`__call__`, and in the same order among those of one scale.
+        """
+        options = _Options(
+            detector,
+            scales,
+            None,
+            preprocessing,
+            relu,
+            centered,
+            max_edge,
+            max_sum_edges,
+            mask,
+            orient,
+        )
+        return self._stream(image, options, threads)
+
+    def _stream(self, image: Picture, options: _Options, threads: int | None) -> Iterator[Features]:
+        with self._team(threads) as team:
+            for _, features in self._pieces(image, options, team):
+                if len(features):
+                    yield features
+
     def _extract(self, image: Picture, options: _Options, team: Team) -> Features:
-        frame = _frame(
-            image,
-            options.preprocessing,
-            options.max_edge,
-            options.max_sum_edges,
-            options.orient,
-            options.centered,
-        )
-        allowed = _checked_mask(options.mask, frame)
-        steps = pyramid.levels(frame.pixels.shape[0], frame.pixels.shape[1], options.scales)
-        ranked = options.detector == "strength"
         most = options.max_keypoints
-        if ranked and most is None:
+        if most is None and options.detector == "strength":
             most = np.iinfo(np.int64).max
+        levels: dict[int, Gathering] = {}
+        for number, features in self._pieces(image, options, team):
+            if number not in levels:
+                levels[number] = Gathering(features.image_size, most)
+            levels[number].add(features)
+        first, *finer = sorted(levels)
+        if not finer:
+            return levels[first].features()
+        # In the order of the levels, as published; each is let go of once it was added.
+        whole = Gathering(features.image_size, most)
+        for number in (first, *finer):
+            whole.add(levels.pop(number).features())
+        return whole.features()
 
-        def forward(pixels: FloatArray, level: pyramid.Level) -> FloatArray:
-            # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
-            return self._forward(pixels, team, relu=options.relu and not ranked, name=level.number)
+    def _pieces(self, image: Picture, options: _Options, team: Team) -> Iterator[tuple[int, Features]]:
+        """The number of a level and the features of some of its rows, until all levels are done."""
+        with open_source(
+            image, orient=options.orient, max_edge=options.max_edge, max_sum_edges=options.max_sum_edges
+        ) as source:
+            frame = _Frame(source.given, source.shape, options.centered)
+            allowed = _checked_mask(options.mask, frame)
+            steps = pyramid.levels(*frame.seen, options.scales)
+            ranked = options.detector == "strength"
+            read = _preprocessed(source, options.preprocessing)
+            found: list[tuple[int, Features]] = []
 
-        keypoints, scores, vectors = [], [], []
-        find = detect.DETECTORS[options.detector]
-        for level, cells, found in pyramid.climb(frame.pixels, steps, forward, find, team):
-            xy = frame.to_picture(found.positions, level)
-            # Summed maps grow with the level's number; strengths are normalised and do not.
-            level_scores = found.scores if ranked else found.scores / np.float32(level.number)
-            chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
-            if most is not None:
-                chosen = chosen[topk.strongest(level_scores[chosen], most)]
-            described, _ = detect.descriptors(
-                cells, found.positions[chosen], team, relu=options.relu and ranked
-            )
-            scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
-            keypoints.append(np.concatenate([xy[chosen], scale], axis=1))
-            scores.append(level_scores[chosen])
-            vectors.append(described)
-        features = Features(
-            np.concatenate(keypoints),
-            np.concatenate(scores),
-            np.concatenate(vectors),
-            (frame.width, frame.height),
-        )
-        if most is not None and len(steps) > 1:
-            features = features.select(topk.strongest(features.scores, most))
-        return features
+            def flows(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
+                # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
+                return self._flow(
+                    pyramid.reader(read, frame.seen[0], level, team),
+                    (level.height, level.width),
+                    team,
+                    relu=options.relu and not ranked,
+                    name=level.number,
+                )
+
+            def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
+                xy = frame.to_picture(candidates.positions, level)
+                # Summed maps grow with the level's number; strengths are normalised and do not.
+                scores = candidates.scores if ranked else candidates.scores / np.float32(level.number)
+                chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
+                if options.max_keypoints is not None:
+                    # Only these can be among the best of all: no others are described.
+                    chosen = np.sort(chosen[topk.strongest(scores[chosen], options.max_keypoints)])
+                described, _ = detect.descriptors(
+                    rows, candidates.positions[chosen], team, relu=options.relu and ranked
+                )
+                scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
+                keypoints = np.concatenate([xy[chosen], scale], axis=1)
+                size = (frame.given[1], frame.given[0])
+                found.append((level.number, Features(keypoints, scores[chosen], described, size)))
+
+            for _ in pyramid.climb(steps, flows, detect.DETECTORS[options.detector], emit, team):
+                yield from found
+                found.clear()
 
     def dense(
         self,
@@ -331,11 +392,15 @@ class Net:
         (h, w, 512) float32
             55 x 55 x 512 for 224 x 224 pixels.
         """
-        frame = _frame(image, preprocessing, max_edge, max_sum_edges, orient)
-        pixels = _checked_size(frame)
-        cells = np.empty((*map_size(*pixels.shape[:2]), DESCRIPTOR_SIZE), np.float32)
-        with self._team(threads) as team:
-            self._fill(cells, pixels, team, relu=relu)
+        with (
+            self._team(threads) as team,
+            open_source(image, orient=orient, max_edge=max_edge, max_sum_edges=max_sum_edges) as source,
+        ):
+            height, width = _checked_size(source)
+            cells = np.empty((*map_size(height, width), DESCRIPTOR_SIZE), np.float32)
+            made = stages(self._packed, width, team.workspace, relu=relu)
+            for _ in flow(_preprocessed(source, preprocessing), height, made, WholeMap(cells), team):
+                pass
         return cells
 
     def strength(
@@ -356,9 +421,14 @@ class Net:
         -------
         (h, w) float32
         """
-        frame = _frame(image, preprocessing, max_edge, max_sum_edges, orient)
-        with self._team(threads) as team:
-            return detect.strength(self._forward(_checked_size(frame), team, relu=False), team)
+        with (
+            self._team(threads) as team,
+            open_source(image, orient=orient, max_edge=max_edge, max_sum_edges=max_sum_edges) as source,
+        ):
+            result = np.empty(map_size(*_checked_size(source)), np.float32)
+            for rows in self._rows(_preprocessed(source, preprocessing), source.shape, team, relu=False):
+                result[rows.top : rows.top + len(rows.cells)] = detect.strength(rows.cells, team)
+        return result
 
     def describe(
         self,
@@ -399,21 +469,60 @@ class Net:
             places = places.reshape(0, 2)
         if places.ndim != 2 or places.shape[1] < 2:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
-        frame = _frame(image, preprocessing, max_edge, max_sum_edges, orient, centered)
-        with self._team(threads) as team:
-            cells = self._forward(_checked_size(frame), team, relu=relu)
-            return detect.descriptors(cells, frame.to_cells(places[:, :2]), team, relu=False)
+        with (
+            self._team(threads) as team,
+            open_source(image, orient=orient, max_edge=max_edge, max_sum_edges=max_sum_edges) as source,
+        ):
+            frame = _Frame(source.given, _checked_size(source), centered)
+            positions = frame.to_cells(places[:, :2])
+            result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
+            valid = np.zeros(len(positions), np.bool_)
+            for rows in self._rows(
+                _preprocessed(source, preprocessing), source.shape, team, relu=relu, kept=1
+            ):
+                # Those of which the row above and the row below are there.
+                last = rows.top + len(rows.cells) - 1
+                end = np.inf if last == rows.height - 1 else last
+                here = (positions[:, 0] >= rows.top) & (positions[:, 0] < end)
+                result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
+        return result, valid
 
-    def _forward(self, pixels: FloatArray, team: Team, *, relu: bool, name: object = None) -> FloatArray:
-        """The map of preprocessed pixels in the team's workspace: ``name`` tells maps in use apart."""
-        shape = (*map_size(*pixels.shape[:2]), DESCRIPTOR_SIZE)
-        cells = team.workspace.array(("map", name), prod(shape)).reshape(shape)
-        self._fill(cells, pixels, team, relu=relu)
-        return cells
+    def _flow(
+        self,
+        read: Callable[[int, int], FloatArray],
+        size: tuple[int, int],
+        team: Team,
+        *,
+        relu: bool,
+        name: object = None,
+    ) -> tuple[Iterator[int], RowBuffer, int]:
+        """The flow of a preprocessed picture, the buffer of its map, and the rows of the whole map.
 
-    def _fill(self, cells: FloatArray, pixels: FloatArray, team: Team, *, relu: bool) -> None:
-        for _ in flow(pixels, stages(self._packed, pixels.shape[1], team.workspace, relu=relu), cells, team):
-            pass
+        ``name`` tells flows apart that share the team's workspace at the same time.
+        """
+        height, width = size
+        rows, columns = map_size(height, width)
+        window = RowBuffer(
+            columns, DESCRIPTOR_SIZE, 0, 0, partial(team.workspace.array, (name, "map")), dense=True
+        )
+        made = stages(self._packed, width, team.workspace, relu=relu, name=name)
+        return flow(read, height, made, window, team), window, rows
+
+    def _rows(
+        self,
+        read: Callable[[int, int], FloatArray],
+        size: tuple[int, int],
+        team: Team,
+        *,
+        relu: bool,
+        kept: int = 0,
+    ) -> Iterator[detect.MapRows]:
+        """The map as it comes, from top to bottom; ``kept`` rows are handed out again before the next."""
+        advance, window, height = self._flow(read, size, team, relu=relu)
+        for _ in advance:
+            cells = window.positions[: window.count * window.width].reshape(window.count, window.width, -1)
+            yield detect.MapRows(cells, window.dropped, height)
+            window.drop(window.count - kept)
 
     @contextmanager
     def _team(self, threads: int | None, clock: Clock | None = None) -> Iterator[Team]:
@@ -446,32 +555,22 @@ class Net:
         self._idle = []
 
 
-def _frame(
-    picture: Picture,
-    preprocessing: str,
-    max_edge: int | None,
-    max_sum_edges: int | None,
-    orient: bool,
-    centered: bool = False,
-) -> _Frame:
-    given = image.open_picture(picture, orient=orient)
-    small = image.shrink(given, max_edge=max_edge, max_sum_edges=max_sum_edges)
-    return _Frame(given.shape[0], given.shape[1], image.preprocess(small, preprocessing), centered)
+def _preprocessed(source: Source, preprocessing: str) -> Callable[[int, int], FloatArray]:
+    image.check_preprocessing(preprocessing)
+    return lambda first, last: image.preprocess(source.read(first, last), preprocessing)
 
 
-def _checked_size(frame: _Frame) -> FloatArray:
-    pyramid.levels(frame.pixels.shape[0], frame.pixels.shape[1], (1.0,))
-    return frame.pixels
+def _checked_size(source: Source) -> tuple[int, int]:
+    pyramid.levels(*source.shape, (1.0,))
+    return source.shape
 
 
 def _checked_mask(mask: ArrayLike | None, frame: _Frame) -> NDArray[np.bool_] | None:
     if mask is None:
         return None
     allowed = np.asarray(mask)
-    if allowed.shape != (frame.height, frame.width):
-        raise ImageError(
-            f"the mask must have the picture's shape ({frame.height}, {frame.width}); got {allowed.shape}"
-        )
+    if allowed.shape != frame.given:
+        raise ImageError(f"the mask must have the picture's shape {frame.given}; got {allowed.shape}")
     return allowed != 0
 
 

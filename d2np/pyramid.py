@@ -1,8 +1,18 @@
-"""The published pyramid: the picture at several sizes, from coarse to fine.
+"""The published pyramid: the picture at several sizes, from coarse to fine, all advancing together.
 
 Each level's feature map is summed with the coarser one's, resized to fit; cells in which a coarser level
 has found something are banned on the finer ones. Paper, section 4.3 ("multiscale features"); published
 file ``lib/pyramid.py``.
+
+The published code goes from level to level, each with its whole map. Here the finest level leads, and has the
+coarser ones advance as far as it needs their rows. What is kept of a level is the rows of its summed map that
+its own detection or the next level still needs, and one flag for each cell: whether it is blocked for finer
+levels.
+
+One detail needs more: a level on which no keypoint at all was found hands no map on, which is not known
+before its end. So where a level has found nothing yet, the next one waits, and the rows of its map pile up,
+until it finds its first keypoint or ends. Pictures of which the upper part is flat pay for it with memory, of
+the coarser levels only.
 """
 
 from __future__ import annotations
@@ -13,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .detect import Candidates
+from .bands import RowBuffer
+from .detect import Candidates, MapRows
 from .errors import ImageError, OptionError
 from .kernels import interpolate
 from .layers import SMALLEST_SIDE
@@ -71,68 +82,179 @@ def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
     return found
 
 
-def climb(
-    pixels: FloatArray,
-    steps: Sequence[Level],
-    forward: Callable[[FloatArray, Level], FloatArray],
-    detector: Callable[[FloatArray, NDArray[np.bool_], Team], Candidates],
-    team: Team,
-) -> Iterator[tuple[Level, FloatArray, Candidates]]:
-    """Go through the levels, each with its summed map and its keypoints.
+Emit = Callable[[Level, MapRows, Candidates], None]
+
+
+class _Ascent:
+    """One level as it advances: its flow of rows, and the window of its summed map.
 
     Parameters
     ----------
-    pixels : (H, W, 3) float32
-        The preprocessed picture.
-    steps : list of Level
-    forward : callable
-        From preprocessed pixels and their level to the feature map (h, w, 512), which must outlive the next
-        level's.
+    level : Level
+    rows : iterator of int
+        The flow, which tells how many rows of the map are complete.
+    window : RowBuffer
+        Where the flow writes them.
+    height : int
+        Rows of the map.
+    coarser : _Ascent or None
     detector : callable
         One of :data:`d2np.detect.DETECTORS`.
+    emit : callable
+        Told what was found, while the rows around it are in the window.
+    team : Team
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        rows: Iterator[int],
+        window: RowBuffer,
+        height: int,
+        coarser: _Ascent | None,
+        detector: Callable[..., Candidates],
+        emit: Emit,
+        team: Team,
+    ) -> None:
+        self.level, self.height, self.coarser = level, height, coarser
+        self._rows, self._window, self._team = rows, window, team
+        self._detector, self._emit = detector, emit
+        self.complete = self.searched = 0
+        self.has_found = False
+        self.blocked = np.zeros((height, window.width), np.bool_)
+        # The next level's first needed row; none is needed where there is no next level.
+        self.needed_from = height
+        if coarser is not None:
+            coarser.needed_from = 0
+
+    def advance(self) -> bool:
+        """Take a band further; False if there is none left."""
+        complete = next(self._rows, None)
+        if complete is None:
+            return False
+        if self.coarser is not None:
+            self._add_coarser(self.coarser, self.complete, complete)
+        self.complete = complete
+        last = complete if complete == self.height else complete - 1
+        if last > self.searched:
+            self._search(self.searched, last)
+        self._forget()
+        return True
+
+    def map_rows(self) -> MapRows:
+        """The rows of the summed map that are there."""
+        window = self._window
+        cells = window.positions[: window.count * window.width].reshape(window.count, window.width, -1)
+        return MapRows(cells, window.dropped, self.height)
+
+    def _add_coarser(self, coarser: _Ascent, first: int, last: int) -> None:
+        # Whether it hands its map on is only known once it has found something.
+        while not coarser.has_found and coarser.advance():
+            pass
+        if coarser.has_found:
+            _, needed = interpolate.rows_needed(coarser.height, self.height, first, last)
+            while coarser.complete < needed:
+                coarser.advance()
+            source, target = coarser.map_rows(), self.map_rows()
+            _resize(source, target, first, last, self._team, add=True)
+            if last < self.height:
+                coarser.needed_from, _ = interpolate.rows_needed(coarser.height, self.height, last, last + 1)
+                return
+        coarser.needed_from = coarser.height
+
+    def _search(self, first: int, last: int) -> None:
+        if self.coarser is not None:
+            picks = _nearest(self.coarser.height, self.height, first, last)
+            while self.coarser.searched <= picks[-1]:
+                self.coarser.advance()
+            columns = _nearest(self.coarser.blocked.shape[1], self.blocked.shape[1])
+            self.blocked[first:last] = self.coarser.blocked[np.ix_(picks, columns)]
+        rows = self.map_rows()
+        found = self._detector(rows, self.blocked, first, last, self._team)
+        self.has_found |= len(found.positions) > 0
+        self._emit(self.level, rows, found)
+        self.searched = last
+
+    def _forget(self) -> None:
+        needed = min(self.searched - 1, self.needed_from)
+        self._window.drop(max(0, needed - self._window.dropped))
+
+
+def climb(
+    steps: Sequence[Level],
+    flows: Callable[[Level], tuple[Iterator[int], RowBuffer, int]],
+    detector: Callable[..., Candidates],
+    emit: Emit,
+    team: Team,
+) -> Iterator[None]:
+    """Take all levels from their tops to their bottoms together.
+
+    Parameters
+    ----------
+    steps : list of Level
+        From coarse to fine.
+    flows : callable
+        From a level to its flow (see :func:`d2np.bands.flow`), the buffer that it writes into, and the rows
+        of its map.
+    detector : callable
+        One of :data:`d2np.detect.DETECTORS`.
+    emit : callable
+        Called with the level, rows of its summed map and the keypoints found in them; the rows are
+        overwritten afterwards.
     team : Team
 
     Yields
     ------
-    level : Level
-    cells : (h, w, 512) float32
-        The summed map.
-    found : Candidates
+    None
+        After each band.
     """
-    coarser: FloatArray | None = None
-    taken: NDArray[np.bool_] | None = None
+    ascent: _Ascent | None = None
     for level in steps:
-        cells = forward(resized(pixels, level.height, level.width, team), level)
-        height, width = cells.shape[:2]
-        if coarser is not None:
-            _resize_into(coarser, cells, team, add=True)
-        banned = np.zeros((height, width), np.bool_) if taken is None else _nearest(taken, height, width)
-        found = detector(cells, banned, team)
-        yield level, cells, found
-        taken = found.taken | banned
-        # A level without keypoints hands no map on: so the published code, which leaves it out of the sum.
-        coarser = cells if len(found.positions) else None
+        ascent = _Ascent(level, *flows(level), ascent, detector, emit, team)
+    # The finest first; what it did not need of the coarser ones, if anything, comes afterwards.
+    while ascent is not None:
+        while ascent.advance():
+            yield
+        ascent = ascent.coarser
 
 
-def resized(pixels: FloatArray, height: int, width: int, team: Team) -> FloatArray:
-    """Bilinear resizing with aligned corners, (H, W, C) to (height, width, C)."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    target = np.empty((height, width, pixels.shape[2]), np.float32)
-    _resize_into(pixels, target, team, add=False)
-    return target
+def reader(
+    read: Callable[[int, int], FloatArray], height: int, level: Level, team: Team
+) -> Callable[[int, int], FloatArray]:
+    """Rows of the preprocessed picture at a level's size, from rows of the picture.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(first, last)`` gives rows of the preprocessed picture, (last - first, W, 3) float32.
+    height : int
+        Rows of the picture.
+    level : Level
+    team : Team
+    """
+    if level.scale == 1:
+        return read
+
+    def read_resized(first: int, last: int) -> FloatArray:
+        top, bottom = interpolate.rows_needed(height, level.height, first, last)
+        source = MapRows(read(top, bottom), top, height)
+        target = np.empty((last - first, level.width, source.cells.shape[2]), np.float32)
+        _resize(source, MapRows(target, first, level.height), first, last, team, add=False)
+        return target
+
+    return read_resized
 
 
-def _resize_into(source: FloatArray, target: FloatArray, team: Team, *, add: bool) -> None:
-    rows = max(1, 250_000 // (target.shape[1] * target.shape[2]))
-    team.share(lambda span: interpolate.resize(source, target, add, *span), spans(len(target), rows))
+def _resize(source: MapRows, target: MapRows, first: int, last: int, team: Team, *, add: bool) -> None:
+    rows = max(1, 250_000 // (target.cells.shape[1] * target.cells.shape[2]))
+    team.share(
+        lambda span: interpolate.resize(*source, *target, add, first + span[0], first + span[1]),
+        spans(last - first, rows),
+    )
 
 
-def _nearest(flags: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """PyTorch's ``interpolate(mode="nearest")``, its float32 arithmetic included."""
-
-    def picks(source: int, target: int) -> NDArray[np.int64]:
-        step = np.float32(source) / np.float32(target)
-        return np.minimum((np.arange(target, dtype=np.float32) * step).astype(np.int64), source - 1)
-
-    return flags[np.ix_(picks(flags.shape[0], height), picks(flags.shape[1], width))]
+def _nearest(source: int, target: int, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
+    """What PyTorch's ``interpolate(mode="nearest")`` takes elements from, with its float32 arithmetic."""
+    step = np.float32(source) / np.float32(target)
+    wanted = np.arange(first, target if last is None else last, dtype=np.float32)
+    return np.minimum((wanted * step).astype(np.int64), source - 1)

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from .bands import RowBuffer, Rows, Stage
+from .bands import RowBuffer, Rows, Stage, fresh_memory
 from .errors import OptionError
 from .kernels import direct, pool, winograd
 from .kernels.simd import Caches, host_block, host_caches
@@ -59,16 +59,19 @@ class PackedWeights:
         return self.algorithm == "winograd" and layer.in_channels > 3
 
 
-def stages(packed: PackedWeights, width: int, workspace: Workspace, *, relu: bool) -> list[Stage]:
+def stages(
+    packed: PackedWeights, width: int, workspace: Workspace, *, relu: bool, name: object = None
+) -> list[Stage]:
     """The network's stages for a picture of the given width in pixels.
 
-    Their memory comes from ``workspace``; ``relu`` says whether the last convolution gets a ReLU too.
+    Their memory comes from ``workspace``, where ``name`` tells them from others at work at the same time;
+    ``relu`` says whether the last convolution gets a ReLU too.
     """
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:
         layer = layers.pop(0)
-        memory = partial(workspace.array, layer.name)
+        memory = partial(workspace.array, (name, layer.name))
         if layer.type != "convolution":
             made.append(Pooling(layer, width, memory))
         else:
@@ -90,7 +93,7 @@ def stages(packed: PackedWeights, width: int, workspace: Workspace, *, relu: boo
 class Pooling:
     """Maximum or average pooling by itself."""
 
-    def __init__(self, layer: Layer, width: int, memory: Memory = np.empty) -> None:
+    def __init__(self, layer: Layer, width: int, memory: Memory = fresh_memory) -> None:
         self.layer = layer
         self.source = RowBuffer(width, layer.in_channels, 0, 0, memory)
         self.channels = layer.out_channels
@@ -147,7 +150,7 @@ class DirectConvolution(_Convolution):
     """Convolution as it is written in the books, and ReLU."""
 
     def __init__(
-        self, layer: Layer, packed: PackedWeights, width: int, floor: float, memory: Memory = np.empty
+        self, layer: Layer, packed: PackedWeights, width: int, floor: float, memory: Memory = fresh_memory
     ) -> None:
         # A block of the kernel may reach over the end by its own length and the margin of the taps.
         super().__init__(layer, packed, width, floor, packed.block.rows + 2 * layer.padding, memory)
@@ -182,7 +185,7 @@ def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
     """How many tiles share a pass over the weights; see benchmarks/NOTES.md."""
     if weight_bytes > caches.last / 2:
         # Every pass fetches the weights from memory: the fewer the better.
-        return 84
+        return 112
     # The points of twice as many tiles as fit the second-level cache: half of them are being read.
     tile_bytes = 4 * winograd.POINTS * (layer.in_channels + layer.out_channels)
     return min(56.0, max(28.0, 2 * caches.second / tile_bytes))
@@ -191,8 +194,8 @@ def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
 class WinogradConvolution(_Convolution):
     """Convolution by Winograd's minimal filtering, ReLU, and maximum pooling if one follows.
 
-    Tiles are counted from the top of the picture, so rows are put out in whole rows of tiles: only the last
-    ones may be fewer.
+    Tiles are counted from the top of the picture, so rows are put out in whole rows of tiles, always the same
+    number of them: only the last ones may be fewer.
     """
 
     def __init__(
@@ -202,7 +205,7 @@ class WinogradConvolution(_Convolution):
         width: int,
         floor: float,
         pooled: bool,
-        memory: Memory = np.empty,
+        memory: Memory = fresh_memory,
     ) -> None:
         super().__init__(layer, packed, width, floor, 0, memory)
         self.shrink = 2 if pooled else 1
@@ -215,8 +218,8 @@ class WinogradConvolution(_Convolution):
         self.finished = False
 
     def most_rows(self, incoming: int) -> tuple[int, int]:
-        rows = max(self.waits_for, self.tile_rows) - 1 + incoming + self.layer.padding
-        return rows + 2 * self.layer.padding + self.tile_rows, rows // self.shrink
+        rows = self.waits_for - 1 + incoming + self.layer.padding
+        return rows + 2 * self.layer.padding + self.tile_rows, self.waits_for // self.shrink
 
     def finish(self) -> None:
         super().finish()
@@ -225,9 +228,7 @@ class WinogradConvolution(_Convolution):
     def _rows(self) -> int:
         """Rows of the convolution that can be computed now, before the pooling."""
         rows = self.complete_rows()
-        if self.finished:
-            return rows
-        return rows // self.tile_rows * self.tile_rows if rows >= self.waits_for else 0
+        return min(rows, self.waits_for) if self.finished or rows >= self.waits_for else 0
 
     def ready(self) -> int:
         return self._rows() // self.shrink
@@ -237,9 +238,8 @@ class WinogradConvolution(_Convolution):
         rows = self._rows()
         lines = -(-rows // self.tile_rows)
         # The last row of tiles may hang over the lower border of the picture; what it sees there is zeros.
-        missing = lines * self.tile_rows + 2 * layer.padding - source.count
-        if missing > 0:
-            source.add(missing).fill(0)
+        missing = max(0, lines * self.tile_rows + 2 * layer.padding - source.count)
+        source.add(missing).fill(0)
         kernel = winograd.kernel(block.lanes, block.rows, self.shrink - 1)
 
         def work(span: tuple[int, int]) -> None:
@@ -261,7 +261,7 @@ class WinogradConvolution(_Convolution):
 
         tasks = shrinking_spans(lines * self.tiles_in_a_row, self.tiles_in_a_block, block.rows, team.size)
         team.share(work, tasks)
-        source.drop(rows)
+        source.drop(rows + missing)
 
     def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:
         """The kernel's working memory, cut from the thread's own.

@@ -172,9 +172,12 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
 def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tuple[int, int]]:
     """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
 
-    So the threads end at nearly the same time, whatever holds one of them up. Spans are multiples of
-    ``unit``, but for the last.
+    So the threads end at nearly the same time, whatever holds one of them up. Where there are only two for
+    each thread, all are of one length. Spans are multiples of ``unit``, but for the last.
     """
+    rounds = -(-count // (size * threads))
+    if rounds <= 2:
+        return spans(count, -(-count // (max(1, rounds) * threads * unit)) * unit)
     found, first = [], 0
     while first < count:
         share = -(-(count - first) // (2 * threads * unit)) * unit

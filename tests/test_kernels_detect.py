@@ -14,16 +14,18 @@ def detect(cells, banned=None, *, capacity=None, cut=0):
     height, width, channels = cells.shape
     banned = np.zeros((height, width), bool) if banned is None else banned
     capacity = height * width * channels if capacity is None else capacity
-    # Whatever stood in `taken` before must not matter.
-    taken = np.random.RandomState(0).rand(height, width) < 0.5
+    blocked = banned.copy()
     parts = []
     for span in ((0, cut), (cut, height)):
         found = np.full((capacity, 3), -1)
         positions = np.full((capacity, 2), -1, np.float32)
         scores = np.full(capacity, -1, np.float32)
-        count = kernels.detect(cells, banned, THRESHOLD, taken, found, positions, scores, *span)
+        # No other rows than those around the span.
+        top = max(span[0] - 1, 0)
+        rows = cells[top : span[1] + 1].copy()
+        count = kernels.detect(rows, top, height, blocked, THRESHOLD, found, positions, scores, *span)
         parts.append((found[:count], positions[:count], scores[:count]))
-    return (*(np.concatenate(part) for part in zip(*parts, strict=True)), taken)
+    return (*(np.concatenate(part) for part in zip(*parts, strict=True)), blocked & ~banned)
 
 
 def assert_equals_naive(cells, banned, cut=0):
@@ -110,9 +112,10 @@ def test_what_exceeds_the_capacity_is_counted_and_not_written():
     cells = naive.resize(np.random.RandomState(3).standard_normal((5, 5, 4)), 17, 17).astype(np.float32)
     places, *_ = detect(cells)
     assert len(places) > 3
-    banned, taken = np.zeros((17, 17), bool), np.zeros((17, 17), bool)
     found = np.full((3, 3), -1)
     positions, scores = np.empty((2, 2), np.float32), np.empty(2, np.float32)
-    count = kernels.detect(cells, banned, THRESHOLD, taken, found[:2], positions, scores, 0, 17)
+    count = kernels.detect(
+        cells, 0, 17, np.zeros((17, 17), bool), THRESHOLD, found[:2], positions, scores, 0, 17
+    )
     assert count == len(places)
     np.testing.assert_array_equal(found, [*places[:2], [-1, -1, -1]])

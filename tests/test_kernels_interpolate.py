@@ -9,8 +9,13 @@ from d2np.kernels import interpolate
 
 def resized(source, height, width, *, cut=0, onto=None):
     target = np.full((height, width, source.shape[2]), np.nan, np.float32) if onto is None else onto.copy()
-    interpolate.resize(source, target, onto is not None, 0, cut)
-    interpolate.resize(source, target, onto is not None, cut, height)
+    for first, last in ((0, cut), (cut, height)):
+        if first < last:
+            # No other rows than those that are said to be needed.
+            top, bottom = interpolate.rows_needed(len(source), height, first, last)
+            rows, part = source[top:bottom].copy(), target[first:last].copy()
+            interpolate.resize(rows, top, len(source), part, first, height, onto is not None, first, last)
+            target[first:last] = part
     return target
 
 
@@ -18,7 +23,8 @@ def sampled(cells, positions, first=0, last=None):
     last = len(positions) if last is None else last
     target = np.full((len(positions), cells.shape[2]), 99, np.float32)
     valid = np.ones(len(positions), bool)
-    interpolate.sample(cells, np.array(positions, np.float32).reshape(-1, 2), target, valid, first, last)
+    places = np.array(positions, np.float32).reshape(-1, 2)
+    interpolate.sample(cells, 0, len(cells), places, target, valid, first, last)
     return target, valid
 
 
@@ -74,6 +80,16 @@ def test_sample_equals_naive(height, width, positions, seed):
     expected, expected_valid = naive.sample(cells.astype(np.float64), positions)
     np.testing.assert_array_equal(valid, expected_valid)
     np.testing.assert_allclose(values, expected, atol=2e-6)
+
+
+def test_sample_from_some_rows_of_a_map():
+    cells = random_map(9, 5, 3)
+    positions = np.array([(4.5, 1.25), (5, 3), (6.75, 0.5), (3, 4)], np.float32)
+    expected, _ = sampled(cells, positions)
+    found, valid = np.empty_like(expected), np.empty(4, bool)
+    interpolate.sample(cells[3:8].copy(), 3, 9, positions, found, valid, 0, 4)
+    np.testing.assert_array_equal(found, expected)
+    assert valid.all()
 
 
 def test_sample_on_cells_is_the_cell():

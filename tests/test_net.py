@@ -1,11 +1,13 @@
 import math
 import pickle
+import threading
 
 import naive
 import numpy as np
 import pytest
 
 import d2np
+from d2np import stages
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -365,3 +367,44 @@ def test_detectors_that_are_no_name(net, picture, detector):
 def test_an_unknown_algorithm(weights_arrays):
     with pytest.raises(d2np.OptionError, match="winograd, direct"):
         d2np.Net(weights_arrays, algorithm="fft")
+
+
+@pytest.mark.parametrize("detector", ["d2", "strength"])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 2.0)])
+def test_a_stream_gives_what_the_call_gives(net, make_picture, monkeypatch, detector, scales):
+    # So small a picture would come in one piece.
+    monkeypatch.setattr(stages, "_TILES_AT_A_TIME", 16)
+    picture = make_picture(200, 90)
+    mask = np.ones((200, 90), bool)
+    mask[50:60] = False
+    options = {"detector": detector, "scales": scales, "mask": mask}
+    whole = net(picture, **options)
+    pieces = list(net.stream(picture, **options))
+    assert len(pieces) > 1
+    assert all(len(piece) and piece.image_size == (90, 200) for piece in pieces)
+    # Each piece is of one scale; those of one scale come from the top to the bottom.
+    assert all(len(np.unique(piece.keypoints[:, 2])) == 1 for piece in pieces)
+    for scale in np.unique(whole.keypoints[:, 2]):
+        streamed = [piece for piece in pieces if piece.keypoints[0, 2] == scale]
+        chosen = whole.select(whole.keypoints[:, 2] == scale)
+        keypoints = np.concatenate([piece.keypoints for piece in streamed])
+        descriptors = np.concatenate([piece.descriptors for piece in streamed])
+        if detector == "strength":  # the call ranks them
+            order = np.argsort(-np.concatenate([piece.scores for piece in streamed]), kind="stable")
+            keypoints, descriptors = keypoints[order], descriptors[order]
+        np.testing.assert_array_equal(keypoints, chosen.keypoints)
+        np.testing.assert_array_equal(descriptors, chosen.descriptors)
+
+
+def test_a_stream_that_is_left_early_leaves_no_threads(net, make_picture, monkeypatch):
+    monkeypatch.setattr(stages, "_TILES_AT_A_TIME", 16)
+    before = threading.active_count()
+    stream = net.stream(make_picture(200, 60), threads=3)
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_a_streams_options_are_checked_at_once(net, picture):
+    with pytest.raises(d2np.OptionError, match="detector"):
+        net.stream(picture, detector="sift")

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 import d2np
 from d2np import pyramid
+from d2np.bands import RowBuffer
 from d2np.detect import Candidates
 from d2np.threads import Team
 
@@ -58,49 +59,111 @@ SIDE = st.integers(1, 30)
 @given(SIDE, SIDE, SIDE, SIDE, st.integers(0, 99))
 def test_nearest_equals_naive(height, width, new_height, new_width, seed):
     flags = np.random.RandomState(seed).rand(height, width) < 0.5
-    found = pyramid._nearest(flags, new_height, new_width)
-    np.testing.assert_array_equal(found, naive.nearest_resize(flags, new_height, new_width))
+    rows, columns = pyramid._nearest(height, new_height), pyramid._nearest(width, new_width)
+    np.testing.assert_array_equal(
+        flags[np.ix_(rows, columns)], naive.nearest_resize(flags, new_height, new_width)
+    )
+    middle = new_height // 2
+    np.testing.assert_array_equal(pyramid._nearest(height, new_height, middle, new_height), rows[middle:])
 
 
-def test_resized_equals_naive(team):
+def test_a_reader_resizes_some_rows_at_a_time(team):
     pixels = np.random.RandomState(0).rand(31, 45, 3).astype(np.float32)
-    assert pyramid.resized(pixels, 31, 45, team) is pixels
-    found = pyramid.resized(pixels, 62, 90, team)
+    asked = []
+
+    def read(first, last):
+        asked.append(last - first)
+        return pixels[first:last]
+
+    same = pyramid.reader(read, 31, pyramid.Level(1, 1.0, 31, 45), team)
+    assert same is read
+    twice = pyramid.reader(read, 31, pyramid.Level(2, 2.0, 62, 90), team)
+    found = np.concatenate([twice(first, min(first + 7, 62)) for first in range(0, 62, 7)])
     np.testing.assert_allclose(found, naive.resize(pixels.astype(np.float64), 62, 90), atol=1e-5)
+    assert max(asked) <= 6
 
 
-def climb(found_at, team):
-    """Climb three levels whose maps hold 1, 10 and 100; a detector finds cell (0, 0) where told to."""
-    values = iter([1, 10, 100])
-    seen = []
+HEIGHTS = {1: 4, 2: 9, 3: 19}
+VALUES = {1: 1, 2: 10, 3: 100}
 
-    def forward(pixels, level):
-        return np.full((pixels.shape[0] // 4 - 1, pixels.shape[1] // 4 - 1, 2), next(values), np.float32)
 
-    def detector(cells, banned, team):
-        seen.append(banned.copy())
-        finds = found_at[len(seen) - 1]
-        taken = np.zeros_like(banned)
-        taken[:1, :1] = finds
-        return Candidates(np.zeros((finds, 2), np.float32), np.ones(finds, np.float32), taken)
+def climb(found_at, team, bands=3):
+    """Climb three levels whose maps hold 1, 10 and 100.
+
+    ``found_at`` gives for each level the row in which a detector finds something, or None. Returns the summed
+    maps, what was banned, and the most rows held of each level.
+    """
+    sums = {number: [] for number in HEIGHTS}
+    banned = {number: [] for number in HEIGHTS}
+    most = dict.fromkeys(HEIGHTS, 0)
+    windows, ends = {}, dict.fromkeys(HEIGHTS, 0)
+
+    def flows(level):
+        height, width = HEIGHTS[level.number], HEIGHTS[level.number] + 1
+        window = windows[level.number] = RowBuffer(width, 2, 0, 0, dense=True)
+
+        def rows():
+            for first in range(0, height, bands):
+                count = min(bands, height - first)
+                window.add(count).fill(VALUES[level.number])
+                most[level.number] = max(most[level.number], window.count)
+                yield first + count
+
+        return rows(), window, height
+
+    def detector(rows, blocked, first, last, team):
+        (number,) = (number for number, height in HEIGHTS.items() if height == rows.height)
+        assert rows.top <= max(first - 1, 0)
+        assert rows.top + len(rows.cells) >= min(last + 1, rows.height)
+        banned[number].append(blocked[first:last].copy())
+        finds = int(found_at[number] is not None and first <= found_at[number] < last)
+        if finds:
+            blocked[found_at[number], 0] = True
+        return Candidates(np.zeros((finds, 2), np.float32), np.ones(finds, np.float32))
+
+    def emit(level, rows, found):
+        first = ends[level.number]
+        ends[level.number] += len(banned[level.number][-1])
+        sums[level.number].append(rows.cells[first - rows.top : ends[level.number] - rows.top].copy())
 
     steps = pyramid.levels(40, 48, (0.5, 1, 2))
-    pixels = np.zeros((40, 48, 3), np.float32)
-    sums = [cells[0, 0, 0] for _, cells, _ in pyramid.climb(pixels, steps, forward, detector, team)]
-    return sums, seen
+    for _ in pyramid.climb(steps, flows, detector, emit, team):
+        pass
+    whole = {number: np.concatenate(parts) for number, parts in sums.items()}
+    assert {number: len(cells) for number, cells in whole.items()} == HEIGHTS
+    return whole, {number: np.concatenate(parts) for number, parts in banned.items()}, most
 
 
-def test_maps_are_summed_and_cells_banned_from_level_to_level(team):
-    sums, banned = climb([1, 1, 1], team)
-    assert sums == [1, 11, 111]
-    assert not banned[0].any()
-    for coarse, fine in ((np.eye(4, 5, dtype=bool) & False, banned[1]), (banned[1], banned[2])):
-        coarse = coarse.copy()
-        coarse[0, 0] = True
-        np.testing.assert_array_equal(fine, naive.nearest_resize(coarse, *fine.shape))
-    assert banned[2].any()
+def values(whole):
+    return [np.unique(whole[number].round(3)).tolist() for number in sorted(whole)]
 
 
-def test_a_level_without_keypoints_hands_no_map_on(team):
-    sums, _ = climb([1, 0, 1], team)
-    assert sums == [1, 11, 100]
+@pytest.mark.parametrize("bands", [1, 2, 3, 50])
+def test_maps_are_summed_and_cells_banned_from_level_to_level(team, bands):
+    whole, banned, _ = climb({1: 2, 2: 0, 3: 5}, team, bands)
+    assert values(whole) == [[1], [11], [111]]
+    assert not banned[1].any()
+    taken = {1: (2, 0), 2: (0, 0)}
+    for number in (1, 2):
+        coarse = banned[number].copy()
+        coarse[taken[number]] = True
+        finer = banned[number + 1]
+        np.testing.assert_array_equal(finer, naive.nearest_resize(coarse, *finer.shape))
+        assert finer.any()
+
+
+@pytest.mark.parametrize("bands", [1, 2, 50])
+def test_a_level_without_keypoints_hands_no_map_on(team, bands):
+    whole, banned, _ = climb({1: 3, 2: None, 3: 0}, team, bands)
+    assert values(whole) == [[1], [11], [100]]
+    assert banned[3].any()  # what it was told itself it hands on
+
+
+def test_rows_are_kept_while_they_are_needed_and_no_longer(team):
+    _, _, most = climb({1: 0, 2: 0, 3: 0}, team, 1)
+    assert max(most.values()) <= 4
+    # Nothing on the second level until its last row: the third waits, and the second's rows pile up.
+    _, _, most = climb({1: 0, 2: 8, 3: 0}, team, 1)
+    assert most[1] <= 4
+    assert most[2] == HEIGHTS[2]
+    assert most[3] <= 4

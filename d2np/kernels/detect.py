@@ -13,37 +13,39 @@ from .normalize import largest_channel
 
 
 @jit()
-def _at(cells, i, j, c):
+def _at(cells, top, height, i, j, c):
     """The map with zeros around it, as the published second differences see it."""
-    if i < 0 or j < 0 or i >= cells.shape[0] or j >= cells.shape[1]:
+    if i < 0 or j < 0 or i >= height or j >= cells.shape[1]:
         return np.float32(0)
-    return cells[i, j, c]
+    return cells[i - top, j, c]
 
 
 @jit()
-def _is_local_maximum(cells, i, j, c):
-    value = cells[i, j, c]
-    for y in range(max(i - 1, 0), min(i + 2, cells.shape[0])):
+def _is_local_maximum(cells, top, height, i, j, c):
+    value = cells[i - top, j, c]
+    for y in range(max(i - 1, 0), min(i + 2, height)):
         for x in range(max(j - 1, 0), min(j + 2, cells.shape[1])):
-            if cells[y, x, c] > value:
+            if cells[y - top, x, c] > value:
                 return False
     return True
 
 
 @jit()
-def detect(cells, banned, edge_threshold, taken, found, positions, scores, first, last):
+def detect(cells, top, height, blocked, edge_threshold, found, positions, scores, first, last):
     """Keypoints of the rows ``first`` to ``last`` of a map, row by row.
 
     Parameters
     ----------
-    cells : (h, w, C) float32
-        The feature map.
-    banned : (h, w) bool
-        Cells that may not hold a keypoint.
+    cells : (n, w, C) float32
+        Rows of the feature map from row ``top`` on: those asked for and, where there are any, the one above
+        and the one below.
+    top, height : int
+        Number of the first row in ``cells``; rows of the whole map.
+    blocked : (h, w) bool, updated
+        Cells of the whole map that may not hold a keypoint. Those that hold a detection, wherever its
+        sub-cell position falls, are added.
     edge_threshold : float32
         Largest ratio of the principal curvatures.
-    taken : (h, w) bool, written
-        Where a detection stands, wherever its sub-cell position falls.
     found : (capacity, 3) int64, written
         Row, column and channel of each keypoint.
     positions : (capacity, 2) float32, written
@@ -55,36 +57,35 @@ def detect(cells, banned, edge_threshold, taken, found, positions, scores, first
     int
         How many keypoints there are. If that exceeds the capacity, the surplus was not written.
     """
-    height, width, channels = cells.shape
-    rows = cells.reshape(height * width, channels)
+    _, width, channels = cells.shape
+    rows = cells.reshape(cells.shape[0] * width, channels)
     limit = (edge_threshold + np.float32(1)) ** 2 / edge_threshold
     half, quarter, two = np.float32(0.5), np.float32(0.25), np.float32(2)
     count = 0
     for i in range(first, last):
         for j in range(width):
-            taken[i, j] = False
-            if banned[i, j]:
+            if blocked[i, j]:
                 continue
-            top = largest_channel(rows, i * width + j)
+            largest = largest_channel(rows, (i - top) * width + j)
             for c in range(channels):
-                value = cells[i, j, c]
-                if value != top or not _is_local_maximum(cells, i, j, c):
+                value = cells[i - top, j, c]
+                if value != largest or not _is_local_maximum(cells, top, height, i, j, c):
                     continue
-                up, down = _at(cells, i - 1, j, c), _at(cells, i + 1, j, c)
-                left, right = _at(cells, i, j - 1, c), _at(cells, i, j + 1, c)
+                up, down = _at(cells, top, height, i - 1, j, c), _at(cells, top, height, i + 1, j, c)
+                left, right = _at(cells, top, height, i, j - 1, c), _at(cells, top, height, i, j + 1, c)
                 dii = up - two * value + down
                 djj = left - two * value + right
                 dij = quarter * (
-                    _at(cells, i - 1, j - 1, c)
-                    - _at(cells, i - 1, j + 1, c)
-                    - _at(cells, i + 1, j - 1, c)
-                    + _at(cells, i + 1, j + 1, c)
+                    _at(cells, top, height, i - 1, j - 1, c)
+                    - _at(cells, top, height, i - 1, j + 1, c)
+                    - _at(cells, top, height, i + 1, j - 1, c)
+                    + _at(cells, top, height, i + 1, j + 1, c)
                 )
                 determinant = dii * djj - dij * dij
                 trace = dii + djj
                 if not (determinant > 0 and trace * trace / determinant <= limit):
                     continue
-                taken[i, j] = True
+                blocked[i, j] = True
                 # One step of Newton's method towards the summit.
                 di, dj = half * (down - up), half * (right - left)
                 step_i = -(djj / determinant * di - dij / determinant * dj)

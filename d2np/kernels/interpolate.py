@@ -22,34 +22,48 @@ def _step(source_size, target_size):
 
 
 @jit()
-def resize(source, target, add, first, last):
-    """Resize ``source`` (H, W, C) to ``target`` (h, w, C), corner pixels on corner pixels.
+def rows_needed(source_height, target_height, first, last):
+    """The source rows (first, last) from which :func:`resize` makes the target rows ``first`` to ``last``."""
+    step = _step(source_height, target_height)
+    top, _, _ = _neighbours(step * np.float32(first), source_height)
+    _, bottom, _ = _neighbours(step * np.float32(last - 1), source_height)
+    return top, bottom + 1
 
-    Writes the rows ``first`` to ``last``, or adds to them if ``add``. The arithmetic is PyTorch's
+
+@jit()
+def resize(source, source_top, source_height, target, target_top, target_height, add, first, last):
+    """Resize a map of ``source_height`` rows to ``target_height``, corner pixels on corner pixels.
+
+    Writes the target rows ``first`` to ``last``, or adds to them if ``add``. ``source`` (n, W, C) float32
+    holds rows of the one map from row ``source_top`` on, at least :func:`rows_needed`; ``target`` (m, w, C)
+    float32 rows of the other from row ``target_top`` on. The arithmetic is PyTorch's
     ``interpolate(mode="bilinear", align_corners=True)`` in float32, as the published pyramid uses it.
     """
     one = np.float32(1)
-    step_i = _step(source.shape[0], target.shape[0])
+    step_i = _step(source_height, target_height)
     step_j = _step(source.shape[1], target.shape[1])
     for i in range(first, last):
-        top, bottom, down = _neighbours(step_i * np.float32(i), source.shape[0])
+        top, bottom, down = _neighbours(step_i * np.float32(i), source_height)
+        top, bottom = top - source_top, bottom - source_top
+        row = i - target_top
         for j in range(target.shape[1]):
             left, right, across = _neighbours(step_j * np.float32(j), source.shape[1])
             for c in range(source.shape[2]):
                 upper = (one - across) * source[top, left, c] + across * source[top, right, c]
                 lower = (one - across) * source[bottom, left, c] + across * source[bottom, right, c]
                 value = (one - down) * upper + down * lower
-                target[i, j, c] = target[i, j, c] + value if add else value
+                target[row, j, c] = target[row, j, c] + value if add else value
 
 
 @jit()
-def sample(cells, positions, target, valid, first, last):
-    """Bilinear values of ``cells`` (h, w, C) at ``positions`` (N, 2) row, column; float32.
+def sample(cells, first_row, height, positions, target, valid, first, last):
+    """Bilinear values of a map at ``positions`` (N, 2) row, column; float32.
 
-    Writes the rows ``first`` to ``last`` of ``target`` (N, C). A position of which one of the four cells
-    lies outside gets zeros, and False in ``valid`` (N,).
+    ``cells`` (n, w, C) holds the rows of the map, ``height`` in all, from row ``first_row`` on: those around
+    the positions. Writes the rows ``first`` to ``last`` of ``target`` (N, C). A position of which one of the
+    four cells lies outside gets zeros, and False in ``valid`` (N,).
     """
-    height, width, channels = cells.shape
+    _, width, channels = cells.shape
     one = np.float32(1)
     for n in range(first, last):
         i, j = positions[n, 0], positions[n, 1]
@@ -62,6 +76,7 @@ def sample(cells, positions, target, valid, first, last):
         top, left = int(i), int(j)
         bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
         down, across = i - np.float32(top), j - np.float32(left)
+        top, bottom = top - first_row, bottom - first_row
         for c in range(channels):
             target[n, c] = (
                 (one - down) * (one - across) * cells[top, left, c]
