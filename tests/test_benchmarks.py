@@ -1,0 +1,50 @@
+"""The benchmarks' scripts run and print their tables, at sizes that tell nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import d2np
+
+ROOT = Path(__file__).parents[1]
+
+
+def table(script, *options):
+    """The rows of all the tables that the script prints, as lists of cells, without their headings."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(d2np.__file__).parents[1])}
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("|")
+    ]
+    assert len({len(row) for row in rows}) == 1
+    return [row for row in rows if row[0][:1].isdigit()]
+
+
+def test_size():
+    rows = table("size.py", "--megapixels", "0.003", "0.006", "--scales", "1", "3", "--rounds", "1")
+    assert [row[:2] for row in rows] == [["0.003", "63 x 47"], ["0.006", "89 x 67"]] * 2
+    for *_, keypoints, seconds, peak, beyond in rows:
+        assert int(keypoints) > 0
+        assert float(seconds) > 0
+        assert 50 < int(beyond) <= int(peak) < 2000
+
+
+def test_memory():
+    rows = table("memory.py", "--sizes", "64x48", "64x96", "--threads", "1")
+    assert [row[:2] for row in rows] == [[size, n] for n in "13" for size in ("64 x 48", "64 x 96")]
+    assert [row[4] for row in rows] == ["450", "", "700", ""]
+    assert [row[6] for row in rows] == ["", "1.05", "", "1.1"]
+    assert all(int(row[2]) > 0 and int(row[3]) > 50 for row in rows)
+    assert rows[0][5] == rows[2][5] == "1.00"
+
+
+def test_matching():
+    (row,) = table("matching.py", "--size", "300", "--rounds", "2")
+    assert float(row[2]) > 0
+    assert int(row[5]) >= 150  # those that have a partner
+    assert row[6] == "0"
