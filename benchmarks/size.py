@@ -97,6 +97,7 @@ def extract(options: argparse.Namespace) -> dict[str, Any]:
         net(picture, threads=options.threads, **settings)
         seconds.append(time.perf_counter() - start)
     return {
+        "megapixels": options.megapixels[0],
         "width": width,
         "height": height,
         "keypoints": keypoints,
@@ -115,7 +116,7 @@ def plot(curves: dict[int, list[dict[str, Any]]], loaded: int, path: str) -> Non
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for color, (scales, points) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
-        x = [point["width"] * point["height"] / 1e6 for point in points]
+        x = [point["megapixels"] for point in points]
         label = f"{scales} scale{'s' * (scales > 1)}"
         left.plot(x, [point["seconds"] for point in points], "o-", color=color, label=label)
         right.plot(x, [point["peak"] / MB for point in points], "o-", color=color, label=f"{label}: peak")
@@ -134,7 +135,7 @@ def plot(curves: dict[int, list[dict[str, Any]]], loaded: int, path: str) -> Non
         axes.set(xscale="log", yscale="log", xlabel="megapixels (4:3)")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(FixedLocator(x))
         axes.xaxis.set_minor_locator(NullLocator())
