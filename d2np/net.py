@@ -29,8 +29,8 @@ from .threads import Clock, Team, Workspace
 
 FloatArray = NDArray[np.float32]
 
-# A workspace is kept for the next call unless it is larger than this.
-_KEPT_BYTES = 256 << 20
+# A workspace is kept for the next call unless it is larger than this: those for one scale are not.
+_KEPT_BYTES = 384 << 20
 
 
 @dataclass(frozen=True)
@@ -349,6 +349,7 @@ class Net:
                     team,
                     relu=options.relu and not ranked,
                     name=level.number,
+                    flows=len(steps),
                 )
 
             def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
@@ -495,17 +496,18 @@ class Net:
         *,
         relu: bool,
         name: object = None,
+        flows: int = 1,
     ) -> tuple[Iterator[int], RowBuffer, int]:
         """The flow of a preprocessed picture, the buffer of its map, and the rows of the whole map.
 
-        ``name`` tells flows apart that share the team's workspace at the same time.
+        ``name`` tells apart the ``flows`` that share the team's workspace at the same time.
         """
         height, width = size
         rows, columns = map_size(height, width)
         window = RowBuffer(
             columns, DESCRIPTOR_SIZE, 0, 0, partial(team.workspace.array, (name, "map")), dense=True
         )
-        made = stages(self._packed, width, team.workspace, relu=relu, name=name)
+        made = stages(self._packed, width, team.workspace, relu=relu, name=name, flows=flows)
         return flow(read, height, made, window, team), window, rows
 
     def _rows(

@@ -60,12 +60,19 @@ class PackedWeights:
 
 
 def stages(
-    packed: PackedWeights, width: int, workspace: Workspace, *, relu: bool, name: object = None
+    packed: PackedWeights,
+    width: int,
+    workspace: Workspace,
+    *,
+    relu: bool,
+    name: object = None,
+    flows: int = 1,
 ) -> list[Stage]:
     """The network's stages for a picture of the given width in pixels.
 
     Their memory comes from ``workspace``, where ``name`` tells them from others at work at the same time;
-    ``relu`` says whether the last convolution gets a ReLU too.
+    ``relu`` says whether the last convolution gets a ReLU too. The more ``flows`` are at work, the less each
+    may hold back.
     """
     made: list[Stage] = []
     layers = list(LAYERS)
@@ -83,7 +90,8 @@ def stages(
                 pooled = bool(layers) and layers[0].type == "max_pooling"
                 if pooled:
                     layers.pop(0)
-                made.append(WinogradConvolution(layer, packed, width, floor, pooled, memory))
+                tiles = _TILES_AT_A_TIME // flows
+                made.append(WinogradConvolution(layer, packed, width, floor, pooled, memory, tiles))
             else:
                 made.append(DirectConvolution(layer, packed, width, floor, memory))
         width = made[-1].width
@@ -206,6 +214,7 @@ class WinogradConvolution(_Convolution):
         floor: float,
         pooled: bool,
         memory: Memory = fresh_memory,
+        tiles_at_a_time: int = _TILES_AT_A_TIME,
     ) -> None:
         super().__init__(layer, packed, width, floor, 0, memory)
         self.shrink = 2 if pooled else 1
@@ -214,7 +223,7 @@ class WinogradConvolution(_Convolution):
         self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
         tiles = _tiles_in_a_block(layer, self.weights.nbytes, host_caches())
         self.tiles_in_a_block = self.block.rows * max(1, round(tiles / self.block.rows))
-        self.waits_for = self.tile_rows * max(1, round(_TILES_AT_A_TIME / self.tiles_in_a_row))
+        self.waits_for = self.tile_rows * max(1, round(tiles_at_a_time / self.tiles_in_a_row))
         self.finished = False
 
     def most_rows(self, incoming: int) -> tuple[int, int]:
