@@ -72,10 +72,13 @@ function drawAll() {
     }
     pen.stroke();
   };
-  pen.strokeStyle = "rgba(10, 10, 14, 0.5)";
-  pen.lineWidth = line + 1.4;
-  // In pieces: one path with thousands of circles is slow.
-  for (let begin = 0; begin < many; begin += 256) all(begin, Math.min(many, begin + 256));
+  // A dark outline, for pictures of any colour; among thousands it would only blacken them.
+  if (many <= 3000) {
+    pen.strokeStyle = "rgba(10, 10, 14, 0.5)";
+    pen.lineWidth = line + 1.4;
+    // In pieces: one path with thousands of circles is slow.
+    for (let begin = 0; begin < many; begin += 256) all(begin, Math.min(many, begin + 256));
+  }
   // The strongest last, on top of the others; circles of one colour are one path.
   pen.lineWidth = line;
   let begin = many;
