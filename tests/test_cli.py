@@ -143,6 +143,15 @@ def test_no_keypoints_at_all(run, photos):
     assert len(hloc.read("f.h5", "grey.png")) == 0
 
 
+def test_match_page(run, photos):
+    code, out, _ = run("match", "photos/a.png", "photos/b.jpg", "-o", "view.html")
+    assert code == 0
+    assert re.search(r"^wrote view\.html \([\d.]+ kB\): open it in a browser$", out, re.M)
+    page = Path("view.html").read_text(encoding="utf-8")
+    assert "<title>a.png and b.jpg: matches</title>" in page
+    assert files(photos) == ["photos/a.png", "photos/b.jpg", "photos/sub/c.png", "view.html"]
+
+
 # --- show -------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +163,17 @@ def test_show_keypoints(run, photos, weights_file):
     expected = draw.keypoints("photos/a.png", net("photos/a.png", max_keypoints=3))
     with Image.open("k.png") as picture:
         np.testing.assert_array_equal(picture, expected)
+
+
+@pytest.mark.parametrize("heat", [[], ["--heatmap"]])
+def test_show_page(run, photos, heat):
+    # A page has keypoints and strength: what keypoints are found how is a question with --heatmap too.
+    code, out, _ = run("show", "photos/a.png", "-o", "VIEW.HTM", "-k", "3", "--multiscale", *heat)
+    assert code == 0
+    assert out.startswith("3 keypoints in 96 x 64 px")
+    page = Path("VIEW.HTM").read_text(encoding="utf-8")
+    assert '"heat":"data:image/png' in page
+    assert ('id="heat" checked' in page) == bool(heat)
 
 
 def test_show_heatmap(run, photos, weights_file):
@@ -450,6 +470,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["match", "photos/a.png", "photos/b.jpg", "--max", "5"],
         ["show", "photos/a.png"],
         ["show", "photos/a.png", "-o", "photos/../photos/a.png"],
+        ["demo", "-o", "view.html"],
         ["show", "photos/a.png", "-o", "h.png", "--heatmap", "--multiscale"],
         ["info", "--size", "640"],
         ["info", "--size", "4x4"],
@@ -478,6 +499,7 @@ def test_bad_usage(fails, photos, arguments):
         (["match", "photos", "photos/a.png"], "is a folder"),
         (["match", "text.png", "photos/a.png"], "is not a picture"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.png"], "there is no folder none"),
+        (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.html"], "there is no folder none"),
         (["show", "photos/a.png", "-o", "folder.png"], "it is a folder"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "none.h5"], "none.h5: no such file"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "text.png"], "is a text file"),

@@ -7,13 +7,14 @@ from time import perf_counter
 
 from . import network
 from .parser import Commands, add_extraction, number_within, settings
-from .pictures import check_output, check_readable, named, save
+from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written
 from .report import count, say, seconds
 
 _EPILOG = """\
 examples:
   d2np match left.jpg right.jpg
   d2np match left.jpg right.jpg -o view.jpg --ratio 0.95 --max-keypoints 2000
+  d2np match left.jpg right.jpg -o view.html
 """
 
 
@@ -31,8 +32,8 @@ def add(commands: Commands) -> None:
         "--output",
         default="matches.png",
         metavar="FILE",
-        help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf); "
-        "default: matches.png",
+        help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html: a page "
+        "to explore the matches in; default: matches.png",
     )
     group = parser.add_argument_group("matching")
     group.add_argument(
@@ -59,7 +60,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    check_output(options.output, [options.a, options.b])
+    check_output(options.output, [options.a, options.b], pages=True)
     for path in (options.a, options.b):
         check_readable(path)
     from .. import draw
@@ -83,7 +84,10 @@ def run(options: argparse.Namespace) -> int:
             threads=options.threads,
         )
     matched = perf_counter()
-    save(draw.matches(options.a, options.b, a, b, matches, orient=options.orient), options.output)
+    if is_page(options.output):
+        save_page(draw.match_page(options.a, options.b, a, b, matches, orient=options.orient), options.output)
+    else:
+        save(draw.matches(options.a, options.b, a, b, matches, orient=options.orient), options.output)
 
     for path, features in ((options.a, a), (options.b, b)):
         width, height = features.image_size
@@ -94,5 +98,5 @@ def run(options: argparse.Namespace) -> int:
         alike = f", similarity {low:.3f} to {high:.3f}"
     say(f"{count(len(matches), 'match')}{alike}")
     say(f"{seconds(extracted - start)} for extraction, {seconds(matched - extracted)} for matching")
-    say(f"wrote {options.output}")
+    say_written(options.output)
     return 0

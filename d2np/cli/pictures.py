@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Error, ImageError, OptionError
+from .report import file_size, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,10 +24,11 @@ _FORMATS = {
     ".bmp": "BMP",
     ".pdf": "PDF",
 }
+_PAGES = (".html", ".htm")
 
 
-def check_output(path: str, sources: Iterable[str] = ()) -> None:
-    """Find out before any work is done whether a picture can be written there.
+def check_output(path: str, sources: Iterable[str] = (), *, pages: bool = False) -> None:
+    """Find out before any work is done whether a picture, or with ``pages`` a web page, can be written there.
 
     Raises
     ------
@@ -36,12 +38,18 @@ def check_output(path: str, sources: Iterable[str] = ()) -> None:
         If there is no such folder, or something that is no file.
     """
     extension = Path(path).suffix.lower()
-    if extension not in _FORMATS:
+    if extension not in _FORMATS and not (pages and is_page(path)):
         what = f"as {extension}" if extension else "without an extension"
         raise OptionError(
             f"{path or repr(path)}: no picture can be written {what}: use one of {', '.join(_FORMATS)}"
+            + (", or .html for a page to explore" if pages else "")
         )
     check_place(path, sources)
+
+
+def is_page(path: str) -> bool:
+    """Whether the extension asks for a web page."""
+    return Path(path).suffix.lower() in _PAGES
 
 
 def check_place(path: str, sources: Iterable[str] = ()) -> None:
@@ -114,3 +122,28 @@ def save(image: Image.Image, path: str) -> None:
     # Pictures too large for a format, for one.
     except (ValueError, KeyError, SystemError) as error:
         raise Error(f"{path} cannot be written as {format}: {error}") from None
+
+
+def save_page(text: str, path: str) -> None:
+    """Write a web page, all of it or nothing.
+
+    Raises
+    ------
+    Error
+        If it cannot be written.
+    """
+    from ..atomic import replacing
+
+    try:
+        with replacing(path) as stream:
+            stream.write(text.encode())
+    except OSError as error:
+        raise Error(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def say_written(path: str) -> None:
+    """Tell that it is there; of a page also what to do with it."""
+    if is_page(path):
+        say(f"wrote {path} ({file_size(os.path.getsize(path))}): open it in a browser")
+    else:
+        say(f"wrote {path}")

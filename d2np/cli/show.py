@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 from ..errors import OptionError
 from . import network
 from .parser import Commands, add_extraction, settings
-from .pictures import check_output, check_readable, named, save
+from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written
 from .report import count, say
 
 if TYPE_CHECKING:
+    from ..features import Features
     from ..net import Net
 
 _EPILOG = """\
 examples:
   d2np show house.jpg -o keypoints.png -k 500
   d2np show house.jpg --heatmap -k 15 -o strength.png
+  d2np show house.jpg -o view.html
 """
 
 
@@ -35,37 +37,67 @@ def add(commands: Commands) -> None:
         "--output",
         required=True,
         metavar="OUT",
-        help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf)",
+        help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html: a page "
+        "to explore keypoints and strength in",
     )
     parser.add_argument(
-        "--heatmap", action="store_true", help="the strength map; -k N marks the N strongest cells in it"
+        "--heatmap",
+        action="store_true",
+        help="the strength map; -k N marks the N strongest cells in it; a page "
+        "has it anyway, and begins with it",
     )
     add_extraction(parser, "-k")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    check_output(options.output, [options.image])
+    check_output(options.output, [options.image], pages=True)
+    page = is_page(options.output)
     how = settings(options)
-    if options.heatmap and (how.detector != "d2" or options.multiscale or not how.relu):
+    if options.heatmap and not page and (how.detector != "d2" or options.multiscale or not how.relu):
         raise OptionError("--heatmap needs no --detector, --multiscale or --no-relu: strength has none")
     check_readable(options.image)
     from .. import draw
 
     net = network.load(options.weights, options.threads)
-    if options.heatmap:
+    if options.heatmap and not page:
         with named(options.image):
             return _heatmap(net, options)
     with named(options.image):
         features = net(options.image, threads=options.threads, **how.options())
-    save(draw.keypoints(options.image, features, orient=options.orient), options.output)
+        if page:
+            save_page(_page(net, features, options), options.output)
+    if not page:
+        save(draw.keypoints(options.image, features, orient=options.orient), options.output)
     width, height = features.image_size
     best = ""
     if len(features):
         best = f", scores {features.scores.min():.4g} to {features.scores.max():.4g}"
     say(f"{count(len(features), 'keypoint')} in {width} x {height} px{best}")
-    say(f"wrote {options.output}")
+    say_written(options.output)
     return 0
+
+
+def _page(net: Net, features: Features, options: argparse.Namespace) -> str:
+    from .. import draw
+    from ..image import network_size
+
+    limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
+    strength = net.strength(
+        options.image,
+        preprocessing=options.preprocessing,
+        orient=options.orient,
+        threads=options.threads,
+        **limits,
+    )
+    return draw.keypoint_page(
+        options.image,
+        features,
+        strength,
+        heat=options.heatmap,
+        network_size=network_size(*features.image_size, **limits),
+        orient=options.orient,
+    )
 
 
 def _heatmap(net: Net, options: argparse.Namespace) -> int:

@@ -2,10 +2,12 @@
 
 Each function takes the picture as :class:`d2np.Net` takes it (a path, a :class:`PIL.Image.Image` or an
 array) and returns a new RGB :class:`PIL.Image.Image`; the same input always gives the same pixels.
+``keypoint_page`` and ``match_page`` return the text of a web page to explore them in.
 """
 
 from .heat import heatmap
+from .html import keypoint_page, match_page
 from .pairs import matches
 from .points import keypoints
 
-__all__ = ["heatmap", "keypoints", "matches"]
+__all__ = ["heatmap", "keypoint_page", "keypoints", "match_page", "matches"]

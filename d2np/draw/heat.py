@@ -94,6 +94,37 @@ def heatmap(
     return canvas.to_image()
 
 
+def levels(
+    strength: ArrayLike,
+    picture_size: tuple[int, int],
+    size: tuple[int, int],
+    network_size: tuple[int, int] | None = None,
+) -> NDArray[np.float32]:
+    """The map as :func:`heatmap` colours it, in 0..1, at each pixel of the picture brought to ``size``.
+
+    Parameters
+    ----------
+    strength : (h, w) float
+    picture_size, size : (int, int)
+        (width, height) of the picture as given, and as it is to be covered.
+    network_size : (int, int), optional
+        As for :func:`heatmap`.
+
+    Returns
+    -------
+    (height, width) float32
+
+    Raises
+    ------
+    FormatError
+        If the map does not belong to a picture of this size, or holds something else than finite numbers.
+    """
+    cells = _map(strength)
+    network_width, network_height = _network_size(cells.shape, *picture_size, network_size)
+    width, height = size
+    return _interpolated(_normalised(cells), width, height, width / network_width, height / network_height)
+
+
 def _map(strength: ArrayLike) -> NDArray[np.float32]:
     try:
         cells = np.asarray(strength, dtype=np.float32)

@@ -85,8 +85,8 @@ def matches(
         raise OptionError(f"max_size must be positive; got {max_size}")
     pixels_a = open_for(image_a, features_a, orient=orient, which="features_a")
     pixels_b = open_for(image_b, features_b, orient=orient, which="features_b")
-    _check(matches, len(features_a), len(features_b))
-    right = None if correct is None else _mask(correct, len(matches))
+    check_matches(matches, len(features_a), len(features_b))
+    right = None if correct is None else mask_of(correct, len(matches), "correct")
 
     value = stretched(matches.similarities)
     inks = colour_map(colours, value, _LOWEST)
@@ -254,7 +254,8 @@ def _legend(
     )
 
 
-def _check(matches: Matches, count_a: int, count_b: int) -> None:
+def check_matches(matches: Matches, count_a: int, count_b: int) -> None:
+    """Find out whether the matches are numbers and belong to that many keypoints."""
     if not isinstance(matches, Matches):
         raise FormatError(f"matches must be d2np.Matches; got {type(matches).__name__}")
     if not np.isfinite(matches.similarities).all():
@@ -266,10 +267,11 @@ def _check(matches: Matches, count_a: int, count_b: int) -> None:
             raise FormatError(f"a match names keypoint {outside[0]} of {name}, which has {count}")
 
 
-def _mask(correct: ArrayLike, count: int) -> NDArray[np.bool_]:
-    mask = np.asarray(correct)
+def mask_of(given: ArrayLike, count: int, which: str) -> NDArray[np.bool_]:
+    """A mask over that many matches, once it is sure that it is one."""
+    mask = np.asarray(given)
     if mask.shape != (count,) or (mask.dtype != bool and count):
         raise FormatError(
-            f"correct must be bool of shape ({count},) like the matches; got {mask.dtype} {mask.shape}"
+            f"{which} must be bool of shape ({count},) like the matches; got {mask.dtype} {mask.shape}"
         )
     return mask.astype(bool)

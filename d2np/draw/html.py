@@ -1,0 +1,314 @@
+"""Pages to look at keypoints and matches in: one file that a browser shows without a network.
+
+A page is put together from a template, a style and scripts in ``pages/``. The pictures are inside as data
+URLs and the numbers as JSON. A Content-Security-Policy lets the page run and show nothing else than what is
+in it, whatever the names of the pictures may be.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from ..errors import OptionError
+from ..features import Features, Matches
+from .colours import colour_map, ranks
+from .heat import levels
+from .pairs import check_matches, mask_of
+from .picture import open_for, resized
+
+# Colours on a page are one of this many, so that lines of one colour are drawn in one stroke.
+_SHADES = 48
+# Where in the colour map the least similar match and the lowest score lie, as in the drawings.
+_LOWEST = 0.3
+# The heat map is smooth: more pixels than this along its longest edge would show nothing more.
+_HEAT_EDGE = 800
+_HEAT_COLOURS = "inferno"
+_JPEG_QUALITY = 88
+
+
+def match_page(
+    image_a: Any,
+    image_b: Any,
+    features_a: Features,
+    features_b: Features,
+    matches: Matches,
+    *,
+    inliers: ArrayLike | None = None,
+    names: tuple[str, str] | None = None,
+    max_edge: int = 1600,
+    orient: bool = False,
+) -> str:
+    """A page with both pictures and a line for each match, to point at, filter and step through.
+
+    Parameters
+    ----------
+    image_a, image_b : path, PIL.Image.Image or array
+        The pictures that the features were extracted from.
+    features_a, features_b : Features
+    matches : Matches
+    inliers : (M,) bool, optional
+        Which matches agree with a geometric model; the others are drawn dashed, and both kinds can be
+        switched off. Default: ``matches.inliers`` where there is such a mask.
+    names : (str, str), optional
+        What the pictures are called on the page. Default: the names of their files.
+    max_edge : int
+        Larger pictures are embedded with this longest edge, in pixels.
+    orient : bool
+        Turn the pictures as their EXIF data says; as it was chosen at extraction.
+
+    Returns
+    -------
+    str
+        HTML, to be written as UTF-8.
+
+    Raises
+    ------
+    FormatError
+        If the features belong to pictures of other sizes, if a match names a keypoint that does not exist,
+        if ``inliers`` does not fit the matches, or if numbers are not finite.
+    ImageError
+        If a picture cannot be read.
+    OptionError
+        If ``max_edge`` is no positive number, or there are not two names.
+    """
+    _check_edge(max_edge)
+    name_a, name_b = _names(image_a, image_b) if names is None else _two(names)
+    pixels_a = open_for(image_a, features_a, orient=orient, which="features_a")
+    pixels_b = open_for(image_b, features_b, orient=orient, which="features_b")
+    check_matches(matches, len(features_a), len(features_b))
+    if inliers is None:
+        inliers = getattr(matches, "inliers", None)
+    mask = None if inliers is None else mask_of(inliers, len(matches), "inliers")
+
+    # The most similar first: the page steps through them in this order, and draws them in the opposite one.
+    order = np.argsort(-matches.similarities, kind="stable")
+    similarities = matches.similarities[order]
+    data = {
+        "pictures": [_size(features_a), _size(features_b)],
+        "a": _points(features_a, matches.indices[order, 0]),
+        "b": _points(features_b, matches.indices[order, 1]),
+        "similarities": _rounded(similarities, 4),
+        "colours": _colours(),
+        "colourRange": _rounded(np.percentile(similarities, [5, 100]), 4) if len(similarities) else [0, 1],
+        "inliers": None if mask is None else mask[order].astype(int).tolist(),
+    }
+    return _page(
+        "match",
+        data,
+        title=f"{name_a} and {name_b}: matches",
+        name_a=name_a,
+        name_b=name_b,
+        about_a=_about(features_a),
+        about_b=_about(features_b),
+        picture_a=_picture_url(pixels_a, max_edge),
+        picture_b=_picture_url(pixels_b, max_edge),
+        kinds_hidden="" if mask is not None else "hidden",
+    )
+
+
+def keypoint_page(
+    image: Any,
+    features: Features,
+    strength: ArrayLike | None = None,
+    *,
+    heat: bool = False,
+    network_size: tuple[int, int] | None = None,
+    name: str | None = None,
+    max_edge: int = 1600,
+    orient: bool = False,
+) -> str:
+    """A page with a picture and its keypoints, to point at, filter and step through.
+
+    Parameters
+    ----------
+    image : path, PIL.Image.Image or array
+        The picture that the features were extracted from.
+    features : Features
+    strength : (h, w) float, optional
+        The map, as :meth:`d2np.Net.strength` returns it: the page can then show it over the picture.
+    heat : bool
+        Show the strength map from the beginning.
+    network_size : (int, int), optional
+        (width, height) of the picture that the network saw, as for :func:`d2np.draw.heatmap`.
+    name : str, optional
+        What the picture is called on the page. Default: the name of its file.
+    max_edge : int
+        A larger picture is embedded with this longest edge, in pixels.
+    orient : bool
+        Turn the picture as its EXIF data says; as it was chosen at extraction.
+
+    Returns
+    -------
+    str
+        HTML, to be written as UTF-8.
+
+    Raises
+    ------
+    FormatError
+        If the features or the map belong to a picture of another size, or are not finite.
+    ImageError
+        If the picture cannot be read.
+    OptionError
+        If ``max_edge`` is no positive number.
+    """
+    _check_edge(max_edge)
+    name = _name(image, "The picture") if name is None else name
+    pixels = open_for(image, features, orient=orient, which="features")
+    order = np.argsort(-features.scores, kind="stable")
+    steps = np.linspace(0.0, 1.0, 9)
+    data = {
+        "pictures": [_size(features)],
+        "points": _points(features, order),
+        # Scores of trained weights are far below 1: digits count, not decimals.
+        "scores": [float(f"{score:.5g}") for score in features.scores[order]],
+        "shades": _shades(ranks(features.scores[order])),
+        "colours": _colours(),
+        "heat": None if strength is None else _heat_url(strength, pixels, network_size),
+        "heatColours": _hexadecimal(colour_map(_HEAT_COLOURS, steps)),
+    }
+    return _page(
+        "keypoints",
+        data,
+        title=f"{name}: keypoints",
+        name=name,
+        about=_about(features),
+        picture=_picture_url(pixels, max_edge),
+        heat_hidden="" if strength is not None else "hidden",
+        heat_checked="checked" if heat and strength is not None else "",
+    )
+
+
+def _check_edge(max_edge: int) -> None:
+    if isinstance(max_edge, bool) or not isinstance(max_edge, (int, np.integer)) or max_edge < 1:
+        raise OptionError(f"max_edge must be a positive number of pixels; got {max_edge!r}")
+
+
+def _two(names: tuple[str, str]) -> tuple[str, str]:
+    if isinstance(names, str) or len(names) != 2:
+        raise OptionError(f"names must be two, one for each picture; got {names!r}")
+    return names
+
+
+def _names(image_a: Any, image_b: Any) -> tuple[str, str]:
+    a, b = _name(image_a, "A"), _name(image_b, "B")
+    if a == b and isinstance(image_a, (str, os.PathLike)) and isinstance(image_b, (str, os.PathLike)):
+        # Often only the folders differ, as in left/1.jpg and right/1.jpg.
+        a, b = ("/".join(Path(os.fspath(image)).parts[-2:]) for image in (image_a, image_b))
+    return a, b
+
+
+def _name(image: Any, otherwise: str) -> str:
+    return Path(os.fspath(image)).name if isinstance(image, (str, os.PathLike)) else otherwise
+
+
+def _size(features: Features) -> dict[str, int]:
+    width, height = features.image_size
+    return {"width": width, "height": height}
+
+
+def _about(features: Features) -> str:
+    width, height = features.image_size
+    return f"{width} × {height} px, {len(features):,} keypoint{'s' if len(features) != 1 else ''}"
+
+
+def _points(features: Features, chosen: NDArray[np.int64]) -> dict[str, list[float]]:
+    """Positions in pixels of the picture as given, and scales."""
+    x, y, scale = features.keypoints[chosen].T
+    return {"x": _rounded(x, 2), "y": _rounded(y, 2), "scale": _rounded(scale, 3)}
+
+
+def _rounded(values: NDArray[np.floating], decimals: int) -> list[float]:
+    # In float64, or the digits beyond float32's precision would be written out.
+    rounded: list[float] = np.round(values.astype(np.float64), decimals).tolist()
+    return rounded
+
+
+def _shades(values: NDArray[np.float64]) -> list[int]:
+    """Positions in :func:`_colours` of values in 0..1."""
+    shades: list[int] = np.rint(values * (_SHADES - 1)).astype(int).tolist()
+    return shades
+
+
+def _colours() -> list[str]:
+    return _hexadecimal(colour_map("viridis", np.linspace(0.0, 1.0, _SHADES), _LOWEST))
+
+
+def _hexadecimal(colours: NDArray[np.uint8]) -> list[str]:
+    return ["#" + bytes(colour).hex() for colour in colours]
+
+
+def _picture_url(pixels: NDArray[np.uint8], max_edge: int) -> str:
+    height, width = pixels.shape[:2]
+    factor = min(1.0, max_edge / max(width, height))
+    shown = Image.fromarray(resized(pixels, max(1, round(width * factor)), max(1, round(height * factor))))
+    # Drawings and small pictures are sharp and small as PNG, photographs are small as JPEG only.
+    if shown.width * shown.height <= 128 * 128 or shown.getcolors(256) is not None:
+        return _url(shown, "PNG", optimize=True)
+    return _url(shown, "JPEG", quality=_JPEG_QUALITY, optimize=True, progressive=True)
+
+
+def _heat_url(strength: ArrayLike, pixels: NDArray[np.uint8], network_size: tuple[int, int] | None) -> str:
+    """The map's colours, the stronger the less transparent, in the picture's shape."""
+    height, width = pixels.shape[:2]
+    factor = min(1.0, _HEAT_EDGE / max(width, height))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    level = levels(strength, (width, height), size, network_size)
+    image = Image.fromarray(np.rint(level * 255).astype(np.uint8)).convert("P")
+    steps = np.linspace(0.0, 1.0, 256)
+    image.putpalette(colour_map(_HEAT_COLOURS, steps).tobytes())
+    opacity = np.rint(255 * (0.25 + 0.5 * steps)).astype(np.uint8)
+    return _url(image, "PNG", optimize=True, transparency=opacity.tobytes())
+
+
+def _url(image: Image.Image, format: str, **options: Any) -> str:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _page(which: str, data: dict[str, Any], **texts: str) -> str:
+    """The template with everything put in; ``texts`` may hold anything."""
+    style = _file("page.css")
+    script = _file("common.js") + _file(f"{which}.js")
+    return Template(_file(f"{which}.html")).substitute(
+        {key: _escaped(text) for key, text in texts.items()},
+        policy=(
+            "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+            f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+        ),
+        style=style,
+        script=script,
+        data=_json(data),
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath("pages").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _escaped(text: str) -> str:
+    # A file's name may hold bytes that are no letters; as text they are lone surrogates, which no UTF-8 has.
+    return html.escape(str(text).encode("utf-8", "replace").decode())
+
+
+def _json(data: dict[str, Any]) -> str:
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    # Nothing in it can end the element that it stands in.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
