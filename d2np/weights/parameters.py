@@ -28,11 +28,14 @@ class Provenance:
         they were converted from.
     format : str
         What was read, such as ``"PyTorch checkpoint (zip)"`` or ``"HDF5"``.
+    beside : tuple of str
+        Names of further files, in the same folder, that the values were read from, as with ONNX.
     """
 
     name: str
     sha256: str
     format: str
+    beside: tuple[str, ...] = ()
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:
