@@ -127,20 +127,24 @@ class _Graph:
 
     def next(self, name: str) -> Any | None:
         """The one node that works on a value; None at the end. Nodes that change nothing are passed over."""
-        for _ in range(len(self.makers) + 1):
-            nodes = [node for node in self.takers.get(name, []) if _operator(node) not in _LOOKS_ON]
-            if not nodes:
-                return None
+        # Each value is made once, so this does not go round in circles.
+        while nodes := [node for node in self.takers.get(name, []) if _operator(node) not in _LOOKS_ON]:
             if len(nodes) > 1:
                 told = ", ".join(_told(node) for node in nodes[:3])
                 raise WeightsError(
                     f"not a D2-Net: it branches at {shortened(name)}, into {told}"
                     + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
                 )
-            if not self.changes_nothing(nodes[0]):
-                return nodes[0]
-            name = nodes[0].output[0]
-        raise WeightsError("damaged ONNX file: its graph goes round in circles")
+            (node,) = nodes
+            if node.input[0] != name:
+                raise WeightsError(
+                    f"not a D2-Net: {_told(node)} computes with {shortened(name)}, expected a layer that "
+                    "works on it"
+                )
+            if not self.changes_nothing(node):
+                return node
+            name = node.output[0]
+        return None
 
     def changes_nothing(self, node: Any) -> bool:
         kind = _operator(node)
