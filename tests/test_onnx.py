@@ -631,7 +631,7 @@ def on(function, *arguments):
         (weights_as_inputs, "its weights are not in the file: they are inputs of the graph"),
         (
             lambda model: model.graph.initializer.remove(tensor_of(model, "conv2_2/weight")),
-            "conv2_2/weight: expected numbers in the file, but the weight is an input of the graph",
+            "conv2_2/weight: expected numbers in the file, but the weight is not in it",
         ),
         (residual, "it branches at relu1_1, into Conv (conv1_2), Add (residual)"),
         (two_inputs, "expected one input, found planes, other"),

@@ -295,7 +295,7 @@ def _parameters(graph: _Graph, layer: Layer, node: Any, convolution: int) -> dic
         if tensor is None:
             maker = graph.makers.get(node.input[place])
             if maker is None:
-                what = "is an input of the graph"
+                what = "is an input of the graph" if node.input[place] in graph.inputs else "is not in it"
             else:
                 hint = "; quantized networks are not read" if _operator(maker) in _QUANTIZED else ""
                 what = f"is computed by {_told(maker)}{hint}"
