@@ -191,6 +191,17 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_picture, relu, preprocess
         assert abs(found - expected).max() <= 1e-4 * abs(expected).max()
 
 
+def test_onnxruntime_on_the_analytic_weights(make_picture):
+    """Large numbers cancel in them, so the graph is held against the algorithm that rounds least."""
+    net = d2np.Net.load("analytic", algorithm="direct")
+    content = serialize(net.arrays, preprocessing="caffe")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    picture = make_picture(61, 83)
+    (found,) = session.run(None, {"image": picture.astype(np.float32).transpose(2, 0, 1)[np.newaxis]})
+    expected = net.dense(picture)
+    assert abs(found[0].transpose(1, 2, 0) - expected).max() <= 1e-5 * expected.max()
+
+
 @OPTIONS
 def test_comes_back_bit_by_bit(our_net, tmp_path, picture, relu, preprocessing):
     path = tmp_path / "d2.onnx"
