@@ -19,6 +19,7 @@ from d2np.bands import WholeMap, flow
 from d2np.layers import LAYERS, map_size
 from d2np.stages import PackedWeights, stages
 from d2np.threads import Team, Workspace
+from d2np.weights.onnx import serialize
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, FloatArray]
@@ -57,41 +58,6 @@ def d2np_direct(arrays: Arrays, height: int, width: int, threads: int) -> Forwar
     return d2np_winograd(arrays, height, width, threads, "direct")
 
 
-def onnx_graph(arrays: Arrays) -> bytes:
-    """The network as an ONNX file, height and width free."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes, constants = [], []
-    name = "image"
-    for layer in LAYERS:
-        inputs, options = [name], {}
-        if layer.type == "convolution":
-            for parameter in layer.parameters:
-                constants.append(numpy_helper.from_array(arrays[parameter], parameter))
-                inputs.append(parameter)
-            options = {"pads": [layer.padding] * 4, "dilations": [layer.dilation] * 2}
-        kind = {
-            "convolution": "Conv",
-            "relu": "Relu",
-            "max_pooling": "MaxPool",
-            "average_pooling": "AveragePool",
-        }
-        if layer.type != "relu":
-            options |= {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
-        name = layer.name
-        nodes.append(helper.make_node(kind[layer.type], inputs, [name], **options))
-    nodes.append(helper.make_node("Relu", [name], ["map"]))
-    graph = helper.make_graph(
-        nodes,
-        "d2net",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "height", "width"])],
-        [helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, 512, "rows", "columns"])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return bytes(model.SerializeToString())
-
-
 def _planes(pixels: FloatArray) -> FloatArray:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis])
 
@@ -105,15 +71,15 @@ def onnxruntime(arrays: Arrays, height: int, width: int, threads: int) -> Forwar
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(onnx_graph(arrays), options, providers=["CPUExecutionProvider"])
-    return lambda pixels: _cells(session.run(None, {"image": _planes(pixels)})[0])
+    session = onnxruntime.InferenceSession(serialize(arrays), options, providers=["CPUExecutionProvider"])
+    return lambda pixels: _cells(session.run(None, {"planes": _planes(pixels)})[0])
 
 
 def openvino(arrays: Arrays, height: int, width: int, threads: int) -> Forward:
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(onnx_graph(arrays))
+    model = core.read_model(serialize(arrays))
     model.reshape([1, 3, height, width])
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
     compiled = core.compile_model(model, "CPU", settings)
@@ -176,7 +142,7 @@ def opencv(arrays: Arrays, height: int, width: int, threads: int) -> Forward:
     cv2.setNumThreads(threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "d2net.onnx"
-        path.write_bytes(onnx_graph(arrays))
+        path.write_bytes(serialize(arrays))
         net = cv2.dnn.readNetFromONNX(str(path))
 
     def forward(pixels: FloatArray) -> FloatArray:

@@ -21,9 +21,9 @@ what is read like one, such as an h5py dataset."""
 
 # Channel order and scaling by name; published file ``lib/utils.py``, ``preprocess_image``.
 PREPROCESSING = ("caffe", "torch")
-_CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
-_TORCH_MEAN = np.array([0.485, 0.456, 0.406])
-_TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
+CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
+TORCH_MEAN = np.array([0.485, 0.456, 0.406])
+TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 
 
 def open_picture(image: Picture, *, orient: bool = False) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -240,10 +240,10 @@ def preprocess(picture: NDArray[Any], preprocessing: str) -> NDArray[np.float32]
     (H, W, 3) float32
     """
     if preprocessing == "caffe":
-        return (picture[:, :, ::-1] - _CAFFE_MEAN).astype(np.float32)
+        return (picture[:, :, ::-1] - CAFFE_MEAN).astype(np.float32)
     if preprocessing == "torch":
         scaled = picture.astype(np.float32) / np.float32(255)
-        return ((scaled - _TORCH_MEAN) / _TORCH_DEVIATION).astype(np.float32)
+        return ((scaled - TORCH_MEAN) / TORCH_DEVIATION).astype(np.float32)
     raise OptionError(f"preprocessing must be one of {', '.join(PREPROCESSING)}; got {preprocessing!r}")
 
 

@@ -132,7 +132,7 @@ class Net:
         ----------
         source : path or name
             HDF5 written by d2np, a PyTorch checkpoint (read without PyTorch, and without running any code
-            in it), or a name: "analytic", "tf", "ots", "tf_no_phototourism".
+            in it), an ONNX file of the network, or a name: "analytic", "tf", "ots", "tf_no_phototourism".
         algorithm : {"winograd", "direct"}
             See :class:`Net`.
 
@@ -145,7 +145,10 @@ class Net:
         return cls(arrays, provenance=provenance, algorithm=algorithm)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights as d2np's HDF5, with where they come from."""
+        """Write the weights as d2np's HDF5, with where they come from.
+
+        For ONNX see :func:`d2np.weights.onnx.write`.
+        """
         weights.save(path, self._arrays, self.provenance)
 
     @property

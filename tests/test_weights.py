@@ -488,13 +488,14 @@ def test_other_zip_archives(tmp_path: Path) -> None:
         (b"\x40\0\0\0\0\0\0\0" + b'{"a":{}}', "safetensors"),
         (b"Not found\n", "text file that starts with `Not found"),
         ("größer".encode() * 100, "text file"),
-        (b"\x08\x07\x12\x07pytorch\x00\xff\xfe", ".onnx, first bytes 08 07 12"),
+        (b"\x08\x07\x02\x07pytorch\x00\xff\xfe", ".onnx, first bytes 08 07 02"),
     ],
 )
 def test_foreign_files(data: bytes, words: str, tmp_path: Path) -> None:
     message = refused(data, tmp_path, "x.onnx")
     assert words in message
-    assert message.endswith("expected weights as HDF5 written by d2np or as a PyTorch checkpoint")
+    expected = "expected weights as HDF5 written by d2np, as a PyTorch checkpoint or as ONNX"
+    assert message.endswith(expected)
 
 
 def test_extension_does_not_matter(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from math import prod
+from pathlib import Path
 
 from ..errors import OptionError
 from .network import weights_or_default
@@ -15,6 +16,7 @@ _EPILOG = """\
 examples:
   d2np info
   d2np info d2_tf.pth --size 1024x768
+  d2np info d2.onnx
 """
 
 _TYPES = {
@@ -37,7 +39,7 @@ def add(commands: Commands) -> None:
         "weights",
         nargs="?",
         metavar="WEIGHTS",
-        help="a file (.h5, or a published .pth), or a name: analytic, tf, ots, tf_no_phototourism; "
+        help="a file (.h5, .onnx, or a published .pth), or a name: analytic, tf, ots, tf_no_phototourism; "
         "default: tf if it is in the cache, else analytic",
     )
     parser.add_argument(
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         ("format", provenance.format),
         ("source", f"{provenance.name}, SHA-256 {provenance.sha256}"),
         *([("fetched", f"from {provenance.url}")] if provenance.url else []),
-        ("file", f"{path.stat().st_size:,} bytes; the parameters are {held:,} bytes of float32"),
+        ("file", _compared([path, *(path.with_name(name) for name in provenance.beside)], held)),
     ):
         say(f"{label:<12}{value}")
     say()
@@ -85,6 +87,16 @@ def run(options: argparse.Namespace) -> int:
         say(f"{name:<16}{shape:<20}{array.size:>12,}")
     say(f"{'total':<36}{sum(array.size for array in arrays.values()):>12,}")
     return 0
+
+
+def _compared(files: list[Path], held: int) -> str:
+    """The size of the files beside that of the parameters in them."""
+    size = sum(file.stat().st_size for file in files)
+    what = f" in {', '.join(file.name for file in files)}" if len(files) > 1 else ""
+    return (
+        f"{size:,} bytes{what}; the parameters are {held:,} bytes of float32: "
+        f"overhead {100 * (size - held) / held:+.2f} %"
+    )
 
 
 def _list_layers(width: int, height: int) -> None:

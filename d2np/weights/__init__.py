@@ -1,4 +1,4 @@
-"""Where weights come from: names, d2np's own HDF5 files, and PyTorch checkpoints."""
+"""Where weights come from: names, d2np's own HDF5 files, PyTorch checkpoints, and ONNX files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     Parameters
     ----------
     source : str or path
-        One of the names in :data:`d2np.weights.store.NAMES`, or a file: HDF5 written by d2np, or a PyTorch
-        checkpoint. What a file is, is told by its content.
+        One of the names in :data:`d2np.weights.store.NAMES`, or a file: HDF5 written by d2np, a PyTorch
+        checkpoint, or the network as an ONNX file (which needs the extra ``onnx``). What a file is, is told
+        by its content.
 
     Returns
     -------
@@ -33,7 +34,7 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
         ``"conv1_1/weight"`` (64, 3, 3, 3), ``"conv1_1/bias"`` (64,), ... in network order, as
         :func:`check` returns them.
     provenance : Provenance
-        The file; for HDF5 written by d2np, the file it was converted from.
+        The file; for HDF5 and ONNX written by d2np, the file it was converted from.
 
     Raises
     ------
@@ -43,7 +44,7 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     path = store.resolve(source)
     try:
         with open(path, "rb") as stream:
-            return _read(stream, path.name)
+            return _read(stream, path)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except OSError as error:
@@ -76,11 +77,13 @@ def save(
         target = Path(os.fsdecode(path))
     except TypeError:
         raise WeightsError(f"weights are saved to a path, got {type(path).__name__}") from None
+    if target.suffix.lower() == ".onnx":
+        raise WeightsError(f"{target}: weights are saved as HDF5; d2np.weights.onnx.write writes ONNX")
     _make_cache_folder(target.parent)
     hdf5.write(target, checked, provenance or Provenance.of_arrays(checked))
 
 
-def _read(stream: BinaryIO, name: str) -> tuple[dict[str, NDArray[np.float32]], Provenance]:
+def _read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], Provenance]:
     head = stream.read(sniff.HEAD_SIZE)
     stream.seek(0)
     kind = sniff.kind(head)
@@ -93,9 +96,15 @@ def _read(stream: BinaryIO, name: str) -> tuple[dict[str, NDArray[np.float32]], 
         from . import torch_checkpoint
 
         arrays, format = torch_checkpoint.read(stream)
-        return check(arrays), Provenance(name, _sha256(stream), format)
+        return check(arrays), Provenance(path.name, _sha256(stream), format)
+    if kind == "onnx":
+        from . import onnx
+
+        arrays, provenance = onnx.read(stream, path)
+        return check(arrays), provenance
     raise WeightsError(
-        f"{sniff.describe(head, name)}; expected weights as HDF5 written by d2np or as a PyTorch checkpoint"
+        f"{sniff.describe(head, path.name)}; expected weights as HDF5 written by d2np, as a PyTorch "
+        "checkpoint or as ONNX"
     )
 
 

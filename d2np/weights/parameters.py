@@ -30,12 +30,15 @@ class Provenance:
         What was read, such as ``"PyTorch checkpoint (zip)"`` or ``"HDF5"``.
     url : str
         Where the source was downloaded from, as far as d2np did it; else empty.
+    beside : tuple of str
+        Names of further files, in the same folder, that the values were read from, as with ONNX.
     """
 
     name: str
     sha256: str
     format: str
     url: str = ""
+    beside: tuple[str, ...] = ()
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:

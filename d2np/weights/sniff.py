@@ -13,6 +13,8 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZIP_SIGNATURE = b"PK\x03\x04"
 # torch's magic number 0x1950a86a20f9469cfc6c, as a pickle's LONG1 holds it
 TORCH_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+# The fields of ONNX's ModelProto that may follow ir_version: producer, domain, version, texts, graph, opsets.
+_ONNX_TAGS = b"\x12\x1a\x22\x28\x32\x3a\x42"
 
 _PICTURES = {
     b"\x89PNG\r\n": "PNG",
@@ -35,7 +37,7 @@ _COMPRESSED = {
 
 
 def kind(head: bytes) -> str | None:
-    """``"hdf5"``, ``"zip"`` or ``"legacy"`` (a PyTorch checkpoint of the old format); None for all else."""
+    """``"hdf5"``, ``"zip"``, ``"legacy"`` (a PyTorch checkpoint of the old format), ``"onnx"``, or None."""
     if head.startswith(HDF5_SIGNATURE):
         return "hdf5"
     if head.startswith(ZIP_SIGNATURE):
@@ -43,6 +45,9 @@ def kind(head: bytes) -> str | None:
     # Pickle protocol 4 puts a frame of 9 bytes in front of the number.
     if head.startswith(b"\x80") and TORCH_MAGIC in head[: 11 + len(TORCH_MAGIC)]:
         return "legacy"
+    # ONNX has no signature: a message that starts with a small number, its ir_version.
+    if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 0x40 and head[2] in _ONNX_TAGS:
+        return "onnx"
     return None
 
 

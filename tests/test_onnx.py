@@ -1,0 +1,790 @@
+"""ONNX files: what is written runs elsewhere and comes back the same; what is read may come from anyone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import d2np
+from d2np import image as pictures
+from d2np import weights
+from d2np.cli import main
+from d2np.errors import OptionError, WeightsError
+from d2np.layers import LAYERS, PARAMETER_COUNT, PARAMETER_SHAPES
+from d2np.weights import Provenance
+from d2np.weights.onnx import serialize, write
+
+SOURCE = Provenance("d2_tf.pth", "0123456789abcdef" * 4, "PyTorch checkpoint (legacy)")
+OPTIONS = pytest.mark.parametrize(
+    ("relu", "preprocessing"),
+    [(True, None), (False, None), (True, "caffe"), (False, "caffe"), (True, "torch")],
+)
+NAMES = [layer.name for layer in LAYERS]
+
+
+@pytest.fixture(scope="module")
+def arrays(make_weights):
+    return make_weights(11)
+
+
+@pytest.fixture(scope="module")
+def our_net(arrays):
+    return d2np.Net(arrays, provenance=SOURCE)
+
+
+@pytest.fixture(scope="module")
+def content(arrays):
+    return serialize(arrays, SOURCE)
+
+
+@pytest.fixture
+def model(content):
+    """The model that d2np writes, for changing it."""
+    return onnx.ModelProto.FromString(content)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """The arrays that a model, or the bytes of a file, hold."""
+
+    def loaded(given, name="d2.onnx"):
+        path = tmp_path / name
+        path.write_bytes(given if isinstance(given, bytes) else given.SerializeToString())
+        return weights.load(path)[0]
+
+    return loaded
+
+
+@pytest.fixture
+def refused(load, tmp_path):
+    """The message with which a model, or the bytes of a file, are refused."""
+
+    def message(given, name="d2.onnx"):
+        with pytest.raises(WeightsError) as caught:
+            load(given, name)
+        text = str(caught.value)
+        assert text.startswith(str(tmp_path / name))
+        assert "\n" not in text
+        assert len(text) < 600 + len(str(tmp_path))
+        return text
+
+    return message
+
+
+def assert_same(found, expected):
+    assert list(found) == list(PARAMETER_SHAPES)
+    for name, values in expected.items():
+        assert found[name].dtype == np.float32
+        assert found[name].tobytes() == np.asarray(values, np.float32).tobytes(), name
+
+
+def node_of(model, name):
+    (found,) = (node for node in model.graph.node if node.name == name)
+    return found
+
+
+def tensor_of(model, name):
+    (found,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    return found
+
+
+def attribute(model, name, key, value):
+    """Give a node an attribute, in place of the one it has."""
+    node = node_of(model, name)
+    kept = [entry for entry in node.attribute if entry.name != key]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(key, value)])
+
+
+def insert(model, after, kind, *inputs, **attributes):
+    """Put a node behind another one, or in front of the network."""
+    nodes = list(model.graph.node)
+    place = [node.name for node in nodes].index(after) + 1 if after else 0
+    value = nodes[place - 1].output[0] if after else nodes[0].input[0]
+    node = helper.make_node(kind, [value, *inputs], [f"inserted_{place}"], f"inserted_{place}", **attributes)
+    for taker in nodes[place:]:
+        for number, name in enumerate(taker.input):
+            if name == value:
+                taker.input[number] = node.output[0]
+    if value == "map":
+        model.graph.output[0].name = node.output[0]
+    model.graph.node.insert(place, node)
+
+
+def remove(model, name):
+    """Take a node out; what took its output takes its input."""
+    gone = node_of(model, name)
+    for node in model.graph.node:
+        for number, value in enumerate(node.input):
+            if value == gone.output[0]:
+                node.input[number] = gone.input[0]
+    if gone.output[0] == "map":
+        model.graph.output[0].name = gone.input[0]
+    model.graph.node.remove(gone)
+
+
+def replace_tensor(model, name, values):
+    tensor_of(model, name).CopyFrom(
+        values if isinstance(values, TensorProto) else numpy_helper.from_array(values, name)
+    )
+
+
+# --- what is written -------------------------------------------------------------------------------------
+
+
+@OPTIONS
+def test_graph(arrays, relu, preprocessing):
+    content = serialize(arrays, SOURCE, relu=relu, preprocessing=preprocessing)
+    assert content == serialize(arrays, SOURCE, relu=relu, preprocessing=preprocessing)
+    model = onnx.ModelProto.FromString(content)
+    onnx.checker.check_model(model, full_check=True)
+    names = [node.name for node in model.graph.node if not node.name.startswith("preprocessing/")]
+    assert names == NAMES + ["relu4_3"] * relu
+    assert len(model.graph.node) - len(names) == {None: 0, "caffe": 2, "torch": 3}[preprocessing]
+    stored = [tensor.name for tensor in model.graph.initializer if not tensor.name.startswith("pre")]
+    assert stored == list(PARAMETER_SHAPES)
+    (entry,), (end,) = model.graph.input, model.graph.output
+    assert entry.name == ("image" if preprocessing else "planes")
+    assert end.name == "map"
+    for value, channels, free in ((entry, 3, ["height", "width"]), (end, 512, ["rows", "columns"])):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+        batch, depth, *rest = value.type.tensor_type.shape.dim
+        assert (batch.dim_value, depth.dim_value) == (1, channels)
+        assert [size.dim_param for size in rest] == free
+    assert (model.producer_name, model.producer_version) == ("d2np", d2np.__version__)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert told["architecture"] == "D2-Net"
+    assert told["preprocessing"] == (preprocessing or "none")
+    assert told["last_relu"] == ("yes" if relu else "no")
+    assert (told["source_name"], told["source_sha256"]) == (SOURCE.name, SOURCE.sha256)
+    assert "mihaidusmanu/d2-net" in told["model_license"]
+    assert "blue, green, red" in told["input"] or preprocessing == "torch"
+    assert len(content) - 4 * PARAMETER_COUNT < 10_000
+
+
+@OPTIONS
+def test_onnxruntime_gives_the_dense_map(our_net, make_picture, relu, preprocessing):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = onnxruntime.InferenceSession(
+        serialize(our_net.arrays, relu=relu, preprocessing=preprocessing),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+    for height, width in ((8, 9), (61, 83), (120, 161)):
+        picture = make_picture(height, width, seed=height)
+        expected = our_net.dense(picture, relu=relu, preprocessing=preprocessing or "caffe")
+        pixels = picture if preprocessing else pictures.preprocess(picture, "caffe")
+        planes = pixels.astype(np.float32).transpose(2, 0, 1)[np.newaxis]
+        (found,) = session.run(["map"], {"image" if preprocessing else "planes": planes})
+        found = found[0].transpose(1, 2, 0)
+        assert found.shape == expected.shape
+        assert abs(found - expected).max() <= 1e-4 * abs(expected).max()
+
+
+def test_onnxruntime_on_the_analytic_weights(make_picture):
+    """Large numbers cancel in them, so the graph is held against the algorithm that rounds least."""
+    net = d2np.Net.load("analytic", algorithm="direct")
+    content = serialize(net.arrays, preprocessing="caffe")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    picture = make_picture(61, 83)
+    (found,) = session.run(None, {"image": picture.astype(np.float32).transpose(2, 0, 1)[np.newaxis]})
+    expected = net.dense(picture)
+    assert abs(found[0].transpose(1, 2, 0) - expected).max() <= 1e-5 * expected.max()
+
+
+@OPTIONS
+def test_comes_back_bit_by_bit(our_net, tmp_path, picture, relu, preprocessing):
+    path = tmp_path / "d2.onnx"
+    write(path, our_net.arrays, our_net.provenance, relu=relu, preprocessing=preprocessing)
+    net = d2np.Net.load(path)
+    assert_same(net.arrays, our_net.arrays)
+    inside = f", {preprocessing} preprocessing inside" if preprocessing else ""
+    expected = Provenance(SOURCE.name, SOURCE.sha256, f"ONNX, d2np {d2np.__version__}{inside}")
+    assert net.provenance == expected
+    small = picture[:24, :24]
+    np.testing.assert_array_equal(net.dense(small), our_net.dense(small))
+    assert os.listdir(tmp_path) == ["d2.onnx"]
+
+
+def test_arrays_without_provenance(arrays, load, model):
+    content = serialize(arrays)
+    load(content)
+    told = {entry.key: entry.value for entry in onnx.ModelProto.FromString(content).metadata_props}
+    assert told["source_name"] == "arrays"
+    assert told["source_sha256"] == Provenance.of_arrays(arrays).sha256
+
+
+def test_names_that_are_no_text(arrays, tmp_path):
+    name = os.fsdecode(b"d2\xff.pth")
+    write(tmp_path / "x.onnx", arrays, Provenance(name, "0" * 64, "HDF5"))
+    assert weights.load(tmp_path / "x.onnx")[1].name == "d2\\udcff.pth"
+
+
+def test_licence_of_the_analytic_weights():
+    net = d2np.Net.load("analytic")
+    model = onnx.ModelProto.FromString(serialize(net.arrays, net.provenance))
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert told["model_license"] == "BSD-3-Clause, as d2np"
+
+
+def test_writing_refused(arrays, tmp_path):
+    for preprocessing in ("none", "", 3, ["caffe"]):
+        with pytest.raises(OptionError, match="one of caffe, torch, or None"):
+            serialize(arrays, preprocessing=preprocessing)
+    with pytest.raises(WeightsError, match="missing conv4_3/bias"):
+        serialize({name: values for name, values in arrays.items() if name != "conv4_3/bias"})
+    with pytest.raises(WeightsError, match="cannot be written"):
+        write(tmp_path / "none" / "x.onnx", arrays)
+    with pytest.raises(WeightsError, match="saved to a path, got int"):
+        write(3, arrays)
+    (tmp_path / "x.onnx").mkdir()
+    with pytest.raises(WeightsError, match="cannot be written"):
+        write(tmp_path / "x.onnx", arrays)
+    assert os.listdir(tmp_path) == ["x.onnx"]
+
+
+def test_save_is_hdf5(our_net, tmp_path):
+    with pytest.raises(WeightsError, match=r"d2np\.weights\.onnx\.write"):
+        our_net.save(tmp_path / "x.onnx")
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_the_package(arrays, content, tmp_path, monkeypatch):
+    (tmp_path / "x.onnx").write_bytes(content)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    sentence = r"ONNX files need the package onnx: pip install 'd2np\[onnx\]'$"
+    with pytest.raises(WeightsError, match=sentence):
+        d2np.Net.load(tmp_path / "x.onnx")
+    with pytest.raises(WeightsError, match=sentence):
+        write(tmp_path / "y.onnx", arrays)
+    assert os.listdir(tmp_path) == ["x.onnx"]
+
+
+def test_not_imported_before_it_is_needed():
+    code = (
+        "import sys, d2np, d2np.weights.onnx; d2np.Net; d2np.weights.load('analytic'); "
+        "assert not {'onnx', 'google.protobuf', 'onnxruntime'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- what others write -----------------------------------------------------------------------------------
+
+
+def test_names_do_not_matter(model, arrays, load):
+    names = {}
+    model.producer_name = "anyone"
+    for tensor in model.graph.initializer:
+        tensor.name = names.setdefault(tensor.name, f"onnx::{len(names)}")
+    # In another order, and named to mislead.
+    tensors = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(tensors)
+    for number, node in enumerate(model.graph.node):
+        node.name = NAMES[-number]
+        for values in (node.input, node.output):
+            for place, name in enumerate(values):
+                values[place] = names.setdefault(name, f"value_{len(names)}")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.name = names[value.name]
+    assert_same(load(model), arrays)
+
+
+def test_provenance_of_others(model, tmp_path):
+    model.producer_name, model.producer_version = "pytorch", "2.13.0"
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(model.SerializeToString())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weights.load(path)[1] == Provenance("theirs.onnx", sha256, "ONNX, pytorch 2.13.0")
+    model.ClearField("producer_name")
+    model.ClearField("producer_version")
+    path.write_bytes(model.SerializeToString())
+    assert weights.load(path)[1].format == "ONNX"
+
+
+def nothing_in_between(model):
+    """Nodes that change nothing, all over the graph."""
+    two = numpy_helper.from_array(np.zeros(8, np.int64), "no_pads")
+    model.graph.initializer.append(two)
+    insert(model, None, "Cast", to=TensorProto.FLOAT)
+    insert(model, "relu1_2", "Identity")
+    insert(model, "pool2", "Dropout")
+    insert(model, "relu3_3", "Pad", "no_pads")
+    insert(model, "pool3", "Pad", pads=[0] * 8)  # as before opset 11
+    insert(model, "conv4_3", "Identity")
+    insert(model, "relu4_3", "Identity")
+
+
+def clips(model):
+    for name, value in (("zero", 0.0), ("largest", np.finfo(np.float32).max)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["zero_too"], value_float=0.0))
+    for name, inputs in (
+        ("relu1_1", ["zero"]),
+        ("relu1_2", ["zero", "largest"]),
+        ("relu2_1", ["zero_too", ""]),
+        ("relu4_3", ["zero"]),
+    ):
+        node_of(model, name).op_type = "Clip"
+        node_of(model, name).input.extend(inputs)
+    node_of(model, "relu2_2").op_type = "Clip"
+    attribute(model, "relu2_2", "min", 0.0)
+
+
+def constants(model):
+    """Weights as Constant nodes, one of them behind an Identity."""
+    tensors = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for tensor in tensors:
+        name = tensor.name
+        if name == "conv2_1/weight":
+            model.graph.node.insert(0, helper.make_node("Identity", ["there"], [name]))
+            name = "there"
+        model.graph.node.insert(0, helper.make_node("Constant", [], [name], value=tensor))
+
+
+def inputs_too(model):
+    """Initializers among the inputs, as before IR version 4."""
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, 1, list(tensor.dims)))
+
+
+def defaults(model):
+    for node in model.graph.node:
+        kept = [
+            entry
+            for entry in node.attribute
+            if not (node.op_type == "Conv" and entry.name == "kernel_shape")
+            and not (entry.name in ("strides", "dilations") and list(entry.ints) == [1, 1])
+        ]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    for name, padding in (("conv1_1", "SAME_UPPER"), ("conv4_1", "SAME_LOWER"), ("pool1", "VALID")):
+        attribute(model, name, "auto_pad", padding)
+    attribute(model, "conv1_1", "pads", [0] * 4)
+    attribute(model, "pool3", "ceil_mode", 1)
+
+
+def more_outputs(model):
+    """The published detection looks at the map, and a program at sizes on the way."""
+    for number, value in enumerate(("planes", "pool1", "map")):
+        model.graph.node.append(helper.make_node("Shape", [value], [f"size_{number}"]))
+    model.graph.node.append(helper.make_node("MaxPool", ["map"], ["peaks"], kernel_shape=[3, 3]))
+    model.graph.node.append(helper.make_node("Relu", ["map"], ["other"]))
+    model.graph.output.append(helper.make_tensor_value_info("peaks", 1, [1, 512, None, None]))
+    model.graph.output.append(helper.make_tensor_value_info("conv1_1", 1, [1, 64, None, None]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [nothing_in_between, clips, constants, inputs_too, defaults, more_outputs],
+    ids=lambda change: change.__name__,
+)
+def test_variants(model, arrays, load, change):
+    change(model)
+    assert_same(load(model), arrays)
+
+
+@pytest.mark.parametrize("kind", ["float", "double", "float16", "bfloat16"])
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "one by one"])
+def test_types(model, arrays, load, kind, raw):
+    expected = dict(arrays)
+    for name in ("conv1_1/weight", "conv1_2/bias", "conv2_1/weight"):
+        values = arrays[name]
+        tensor = TensorProto(name=name, dims=values.shape, data_type=getattr(TensorProto, kind.upper()))
+        if kind == "bfloat16":
+            bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+            stored, field = bits, "int32_data"
+            expected[name] = (bits.astype(np.uint32) << 16).view(np.float32)
+        elif kind == "float16":
+            stored, field = values.astype(np.float16), "int32_data"
+            expected[name] = stored.astype(np.float32)
+            bits = stored.view(np.uint16)
+        else:
+            stored = bits = values.astype(np.dtype(kind if kind == "double" else "float32"))
+            field = f"{kind}_data"
+        if raw:
+            tensor.raw_data = stored.tobytes()
+        else:
+            getattr(tensor, field).extend(bits.ravel().tolist())
+        replace_tensor(model, name, tensor)
+    assert_same(load(model), expected)
+
+
+# --- values in a file beside it --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(model, tmp_path):
+    """A folder with d2.onnx and d2.onnx.data, and a function that changes where values are said to be."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    model.producer_name = "anyone"
+    onnx.save(
+        model, folder / "d2.onnx", save_as_external_data=True, location="d2.onnx.data", size_threshold=1024
+    )
+
+    def change(name="conv1_2/weight", **entries):
+        changed = onnx.load(folder / "d2.onnx", load_external_data=False)
+        for entry in tensor_of(changed, name).external_data:
+            entry.value = entries.get(entry.key, entry.value)
+        (folder / "d2.onnx").write_bytes(changed.SerializeToString())
+
+    return folder, change
+
+
+def test_beside(beside, arrays, capsys, monkeypatch):
+    folder, _ = beside
+    files = [folder / "d2.onnx", folder / "d2.onnx.data"]
+    found, provenance = weights.load(files[0])
+    assert_same(found, arrays)
+    sha256 = hashlib.sha256(files[0].read_bytes() + files[1].read_bytes()).hexdigest()
+    assert provenance == Provenance("d2.onnx", sha256, "ONNX, anyone " + d2np.__version__, ("d2.onnx.data",))
+    assert main(["info", str(files[0])]) == 0
+    size = sum(file.stat().st_size for file in files)
+    assert (
+        f"{size:,} bytes in d2.onnx, d2.onnx.data; the parameters are 30,541,056" in capsys.readouterr().out
+    )
+    # The folder that counts is the file's, not the working one.
+    monkeypatch.chdir(folder.parent)
+    assert_same(weights.load("folder/d2.onnx")[0], arrays)
+
+
+def test_beside_through_links(beside, arrays, tmp_path):
+    # As in Hugging Face's cache: a folder of names that lead into one of contents.
+    folder, _ = beside
+    names = tmp_path / "names"
+    names.mkdir()
+    (folder / "d2.onnx").rename(folder / "a1")
+    (folder / "d2.onnx.data").rename(folder / "b2")
+    (names / "d2.onnx").symlink_to("../folder/a1")
+    (names / "d2.onnx.data").symlink_to("../folder/b2")
+    assert_same(weights.load(names / "d2.onnx")[0], arrays)
+
+
+def test_beside_refused(beside, tmp_path):
+    folder, change = beside
+    data = folder / "d2.onnx.data"
+    (tmp_path / "elsewhere").write_bytes(data.read_bytes())
+    (folder / "link").symlink_to("../elsewhere")
+    (folder / "inside").mkdir()
+    os.mkfifo(folder / "pipe")
+    with open(folder / "large", "wb") as stream:
+        stream.truncate(2**40)
+    original = (folder / "d2.onnx").read_bytes()
+    for entries, message in (
+        ({"location": "../elsewhere"}, "leads out of the file's folder"),
+        ({"location": "../folder/../elsewhere"}, "leads out of the file's folder"),
+        ({"location": str(tmp_path / "elsewhere")}, "expected the name of a file beside this one"),
+        ({"location": str(data)}, "expected the name of a file beside this one"),
+        ({"location": "link"}, "leads out of the file's folder"),
+        ({"location": ""}, "expected the name of a file"),
+        ({"location": "a\0b"}, "expected the name of a file"),
+        ({"location": "none"}, "'none', which must lie beside this one; there is none"),
+        ({"location": "inside"}, "there is none"),
+        ({"location": "pipe"}, "there is none"),
+        ({"location": "large"}, "1,099,511,627,776 bytes; at most"),
+        ({"location": "x" * 300}, "d2.onnx"),
+        ({"offset": "-1"}, "expected a place in a file, found '-1'"),
+        ({"offset": "9" * 5000}, "expected a place in a file"),
+        ({"offset": "40000000"}, "is truncated: expected 147456 bytes from byte 40000000, found 0"),
+        ({"length": "12"}, "expected 147456 bytes in d2.onnx.data, found 12"),
+        ({"length": "1e9"}, "expected a place in a file"),
+    ):
+        change(**entries)
+        with pytest.raises(WeightsError) as caught:
+            weights.load(folder / "d2.onnx")
+        assert message in str(caught.value)
+        assert len(str(caught.value)) < 600
+        (folder / "d2.onnx").write_bytes(original)
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="is truncated"):
+        weights.load(folder / "d2.onnx")
+    data.unlink()
+    with pytest.raises(WeightsError, match=r"'d2\.onnx\.data', which must lie beside this one"):
+        weights.load(folder / "d2.onnx")
+
+
+# --- other networks --------------------------------------------------------------------------------------
+
+
+def grow(model, name, shape):
+    replace_tensor(model, name, np.zeros(shape, np.float32))
+
+
+def quantize_weight(model):
+    values = numpy_helper.from_array(np.zeros((64, 3, 3, 3), np.int8), "small")
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "scale")
+    model.graph.initializer.remove(tensor_of(model, "conv1_1/weight"))
+    model.graph.initializer.extend([values, scale])
+    model.graph.node.insert(
+        0, helper.make_node("DequantizeLinear", ["small", "scale"], ["conv1_1/weight"], "dq")
+    )
+
+
+def weights_as_inputs(model):
+    inputs_too(model)
+    del model.graph.initializer[:]
+
+
+def residual(model):
+    model.graph.node.append(helper.make_node("Add", ["relu1_1", "relu1_2"], ["sum"], "residual"))
+
+
+def two_inputs(model):
+    model.graph.input.append(helper.make_tensor_value_info("other", 1, [1, 3, None, None]))
+    model.graph.node.append(helper.make_node("Relu", ["other"], ["unused"]))
+
+
+def longer(model):
+    insert(model, "relu4_3", "MaxPool", kernel_shape=[2, 2])
+    insert(model, "inserted_23", "Conv", "conv4_3/weight", "conv4_3/bias")
+
+
+def two_relus(model):
+    insert(model, "relu4_3", "Relu")
+
+
+def circle(model):
+    """A weight that is made from itself."""
+    node_of(model, "conv1_2").input[1] = "there"
+    for one, other in (("there", "back"), ("back", "there")):
+        model.graph.node.append(helper.make_node("Identity", [one], [other], f"{one} and {other}"))
+
+
+def ratio(model):
+    """The value on the way is not what is dropped from, but how much."""
+    node_of(model, "relu3_1").op_type = "Dropout"
+    node_of(model, "relu3_1").input.insert(0, "conv3_1/bias")
+
+
+def twice(model):
+    node_of(model, "relu1_2").output[0] = "relu1_1"
+
+
+def other_mean(model):
+    mean = np.array([103.939, 116.779, 124.0], np.float32).reshape(1, 3, 1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(mean, "mean"))
+    insert(model, None, "Sub", "mean")
+
+
+def clip(low, high):
+    def change(model):
+        for name, value in (("low", low), ("high", high)):
+            model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        node_of(model, "relu2_1").op_type = "Clip"
+        node_of(model, "relu2_1").input.extend(["low", "high"])
+
+    return change
+
+
+def on(function, *arguments):
+    return lambda model: function(model, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            on(attribute, "conv4_1", "dilations", [1, 1]),
+            "not a D2-Net: convolution 8, Conv (conv4_1), has dilation 1, where conv4_1 has 2",
+        ),
+        (on(attribute, "conv2_1", "strides", [2, 2]), "convolution 3, Conv (conv2_1), has stride 2"),
+        (on(attribute, "conv2_1", "strides", [1, 2]), "has stride 1 x 2, where conv2_1 has 1"),
+        (on(attribute, "conv4_2", "pads", [1] * 4), "padding 1, where conv4_2 has 2"),
+        (on(attribute, "conv4_2", "pads", [2, 2, 1, 1]), "padding 2 x 2 x 1 x 1, where conv4_2 has 2"),
+        (on(attribute, "conv1_2", "group", 2), "2 groups, where conv1_2 has 1"),
+        (on(attribute, "conv1_2", "auto_pad", "VALID"), "padding 0, where conv1_2 has 1"),
+        (on(attribute, "pool1", "auto_pad", "SAME_UPPER"), "the padding SAME_UPPER, where pool1 has 0"),
+        (on(attribute, "pool1", "strides", [1, 1]), "MaxPool (pool1), has stride 1, where pool1 has 2"),
+        (on(attribute, "pool2", "ceil_mode", 1), "a size that is rounded up, where pool2 rounds down"),
+        (on(attribute, "pool3", "strides", [2, 2]), "stride 2, where pool3 has 1"),
+        (on(attribute, "pool3", "kernel_shape", [3, 3]), "kernel 3, where pool3 has 2"),
+        (
+            on(remove, "pool2"),
+            "after relu2_2 expected pool2 (2 x 2 max pooling, stride 2), found Conv (conv3_1)",
+        ),
+        (on(remove, "relu3_2"), "after conv3_2 expected relu3_2 (ReLU), found Conv (conv3_3)"),
+        (on(insert, "conv1_1", "BatchNormalization"), "after conv1_1 expected relu1_1 (ReLU), found BatchN"),
+        (on(grow, "conv3_1/weight", (256, 64, 3, 3)), "a weight of shape (256, 64, 3, 3), where conv3_1 has"),
+        (on(grow, "conv1_1/bias", (3,)), "convolution 1, Conv (conv1_1), has a bias of shape (3,), where"),
+        (on(grow, "conv1_1/bias", (1,) * 9), "has a bias of shape 9 dimensions"),
+        (lambda model: node_of(model, "conv1_1").input.pop(), "convolution 1, Conv (conv1_1), has no bias"),
+        (quantize_weight, "the weight is computed by DequantizeLinear (dq); quantized networks are not read"),
+        (on(insert, None, "QuantizeLinear"), "found QuantizeLinear (inserted_0); quantized networks"),
+        (
+            lambda model: replace_tensor(model, "conv3_3/weight", np.zeros((256, 256, 3, 3), np.int8)),
+            "conv3_3/weight: expected floating-point values, found INT8",
+        ),
+        (
+            lambda model: setattr(tensor_of(model, "conv1_1/bias"), "data_type", 99),
+            "expected floating-point values, found the unknown type 99",
+        ),
+        (
+            lambda model: replace_tensor(model, "conv1_1/bias", np.full(64, np.nan, np.float32)),
+            "conv1_1/bias: expected finite float32 values, found 64 of 64",
+        ),
+        (
+            lambda model: setattr(tensor_of(model, "conv1_1/bias"), "raw_data", b"1234"),
+            "conv1_1/bias: expected 256 bytes, found 4",
+        ),
+        (lambda model: tensor_of(model, "conv1_1/bias").float_data.append(1), "expected 64 values, found 1"),
+        (weights_as_inputs, "its weights are not in the file: they are inputs of the graph"),
+        (
+            lambda model: model.graph.initializer.remove(tensor_of(model, "conv2_2/weight")),
+            "conv2_2/weight: expected numbers in the file, but the weight is not in it",
+        ),
+        (residual, "it branches at relu1_1, into Conv (conv1_2), Add (residual)"),
+        (two_inputs, "expected one input, found planes, other"),
+        (lambda model: model.graph.ClearField("input"), "expected one input, found none"),
+        (longer, "after conv4_3 expected the end, with or without a ReLU, as an output; found MaxPool"),
+        (longer, "(11 convolutions instead of 10)"),
+        (two_relus, "expected the end, with or without a ReLU, as an output; found Relu (inserted_23)"),
+        (
+            on(remove, "conv4_3"),
+            "after relu4_2 expected conv4_3 (3 x 3 convolution, 512 to 512 channels, dil",
+        ),
+        (circle, "but the weight is computed by Identity (back and there)"),
+        (ratio, "Dropout (relu3_1) computes with conv3_1, expected a layer that works on it"),
+        (twice, "relu1_1 is made twice"),
+        (clip(0, 6), "Clip (relu2_1), has the upper limit 6, where a ReLU has none"),
+        (clip(-1, np.inf), "Clip (relu2_1), has the lower limit -1.0, where a ReLU has 0"),
+        (other_mean, "preprocesses its input in a way that d2np does not know: Sub (inserted_0); expected"),
+        (on(insert, None, "Transpose"), "after its input expected conv1_1 (3 x 3 convolution, 3 to 64"),
+        (
+            lambda model: setattr(node_of(model, "conv1_1"), "domain", "com.microsoft"),
+            "found com.microsoft.Conv (conv1_1)",
+        ),
+        (lambda model: model.ClearField("opset_import"), "it has no graph, or no version of its operators"),
+        (lambda model: model.ClearField("metadata_props"), "d2np wrote it, but its metadata lacks source_n"),
+    ],
+)
+def test_refused(model, refused, change, message):
+    change(model)
+    assert message in refused(model)
+
+
+def test_ends_too_soon(model, refused):
+    del model.graph.node[17:]
+    assert "it ends after pool3, 17 of 22 layers; expected conv4_1 (3 x 3 convol" in refused(model)
+
+
+def test_shapes_are_believed_by_nobody(model, refused):
+    tensor_of(model, "conv4_3/weight").dims[:] = [2**62, 2**62, 3, 3]
+    assert "has a weight of shape (4611686018427387904, 4611686018427387904, 3, 3)" in refused(model)
+    tensor_of(model, "conv4_3/weight").dims[:] = [512, 512, 3, 3]
+    tensor_of(model, "conv4_3/weight").raw_data = b""
+    assert "conv4_3/weight: expected 9437184 bytes, found 0" in refused(model)
+
+
+# --- damaged files ---------------------------------------------------------------------------------------
+
+
+def test_truncated(content, refused):
+    # Behind the graph come versions and metadata, the last thousand bytes.
+    places = [
+        *np.linspace(3, len(content) - 1100, 12).astype(int),
+        *range(len(content) - 1100, len(content), 60),
+    ]
+    for place in places:
+        assert "WeightsError" not in refused(content[:place])
+
+
+def test_noise(refused):
+    random = np.random.RandomState(0)
+    for size in (1, 10, 1000, 100_000):
+        refused(b"\x08\x08\x3a" + random.bytes(size))
+        refused(random.bytes(size))
+
+
+def test_flipped_bytes(beside):
+    """Whatever byte is wrong, the file is read or refused, and nothing else happens."""
+    folder, _ = beside
+    path = folder / "d2.onnx"
+    original = path.read_bytes()
+    random = np.random.RandomState(1)
+    refusals = []
+    for _ in range(120):
+        changed = bytearray(original)
+        for place in random.randint(0, len(original), random.randint(1, 4)):
+            changed[place] = random.randint(256)
+        path.write_bytes(changed)
+        try:
+            weights.load(path)
+        except WeightsError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 20
+    assert not [text for text in refusals if "\n" in text or len(text) > 800]
+
+
+def test_much_besides_numbers(refused):
+    # Empty nodes, tensors with empty texts, nodes with empty attributes.
+    for part in (b"\x0a\x00", b"\x2a\x02\x32\x00", b"\x0a\x02\x2a\x00"):
+        body = part * (10 * 2**20 // len(part) // 2)
+        length = len(body)
+        size = bytes([length & 127 | 128, length >> 7 & 127 | 128, length >> 14 & 127 | 128, length >> 21])
+        assert "besides numbers" in refused(b"\x08\x08\x3a" + size + body)
+
+
+def test_large_file(tmp_path):
+    path = tmp_path / "large.onnx"
+    with open(path, "wb") as stream:
+        stream.write(b"\x08\x08\x12\x00")
+        stream.truncate(2**40)
+    with pytest.raises(
+        WeightsError, match=r"of 1,099,511,627,776 bytes, where the parameters are 30,541,056"
+    ):
+        weights.load(path)
+
+
+# --- the command line ------------------------------------------------------------------------------------
+
+
+def test_convert(capsys, tmp_path, monkeypatch, our_net, arrays):
+    monkeypatch.chdir(tmp_path)
+    our_net.save("d2.h5")
+    assert main(["convert", "d2.h5", "d2.onnx", "--preprocessing", "caffe", "--no-relu"]) == 0
+    out = capsys.readouterr().out
+    content = Path("d2.onnx").read_bytes()
+    assert content == serialize(arrays, SOURCE, relu=False, preprocessing="caffe")
+    assert hashlib.sha256(content).hexdigest() in out
+    assert "image, float32 (1, 3, height, width): red, green, blue in 0..255" in out
+    assert main(["convert", "d2.h5", "plain.onnx"]) == 0
+    assert "planes, float32 (1, 3, height, width): the preprocessed picture" in capsys.readouterr().out
+    assert Path("plain.onnx").read_bytes() == serialize(arrays, SOURCE)
+    # What a file is, is told by its content.
+    Path("d2.onnx").rename("d2.bin")
+    assert main(["convert", "d2.bin", "back.h5"]) == 0
+    assert Path("back.h5").read_bytes() == Path("d2.h5").read_bytes()
+    assert main(["convert", "plain.onnx", "plain.onnx", "--force"]) == 2
+    assert main(["convert", "d2.h5", "none/x.onnx"]) == 1
+    assert main(["convert", "d2.h5", "plain.onnx"]) == 1
+    assert main(["convert", "plain.onnx", "d2.bin"]) == 2
+    assert sorted(os.listdir()) == ["back.h5", "d2.bin", "d2.h5", "plain.onnx"]
+
+
+def test_info(capsys, tmp_path, content):
+    path = tmp_path / "d2.onnx"
+    path.write_bytes(content)
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert f"ONNX, d2np {d2np.__version__}" in out
+    assert f"{SOURCE.name}, SHA-256 {SOURCE.sha256}" in out
+    overhead = 100 * (len(content) / (4 * PARAMETER_COUNT) - 1)
+    assert (
+        f"{len(content):,} bytes; the parameters are 30,541,056 bytes of float32: overhead {overhead:+.2f} %"
+        in out
+    )
+    path.write_bytes(content[:1000])
+    assert main(["info", str(path)]) == 1
+    assert "truncated" in capsys.readouterr().err
