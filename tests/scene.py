@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from skimage import data
 
 SIZE = 6.0
@@ -60,6 +60,16 @@ def views(seed: int, count: int = 6) -> list[View]:
         rotation = _looking(target - centre)
         result.append(View(_render(walls, centre, rotation), centre, rotation))
     return result
+
+
+def exif() -> Image.Exif:
+    """What a camera of this focal length would write into its files."""
+    tags = Image.Exif()
+    tags[ExifTags.Base.Make], tags[ExifTags.Base.Model] = "d2np", "pinhole"
+    # As if its sensor were 36 mm wide and 24 mm high: COLMAP reckons with the diagonal of such a film.
+    film, picture = np.hypot(36, 24), np.hypot(WIDTH, HEIGHT)
+    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = round(FOCAL * film / picture)
+    return tags
 
 
 def aligned(found: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -127,17 +127,18 @@ def unique(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def in_order_of_reuse(pairs: Sequence[Pair], cached: int = CACHED) -> list[Pair]:
-    """The pairs, block by block: a block needs the features of so many pictures and of no others.
+    """The pairs in an order in which features are read seldom, if those of so many pictures are held.
 
-    Pictures are numbered by their names and cut into runs of half as many; each block has all pairs between
-    two runs, so that most features are read once for a block and not once for a pair.
+    Pictures are numbered by their names. A run of them stays while each later picture comes once, to be
+    matched with the whole run; then it is the next run's turn.
     """
     number = {name: k for k, name in enumerate(sorted({name for pair in pairs for name in pair}))}
-    run = max(1, cached // 2)
+    # The later picture, and the one before it: the oldest there is when the next one comes.
+    run = max(1, cached - 2)
 
-    def key(pair: Pair) -> tuple[int, int, int, int]:
+    def key(pair: Pair) -> tuple[int, int, int]:
         low, high = sorted((number[pair[0]], number[pair[1]]))
-        return low // run, high // run, low, high
+        return low // run, high, low
 
     return sorted(pairs, key=key)
 

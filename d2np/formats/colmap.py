@@ -45,7 +45,7 @@ class Summary:
     pairs, matches : int
         Pairs with matches, and the matches of all.
     verified, inliers : int
-        Pairs with a two-view geometry, and the matches that agree with theirs.
+        Pairs with matches that agree on a two-view geometry, and these matches.
     """
 
     images: int
@@ -118,7 +118,8 @@ def write(
     source = _Source(features, matches)
     source.check_pictures(Path(images), single_camera)
     with _replacing_database(target, shown) as partial, _quiet(pycolmap), _named(shown):
-        pycolmap.Database.open(partial).close()
+        with pycolmap.Database.open(partial):
+            pass  # it is there now, as the image reader wants it
         tell(f"reading the cameras of {len(source.names)} pictures")
         pycolmap.import_images(
             partial,
@@ -127,21 +128,23 @@ def write(
             source.names,
             pycolmap.ImageReaderOptions(camera_model=camera_model),
         )
-        with _opened(pycolmap, partial) as database:
+        with pycolmap.Database.open(partial) as database:
             tell("writing keypoints and matches")
             source.copy(pycolmap, database, geometries=not verify)
         if verify:
             tell("verifying the matches")
             _verify(pycolmap, partial, workers)
-        with _opened(pycolmap, partial) as database:
+        with pycolmap.Database.open(partial) as database:
+            # Pairs that failed verification have a geometry too, of no inliers.
+            _, inliers = database.read_two_view_geometry_num_inliers()
             return Summary(
                 images=database.num_images(),
                 cameras=database.num_cameras(),
                 keypoints=database.num_keypoints(),
                 pairs=database.num_matched_image_pairs(),
                 matches=database.num_matches(),
-                verified=database.num_verified_image_pairs(),
-                inliers=database.num_inlier_matches(),
+                verified=sum(number > 0 for number in inliers),
+                inliers=sum(inliers),
             )
 
 
@@ -284,15 +287,6 @@ def _replacing_database(target: Path, shown: str) -> Iterator[str]:
             raise
     except OSError as error:
         raise FormatError(f"{shown}: cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def _opened(pycolmap: Any, path: str) -> Iterator[Any]:
-    database = pycolmap.Database.open(path)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 @contextmanager
