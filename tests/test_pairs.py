@@ -357,3 +357,23 @@ def test_a_killed_command_goes_on(tmp_path):
     output = MatchOutput(tmp_path / "whole.h5", settings.recorded(tmp_path / "f.h5"))
     match_pairs(tmp_path / "f.h5", all_pairs(tmp_path / "f.h5"), output, settings)
     assert content(tmp_path / "whole.h5") == stopped
+
+
+@pytest.mark.parametrize("kilobytes", [1, 20, 60])
+def test_a_full_disk_is_a_clear_end(tmp_path, kilobytes):
+    """HDF5 must not end the process, as it does where a small array cannot be written behind its back."""
+    write_features(tmp_path / "f.h5", [f"{k:02}.jpg" for k in range(12)], count=100)
+    script = (
+        "import resource, signal, sys; from d2np.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1024,) * 2)\n"
+        "sys.exit(main(['pairs', 'f.h5', '-o', 'm.h5', '--threads', '1']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert re.search(r"^d2np: .*cannot be written: File too large$", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "m.h5").exists()

@@ -113,7 +113,11 @@ class HdfOutput:
     def store(self, name: str, write: Callable[[Any], None]) -> None:
         """Let ``write`` put the group of that name into the open file; once this returns it is safe."""
         self.start()
-        write(self._file)
+        try:
+            write(self._file)
+        except FormatError:
+            self._drop()
+            raise
         self._flush()
         self._finished.add(name)
 
@@ -194,6 +198,8 @@ class HdfOutput:
         try:
             self._file.flush()
         except (OSError, RuntimeError) as error:
+            # Closing it will fail as well, and would hide why.
+            self._drop()
             raise FormatError(f"{self._shown}: cannot be written: {_one_line(error)}") from None
 
     def _check_settings(self, file: Any, path: Path) -> None:
@@ -346,4 +352,4 @@ def _is_locked(path: Path) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    return hloc.one_line(error)

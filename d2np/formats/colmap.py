@@ -272,12 +272,16 @@ def _models(pycolmap: Any) -> list[str]:
 @contextmanager
 def _replacing_database(target: Path, shown: str) -> Iterator[str]:
     """A path whose file becomes the target when the block ends well, and is deleted when it does not."""
+    if target.exists() and not target.is_file():
+        raise FormatError(f"{shown}: cannot be written: there is something that is no file")
     partial = target.with_name(f"{target.name}.partial")
     # SQLite's own, beside a database that is open or was when its process died.
     besides = [partial.with_name(partial.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
     try:
         for path in besides:
             path.unlink(missing_ok=True)
+        # SQLite would not tell why it cannot.
+        partial.touch()
         try:
             yield os.fspath(partial)
             os.replace(partial, target)

@@ -12,9 +12,10 @@ positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,8 +156,8 @@ def names(source: Any) -> list[str]:
         raise FormatError(f"a damaged feature file: {one_line(error)}") from None
 
 
-def opened(path: str | os.PathLike[str], mode: str = "r") -> Any:
-    """The HDF5 file, as :class:`h5py.File`.
+def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") -> Any:
+    """The HDF5 file, as :class:`h5py.File`: to read, to write as well, or to write even if there is none yet.
 
     Raises
     ------
@@ -166,7 +167,7 @@ def opened(path: str | os.PathLike[str], mode: str = "r") -> Any:
     import h5py
 
     try:
-        return h5py.File(path, mode)
+        return h5py.File(path) if mode == "r" else h5py.File(_opened_for_writing(path, create=mode == "a"))
     except BlockingIOError:
         raise FormatError(f"{os.fspath(path)}: another process is writing to it") from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -199,6 +200,24 @@ def whole_group(file: Any, name: str) -> Iterator[Any]:
     if name in file:
         del file[name]
     file.move(UNFINISHED, name)
+
+
+def _opened_for_writing(path: str | os.PathLike[str], *, create: bool) -> Any:
+    """As h5py does it, but without a sieve buffer.
+
+    That buffer keeps small arrays back until their dataset is closed. If the disk is full then, nobody is
+    told, and the next call into HDF5 ends the process.
+    """
+    from h5py import h5f, h5p
+
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
+    access.set_sieve_buf_size(0)
+    name = os.fsencode(path)
+    if create and not os.path.exists(path):
+        return h5f.create(name, h5f.ACC_EXCL, fapl=access)
+    return h5f.open(name, h5f.ACC_RDWR, fapl=access)
 
 
 def _names(group: Any, prefix: str) -> Iterator[str]:
@@ -237,5 +256,9 @@ def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, as the system or HDF5 tells it, without line breaks."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    """What went wrong, in the system's words if it was the system, else in HDF5's, without line breaks."""
+    if number := getattr(error, "errno", None):
+        return os.strerror(number)
+    text = " ".join(str(error).split())
+    told = re.search("error message = '([^']+)'", text)
+    return told.group(1) if told else text
