@@ -1,5 +1,9 @@
 """The errors d2np raises. All are subclasses of :class:`Error`, so one ``except`` catches them all."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class Error(Exception):
     """Base class of every error that d2np raises on purpose."""
@@ -19,3 +23,10 @@ class FormatError(Error, ValueError):
 
 class OptionError(Error, ValueError):
     """An option has a value that makes no sense, such as an unknown detector."""
+
+
+def several(names: Iterable[str], most: int = 10) -> str:
+    """Names for a message; of very many, the first ones and how many more there are."""
+    listed = list(names)
+    shown = ", ".join(listed[:most])
+    return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"

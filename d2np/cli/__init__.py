@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Error, OptionError
-from . import convert, demo, extract, fetch, info, match, profile, show, warmup
+from . import colmap, convert, demo, extract, fetch, info, match, pairs, profile, show, warmup
 from .parser import Parser
 from .report import complain
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, match, extract, show, info, convert, fetch, profile, warmup)
+_COMMANDS = (demo, match, extract, pairs, colmap, show, info, convert, fetch, profile, warmup)
 
 _EPILOG = """\
 examples:

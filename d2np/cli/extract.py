@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from . import network
+from . import network, progress
 from .parser import Commands, add_extraction, settings
 from .report import complain, count, file_size, note, say, seconds
 
@@ -109,23 +108,12 @@ def _check_against(output: Path, entries: list[Entry]) -> None:
 
 
 def _extract(net: Net, entries: list[Entry], output: Output, how: Settings, threads: int | None) -> Report:
-    from tqdm import tqdm
-
     from .. import dataset
 
     waiting = sum(not output.holds(entry) for entry in entries)
     if not waiting:
         return dataset.extract(net, entries, output, how, threads=threads)
-    # In a log file a line now and then will do.
-    pause = 0.1 if sys.stderr.isatty() else 30.0
-    with tqdm(
-        total=len(entries),
-        initial=len(entries) - waiting,
-        desc="extracting",
-        unit="picture",
-        mininterval=pause,
-        file=sys.stderr,
-    ) as bar:
+    with progress.bar("extracting", "picture", len(entries), len(entries) - waiting) as bar:
         return dataset.extract(net, entries, output, how, threads=threads, progress=bar)
 
 

@@ -6,7 +6,7 @@ import argparse
 from time import perf_counter
 
 from . import network
-from .parser import Commands, add_extraction, number_within, settings
+from .parser import Commands, add_extraction, add_matching, settings
 from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written
 from .report import count, say, seconds
 
@@ -35,26 +35,7 @@ def add(commands: Commands) -> None:
         help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html: a page "
         "to explore the matches in; default: matches.png",
     )
-    group = parser.add_argument_group("matching")
-    group.add_argument(
-        "--ratio",
-        type=number_within(0, 1, above=True),
-        metavar="R",
-        help="Lowe's test: the nearest neighbour must be closer than R times the second nearest; "
-        "0.95 is common for D2-Net; default: no test",
-    )
-    group.add_argument(
-        "--min-similarity",
-        type=number_within(-1, 1),
-        metavar="S",
-        help="only matches whose descriptors have at least this cosine; default: all",
-    )
-    group.add_argument(
-        "--no-mutual",
-        dest="mutual",
-        action="store_false",
-        help="keep the nearest neighbour of every keypoint of A, even if B's nearest one is another",
-    )
+    add_matching(parser)
     add_extraction(parser)
     parser.set_defaults(run=run)
 

@@ -95,6 +95,30 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_matching(parser: argparse.ArgumentParser) -> None:
+    """Options on which neighbours of two pictures A and B are matches."""
+    group = parser.add_argument_group("matching")
+    group.add_argument(
+        "--ratio",
+        type=number_within(0, 1, above=True),
+        metavar="R",
+        help="Lowe's test: the nearest neighbour must be closer than R times the second nearest; "
+        "0.95 is common for D2-Net; default: no test",
+    )
+    group.add_argument(
+        "--min-similarity",
+        type=number_within(-1, 1),
+        metavar="S",
+        help="only matches whose descriptors have at least this cosine; default: all",
+    )
+    group.add_argument(
+        "--no-mutual",
+        dest="mutual",
+        action="store_false",
+        help="keep the nearest neighbour of every keypoint of A, even if B's nearest one is another",
+    )
+
+
 def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
     """Options on how pictures are read and keypoints found.
 

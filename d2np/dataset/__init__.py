@@ -1,17 +1,24 @@
-"""Many pictures: which ones they are, and their extraction into files."""
+"""Many pictures: which ones they are, their extraction into files, and the matching of pairs of them."""
 
 from .extraction import Progress, Report, Settings, extract
 from .listing import Entry, listing
-from .outputs import HlocOutput, NpzOutput, Output
+from .outputs import HlocOutput, MatchOutput, NpzOutput, Output
+from .pairs import MatchReport, MatchSettings, all_pairs, listed_pairs, match_pairs
 
 __all__ = [
     "Entry",
     "HlocOutput",
+    "MatchOutput",
+    "MatchReport",
+    "MatchSettings",
     "NpzOutput",
     "Output",
     "Progress",
     "Report",
     "Settings",
+    "all_pairs",
     "extract",
+    "listed_pairs",
     "listing",
+    "match_pairs",
 ]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import FormatError, ImageError
-from ..features import Features
-from ..formats import hloc, npz
+from ..features import Features, Matches
+from ..formats import hloc, hloc_matches, npz
 from .listing import Entry
 
-_SETTINGS = "d2np_settings"
+SETTINGS = "d2np_settings"
+"""The attribute of an HDF5 file that tells, as JSON, what its content was made with."""
 
 
 class Output(Protocol):
@@ -42,8 +43,8 @@ class Output(Protocol):
         """Let go of everything, whether finished or not."""
 
 
-class HlocOutput:
-    """hloc's feature file. While a job is under way it is ``OUT.partial``, and gets its name at the end.
+class HdfOutput:
+    """An HDF5 file of many groups. During a job it is ``OUT.partial``, and gets its name at the end.
 
     A job goes on with ``OUT.partial`` where there is one, else with what ``OUT`` holds. A partial file that
     is damaged is begun anew.
@@ -51,12 +52,13 @@ class HlocOutput:
     Parameters
     ----------
     path : Path
-        The feature file.
     settings : mapping
-        What the features depend on, as plain numbers and texts. It is kept in the file, and a file that was
+        What the groups depend on, as plain numbers and texts. It is kept in the file, and a file that was
         made with another one is not gone on with.
-    half : bool
-        Store float16.
+    listed : callable
+        The names of all whole groups in an open file.
+    command : str
+        The command that writes such files.
     overwrite : bool
         Begin anew whatever is there.
 
@@ -68,19 +70,26 @@ class HlocOutput:
     Raises
     ------
     FormatError
-        If what is there is no feature file of ours, or was made with other settings; or if the file cannot
-        be written.
+        If what is there is no such file of ours, or was made with other settings; or if the file cannot be
+        written.
     """
 
     def __init__(
-        self, path: Path, settings: Mapping[str, object], *, half: bool = False, overwrite: bool = False
+        self,
+        path: Path,
+        settings: Mapping[str, object],
+        *,
+        listed: Callable[[Any], list[str]],
+        command: str,
+        overwrite: bool = False,
     ) -> None:
         self.path = Path(os.path.realpath(path))
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self.damaged = False
         self._shown = path
-        self._half = half
-        self._settings = {**settings, "half": half}
+        self._settings = dict(settings)
+        self._listed = listed
+        self._command = command
         self._finished: set[str] = set()
         self._file: Any = None
         if not self.path.parent.is_dir():
@@ -93,26 +102,24 @@ class HlocOutput:
         elif self.path.exists():
             with hloc.opened(self.path) as file:
                 self._check_settings(file, path)
-                self._finished = set(hloc.names(file))
+                self._finished = set(self._listed(file))
         if self.partial.exists():
             self._go_on()
-
-    def holds(self, entry: Entry) -> bool:
-        return entry.name in self._finished
 
     def start(self) -> None:
         if self._file is None:
             self._begin()
 
-    def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:
-            raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
+    def store(self, name: str, write: Callable[[Any], None]) -> None:
+        """Let ``write`` put the group of that name into the open file; once this returns it is safe."""
         self.start()
-        hloc.write(self._file, entry.name, features, half=self._half, uncertainty=uncertainty)
+        try:
+            write(self._file)
+        except FormatError:
+            self._drop()
+            raise
         self._flush()
-        self._finished.add(entry.name)
+        self._finished.add(name)
 
     def finish(self) -> None:
         if self._file is None:
@@ -140,7 +147,7 @@ class HlocOutput:
             if self._finished:
                 shutil.copyfile(self.path, self.partial)
             self._file = hloc.opened(self.partial, "a")
-            self._file.attrs[_SETTINGS] = json.dumps(self._settings, sort_keys=True)
+            self._file.attrs[SETTINGS] = json.dumps(self._settings, sort_keys=True)
         except FormatError as error:
             raise FormatError(f"{self._shown}: cannot be written: {error}") from None
         except (OSError, RuntimeError) as error:
@@ -163,7 +170,7 @@ class HlocOutput:
             return
         # What HDF5 makes of a damaged file is hard to foresee.
         try:
-            held = set(hloc.names(self._file))
+            held = set(self._listed(self._file))
         except Exception:
             self.damaged = True
             return self._drop()
@@ -191,11 +198,13 @@ class HlocOutput:
         try:
             self._file.flush()
         except (OSError, RuntimeError) as error:
+            # Closing it will fail as well, and would hide why.
+            self._drop()
             raise FormatError(f"{self._shown}: cannot be written: {_one_line(error)}") from None
 
     def _check_settings(self, file: Any, path: Path) -> None:
         try:
-            recorded = json.loads(file.attrs[_SETTINGS])
+            recorded = json.loads(file.attrs[SETTINGS])
             differing = [
                 f"{name} {recorded.get(name)!r} there, {value!r} now"
                 for name, value in self._settings.items()
@@ -203,14 +212,83 @@ class HlocOutput:
             ]
         except (KeyError, ValueError, TypeError, AttributeError):
             raise FormatError(
-                f"{path} is there but was not written by d2np extract: choose another output, or replace it "
-                "with --overwrite"
+                f"{path} is there but was not written by {self._command}: choose another output, or replace "
+                "it with --overwrite"
             ) from None
         if differing:
             raise FormatError(
                 f"{path} was made with other options ({'; '.join(differing)}): use the same ones, choose "
                 "another output, or replace it with --overwrite"
             )
+
+
+class HlocOutput(HdfOutput):
+    """hloc's feature file; see :class:`HdfOutput`.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping
+        What the features depend on.
+    half : bool
+        Store float16.
+    overwrite : bool
+        Begin anew whatever is there.
+    """
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, object], *, half: bool = False, overwrite: bool = False
+    ) -> None:
+        super().__init__(
+            path,
+            {**settings, "half": half},
+            listed=hloc.names,
+            command="d2np extract",
+            overwrite=overwrite,
+        )
+        self._half = half
+
+    def holds(self, entry: Entry) -> bool:
+        return entry.name in self._finished
+
+    def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
+        self.store(
+            entry.name,
+            lambda file: hloc.write(file, entry.name, features, half=self._half, uncertainty=uncertainty),
+        )
+
+
+class MatchOutput(HdfOutput):
+    """hloc's match file; see :class:`HdfOutput`.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping
+        What the matches depend on.
+    overwrite : bool
+        Begin anew whatever is there.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, object], *, overwrite: bool = False) -> None:
+        super().__init__(
+            path, settings, listed=hloc_matches.pair_names, command="d2np pairs", overwrite=overwrite
+        )
+
+    def holds(self, a: str, b: str) -> bool:
+        """Whether the matches of these two pictures are there already, in either order."""
+        return not self._finished.isdisjoint((hloc_matches.pair_name(a, b), hloc_matches.pair_name(b, a)))
+
+    def put(self, a: str, b: str, matches: Matches, counts: tuple[int, int]) -> None:
+        """Store the matches of two pictures with so many keypoints."""
+        self.store(
+            hloc_matches.pair_name(a, b),
+            lambda file: hloc_matches.write(file, a, b, matches, counts),
+        )
 
 
 class NpzOutput:
@@ -274,4 +352,4 @@ def _is_locked(path: Path) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    return hloc.one_line(error)

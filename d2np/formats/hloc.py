@@ -12,8 +12,10 @@ positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,12 @@ from ..features import Features
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """What every picture's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
 
-_UNFINISHED = ".unfinished"
+UNFINISHED = ".unfinished"
+"""The name of a group that is being written: one that still has it is no picture and no pair."""
+
+H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What h5py raises where a file is damaged, cannot be written, or holds something else."""
+
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -48,19 +55,16 @@ def write(file: Any, name: str, features: Features, *, half: bool = False, uncer
     FormatError
         If the file cannot hold a picture of that name, or cannot be written.
     """
+    arrays = _to_arrays(features)
+    if half:
+        arrays = {key: _halved(values) for key, values in arrays.items()}
     try:
-        if _UNFINISHED in file:
-            del file[_UNFINISHED]
-        group = file.create_group(_UNFINISHED)
-        for key, values in _to_arrays(features).items():
-            group.create_dataset(key, data=_halved(values) if half else values)
-        group["keypoints"].attrs["uncertainty"] = uncertainty
-        if name in file:
-            del file[name]
-        file.move(_UNFINISHED, name)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise FormatError(f"features of {name} cannot be written: {reason}") from None
+        with whole_group(file, name) as group:
+            for key, values in arrays.items():
+                group.create_dataset(key, data=values)
+            group["keypoints"].attrs["uncertainty"] = uncertainty
+    except H5_ERRORS as error:
+        raise FormatError(f"features of {name} cannot be written: {one_line(error)}") from None
 
 
 def read(source: Any, name: str) -> Features:
@@ -69,7 +73,8 @@ def read(source: Any, name: str) -> Features:
     Parameters
     ----------
     source : path, or h5py.File or h5py.Group
-        Written by d2np or by hloc. Keypoints without scales get the scale 1.
+        Written by d2np or by hloc. Keypoints without scales get the scale 1. Descriptors that are stored as
+        float16 are normalised again, since rounding took some of their length.
     name : str
         The picture's name.
 
@@ -90,13 +95,44 @@ def read(source: Any, name: str) -> Features:
         return Features(
             np.column_stack([keypoints, scales.astype(np.float32)]),
             group["scores"][()],
-            np.ascontiguousarray(group["descriptors"][()].T),
+            _unit_rows(group["descriptors"][()]),
             tuple(group["image_size"][()]),
         )
     except FormatError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"features of {name} cannot be read: {' '.join(str(error).split())}") from None
+    except H5_ERRORS as error:
+        raise FormatError(f"features of {name} cannot be read: {one_line(error)}") from None
+
+
+def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Read where the keypoints of one picture are, without their descriptors.
+
+    Parameters
+    ----------
+    file : h5py.File or h5py.Group
+    name : str
+        The picture's name.
+
+    Returns
+    -------
+    (N, 2) float32, (int, int)
+        x and y in pixels, (0, 0) being the centre of the top-left one; width and height of the picture.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or has no such picture.
+    """
+    try:
+        group = file.get(name)
+        if group is None or not is_complete(group):
+            raise FormatError(f"no features of a picture {name!r}")
+        width, height = group["image_size"][()]
+        return group["keypoints"][()].astype(np.float32), (int(width), int(height))
+    except FormatError:
+        raise
+    except H5_ERRORS as error:
+        raise FormatError(f"features of {name} cannot be read: {one_line(error)}") from None
 
 
 def names(source: Any) -> list[str]:
@@ -116,12 +152,12 @@ def names(source: Any) -> list[str]:
             return names(file)
     try:
         return sorted(_names(source, ""))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"a damaged feature file: {' '.join(str(error).split())}") from None
+    except H5_ERRORS as error:
+        raise FormatError(f"a damaged feature file: {one_line(error)}") from None
 
 
-def opened(path: str | os.PathLike[str], mode: str = "r") -> Any:
-    """The HDF5 file, as :class:`h5py.File`.
+def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") -> Any:
+    """The HDF5 file, as :class:`h5py.File`: to read, to write as well, or to write even if there is none yet.
 
     Raises
     ------
@@ -131,7 +167,7 @@ def opened(path: str | os.PathLike[str], mode: str = "r") -> Any:
     import h5py
 
     try:
-        return h5py.File(path, mode)
+        return h5py.File(path) if mode == "r" else h5py.File(_opened_for_writing(path, create=mode == "a"))
     except BlockingIOError:
         raise FormatError(f"{os.fspath(path)}: another process is writing to it") from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -155,11 +191,40 @@ def is_complete(group: Any) -> bool:
     }
 
 
+@contextmanager
+def whole_group(file: Any, name: str) -> Iterator[Any]:
+    """A new group that gets its name, in place of what has it, once the block has filled it."""
+    if UNFINISHED in file:
+        del file[UNFINISHED]
+    yield file.create_group(UNFINISHED)
+    if name in file:
+        del file[name]
+    file.move(UNFINISHED, name)
+
+
+def _opened_for_writing(path: str | os.PathLike[str], *, create: bool) -> Any:
+    """As h5py does it, but without a sieve buffer.
+
+    That buffer keeps small arrays back until their dataset is closed. If the disk is full then, nobody is
+    told, and the next call into HDF5 ends the process.
+    """
+    from h5py import h5f, h5p
+
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
+    access.set_sieve_buf_size(0)
+    name = os.fsencode(path)
+    if create and not os.path.exists(path):
+        return h5f.create(name, h5f.ACC_EXCL, fapl=access)
+    return h5f.open(name, h5f.ACC_RDWR, fapl=access)
+
+
 def _names(group: Any, prefix: str) -> Iterator[str]:
     if prefix and is_complete(group):
         yield prefix.rstrip("/")
     for key in group:
-        if f"{prefix}{key}" != _UNFINISHED and hasattr(group[key], "keys"):
+        if f"{prefix}{key}" != UNFINISHED and hasattr(group[key], "keys"):
             yield from _names(group[key], f"{prefix}{key}/")
 
 
@@ -178,3 +243,22 @@ def _halved(values: NDArray[Any]) -> NDArray[Any]:
         return values
     # An infinite score would end all comparisons.
     return np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
+
+
+def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
+    """(512, N) as stored to (N, 512)."""
+    descriptors = np.ascontiguousarray(stored.T, np.float32)
+    if stored.dtype != np.float16:
+        return descriptors
+    lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
+    descriptors /= np.where(lengths > 0, lengths, 1)
+    return descriptors
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, in the system's words if it was the system, else in HDF5's, without line breaks."""
+    if number := getattr(error, "errno", None):
+        return os.strerror(number)
+    text = " ".join(str(error).split())
+    told = re.search("error message = '([^']+)'", text)
+    return told.group(1) if told else text

@@ -295,7 +295,7 @@ def _convert(task: Job, path: Path) -> None:
             if task.sha256 not in (None, sha256):
                 raise WeightsError(f"its SHA-256 is {sha256}, expected {task.sha256}")
             stream.seek(0)
-            arrays, provenance = _read(stream, task.name)
+            arrays, provenance = _read(stream, Path(task.name))
     except WeightsError as error:
         raise WeightsError(f"{shown(task.url)}: {error}") from None
     except OSError as error:

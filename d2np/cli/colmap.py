@@ -1,0 +1,89 @@
+"""``d2np colmap``: features and matches, into a COLMAP database."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from time import perf_counter
+
+from .parser import Commands, add_threads
+from .pictures import check_place
+from .report import count, note, say, seconds
+
+_EPILOG = """\
+Cameras are what COLMAP makes of the pictures: the focal length from EXIF where there is any, else 1.2 times
+the longest edge. Pictures are found in IMAGES by their names in FEATURES.h5. Needs pycolmap:
+pip install 'd2np[colmap]'
+
+examples:
+  d2np extract photos/ -o features.h5
+  d2np pairs features.h5 -o matches.h5
+  d2np colmap features.h5 matches.h5 photos/ -o database.db
+  colmap mapper --database_path database.db --image_path photos/ --output_path model/
+"""
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "colmap",
+        help="write features and matches into a COLMAP database",
+        description="Builds the database that COLMAP and pycolmap reconstruct from: cameras, images, "
+        "keypoints, matches, and the two-view geometries that verify them.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("features", metavar="FEATURES.h5", help="what d2np extract or hloc wrote")
+    parser.add_argument("matches", metavar="MATCHES.h5", help="what d2np pairs or hloc wrote")
+    parser.add_argument("images", metavar="IMAGES", help="the folder of the pictures")
+    parser.add_argument("-o", "--output", required=True, metavar="DATABASE", help="the file to write")
+    parser.add_argument(
+        "--camera-model",
+        default="SIMPLE_RADIAL",
+        type=str.upper,
+        metavar="MODEL",
+        help="one of COLMAP's: PINHOLE, SIMPLE_RADIAL (default), OPENCV, ...",
+    )
+    parser.add_argument(
+        "--single-camera",
+        action="store_true",
+        help="one camera, and one focal length, took all pictures; default: one for the pictures that EXIF "
+        "says so of, and one for each of the others",
+    )
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="leave out geometric verification: all matches count as right",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace DATABASE if it is there")
+    add_threads(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_place(options.output, [options.features, options.matches])
+    from ..formats import colmap
+
+    start = perf_counter()
+    summary = colmap.write(
+        options.output,
+        options.features,
+        options.matches,
+        options.images,
+        camera_model=options.camera_model,
+        single_camera=options.single_camera,
+        verify=options.verify,
+        overwrite=options.overwrite,
+        threads=options.threads,
+        tell=(lambda what: note(f"{what} ...")) if sys.stderr.isatty() else (lambda _: None),
+    )
+    say(
+        f"{count(summary.images, 'image')} of {count(summary.cameras, 'camera')}, "
+        f"{count(summary.keypoints, 'keypoint')}"
+    )
+    say(f"{count(summary.pairs, 'pair')} matched, {count(summary.matches, 'match')}")
+    if options.verify:
+        say(f"{count(summary.verified, 'pair')} verified, {count(summary.inliers, 'inlier')}")
+    else:
+        say("not verified: every match counts as an inlier")
+    say(f"wrote {options.output} in {seconds(perf_counter() - start)}")
+    return 0

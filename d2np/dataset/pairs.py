@@ -1,0 +1,245 @@
+"""Matching many pairs of pictures whose features are in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from ..errors import FormatError, several
+from ..features import Features, Matches
+from ..formats import hloc, hloc_matches
+from ..matching import match
+from ..threads import Team
+from .extraction import Progress
+from .outputs import SETTINGS, MatchOutput
+
+Pair = tuple[str, str]
+
+CACHED = 16
+"""Pictures whose features are held at once, beside those that are being matched."""
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """What the matches depend on beside the features: options of :func:`d2np.match`."""
+
+    mutual: bool = True
+    ratio: float | None = None
+    min_similarity: float | None = None
+
+    def recorded(self, features: str | os.PathLike[str]) -> dict[str, Any]:
+        """These, and what the features were extracted with if the file tells, as texts and plain numbers.
+
+        Raises
+        ------
+        FormatError
+            If the feature file cannot be read.
+        """
+        with hloc.opened(features) as file:
+            told = file.attrs.get(SETTINGS, "{}")
+        try:
+            of_features = dict(json.loads(told))
+        except (ValueError, TypeError):
+            of_features = {}
+        return {**self.options(), **{f"features' {name}": value for name, value in of_features.items()}}
+
+    def options(self) -> dict[str, Any]:
+        """As keyword arguments of the matcher."""
+        return dict(vars(self))
+
+
+@dataclass
+class MatchReport:
+    """What became of the pairs.
+
+    Attributes
+    ----------
+    done : int
+        Pairs matched now.
+    skipped : int
+        Pairs whose matches were there already.
+    matches : int
+        Of all that were matched now.
+    unmatched : int
+        Pairs among them without any match.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    matches: int = 0
+    unmatched: int = 0
+
+
+def all_pairs(features: str | os.PathLike[str]) -> list[Pair]:
+    """Every picture of a feature file with every other.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read, or has fewer than two pictures.
+    """
+    names = hloc.names(features)
+    if len(names) < 2:
+        what = f"only those of {names[0]}" if names else "no features of D2-Net"
+        raise FormatError(f"{os.fspath(features)} holds {what}: there is nothing to match")
+    return list(combinations(names, 2))
+
+
+def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str]) -> list[Pair]:
+    """The pairs of a list in hloc's format, each once; a picture with itself is no pair.
+
+    Parameters
+    ----------
+    path : path
+        Two names a line, separated by a space.
+    features : path
+        The feature file that must hold them.
+
+    Raises
+    ------
+    FormatError
+        If the list or the file cannot be read, the list has no pairs, or names pictures that the file does
+        not hold.
+    """
+    pairs = unique(hloc_matches.read_pair_list(path))
+    if not pairs:
+        raise FormatError(f"{os.fspath(path)}: the list names no pairs")
+    held = set(hloc.names(features))
+    if missing := sorted({name for pair in pairs for name in pair} - held):
+        raise FormatError(
+            f"{os.fspath(path)} names pictures that {os.fspath(features)} does not hold: {several(missing)}"
+        )
+    return pairs
+
+
+def unique(pairs: Iterable[Pair]) -> list[Pair]:
+    """Each pair as it comes first, in whichever order, without pictures paired with themselves."""
+    found: dict[frozenset[str], Pair] = {}
+    for pair in pairs:
+        found.setdefault(frozenset(pair), pair)
+    return [pair for key, pair in found.items() if len(key) == 2]
+
+
+def in_order_of_reuse(pairs: Sequence[Pair], cached: int = CACHED) -> list[Pair]:
+    """The pairs in an order in which features are read seldom, if those of so many pictures are held.
+
+    Pictures are numbered by their names. A run of them stays while each later picture comes once, to be
+    matched with the whole run; then it is the next run's turn.
+    """
+    number = {name: k for k, name in enumerate(sorted({name for pair in pairs for name in pair}))}
+    # The later picture, and the one before it: the oldest there is when the next one comes.
+    run = max(1, cached - 2)
+
+    def key(pair: Pair) -> tuple[int, int, int]:
+        low, high = sorted((number[pair[0]], number[pair[1]]))
+        return low // run, high, low
+
+    return sorted(pairs, key=key)
+
+
+def match_pairs(
+    features: str | os.PathLike[str],
+    pairs: Sequence[Pair],
+    output: MatchOutput,
+    settings: MatchSettings,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> MatchReport:
+    """Match pairs of pictures into an output, leaving out those that it holds already.
+
+    Pairs are matched side by side, a thread each. The output is finished at the end, and closed whatever
+    happens.
+
+    Parameters
+    ----------
+    features : path
+        hloc's feature file.
+    pairs : list of (str, str)
+        Names of pictures that the file holds.
+    output : MatchOutput
+    settings : MatchSettings
+    threads : int, optional
+        How many to use; by default every core this process may use. The result does not depend on it.
+    progress : Progress, optional
+        Updated after each pair that was not skipped.
+
+    Raises
+    ------
+    FormatError
+        If the features cannot be read or the output cannot be written, or if two pictures have one name in
+        hloc's match file.
+    """
+    report = MatchReport()
+    try:
+        hloc_matches.by_flat_name(sorted({name for pair in pairs for name in pair}))
+        waiting = [pair for pair in pairs if not output.holds(*pair)]
+        report.skipped = len(pairs) - len(waiting)
+        if waiting:
+            output.start()
+        with hloc.opened(features) as file:
+            for (a, b), counts, matches in _matched(file, in_order_of_reuse(waiting), settings, threads):
+                output.put(a, b, matches, counts)
+                report.done += 1
+                report.matches += len(matches)
+                report.unmatched += not len(matches)
+                if progress is not None:
+                    progress.update()
+        output.finish()
+    finally:
+        output.close()
+    return report
+
+
+def _matched(
+    file: Any, pairs: Sequence[Pair], settings: MatchSettings, threads: int | None
+) -> Iterator[tuple[Pair, tuple[int, int], Matches]]:
+    """Matches of the pairs, in their order, with the numbers of keypoints."""
+    with Team(threads) as team:
+        cores = team.size
+    # Where there are fewer pairs than cores, several work on one pair.
+    workers = max(1, min(cores, len(pairs)))
+    options = {**settings.options(), "threads": cores // workers}
+    held = _Held(file, CACHED)
+    under_way: deque[tuple[Pair, tuple[int, int], Future[Matches]]] = deque()
+
+    def next_one() -> tuple[Pair, tuple[int, int], Matches]:
+        pair, counts, future = under_way.popleft()
+        return pair, counts, future.result()
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for pair in pairs:
+            a, b = held[pair[0]], held[pair[1]]
+            under_way.append((pair, (len(a), len(b)), pool.submit(match, a, b, **options)))
+            if len(under_way) > workers:
+                yield next_one()
+        while under_way:
+            yield next_one()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Held:
+    """The features of the pictures that were asked for last."""
+
+    def __init__(self, file: Any, most: int) -> None:
+        self._file = file
+        self._most = most
+        self._features: OrderedDict[str, Features] = OrderedDict()
+
+    def __getitem__(self, name: str) -> Features:
+        features = self._features.pop(name, None)
+        if features is None:
+            # Make room first, so that there is never one more.
+            while len(self._features) >= self._most:
+                self._features.popitem(last=False)
+            features = hloc.read(self._file, name)
+        self._features[name] = features
+        return features

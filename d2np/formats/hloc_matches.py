@@ -1,0 +1,206 @@
+"""hloc's match file, and its list of pairs.
+
+The match file is one HDF5 file with a group for each pair of pictures. The group is named after both, with
+slashes in their names replaced by hyphens: ``db-day-1.jpg/query-2.jpg`` (``names_to_pair`` in hloc's
+``utils/parsers.py``). As ``match_features.py`` writes them, it holds for the N keypoints of the first picture
+
+``matches0`` (N,)
+    index of the keypoint in the second picture, -1 where there is none; int16, or int32 if the second picture
+    has more keypoints than int16 can count (hloc would store wrong indices then; its readers take both)
+``matching_scores0`` (N,)
+    (1 + cosine) / 2, as hloc's nearest-neighbour matcher has it, and 0 where there is no match; float32,
+    since float16 could not tell many of the best matches apart
+
+A pair is in the file once, in either order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError
+from ..features import Matches
+from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, whole_group
+
+_ARRAYS = ("matches0", "matching_scores0")
+_INT16_COUNT = np.iinfo(np.int16).max + 1
+
+
+def pair_name(a: str, b: str) -> str:
+    """The name of the group of two pictures, as hloc's ``names_to_pair``."""
+    return f"{flat_name(a)}/{flat_name(b)}"
+
+
+def flat_name(name: str) -> str:
+    """A picture's name within the name of a pair."""
+    return name.replace("/", "-")
+
+
+def by_flat_name(names: Iterable[str]) -> Mapping[str, str]:
+    """Pictures by their name within the name of a pair.
+
+    Raises
+    ------
+    FormatError
+        If two of them are not told apart there.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(flat_name(name), name)
+        if other != name:
+            raise FormatError(
+                f"{other} and {name} are both called {flat_name(name)} in hloc's match file: rename one"
+            )
+    return found
+
+
+def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) -> None:
+    """Put the matches of a pair into an open file; its group is whole once it has its name.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for writing.
+    a, b : str
+        The names of the two pictures.
+    matches : Matches
+        At most one for each keypoint of ``a``, as :func:`d2np.match` gives them.
+    counts : (int, int)
+        How many keypoints the pictures have.
+
+    Raises
+    ------
+    FormatError
+        If the matches are others than that, or the file cannot be written.
+    """
+    here, there = matches.indices.T
+    outside = len(matches) and (matches.indices.min() < 0 or (matches.indices.max(axis=0) >= counts).any())
+    if outside or len(np.unique(here)) != len(here):
+        raise FormatError(
+            f"matches of {a} and {b} cannot be written: one at most for each of {counts[0]} keypoints, and "
+            f"with one of {counts[1]}, is what hloc's match file holds"
+        )
+    partner = np.full(counts[0], -1, np.int16 if counts[1] <= _INT16_COUNT else np.int32)
+    partner[here] = there
+    scores = np.zeros(counts[0], np.float32)
+    scores[here] = (1 + matches.similarities) / 2
+    try:
+        with whole_group(file, pair_name(a, b)) as group:
+            for key, values in zip(_ARRAYS, (partner, scores), strict=True):
+                group.create_dataset(key, data=values)
+    except H5_ERRORS as error:
+        raise FormatError(f"matches of {a} and {b} cannot be written: {one_line(error)}") from None
+
+
+def read(source: Any, a: str, b: str) -> Matches:
+    """Read the matches of a pair, which may be in the file in the other order.
+
+    Parameters
+    ----------
+    source : path, or h5py.File
+        Written by d2np or by hloc. Scores are taken to be those of a nearest-neighbour matcher; what other
+        matchers wrote comes out as 2 * score - 1 as well, and is no cosine.
+    a, b : str
+        The names of the two pictures.
+
+    Returns
+    -------
+    Matches
+        From ``a`` to ``b``, in the order of the picture that is first in the file.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or has no such pair.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with opened(source) as file:
+            return read(file, a, b)
+    for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
+        if name in source:
+            matches = read_pair(source, name)
+            return Matches(matches.indices[:, columns], matches.similarities)
+    raise FormatError(f"no matches of {a} and {b}")
+
+
+def read_pair(file: Any, name: str) -> Matches:
+    """Read the matches of a pair by the name of its group; see :func:`read`."""
+    try:
+        group = file[name]
+        if not is_complete(group):
+            raise FormatError(f"no matches in {name}")
+        partner, scores = (group[key][()] for key in _ARRAYS)
+    except FormatError:
+        raise
+    except H5_ERRORS as error:
+        raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
+    (here,) = np.nonzero(partner != -1)
+    indices = np.stack([here, partner[here].astype(np.int64)], axis=1)
+    return Matches(indices, 2 * scores[here].astype(np.float32) - 1)
+
+
+def pair_names(source: Any) -> list[str]:
+    """Names of the groups of all pairs in the file, in alphabetical order.
+
+    Parameters
+    ----------
+    source : path, or h5py.File
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with opened(source) as file:
+            return pair_names(file)
+    try:
+        return sorted(
+            f"{first}/{second}"
+            for first in source
+            if first != UNFINISHED and hasattr(source[first], "keys")
+            for second in source[first]
+            if is_complete(source[first][second])
+        )
+    except H5_ERRORS as error:
+        raise FormatError(f"a damaged match file: {one_line(error)}") from None
+
+
+def is_complete(group: Any) -> bool:
+    """Whether an HDF5 group holds the matches of a pair, in arrays that fit each other."""
+    if not hasattr(group, "keys") or any(key not in group for key in _ARRAYS):
+        return False
+    first, second = (getattr(group[key], "shape", None) for key in _ARRAYS)
+    return first is not None and len(first) == 1 and first == second
+
+
+def read_pair_list(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Read hloc's list of pairs: two names a line, separated by a space; blank lines do not count.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be read, or is no such list.
+    """
+    shown = os.fspath(path)
+    try:
+        # File names may hold bytes that are not text; some editors begin a file with a mark.
+        text = Path(path).read_text("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise FormatError(f"{shown}: the list of pairs cannot be read: {error.strerror or error}") from None
+    pairs = []
+    for number, line in enumerate(text.splitlines(), 1):
+        names = line.split()
+        if names and (len(names) != 2 or "\0" in line):
+            raise FormatError(
+                f"{shown}, line {number}: two names of pictures with a space between them are expected, "
+                f"not {line.strip()[:60]!r}"
+            )
+        if names:
+            pairs.append((names[0], names[1]))
+    return pairs

@@ -1,0 +1,379 @@
+"""Matching many pairs: which ones, in which order, gone on with where it was stopped; and ``d2np pairs``."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import combinations
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import d2np
+from d2np import dataset
+from d2np.cli import main, network
+from d2np.dataset import MatchOutput, MatchSettings, all_pairs, listed_pairs, match_pairs
+from d2np.dataset import pairs as pairs_module
+from d2np.errors import FormatError, OptionError
+from d2np.features import Features
+from d2np.formats import hloc, hloc_matches
+
+ROOT = Path(__file__).parents[1]
+NAMES = ["a.jpg", "b/1.jpg", "b/2.jpg", "c.jpg", "d.jpg"]
+
+
+def write_features(path, names=NAMES, count=30, half=False, settings=None):
+    """Pictures that see the same points, the fourth of them nothing at all."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((count, 512))
+    with h5py.File(path, "w") as file:
+        for k, name in enumerate(names):
+            n = 0 if k == 3 else count - k % 7
+            descriptors = shared[rng.permutation(count)[:n]] + 0.3 * rng.standard_normal((n, 512))
+            descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+            features = Features(rng.uniform(0, 480, (n, 3)), rng.random(n), descriptors, (640, 480))
+            hloc.write(file, name, features, half=half)
+        if settings is not None:
+            file.attrs["d2np_settings"] = settings
+    return path
+
+
+@pytest.fixture
+def features(tmp_path):
+    return write_features(tmp_path / "f.h5")
+
+
+@pytest.fixture
+def job(tmp_path, features):
+    """Matches all pairs, or those given, as far as it gets."""
+
+    def run(pairs=None, settings=MatchSettings(), overwrite=False, stop_after=None, **options):  # noqa: B008
+        output = MatchOutput(tmp_path / "m.h5", settings.recorded(features), overwrite=overwrite)
+        progress = None if stop_after is None else Stop(stop_after)
+        pairs = all_pairs(features) if pairs is None else pairs
+        return match_pairs(features, pairs, output, settings, progress=progress, **options)
+
+    return run
+
+
+class Stop:
+    """A progress bar that interrupts the job."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def update(self, n=1):
+        self.left -= n
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def content(path):
+    """All arrays of a file."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: (item.dtype, item[()].tolist())})
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    return found
+
+
+# --- which pairs ------------------------------------------------------------------------------------------
+
+
+def test_all_pairs(features):
+    assert all_pairs(features) == list(combinations(NAMES, 2))
+
+
+def test_nothing_to_match(tmp_path):
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    with pytest.raises(FormatError, match=r"empty\.h5 holds no features"):
+        all_pairs(tmp_path / "empty.h5")
+    write_features(tmp_path / "one.h5", ["a.jpg"])
+    with pytest.raises(FormatError, match=r"one\.h5 holds only those of a\.jpg: there is nothing to match"):
+        all_pairs(tmp_path / "one.h5")
+
+
+def test_each_listed_pair_counts_once(tmp_path, features):
+    path = tmp_path / "pairs.txt"
+    path.write_text("c.jpg a.jpg\n\na.jpg c.jpg\nb/1.jpg a.jpg\nc.jpg a.jpg\nd.jpg d.jpg\na.jpg b/2.jpg\n")
+    assert listed_pairs(path, features) == [("c.jpg", "a.jpg"), ("b/1.jpg", "a.jpg"), ("a.jpg", "b/2.jpg")]
+
+
+def test_listed_names_must_be_there(tmp_path, features):
+    path = tmp_path / "pairs.txt"
+    path.write_text("a.jpg z.jpg\nc.jpg a.jpg\ny.jpg z.jpg\n")
+    with pytest.raises(FormatError, match=r"pairs\.txt names .+f\.h5 does not hold: y\.jpg, z\.jpg$"):
+        listed_pairs(path, features)
+    path.write_text("\n".join(f"a.jpg {k:02}.jpg" for k in range(25)))
+    with pytest.raises(FormatError, match=r"hold: 00\.jpg, .+ 09\.jpg and 15 more$"):
+        listed_pairs(path, features)
+    path.write_text("\n\n")
+    with pytest.raises(FormatError, match="names no pairs"):
+        listed_pairs(path, features)
+
+
+@pytest.mark.parametrize("cached", [3, 4, 6, 16, 100])
+def test_features_are_read_once_for_a_run(cached):
+    names = [f"{k:03}" for k in range(40)]
+    pairs = list(combinations(names, 2))
+    np.random.default_rng(0).shuffle(pairs)
+    pairs = [tuple(pair) for pair in pairs]
+    ordered = pairs_module.in_order_of_reuse(pairs, cached)
+    assert sorted(ordered) == sorted(pairs)
+
+    reads = 0
+
+    def read(file, name):
+        nonlocal reads
+        reads += 1
+        return name
+
+    held = pairs_module._Held(None, cached)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs_module.hloc, "read", read)
+        for pair in ordered:
+            assert (held[pair[0]], held[pair[1]]) == pair
+            assert len(held._features) <= cached
+    # Each picture comes once for each run up to its own.
+    run = max(1, cached - 2)
+    assert reads <= sum(k // run + 1 for k in range(40))
+
+
+# --- the job ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        MatchSettings(),
+        MatchSettings(mutual=False),
+        MatchSettings(ratio=0.8),
+        MatchSettings(min_similarity=0.9),
+    ],
+)
+def test_each_pair_is_matched_as_match_does(tmp_path, features, job, settings):
+    report = job(settings=settings)
+    total = 0
+    for a, b in combinations(NAMES, 2):
+        truth = d2np.match(hloc.read(features, a), hloc.read(features, b), **settings.options())
+        found = hloc_matches.read(tmp_path / "m.h5", a, b)
+        np.testing.assert_array_equal(found.indices, truth.indices)
+        np.testing.assert_allclose(found.similarities, truth.similarities, atol=1e-6)
+        total += len(truth)
+    assert report == dataset.MatchReport(done=10, skipped=0, matches=total, unmatched=report.unmatched)
+    assert report.unmatched >= 4
+    assert not (tmp_path / "m.h5.partial").exists()
+
+
+def test_the_result_does_not_depend_on_threads(tmp_path, job):
+    contents = []
+    for threads in (1, 2, 5, 40):
+        job(threads=threads, overwrite=True)
+        contents.append(content(tmp_path / "m.h5"))
+    assert contents[1:] == contents[:1] * 3
+    with pytest.raises(OptionError, match="threads"):
+        job(threads=0, overwrite=True)
+
+
+def test_listed_pairs_keep_their_order_of_names(tmp_path, job):
+    job([("d.jpg", "a.jpg"), ("a.jpg", "b/1.jpg")])
+    assert hloc_matches.pair_names(tmp_path / "m.h5") == ["a.jpg/b-1.jpg", "d.jpg/a.jpg"]
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path, job):
+    job()
+    whole = content(tmp_path / "m.h5")
+    for stop in (1, 4, 9):
+        (tmp_path / "m.h5").unlink()
+        with pytest.raises(KeyboardInterrupt):
+            job(stop_after=stop)
+        assert not (tmp_path / "m.h5").exists()
+        assert len(hloc_matches.pair_names(tmp_path / "m.h5.partial")) == stop
+        report = job()
+        assert (report.done, report.skipped) == (10 - stop, stop)
+        assert content(tmp_path / "m.h5") == whole
+        assert not (tmp_path / "m.h5.partial").exists()
+    assert job().skipped == 10
+
+
+def test_pairs_are_added_to_a_whole_file(tmp_path, job):
+    job([("b/1.jpg", "a.jpg"), ("a.jpg", "c.jpg")])
+    # Matched already, though the other way round.
+    assert job().skipped == 2
+    assert len(hloc_matches.pair_names(tmp_path / "m.h5")) == 10
+
+
+def test_whole_and_partial_files_that_differ_are_united(tmp_path, job):
+    job([("a.jpg", "b/1.jpg")])
+    (tmp_path / "m.h5").rename(tmp_path / "kept")
+    with pytest.raises(KeyboardInterrupt):
+        job([("a.jpg", "b/2.jpg"), ("a.jpg", "c.jpg")], stop_after=1)
+    (tmp_path / "kept").rename(tmp_path / "m.h5")
+    assert job().skipped == 2
+
+
+@pytest.mark.parametrize("cut", [0, 100, 3000, -1000])
+def test_damaged_partial_files_are_begun_anew(tmp_path, job, cut):
+    with pytest.raises(KeyboardInterrupt):
+        job(stop_after=6)
+    partial = tmp_path / "m.h5.partial"
+    partial.write_bytes(partial.read_bytes()[:cut])
+    assert job().done == 10
+
+
+def test_other_settings_or_features_are_refused(tmp_path):
+    features = write_features(tmp_path / "f.h5", settings='{"detector": "d2", "half": false}')
+    recorded = MatchSettings().recorded(features)
+    match_pairs(features, all_pairs(features), MatchOutput(tmp_path / "m.h5", recorded), MatchSettings())
+    with pytest.raises(
+        FormatError, match=r"m\.h5 was made with other options \(ratio None there, 0\.9 now\)"
+    ):
+        MatchOutput(tmp_path / "m.h5", MatchSettings(ratio=0.9).recorded(features))
+    write_features(features, settings='{"detector": "strength", "half": false}')
+    with pytest.raises(FormatError, match=r"\(features' detector 'd2' there, 'strength' now\)"):
+        MatchOutput(tmp_path / "m.h5", MatchSettings().recorded(features))
+    write_features(tmp_path / "other.h5")
+    with pytest.raises(FormatError, match="not written by d2np pairs"):
+        MatchOutput(tmp_path / "other.h5", recorded)
+
+
+def test_names_that_are_one_in_a_match_file(tmp_path):
+    features = write_features(tmp_path / "f.h5", ["a/b.jpg", "a-b.jpg", "c.jpg"])
+    output = MatchOutput(tmp_path / "m.h5", {})
+    with pytest.raises(FormatError, match=r"a-b\.jpg and a/b\.jpg are both called a-b\.jpg"):
+        match_pairs(features, all_pairs(features), output, MatchSettings())
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_half_features_are_normalised_again(tmp_path):
+    """Otherwise the rounding of float16 would pass for a difference in similarity."""
+    write_features(tmp_path / "whole.h5", half=False)
+    write_features(tmp_path / "half.h5", half=True)
+    whole, half = (hloc.read(tmp_path / name, "a.jpg") for name in ("whole.h5", "half.h5"))
+    np.testing.assert_allclose(np.linalg.norm(half.descriptors, axis=1), 1, atol=2e-7)
+    np.testing.assert_allclose(half.descriptors, whole.descriptors, atol=1e-4)
+    with h5py.File(tmp_path / "half.h5") as file:
+        stored = file["a.jpg/descriptors"][()].astype(np.float32)
+    assert abs(np.linalg.norm(stored, axis=0) - 1).max() > 2e-6
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, features):
+    """Runs ``d2np pairs`` in the folder of the features: exit code, standard output, standard error."""
+    monkeypatch.chdir(features.parent)
+    monkeypatch.setattr(network, "_PATIENCE", 3600)
+
+    def call(*arguments):
+        code = main(["pairs", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_command(run):
+    code, out, err = run("f.h5", "-o", "m.h5")
+    assert code == 0
+    assert re.match(
+        r"10 pairs matched, \d+ matches in \d\.\d+ s, 4 pairs without any\nm\.h5: \d+\.\d kB\n", out
+    )
+    assert "matching" in err
+    code, out, err = run("f.h5", "-o", "m.h5")
+    assert (code, err) == (0, "")
+    assert out.startswith("0 pairs matched, 10 there already\n")
+
+
+def test_command_with_a_list_and_options(run):
+    Path("pairs.txt").write_text("a.jpg b/1.jpg\nb/1.jpg a.jpg\nd.jpg a.jpg\n")
+    code, out, _ = run("f.h5", "--pairs", "pairs.txt", "-o", "m.h5", "--no-mutual", "--threads", "1")
+    assert (code, out.split(" in ")[0]) == (0, "2 pairs matched, 56 matches")
+    code, _, err = run("f.h5", "--pairs", "pairs.txt", "-o", "m.h5", "--ratio", "0.9")
+    assert code == 1
+    assert "mutual False there, True now; ratio None there, 0.9 now" in err
+    code, out, _ = run(
+        "f.h5", "--pairs", "pairs.txt", "-o", "m.h5", "--overwrite", "--min-similarity", "0.9999"
+    )
+    assert (code, out.split(" in ")[0]) == (0, "2 pairs matched, 0 matches")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.h5", "-o", "m.h5"], 1, r"none\.h5: No such file or directory"),
+        (["notes.txt", "-o", "m.h5"], 1, r"notes\.txt: not an HDF5 file"),
+        (["f.h5", "-o", "m.txt"], 2, r"m\.txt: matches are written as HDF5"),
+        (["f.h5", "-o", "f.h5", "--overwrite"], 2, r"f\.h5 would overwrite what it is made from"),
+        (["f.h5", "-o", "none/m.h5"], 1, r"there is no folder none"),
+        (["f.h5", "-o", "m.h5", "--pairs", "none.txt"], 1, r"none\.txt: the list of pairs cannot be read"),
+        (["f.h5", "-o", "m.h5", "--pairs", "notes.txt"], 1, r"notes\.txt, line 1: two names"),
+        (["f.h5", "-o", "m.h5", "--pairs", "bad.txt"], 1, r"does not hold: z\.jpg"),
+        (["f.h5", "-o", "m.h5", "--ratio", "2"], 2, r"--ratio"),
+        (["f.h5"], 2, r"-o"),
+    ],
+)
+def test_command_refuses(run, arguments, code, message):
+    Path("notes.txt").write_text("a word or two\n")
+    Path("bad.txt").write_text("a.jpg z.jpg\n")
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert re.fullmatch(rf"d2np: .*{message}.*\n", err)
+    assert sorted(path.name for path in Path().iterdir()) == ["bad.txt", "f.h5", "notes.txt"]
+
+
+def test_a_killed_command_goes_on(tmp_path):
+    names = [f"{k:02}.jpg" for k in range(40)]
+    write_features(tmp_path / "f.h5", names, count=150)
+    command = [sys.executable, "-m", "d2np", "pairs", "f.h5", "-o", "m.h5", "--threads", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "m.h5.partial"
+    until = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 100_000) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert partial.exists()
+    assert not (tmp_path / "m.h5").exists()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert sum(map(int, re.findall(r"(\d+) (?:pairs matched|there already)", done.stdout))) == 780
+    stopped = content(tmp_path / "m.h5")
+    settings = MatchSettings()
+    output = MatchOutput(tmp_path / "whole.h5", settings.recorded(tmp_path / "f.h5"))
+    match_pairs(tmp_path / "f.h5", all_pairs(tmp_path / "f.h5"), output, settings)
+    assert content(tmp_path / "whole.h5") == stopped
+
+
+@pytest.mark.parametrize("kilobytes", [1, 20, 60])
+def test_a_full_disk_is_a_clear_end(tmp_path, kilobytes):
+    """HDF5 must not end the process, as it does where a small array cannot be written behind its back."""
+    write_features(tmp_path / "f.h5", [f"{k:02}.jpg" for k in range(12)], count=100)
+    script = (
+        "import resource, signal, sys; from d2np.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1024,) * 2)\n"
+        "sys.exit(main(['pairs', 'f.h5', '-o', 'm.h5', '--threads', '1']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert re.search(r"^d2np: .*cannot be written: File too large$", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "m.h5").exists()
