@@ -15,7 +15,7 @@ from skimage import data
 import d2np
 import d2np.opencv
 from d2np import homography
-from d2np.opencv import D2Net, to_dmatches, to_keypoints
+from d2np.opencv import D2Net, to_dmatches, to_image_features, to_keypoints
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -72,16 +72,13 @@ def test_opencv_matches_as_d2np_does(analytic, coffee):
 
 
 def test_the_parts_of_the_stitcher_take_the_features(analytic, coffee):
-    features = []
-    for number, image in enumerate(coffee[:2]):
-        found = cv2.detail.ImageFeatures()
-        found.keypoints, descriptors = D2Net(analytic).detectAndCompute(image, None)
-        found.descriptors = cv2.UMat(descriptors)
-        found.img_size, found.img_idx = image.shape[1::-1], number
-        features.append(found)
+    features = [to_image_features(analytic(each[:, :, ::-1]), k) for k, each in enumerate(coffee[:2])]
+    assert features[1].img_idx == 1
+    assert features[1].img_size == (450, 300)
     pairs = cv2.detail_BestOf2NearestMatcher(False, 0.3).apply2(features)
     assert pairs[1].num_inliers > 30
     assert pairs[1].confidence > 1
+    assert cv2.detail_HomographyBasedEstimator().apply(features, pairs, None)[0]
 
 
 def test_keypoints_and_descriptors_are_those_of_the_net(net, make_picture):

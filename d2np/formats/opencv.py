@@ -5,7 +5,7 @@ OpenCV's arrays are blue first, and so are the images here, unlike everywhere el
 :class:`D2Net` is no subclass of ``cv2.Feature2D``: OpenCV lets Python derive from it, but its C++ functions
 look for a C++ object inside, find none, and crash the process (seen in 4.14 and 5.0). So functions that call
 back from C++, such as ``cv2.detail.computeImageFeatures2``, cannot use it; whatever takes keypoints and
-descriptors can, ``cv2.detail``'s matchers and estimators included.
+descriptors can, and ``cv2.detail``'s matchers and estimators take :func:`to_image_features`.
 """
 
 from __future__ import annotations
@@ -167,6 +167,24 @@ def to_dmatches(matches: Matches) -> tuple[Any, ...]:
     # For unit vectors the squared distance is 2 - 2 cos; rounding may push the cosine past 1.
     distances = np.sqrt(np.maximum(2 - 2 * matches.similarities.astype(np.float64), 0)).tolist()
     return tuple(DMatch(i, j, each) for (i, j), each in zip(matches.indices.tolist(), distances, strict=True))
+
+
+def to_image_features(features: Features, number: int = 0) -> Any:
+    """Features as ``cv2.detail.ImageFeatures``, for the parts that ``cv2.Stitcher`` is made of.
+
+    Parameters
+    ----------
+    features : Features
+    number : int
+        Of the picture, from 0: ``img_idx``.
+    """
+    cv2 = _opencv()
+    # One that Python makes itself crashes OpenCV 4.14; one that OpenCV makes can be filled.
+    found = cv2.detail.computeImageFeatures2(cv2.ORB_create(), np.zeros((8, 8), np.uint8))
+    found.keypoints = to_keypoints(features)
+    found.descriptors = cv2.UMat(features.descriptors)
+    found.img_size, found.img_idx = features.image_size, number
+    return found
 
 
 def _opencv() -> Any:
