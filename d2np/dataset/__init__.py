@@ -2,11 +2,13 @@
 
 from .extraction import Progress, Report, Settings, extract
 from .listing import Entry, listing
-from .outputs import HlocOutput, NpzOutput, Output
+from .outputs import HlocOutput, KaptureOutput, MatOutput, NpzOutput, Output
 
 __all__ = [
     "Entry",
     "HlocOutput",
+    "KaptureOutput",
+    "MatOutput",
     "NpzOutput",
     "Output",
     "Progress",

@@ -2,8 +2,10 @@
 
 ``hloc``
     one HDF5 file for many pictures, as hloc reads and writes it
-``npz``
-    one file for each picture, as the published extraction script writes it
+``npz``, ``mat``
+    one file for each picture, as the published extraction script writes them
+``kapture``
+    a kapture folder, as the published script for it adds features to one
 ``opencv``
     no file: OpenCV's keypoints and the calls of its features
 """
