@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import Error, FormatError, ImageError, OptionError, WeightsError
 
 if TYPE_CHECKING:
-    from . import draw
+    from . import draw, opencv
     from .features import Features, Matches
     from .matching import match, nearest_pairs
     from .net import Net
@@ -32,6 +32,7 @@ __all__ = [
     "draw",
     "match",
     "nearest_pairs",
+    "opencv",
 ]
 
 # Imported when first asked for: a program that only reads features need not wait for the compiler's import.
@@ -42,6 +43,7 @@ _HOMES = {
     "draw": "draw",
     "match": "matching",
     "nearest_pairs": "matching",
+    "opencv": "opencv",
 }
 
 
@@ -49,7 +51,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f"{__name__}.{_HOMES[name]}")
-    value = module if name == "draw" else getattr(module, name)
+    value = module if name == _HOMES[name] else getattr(module, name)
     globals()[name] = value
     return value
 

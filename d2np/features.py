@@ -78,17 +78,10 @@ class Features:
         which : (K,) integers or (N,) bool
             Indices, or a mask over all keypoints.
         """
-        chosen = np.asarray(which)
-        if chosen.size == 0 and chosen.dtype != bool:
-            chosen = chosen.astype(np.int64)
-        if chosen.ndim != 1 or (chosen.dtype != bool and not np.issubdtype(chosen.dtype, np.integer)):
-            raise FormatError(f"select takes a list of indices or a mask; got {chosen.dtype} {chosen.shape}")
-        try:
-            return Features(
-                self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen], self.image_size
-            )
-        except IndexError as error:
-            raise FormatError(f"select among {len(self)} keypoints: {error}") from None
+        chosen = _selection(which, len(self), "keypoints")
+        return Features(
+            self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen], self.image_size
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +94,11 @@ class Matches:
         Positions in the first and in the second :class:`Features`.
     similarities : (M,) float32
         Cosine of the two descriptors.
+    inliers : (M,) bool, or None
+        Which matches agree with ``model``; None where they have not been verified.
+    model : (3, 3) float64, or None
+        The homography that takes x, y, 1 of the first picture to the second; or the fundamental matrix F,
+        with (x', y', 1) F (x, y, 1) = 0 for x', y' in the second one. None where there is none.
 
     Raises
     ------
@@ -110,6 +108,8 @@ class Matches:
 
     indices: NDArray[np.int64]
     similarities: NDArray[np.float32]
+    inliers: NDArray[np.bool_] | None = None
+    model: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         given = np.asarray(self.indices)
@@ -125,12 +125,63 @@ class Matches:
             )
         object.__setattr__(self, "indices", indices)
         object.__setattr__(self, "similarities", similarities)
+        if self.inliers is not None:
+            object.__setattr__(self, "inliers", _inliers(self.inliers, len(indices)))
+        if self.model is not None:
+            object.__setattr__(self, "model", _model(self.model))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __repr__(self) -> str:
-        return f"<Matches: {len(self)} pairs>"
+        checked = "" if self.inliers is None else f", {int(self.inliers.sum())} of them inliers"
+        return f"<Matches: {len(self)} pairs{checked}>"
+
+    def select(self, which: ArrayLike) -> Matches:
+        """The chosen matches, in the order chosen, such as ``matches.select(matches.inliers)``.
+
+        Parameters
+        ----------
+        which : (K,) integers or (M,) bool
+            Indices, or a mask over all matches.
+        """
+        chosen = _selection(which, len(self), "matches")
+        inliers = None if self.inliers is None else self.inliers[chosen]
+        return Matches(self.indices[chosen], self.similarities[chosen], inliers, self.model)
+
+
+def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
+    """Indices or a mask that fit so many, checked."""
+    chosen = np.asarray(which)
+    if chosen.size == 0 and chosen.dtype != bool:
+        chosen = chosen.astype(np.int64)
+    if chosen.ndim != 1 or (chosen.dtype != bool and not np.issubdtype(chosen.dtype, np.integer)):
+        raise FormatError(f"select takes a list of indices or a mask; got {chosen.dtype} {chosen.shape}")
+    if chosen.dtype == bool:
+        if len(chosen) != count:
+            raise FormatError(f"select among {count} {what}: the mask has {len(chosen)} elements")
+    elif len(outside := chosen[(chosen < -count) | (chosen >= count)]):
+        raise FormatError(f"select among {count} {what}: there is no number {outside[0]}")
+    return chosen
+
+
+def _inliers(given: Any, count: int) -> NDArray[np.bool_]:
+    inliers = np.asarray(given)
+    if inliers.shape != (count,) or (inliers.dtype != bool and count):
+        raise FormatError(
+            f"inliers must be bool of shape ({count},) like the matches; got {inliers.dtype} {inliers.shape}"
+        )
+    return np.ascontiguousarray(inliers, np.bool_)
+
+
+def _model(given: Any) -> NDArray[np.float64]:
+    try:
+        model = np.ascontiguousarray(given, np.float64)
+    except (TypeError, ValueError):
+        raise FormatError("the model must be a matrix of numbers") from None
+    if model.shape != (3, 3):
+        raise FormatError(f"the model must have shape (3, 3); got {model.shape}")
+    return model
 
 
 def _float32(name: str, values: Any) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import verification
 from .errors import FormatError, OptionError
 from .features import Features, Matches
 from .kernels import nearest
@@ -27,6 +28,8 @@ def match(
     mutual: bool = True,
     ratio: float | None = None,
     min_similarity: float | None = None,
+    verify: str | None = None,
+    threshold: float = 3.0,
     threads: int | None = None,
 ) -> Matches:
     """Match each keypoint of one picture to its nearest neighbour in the other.
@@ -43,21 +46,33 @@ def match(
         in both directions, as in hloc. Where there is no second neighbour the test is passed.
     min_similarity : float, optional
         Keep pairs with at least this cosine.
+    verify : {"homography", "fundamental"}, optional
+        Mark the pairs that agree with one homography or one fundamental matrix as ``inliers``; see
+        :func:`d2np.verification.verify`. This needs the keypoints, and so :class:`Features`; and OpenCV.
+    threshold : float
+        How far, in pixels, a pair may be off and still agree with that model.
     threads : int, optional
         How many to use; by default every core this process may use.
 
     Returns
     -------
     Matches
-        In the order of ``a``. Of equally near neighbours the first counts.
+        In the order of ``a``. Of equally near neighbours the first counts. ``verify`` leaves none out.
 
     Raises
     ------
     FormatError
-        If the descriptors do not fit each other.
+        If the descriptors do not fit each other, or there are no keypoints to verify with.
     OptionError
-        If ``ratio`` is not above 0 and up to 1, or ``min_similarity`` is not a number.
+        If ``ratio`` is not above 0 and up to 1, ``min_similarity`` is not a number, or nothing can be
+        verified as ``verify`` and ``threshold`` say.
     """
+    if verify is not None:
+        verification.check(verify, threshold)
+        if not (isinstance(a, Features) and isinstance(b, Features)):
+            raise FormatError("verify needs keypoints, not only descriptors: pass d2np.Features")
+        found = match(a, b, mutual=mutual, ratio=ratio, min_similarity=min_similarity, threads=threads)
+        return verification.verify(a, b, found, verify, threshold=threshold)
     first, second = _descriptors(a), _descriptors(b)
     _check_same_length(first, second)
     if ratio is not None and not (isinstance(ratio, Real) and 0 < ratio <= 1):

@@ -210,6 +210,52 @@ def test_right_and_wrong_matches_are_green_and_red() -> None:
         assert abs(np.asarray(image)[240, 320].astype(int) - RED).max() <= 2, "a wrong match is never hidden"
 
 
+def test_outliers_are_faint_and_below_the_inliers() -> None:
+    both = features([[320, 100], [320, 380]], (640, 480))
+    plain = draw.matches(GREY, GREY, both, both, paired(0))
+
+    def stands_out(inliers: list[bool]) -> NDArray[np.int64]:
+        verified = Matches(paired(2).indices, [0.9, 0.9], inliers, np.eye(3))
+        return difference(draw.matches(GREY, GREY, both, both, verified), plain)[:480]
+
+    changed = stands_out([True, False])
+    inlier, outlier = changed[90:110, 325:600].max(axis=0).min(), changed[370:390, 325:600].max(axis=0).min()
+    assert 20 < outlier < 0.6 * inlier
+    crossing = features([[320, 240]] * 2, (640, 480))
+    for inliers in ([True, False], [False, True]):
+        verified = Matches(paired(2).indices, [0.9, 0.9], inliers, np.eye(3))
+        picture = np.asarray(draw.matches(DARK, DARK, crossing, crossing, verified)).astype(int)
+        assert abs(picture[240, 320] - (253, 231, 37)).max() <= 2
+
+
+def test_the_colours_of_verified_matches_span_the_inliers() -> None:
+    xy = [[320, 100], [320, 240], [320, 380]]
+    both = features(xy, (640, 480))
+    verified = Matches(paired(3).indices, [0.9, 0.8, 0.2], [True, True, False], np.eye(3))
+    only = verified.select(verified.inliers)
+    picture = np.asarray(draw.matches(DARK, DARK, both, both, verified)).astype(int)
+    expected = np.asarray(draw.matches(DARK, DARK, both, both, only)).astype(int)
+    for y in (100, 240):
+        assert abs(picture[y, 320] - expected[y, 320]).max() <= 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_matches_without_inliers_are_drawn(count: int) -> None:
+    both = random_features(3, (640, 480))
+    verified = Matches(paired(count).indices, paired(count).similarities, np.zeros(count, bool))
+    assert draw.matches(GREY, GREY, both, both, verified).mode == "RGB"
+
+
+def test_what_is_known_to_be_right_counts_more_than_verification() -> None:
+    both = random_features(6, (640, 480))
+    verified = Matches(paired(6).indices, paired(6).similarities, [True, False] * 3)
+    correct = [True, True, False] * 2
+    assert (
+        draw.matches(GREY, GREY, both, both, verified, correct=correct).tobytes()
+        == draw.matches(GREY, GREY, both, both, paired(6), correct=correct).tobytes()
+    )
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_the_pictures_stay_visible_below_2000_matches(known: bool) -> None:
     picture = photograph(640, 480)

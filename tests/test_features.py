@@ -84,6 +84,58 @@ def test_matches_that_do_not_fit(indices, similarities, message):
         d2np.Matches(indices, similarities)
 
 
+def verified():
+    return d2np.Matches([[0, 1], [2, 3], [4, 5]], [0.5, 1, 0.7], [True, False, True], np.eye(3))
+
+
+def test_verified_matches():
+    found = verified()
+    assert found.inliers.dtype == bool
+    assert found.model.dtype == np.float64
+    assert "3 pairs, 2 of them inliers" in repr(found)
+    assert d2np.Matches([[0, 1]], [1]).inliers is None
+    assert d2np.Matches([[0, 1]], [1]).model is None
+    assert len(d2np.Matches(np.empty((0, 2)), [], []).inliers) == 0
+
+
+@pytest.mark.parametrize("which", [[2, 0], np.array([2, 0], np.uint8), [-1, -3]])
+def test_select_of_matches_keeps_all_in_step(which):
+    chosen = verified().select(which)
+    np.testing.assert_array_equal(chosen.indices, [[4, 5], [0, 1]])
+    np.testing.assert_array_equal(chosen.similarities, np.float32([0.7, 0.5]))
+    np.testing.assert_array_equal(chosen.inliers, [True, True])
+    np.testing.assert_array_equal(chosen.model, np.eye(3))
+    assert d2np.Matches([[0, 1]], [1]).select([0]).inliers is None
+
+
+def test_select_of_inliers_and_of_nothing():
+    found = verified()
+    np.testing.assert_array_equal(found.select(found.inliers).indices, [[0, 1], [4, 5]])
+    np.testing.assert_array_equal(found.select(~found.inliers).indices, [[2, 3]])
+    assert len(found.select([])) == 0
+
+
+@pytest.mark.parametrize("which", [[3], [-4], [0.5], [[0, 1]], [True], np.zeros(4, bool), "0", 3])
+def test_select_of_matches_that_are_not_there(which):
+    with pytest.raises(d2np.FormatError, match="select"):
+        verified().select(which)
+
+
+@pytest.mark.parametrize(
+    ("inliers", "model", "message"),
+    [
+        ([True], None, "inliers must be bool"),
+        ([0, 1], None, "inliers must be bool"),
+        ([[True, False]], None, "inliers must be bool"),
+        ([True, False], np.eye(4), "model must have shape"),
+        ([True, False], "abc", "matrix of numbers"),
+    ],
+)
+def test_verified_matches_that_do_not_fit(inliers, model, message):
+    with pytest.raises(d2np.FormatError, match=message):
+        d2np.Matches([[0, 1], [2, 3]], [1, 1], inliers, model)
+
+
 def test_every_error_is_one_of_ours_and_a_value_error():
     for error in (d2np.FormatError, d2np.ImageError, d2np.OptionError, d2np.WeightsError):
         assert issubclass(error, d2np.Error)

@@ -29,6 +29,10 @@ formats
         image_size (2,), scales (N,)
   npz   a file IMAGE.d2-net for each picture, as the published script writes it: keypoints (N, 3) with
         x, y, scale, scores (N,), descriptors (N, 512); beside the pictures, or under OUT
+  mat   the same for MATLAB
+  kapture
+        a kapture folder, new or there already; the features go under reconstruction/ and the name of the
+        weights, pictures it does not know yet get a camera, a record and a link to them
 
 Started again, it leaves out pictures that are done, and goes on with OUT.partial if it was stopped.
 
@@ -36,7 +40,11 @@ examples:
   d2np extract photos/ -o features.h5
   d2np extract photos/ -o features.h5 --max-keypoints 4000 --half
   d2np extract @list.txt --format npz
+  d2np extract photos/ -o kapture/ --format kapture
 """
+
+# Formats of a file for each picture, which can lie beside it.
+_BESIDE = ("npz", "mat")
 
 
 def add(commands: Commands) -> None:
@@ -48,9 +56,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="pictures, folders, patterns, lists")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="the file; with --format npz a folder, or left out"
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="the file; with --format npz, mat or kapture a folder, which npz and mat can do without",
     )
-    parser.add_argument("--format", choices=("h5", "npz"), default="h5", help="default: h5")
+    parser.add_argument("--format", choices=("h5", "npz", "mat", "kapture"), default="h5", help="default: h5")
     parser.add_argument(
         "--half",
         action="store_true",
@@ -72,9 +83,13 @@ def run(options: argparse.Namespace) -> int:
     net = network.load(options.weights, options.threads)
     how = settings(options)
     output: Output
-    if options.format == "npz":
+    if options.format in _BESIDE:
         folder = None if options.output is None else Path(options.output)
-        output = dataset.NpzOutput(folder, overwrite=options.overwrite)
+        kind = dataset.NpzOutput if options.format == "npz" else dataset.MatOutput
+        output = kind(folder, overwrite=options.overwrite)
+    elif options.format == "kapture":
+        weights = net.provenance.name if net.provenance else None
+        output = dataset.KaptureOutput(Path(options.output), weights, overwrite=options.overwrite)
     else:
         output = dataset.HlocOutput(
             Path(options.output), how.recorded(net), half=options.half, overwrite=options.overwrite
@@ -92,13 +107,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.format == "npz":
-        if options.half:
-            raise OptionError("--half is for --format h5 only")
-        return
-    if options.output is None:
-        raise OptionError("say where to write with -o OUT, such as -o features.h5")
-    if Path(options.output).suffix.lower() not in (".h5", ".hdf5", ""):
+    if options.half and options.format != "h5":
+        raise OptionError("--half is for --format h5 only")
+    if options.orient and options.format == "kapture":
+        raise OptionError("--orient is not for --format kapture, whose pictures are as they are stored")
+    if options.output is None and options.format not in _BESIDE:
+        example = "features.h5" if options.format == "h5" else options.format
+        raise OptionError(f"say where to write with -o OUT, such as -o {example}")
+    if options.format == "h5" and Path(options.output).suffix.lower() not in (".h5", ".hdf5", ""):
         raise OptionError(f"{options.output}: the format is h5: give it the extension .h5, or see --format")
 
 
@@ -126,7 +142,7 @@ def _tell(report: Report, options: argparse.Namespace, duration: float) -> int:
     if report.done:
         parts.append(f"{count(report.keypoints, 'keypoint')} in {seconds(duration)}")
     say(", ".join(parts))
-    if options.format == "npz":
+    if options.format != "h5":
         say(
             f"feature files are {'beside the pictures' if options.output is None else f'in {options.output}'}"
         )

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import argparse
 from time import perf_counter
+from typing import TYPE_CHECKING
 
+from ..errors import OptionError
 from . import network
-from .parser import Commands, add_extraction, add_matching, settings
+from .parser import Commands, add_extraction, add_matching, positive_number, settings
 from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written
 from .report import count, say, seconds
+
+if TYPE_CHECKING:
+    from ..features import Matches
+
+_MODELS = ("homography", "fundamental")
+_THRESHOLD = 3.0
 
 _EPILOG = """\
 examples:
   d2np match left.jpg right.jpg
   d2np match left.jpg right.jpg -o view.jpg --ratio 0.95 --max-keypoints 2000
   d2np match left.jpg right.jpg -o view.html
+  d2np match wall.jpg wall_again.jpg --verify homography --threshold 2
 """
 
 
@@ -36,6 +45,19 @@ def add(commands: Commands) -> None:
         "to explore the matches in; default: matches.png",
     )
     add_matching(parser)
+    group = parser.add_argument_group("verification")
+    group.add_argument(
+        "--verify",
+        choices=_MODELS,
+        help="tell the matches that agree with one homography (a plane, or a camera that only turns) or one "
+        "fundamental matrix (any rigid scene) from the others, which are drawn faint and red",
+    )
+    group.add_argument(
+        "--threshold",
+        type=positive_number,
+        metavar="PX",
+        help="how far a match may be off and still agree; default: 3",
+    )
     add_extraction(parser)
     parser.set_defaults(run=run)
 
@@ -44,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, [options.a, options.b], pages=True)
     for path in (options.a, options.b):
         check_readable(path)
+    _check_verification(options)
     from .. import draw
     from ..matching import match
 
@@ -62,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
             mutual=options.mutual,
             ratio=options.ratio,
             min_similarity=options.min_similarity,
+            verify=options.verify,
+            threshold=options.threshold or _THRESHOLD,
             threads=options.threads,
         )
     matched = perf_counter()
@@ -78,6 +103,26 @@ def run(options: argparse.Namespace) -> int:
         low, high = matches.similarities.min(), matches.similarities.max()
         alike = f", similarity {low:.3f} to {high:.3f}"
     say(f"{count(len(matches), 'match')}{alike}")
+    if options.verify is not None:
+        say(_verified(matches, options.verify, options.threshold or _THRESHOLD))
     say(f"{seconds(extracted - start)} for extraction, {seconds(matched - extracted)} for matching")
     say_written(options.output)
     return 0
+
+
+def _check_verification(options: argparse.Namespace) -> None:
+    if options.verify is not None:
+        from .. import verification
+
+        verification.check(options.verify, options.threshold or _THRESHOLD)
+    elif options.threshold is not None:
+        raise OptionError("--threshold is for --verify only")
+
+
+def _verified(matches: Matches, model: str, threshold: float) -> str:
+    what = {"homography": "homography", "fundamental": "fundamental matrix"}[model]
+    if matches.model is None or matches.inliers is None:
+        return f"no {what} fits the matches"
+    good = int(matches.inliers.sum())
+    inliers = f"{count(good, 'inlier')} ({good / len(matches):.0%}) within {threshold:g} px of one {what}"
+    return f"{inliers}, {count(len(matches) - good, 'outlier')}"

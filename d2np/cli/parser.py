@@ -59,6 +59,17 @@ def size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"WIDTHxHEIGHT is expected, such as 640x480, not {text!r}") from None
 
 
+def positive_number(text: str) -> float:
+    """Any number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {text!r}")
+    return value
+
+
 def number_within(low: float, high: float, *, above: bool = False) -> Any:
     """A parser of numbers from ``low``, or ``above`` it, to ``high``."""
 

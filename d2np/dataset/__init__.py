@@ -2,12 +2,14 @@
 
 from .extraction import Progress, Report, Settings, extract
 from .listing import Entry, listing
-from .outputs import HlocOutput, MatchOutput, NpzOutput, Output
+from .outputs import HlocOutput, KaptureOutput, MatchOutput, MatOutput, NpzOutput, Output
 from .pairs import MatchReport, MatchSettings, all_pairs, listed_pairs, match_pairs
 
 __all__ = [
     "Entry",
     "HlocOutput",
+    "KaptureOutput",
+    "MatOutput",
     "MatchOutput",
     "MatchReport",
     "MatchSettings",

@@ -7,11 +7,11 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..errors import FormatError, ImageError
 from ..features import Features, Matches
-from ..formats import hloc, hloc_matches, npz
+from ..formats import hloc, hloc_matches, kapture, mat, npz
 from .listing import Entry
 
 SETTINGS = "d2np_settings"
@@ -291,7 +291,7 @@ class MatchOutput(HdfOutput):
         )
 
 
-class NpzOutput:
+class _FileOutput:
     """One file for each picture, beside it or, under its name, in a folder.
 
     Parameters
@@ -300,21 +300,31 @@ class NpzOutput:
         Where to; by default beside the pictures.
     overwrite : bool
         Do pictures again whose files are there.
+
+    Raises
+    ------
+    FormatError
+        If the folder is none, or the format needs a package that is missing.
     """
+
+    _format: ClassVar[Any]
+    """A module of :mod:`d2np.formats`."""
 
     def __init__(self, folder: Path | None = None, *, overwrite: bool = False) -> None:
         self._folder = folder
         self._overwrite = overwrite
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise FormatError(f"{folder}: is no folder to write feature files into")
+        _check_folder(folder)
 
     def file_of(self, entry: Entry) -> Path:
         """The feature file of a picture."""
         beside = entry.path if self._folder is None else self._folder / entry.name
-        return beside.with_name(beside.name + npz.EXTENSION)
+        return beside.with_name(beside.name + self._format.EXTENSION)
 
     def holds(self, entry: Entry) -> bool:
-        return not self._overwrite and npz.is_complete(self.file_of(entry))
+        if self._overwrite:
+            return False
+        path = self.file_of(entry)
+        return self._format.is_complete(path) or self._is_of_another_format(path)
 
     def start(self) -> None:
         if self._folder is not None:
@@ -323,13 +333,116 @@ class NpzOutput:
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         path = self.file_of(entry)
         _make_folder(path.parent)
-        npz.write(path, features)
+        self._format.write(path, features)
 
     def finish(self) -> None:
         """Every file was finished as it was written."""
 
     def close(self) -> None:
         """No file is open."""
+
+    def _is_of_another_format(self, path: Path) -> bool:
+        """False, or an error: the published script gives its two formats one extension."""
+        for other, magic in (("npz", npz.MAGIC), ("mat", mat.MAGIC)):
+            if magic != self._format.MAGIC and _begins_with(path, magic):
+                raise FormatError(
+                    f"{path} is there in the format {other}: choose another folder with -o, or replace it "
+                    "with --overwrite"
+                )
+        return False
+
+
+class NpzOutput(_FileOutput):
+    """NumPy archives; see :class:`_FileOutput`."""
+
+    _format: ClassVar[Any] = npz
+
+
+class MatOutput(_FileOutput):
+    """MATLAB files; see :class:`_FileOutput`."""
+
+    _format: ClassVar[Any] = mat
+
+    def __init__(self, folder: Path | None = None, *, overwrite: bool = False) -> None:
+        mat.library()
+        super().__init__(folder, overwrite=overwrite)
+
+
+class KaptureOutput:
+    """A kapture folder, new or there already, in which pictures are linked to and features added.
+
+    Parameters
+    ----------
+    folder : Path
+        Its root.
+    weights : str, optional
+        Name of the weights' file, which the features are filed under.
+    overwrite : bool
+        Do pictures again whose features are there. Cameras and records stay.
+
+    Raises
+    ------
+    FormatError
+        If it is no folder, or what is there is of another version of kapture or about other features.
+    """
+
+    def __init__(self, folder: Path, weights: str | None = None, *, overwrite: bool = False) -> None:
+        _check_folder(folder)
+        self._folder = folder
+        self._kind = kapture.type_of(weights)
+        self._overwrite = overwrite
+        self._records = kapture.Records(folder)
+
+    def holds(self, entry: Entry) -> bool:
+        if self._overwrite or entry.name not in self._records:
+            return False
+        return kapture.is_complete(self._folder, self._kind, entry.name)
+
+    def start(self) -> None:
+        _make_folder(self._folder)
+        kapture.configure(self._folder, self._kind)
+        self._records.start()
+
+    def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
+        kapture.check_name(entry.name)
+        kapture.write(self._folder, self._kind, entry.name, features)
+        _link(entry.path, kapture.picture_of(self._folder, entry.name))
+        # A picture is held once it is recorded.
+        if entry.name not in self._records:
+            self._records.add(entry.name, features.image_size)
+
+    def finish(self) -> None:
+        """Every file was finished as it was written."""
+
+    def close(self) -> None:
+        """No file is open."""
+
+
+def _check_folder(folder: Path | None) -> None:
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise FormatError(f"{folder}: is no folder to write feature files into")
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(magic)) == magic
+    except OSError:
+        return False
+
+
+def _link(picture: Path, place: Path) -> None:
+    """A link to the picture, or a copy where links cannot be made."""
+    if os.path.lexists(place):
+        return
+    _make_folder(place.parent)
+    try:
+        os.symlink(picture.absolute(), place)
+    except OSError:
+        try:
+            shutil.copyfile(picture, place)
+        except OSError as error:
+            raise FormatError(f"{place}: cannot be written: {_one_line(error)}") from None
 
 
 def _make_folder(folder: Path) -> None:

@@ -19,6 +19,8 @@ from .picture import enlargement, open_for, resized, scaled_positions
 _RIGHT: Colour = (70, 236, 112)
 _WRONG: Colour = (255, 82, 36)
 _OUTLINE: Colour = (12, 12, 16)
+# Outliers are there for whoever looks for them, and leave the eye to the inliers.
+_OUTLIER_STRENGTH = 0.35
 
 # Where in the colour map the least similar match lies.
 _LOWEST = 0.3
@@ -48,7 +50,8 @@ def matches(
     """Two pictures side by side (wide panoramas: one above the other) with a line for each match.
 
     The colour tells the similarity, over the range that occurs; the most similar matches are on top. The
-    more lines there are the thinner and the more transparent they get.
+    more lines there are the thinner and the more transparent they get. Where the matches have been verified,
+    that goes for the inliers; the outliers are faint red lines below them.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ def matches(
     features_a, features_b : Features
     matches : Matches
     correct : (M,) bool, optional
-        Which matches are right, where that is known: these are drawn green, the others red-orange on top.
+        Which matches are right, where that is known: these are drawn green, the others red-orange on top,
+        whatever ``matches.inliers`` says.
     colours : str
         The colour map: ``"viridis"``, ``"plasma"``, ``"inferno"`` or ``"magma"``.
     max_size : int, optional
@@ -88,17 +92,22 @@ def matches(
     check_matches(matches, len(features_a), len(features_b))
     right = None if correct is None else mask_of(correct, len(matches), "correct")
 
-    value = stretched(matches.similarities)
+    inliers = np.ones(len(matches), np.bool_) if matches.inliers is None else matches.inliers
+    value = np.zeros(len(matches))
+    value[inliers] = stretched(matches.similarities[inliers])
     inks = colour_map(colours, value, _LOWEST)
     # The less similar ones recede, the further the more lines there are, but never vanish.
-    faintest = float(np.interp(np.log10(max(1, len(matches))), [1, 3], [0.75, 0.4]))
+    shown = int(np.count_nonzero(inliers))
+    faintest = float(np.interp(np.log10(max(1, shown)), [1, 3], [0.75, 0.4]))
     strength = faintest + (1 - faintest) * value
     if right is not None:
         inks = np.array([_WRONG, _RIGHT], dtype=np.uint8)[right.astype(np.int64)]
         strength = np.ones(len(matches))
+    elif not inliers.all():
+        inks[~inliers], strength[~inliers] = _WRONG, _OUTLIER_STRENGTH
     layout = _Layout.of(pixels_a.shape, pixels_b.shape, max_size)
     size = min(64, max(13, round(0.016 * layout.width)))
-    legend = _legend(matches.similarities, right, colours, size)
+    legend = _legend(matches, right, colours, size)
     layout = layout.with_legend(legend)
 
     sheet = np.empty((layout.height + legend.height, layout.width, 3), dtype=np.uint8)
@@ -114,14 +123,18 @@ def matches(
     # Lines that leave a picture through its border must not run into the legend.
     canvas = Canvas(sheet[: layout.height])
     order = np.argsort(-matches.similarities, kind="stable")[::-1]
+    layers = [order[~inliers[order]], order[inliers[order]]]
+    if right is not None:
+        layers = [order[right[order]], order[~right[order]]]
     strokes = [
         _Strokes(ends[0][chosen], ends[1][chosen], inks[chosen], strength[chosen], len(order), canvas)
-        for chosen in ([order] if right is None else [order[right[order]], order[~right[order]]])
+        for chosen in layers
     ]
     for each in strokes:
         each.draw_lines(canvas)
-    for each in strokes:
-        each.draw_ends(canvas)
+    for each, layer in zip(strokes, layers, strict=True):
+        faint = right is None and not inliers[layer].all()
+        each.draw_ends(canvas, _OUTLIER_STRENGTH if faint else 1.0)
     sheet[: layout.height] = canvas.pixels
     image = Image.fromarray(sheet)
     legend.draw(image)
@@ -215,18 +228,16 @@ class _Strokes:
                 canvas.line(xa, ya, xb, yb, self._width + 1.4, _OUTLINE, 0.4 * alpha)
             canvas.line(xa, ya, xb, yb, self._width, ink, alpha)
 
-    def draw_ends(self, canvas: Canvas) -> None:
-        opacity = min(1.0, 0.5 + self._opacity)
+    def draw_ends(self, canvas: Canvas, strength: float = 1.0) -> None:
+        opacity = min(1.0, 0.5 + self._opacity) * strength
         for a, b, ink in zip(self._ends_a, self._ends_b, self._inks, strict=True):
             for x, y in (a, b):
                 canvas.disc(x, y, self._radius + 0.8, _OUTLINE, 0.5 * opacity)
                 canvas.disc(x, y, self._radius, ink, opacity)
 
 
-def _legend(
-    similarities: NDArray[np.float32], right: NDArray[np.bool_] | None, colours: str, size: int
-) -> Legend:
-    count = len(similarities)
+def _legend(matches: Matches, right: NDArray[np.bool_] | None, colours: str, size: int) -> Legend:
+    count = len(matches)
     left: list[Item] = ["no matches" if not count else f"{count} match{'es' if count > 1 else ''}"]
     if not count:
         return Legend(left, [], size)
@@ -235,23 +246,34 @@ def _legend(
         share = f"{good} correct ({100 * good / count:.0f} %)"
         return Legend(
             left,
-            [
-                Bar(np.array([_RIGHT], dtype=np.uint8)),
-                share,
-                "",
-                Bar(np.array([_WRONG], dtype=np.uint8)),
-                f"{count - good} wrong",
-            ],
+            [Bar(_single(_RIGHT)), share, "", Bar(_single(_WRONG)), f"{count - good} wrong"],
             size,
         )
+    if matches.inliers is None:
+        return Legend(left, _similarities(matches.similarities, colours), size)
+    good = int(matches.inliers.sum())
+    left += [f"{good} inlier{'' if good == 1 else 's'} ({100 * good / count:.0f} %)"]
+    items = _similarities(matches.similarities[matches.inliers], colours)
+    if good < count:
+        outliers = f"{count - good} outlier{'' if count - good == 1 else 's'}"
+        items = [Bar(_single(_WRONG)), outliers, *([""] if items else []), *items]
+    return Legend(left, items, size)
+
+
+def _similarities(similarities: NDArray[np.float32], colours: str) -> list[Item]:
+    """The range that the colours tell."""
+    if not len(similarities):
+        return []
     low, high = float(similarities.min()), float(similarities.max())
     if low == high:
-        return Legend(left, [f"similarity {low:.2f}"], size)
+        return [f"similarity {low:.2f}"]
     gradient = colour_map(colours, np.linspace(0.0, 1.0, 256), _LOWEST)
     digits = 2 if f"{low:.2f}" != f"{high:.2f}" else 4
-    return Legend(
-        left, [f"similarity {low:.{digits}f}", Bar(gradient, wide=True), f"{high:.{digits}f}"], size
-    )
+    return [f"similarity {low:.{digits}f}", Bar(gradient, wide=True), f"{high:.{digits}f}"]
+
+
+def _single(colour: Colour) -> NDArray[np.uint8]:
+    return np.array([colour], dtype=np.uint8)
 
 
 def check_matches(matches: Matches, count_a: int, count_b: int) -> None:

@@ -6,6 +6,10 @@
     one HDF5 file for the matches of many pairs of pictures, as hloc reads and writes it
 ``colmap``
     a COLMAP database of features and matches
-``npz``
-    one file for each picture, as the published extraction script writes it
+``npz``, ``mat``
+    one file for each picture, as the published extraction script writes them
+``kapture``
+    a kapture folder, as the published script for it adds features to one
+``opencv``
+    no file: OpenCV's keypoints and the calls of its features
 """

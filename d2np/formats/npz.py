@@ -18,6 +18,9 @@ from ..features import Features
 EXTENSION = ".d2-net"
 """Comes behind the picture's whole name: ``house.jpg.d2-net``."""
 
+MAGIC = b"PK\x03\x04"
+"""What such a file begins with."""
+
 _ARRAYS = ("keypoints", "scores", "descriptors")
 
 

@@ -320,10 +320,10 @@ def _provenance(
             if key not in recorded:
                 raise WeightsError(f"truncated: d2np wrote it, but its metadata lacks {key}")
         name, sha256 = (recorded[key][:_LONGEST_TEXT] for key in ("source_name", "source_sha256"))
-        return Provenance(name, sha256, format, names)
+        return Provenance(name, sha256, format, beside=names)
     digest = hashlib.sha256(content)
     for file in beside:
         with open(file, "rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)
-    return Provenance(path.name, digest.hexdigest(), format, names)
+    return Provenance(path.name, digest.hexdigest(), format, beside=names)

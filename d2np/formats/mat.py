@@ -1,0 +1,116 @@
+"""One ``IMAGE.d2-net`` for each picture, as the published ``extract_features.py`` writes it for MATLAB.
+
+A MATLAB 5 file, uncompressed, with the same arrays as in :mod:`npz <d2np.formats.npz>`; MATLAB knows no
+vectors, so ``scores`` is a row, (1, N).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+from ..atomic import replacing
+from ..errors import FormatError
+from ..features import Features
+from .npz import EXTENSION
+
+__all__ = ["EXTENSION", "MAGIC", "is_complete", "library", "read", "write"]
+
+MAGIC = b"MATLAB 5.0 MAT-file"
+"""What such a file begins with."""
+
+_ARRAYS = ("keypoints", "scores", "descriptors")
+_HEADER = 128
+
+
+def library() -> Any:
+    """:mod:`scipy.io`.
+
+    Raises
+    ------
+    FormatError
+        If it is missing.
+    """
+    try:
+        return import_module("scipy.io")
+    except ImportError:
+        raise FormatError("MATLAB files need the package scipy: pip install 'd2np[mat]'") from None
+
+
+def write(path: str | os.PathLike[str], features: Features) -> None:
+    """Write the features of one picture, all of the file or nothing.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be written, or scipy is missing.
+    """
+    scipy_io = library()
+    try:
+        with replacing(path) as stream:
+            scipy_io.savemat(stream, {name: getattr(features, name) for name in _ARRAYS})
+    except OSError as error:
+        raise FormatError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
+
+
+def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
+    """Read the features of one picture.
+
+    Parameters
+    ----------
+    path : str or path
+    image_size : (int, int)
+        (width, height) of the picture, which the file does not tell.
+
+    Raises
+    ------
+    FormatError
+        If it is no such file, or scipy is missing.
+    """
+    scipy_io = library()
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as stream:
+            arrays = scipy_io.loadmat(stream, variable_names=_ARRAYS)
+        scores = arrays["scores"].reshape(-1)
+        return Features(arrays["keypoints"], scores, arrays["descriptors"], image_size)
+    except KeyError as error:
+        raise FormatError(f"{name}: not a feature file: it has no {error.args[0]}") from None
+    except OSError as error:
+        raise FormatError(f"{name}: cannot be read: {error.strerror or error}") from None
+    except FormatError as error:
+        raise FormatError(f"{name}: not a feature file: {error}") from None
+    # scipy raises almost anything on a damaged file.
+    except Exception as error:
+        raise FormatError(f"{name}: not a feature file: {' '.join(str(error).split())}") from None
+
+
+def is_complete(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a whole feature file. Its arrays' headers are read, not the arrays."""
+    scipy_io = library()
+    try:
+        with open(path, "rb") as stream:
+            if stream.read(len(MAGIC)) != MAGIC or not _is_whole(stream):
+                return False
+            stream.seek(0)
+            shapes = {name: shape for name, shape, _ in scipy_io.whosmat(stream)}
+    # scipy raises almost anything on a damaged file.
+    except Exception:
+        return False
+    count, _ = shapes.get("keypoints", (0, 0))
+    # Of no scores scipy makes (0, 0).
+    scores = (1, count) if count else (0, 0)
+    return shapes == {"keypoints": (count, 3), "scores": scores, "descriptors": (count, 512)}
+
+
+def _is_whole(stream: Any) -> bool:
+    """Whether the file ends where its last array does; ``whosmat`` does not look."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(_HEADER - 2)
+    order = "little" if stream.read(2) == b"IM" else "big"
+    place = _HEADER
+    while place < end:
+        stream.seek(place + 4)
+        place += 8 + int.from_bytes(stream.read(4), order)  # type: ignore[arg-type]
+    return place == end

@@ -1,0 +1,250 @@
+"""D2-Net among OpenCV's features: the same keypoints, in OpenCV's types, put to work by OpenCV."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from evaluation import MEDIUM, warp
+from skimage import data
+
+import d2np
+import d2np.opencv
+from d2np import homography
+from d2np.opencv import D2Net, to_dmatches, to_image_features, to_keypoints
+
+SCALES = (0.5, 1.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def analytic():
+    return d2np.Net.load("analytic")
+
+
+@pytest.fixture(scope="module")
+def coffee():
+    """Two views, blue first, and the homography between them."""
+    picture = cv2.resize(data.coffee(), (450, 300), interpolation=cv2.INTER_AREA)
+    view, truth = warp(picture, MEDIUM, 7)
+    return picture[:, :, ::-1].copy(), view[:, :, ::-1].copy(), truth
+
+
+def places(keypoints):
+    return np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
+
+
+def test_two_views_are_registered_by_opencv(analytic, coffee):
+    a, b, truth = coffee
+    detector = D2Net(analytic)
+    (keypoints_a, descriptors_a), (keypoints_b, descriptors_b) = (
+        detector.detectAndCompute(each, None) for each in (a, b)
+    )
+    found = cv2.BFMatcher(detector.defaultNorm(), crossCheck=True).match(descriptors_a, descriptors_b)
+    from_a = places([keypoints_a[match.queryIdx] for match in found])
+    to_b = places([keypoints_b[match.trainIdx] for match in found])
+    matrix, inliers = cv2.findHomography(from_a, to_b, cv2.USAC_MAGSAC, 3.0)
+    assert inliers.sum() > 60
+    corners = np.array([[0, 0], [449, 0], [449, 299], [0, 299]])
+    assert np.abs(homography.apply(matrix, corners) - homography.apply(truth, corners)).max() < 4
+    # The picture laid over its view is the view, but for the light.
+    laid = cv2.warpPerspective(a, matrix, (450, 300))
+    inside = cv2.warpPerspective(np.ones_like(a[..., 0]), matrix, (450, 300)) > 0
+    assert np.abs(laid * 0.8 + 15 - b)[inside].mean() < 3
+
+
+def test_opencv_matches_as_d2np_does(analytic, coffee):
+    a, b, _ = coffee
+    one, other = analytic(a[:, :, ::-1]), analytic(b[:, :, ::-1])
+    expected = d2np.match(one, other)
+    found = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(one.descriptors, other.descriptors)
+    pairs = {(match.queryIdx, match.trainIdx) for match in found}
+    assert len(pairs ^ set(map(tuple, expected.indices.tolist()))) <= 0.01 * len(expected)
+    ours = {(match.queryIdx, match.trainIdx): match.distance for match in to_dmatches(expected)}
+    for match in found:
+        distance = ours.get((match.queryIdx, match.trainIdx), match.distance)
+        assert match.distance == pytest.approx(distance, abs=1e-3)
+    drawn = cv2.drawMatches(a, to_keypoints(one), b, to_keypoints(other), to_dmatches(expected), None)
+    assert drawn.shape == (300, 900, 3)
+
+
+def test_the_parts_of_the_stitcher_take_the_features(analytic, coffee):
+    features = [to_image_features(analytic(each[:, :, ::-1]), k) for k, each in enumerate(coffee[:2])]
+    assert features[1].img_idx == 1
+    assert features[1].img_size == (450, 300)
+    pairs = cv2.detail_BestOf2NearestMatcher(False, 0.3).apply2(features)
+    assert pairs[1].num_inliers > 30
+    assert pairs[1].confidence > 1
+    assert cv2.detail_HomographyBasedEstimator().apply(features, pairs, None)[0]
+
+
+def test_keypoints_and_descriptors_are_those_of_the_net(net, make_picture):
+    picture = make_picture(97, 131)
+    features = net(picture, scales=SCALES, max_keypoints=40)
+    found, descriptors = D2Net(net, scales=SCALES, max_keypoints=40).detectAndCompute(
+        picture[:, :, ::-1], None
+    )
+    assert isinstance(found, tuple)
+    assert isinstance(found[0], cv2.KeyPoint)
+    np.testing.assert_array_equal(places(found), features.keypoints[:, :2])
+    np.testing.assert_array_equal(np.float32([each.response for each in found]), features.scores)
+    np.testing.assert_array_equal(np.float32([each.size for each in found]), 8 * features.keypoints[:, 2])
+    octaves = {2.0: 1, 1.0: 0, 0.5: -1}
+    assert [each.octave for each in found] == [octaves[scale] for scale in features.keypoints[:, 2].tolist()]
+    assert len({each.octave for each in found}) > 1
+    assert {each.angle for each in found} == {-1}
+    assert descriptors.dtype == np.float32
+    np.testing.assert_array_equal(descriptors, features.descriptors)
+
+
+def test_what_opencv_asks_for(net):
+    detector = D2Net(net)
+    assert detector.descriptorSize() == 512
+    assert detector.descriptorType() == cv2.CV_32F
+    assert detector.defaultNorm() == cv2.NORM_L2
+    assert detector.empty() is False
+    assert detector.getDefaultName() == "Feature2D.D2Net"
+    calls = (
+        "detect",
+        "compute",
+        "detectAndCompute",
+        "descriptorSize",
+        "descriptorType",
+        "defaultNorm",
+        "empty",
+    )
+    assert all(hasattr(cv2.Feature2D, name) for name in calls)
+
+
+def test_every_kind_of_picture(net, make_picture):
+    picture = make_picture(61, 83)
+    detector = D2Net(net)
+    expected = places(detector.detect(picture))
+    alpha = np.dstack([picture, np.full((61, 83), 7, np.uint8)])
+    for image in (alpha, cv2.UMat(picture), picture.astype(np.float32), picture.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(places(detector.detect(image)), expected)
+    grey = picture[:, :, 0]
+    expected = net(grey).keypoints[:, :2]
+    for image in (grey, grey[:, :, np.newaxis], np.dstack([grey] * 3), np.asfortranarray(grey)):
+        np.testing.assert_array_equal(places(detector.detect(image)), expected)
+    # Blue and red are not the same.
+    assert len(places(detector.detect(picture[:, :, ::-1]))) != len(places(detector.detect(picture)))
+
+
+def test_masks(net, make_picture):
+    picture = make_picture(97, 131)
+    mask = np.zeros((97, 131), np.uint8)
+    mask[:, :60] = 255
+    detector = D2Net(net)
+    for given in (mask, mask > 0, cv2.UMat(mask)):
+        found, descriptors = detector.detectAndCompute(picture, given)
+        assert len(found) == len(descriptors) > 0
+        assert places(found)[:, 0].max() < 60
+        np.testing.assert_array_equal(places(detector.detect(picture, given)), places(found))
+    assert len(detector.detect(picture)) > len(found)
+
+
+def test_nothing_found_is_what_opencv_returns(net, picture):
+    assert D2Net(net).detectAndCompute(picture, np.zeros(picture.shape[:2], np.uint8)) == ((), None)
+    assert D2Net(net).detect(picture, np.zeros(picture.shape[:2], np.uint8)) == ()
+    assert D2Net(net).compute(picture, []) == ((), None)
+    outside = [cv2.KeyPoint(-50, 5, 1), cv2.KeyPoint(5, 900, 1)]
+    assert D2Net(net).compute(picture, outside) == ((), None)
+    sift = cv2.SIFT_create()
+    assert sift.detectAndCompute(np.zeros((60, 60), np.uint8), None) == ((), None)
+
+
+def test_descriptors_of_given_keypoints(net, picture):
+    detector = D2Net(net, detector="strength", max_keypoints=5, relu=False)
+    given = [cv2.KeyPoint(20.5, 30.25, 9), cv2.KeyPoint(-50, 5, 1), cv2.KeyPoint(41, 17, 3)]
+    given[2].class_id = 7
+    kept, descriptors = detector.compute(picture, given)
+    assert [(each.pt, each.class_id) for each in kept] == [((20.5, 30.25), -1), ((41, 17), 7)]
+    expected, _ = net.describe(picture[:, :, ::-1], [[20.5, 30.25], [41, 17]], relu=False)
+    np.testing.assert_array_equal(descriptors, expected)
+    again = detector.detectAndCompute(picture, None, None, True, keypoints=given)
+    assert again[0] == kept
+    np.testing.assert_array_equal(again[1], descriptors)
+
+
+def test_keypoints_of_sift(net, make_picture):
+    picture = make_picture(97, 131)
+    found = cv2.SIFT_create().detect(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
+    kept, descriptors = D2Net(net).compute(picture, found)
+    assert len(kept) == len(descriptors) > 0
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, rtol=1e-5)
+
+
+def test_its_own_keypoints_have_its_own_descriptors(net, picture):
+    detector = D2Net(net)
+    found, descriptors = detector.detectAndCompute(picture, None)
+    kept, again = detector.compute(picture, found)
+    assert len(kept) == len(found)
+    np.testing.assert_allclose(again, descriptors, atol=1e-5)
+
+
+def test_lists_of_pictures(net, make_picture):
+    pictures = [make_picture(61, 83, 1), make_picture(64, 64, 2)]
+    detector = D2Net(net)
+    found = detector.detect(pictures)
+    kept, descriptors = detector.compute(pictures, found)
+    assert (
+        [len(each) for each in found] == [len(each) for each in kept] == [len(each) for each in descriptors]
+    )
+    for image, keypoints in zip(pictures, found, strict=True):
+        np.testing.assert_array_equal(places(keypoints), places(detector.detect(image)))
+    nothing = [np.zeros(each.shape[:2], np.uint8) for each in pictures]
+    assert detector.detect(pictures, nothing) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "cv2.imread returns"),
+        ("A.jpg", "array or a cv2.UMat"),
+        (np.zeros((0, 0), np.uint8), "empty"),
+        (np.zeros((5, 5, 2), np.uint8), "shape"),
+        (np.zeros((5, 5, 3), np.uint8), "8 px"),
+        (np.zeros((50, 50, 3), np.int32), "uint8"),
+    ],
+)
+def test_what_is_no_picture(net, image, message):
+    with pytest.raises(d2np.ImageError, match=message):
+        D2Net(net).detectAndCompute(image, None)
+    with pytest.raises(d2np.ImageError, match=message):
+        D2Net(net).compute(image, [cv2.KeyPoint(2, 2, 1)])
+
+
+def test_bad_options_and_arguments(net, picture):
+    with pytest.raises(d2np.OptionError, match=r"takes the options detector, .*; got nfeatures, orient"):
+        D2Net(net, orient=True, nfeatures=50)
+    with pytest.raises(d2np.OptionError, match="detector"):
+        D2Net(net, detector="sift").detect(picture)
+    with pytest.raises(d2np.ImageError, match="mask"):
+        D2Net(net).detect(picture, np.ones((5, 5), np.uint8))
+    with pytest.raises(d2np.OptionError, match="useProvidedKeypoints needs keypoints"):
+        D2Net(net).detectAndCompute(picture, None, useProvidedKeypoints=True)
+    with pytest.raises(d2np.OptionError, match=r"cv2\.KeyPoint; got tuple"):
+        D2Net(net).compute(picture, [(1, 2)])
+
+
+def test_it_can_be_pickled(net, picture):
+    detector = pickle.loads(pickle.dumps(D2Net(net, max_keypoints=3)))
+    assert len(detector.detect(picture)) == 3
+
+
+def test_without_opencv(net, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(d2np.FormatError, match=r"^OpenCV's types need .*: pip install 'd2np\[opencv\]'$"):
+        D2Net(net)
+
+
+def test_opencv_is_imported_when_it_is_needed():
+    script = (
+        "import sys, d2np; d2np.opencv.D2Net; assert 'cv2' not in sys.modules; import d2np.opencv as o\n"
+        "assert o is d2np.opencv and 'opencv' in dir(d2np); o.D2Net(None); assert 'cv2' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
