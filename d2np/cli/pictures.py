@@ -60,7 +60,7 @@ def check_place(path: str, sources: Iterable[str] = ()) -> None:
         raise Error(f"{path} cannot be written: no permission to write in {target.parent}")
 
 
-def check_readable(path: str) -> None:
+def check_readable(path: str, max_pixels: int | None = None) -> None:
     """Find out before any work is done whether this is a picture; only its head is read.
 
     Raises
@@ -68,19 +68,9 @@ def check_readable(path: str) -> None:
     ImageError
         If it is none.
     """
-    from ..image import open_picture
+    from ..image import open_file
 
-    if os.path.isfile(path):
-        from PIL import Image
-
-        try:
-            with Image.open(path):
-                return
-        except Exception:
-            # The message is the one that opening it for good gives.
-            open_picture(path)
-    else:
-        open_picture(path)
+    open_file(path, max_pixels).close()
 
 
 @contextmanager
