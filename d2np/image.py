@@ -134,9 +134,8 @@ def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Im
         raise ImageError(f"{name}: there is no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder, not a picture") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        with _open_unlimited(name) as picture:
-            raise _too_large(name, picture.size, "Pillow's limit") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _bomb(name, max_pixels, error) from None
     # Pillow's readers raise almost anything on a damaged file.
     except Exception as error:
         if not is_tiff(path):
@@ -162,11 +161,26 @@ def pixels_by_default() -> float:
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
+def _bomb(name: str, max_pixels: int | None, error: Exception) -> ImageError:
+    """What to say where Pillow itself has refused a file."""
+    if max_pixels is None:
+        try:
+            with _open_unlimited(name) as picture:
+                return _too_large(name, picture.size, "Pillow's limit")
+        except Image.DecompressionBombError:
+            pass
+    # WebP, for one, which holds no more than 16383 x 16383 px.
+    return ImageError(
+        f"{name} is too large, and Pillow's reader of this format has a limit that only "
+        f"PIL.Image.MAX_IMAGE_PIXELS raises: {error}"
+    )
+
+
 def _too_large(name: str, size: tuple[int, int], limit: str) -> ImageError:
     pixels = size[0] * size[1]
     return ImageError(
-        f"{name} is too large to open unasked: {size[0]} x {size[1]} = {pixels} px, above {limit} that guards against "
-        f"files made to fill the memory; to read it, raise the limit with max_pixels={pixels} "
+        f"{name} is too large to open unasked: {size[0]} x {size[1]} = {pixels} px, above {limit} that "
+        f"guards against files made to fill the memory; to read it, raise the limit with max_pixels={pixels} "
         f"(--max-pixels {pixels} on the command line)"
     )
 

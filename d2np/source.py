@@ -216,7 +216,7 @@ class _Rows(Source):
             return np.asarray(self._stored[first:last])
         except ImageError:
             raise
-        except (OSError, ValueError, KeyError) as error:  # a damaged or a closed HDF5 file
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # a damaged or a closed HDF5 file
             raise ImageError(f"{self._name} cannot be read from row {first} on: {error}") from error
 
 
