@@ -5,19 +5,35 @@ What users hold becomes one thing, (H, W, 3) in 0..255, red first; then what the
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError, OptionError
+from .tiff import TiffRows, is_tiff
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Any"
-"""A path, a PIL image, or an array (H, W[, 3 | 4]) uint8, uint16 or float in 0..255: NumPy's, a memmap, or
-what is read like one, such as an h5py dataset."""
+
+class Dataset(Protocol):
+    """An array of which parts can be read from a file, such as an HDF5 dataset."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+    @property
+    def ndim(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Dataset"
+"""A path, a PIL image, or an array (H, W[, 3 | 4]) uint8, uint16 or float in 0..255, in memory or in a file
+(``numpy.memmap``, an h5py dataset)."""
 
 # Channel order and scaling by name; published file ``lib/utils.py``, ``preprocess_image``.
 PREPROCESSING = ("caffe", "torch")
@@ -26,18 +42,23 @@ TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 
 
-def open_picture(image: Picture, *, orient: bool = False) -> NDArray[np.uint8] | NDArray[np.float32]:
+def open_picture(
+    image: Picture, *, orient: bool = False, max_pixels: int | None = None
+) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Any picture as an (H, W, 3) array, red first, in 0..255.
 
     Parameters
     ----------
-    image : path, PIL.Image or array
+    image : path, PIL.Image, array or HDF5 dataset
         Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): grey, grey, RGB, RGB with an alpha channel
         that is left out. uint8; float in 0..255; or uint16, of which the full range 0..65535 is brought
         to 0..255.
     orient : bool
         Turn the picture as its EXIF orientation says. Off by default, as in COLMAP and hloc. Arrays have
         no orientation.
+    max_pixels : int, optional
+        Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
+        the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Returns
     -------
@@ -48,45 +69,169 @@ def open_picture(image: Picture, *, orient: bool = False) -> NDArray[np.uint8] |
     ------
     ImageError
         If it cannot be read, or is empty, of another shape or type, not finite, or out of range.
+    OptionError
+        If ``max_pixels`` makes no sense.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _from_file(image, orient)
+        return load(open_file(image, max_pixels), orient, os.fspath(image))
     if isinstance(image, Image.Image):
         return _from_pil(image, orient, "the picture")
     if isinstance(image, np.ndarray):
-        return from_array(image)
-    if is_read_by_rows(image):
-        check_array(image.shape, np.dtype(image.dtype))
-        return from_array(np.asarray(image[:]))
-    raise ImageError(f"an image is a path, a PIL image or a NumPy array; got {type(image).__name__}")
+        return _from_array(image)
+    if is_dataset(image):
+        check_form(image.shape, image.dtype, "the image dataset")
+        return _from_array(np.asarray(image[:]), "the image dataset")
+    raise ImageError(
+        f"an image is a path, a PIL image, a NumPy array or an HDF5 dataset; got {type(image).__name__}"
+    )
 
 
-def open_rgb(image: Picture, *, orient: bool = False) -> NDArray[np.uint8]:
+def open_rgb(image: Picture, *, orient: bool = False, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Like :func:`open_picture`, rounded to uint8: for looking at."""
-    picture = open_picture(image, orient=orient)
+    picture = open_picture(image, orient=orient, max_pixels=max_pixels)
     if picture.dtype == np.uint8:
         return picture  # type: ignore[return-value]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def _from_file(path: str | os.PathLike[str], orient: bool) -> NDArray[Any]:
+def is_dataset(thing: object) -> bool:
+    """Whether this is an array in a file, by what it can do: h5py need not be there."""
+    return all(hasattr(thing, name) for name in ("shape", "dtype", "ndim", "__getitem__"))
+
+
+def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Image.Image | TiffRows:
+    """Open a picture's file, of which only the head is read.
+
+    Parameters
+    ----------
+    path : str or path
+    max_pixels : int, optional
+        See :func:`open_picture`.
+
+    Returns
+    -------
+    PIL.Image or TiffRows
+        To be closed. TiffRows where Pillow does not read the TIFF, or would not without ``max_pixels``.
+
+    Raises
+    ------
+    ImageError
+        If there is no such file, or it is no picture, or too large.
+    OptionError
+        If ``max_pixels`` makes no sense.
+    """
+    if max_pixels is not None and (
+        isinstance(max_pixels, bool) or not hasattr(max_pixels, "__index__") or max_pixels < 1
+    ):
+        raise OptionError(
+            f"max_pixels must be a whole number from 1 up, or None for Pillow's limit; got {max_pixels!r}"
+        )
     name = os.fspath(path)
+    opened: Image.Image | TiffRows
     try:
-        with Image.open(path) as picture:
-            return _from_pil(picture, orient, name)
-    except ImageError:
-        raise
+        opened = Image.open(name) if max_pixels is None else _open_unlimited(name)
     except FileNotFoundError:
         raise ImageError(f"{name}: there is no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder, not a picture") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture in a format that Pillow reads") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large to open safely: {error}") from None
-    # Pillow's decoders raise almost anything on a damaged file.
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _bomb(name, max_pixels, error) from None
+    # Pillow's readers raise almost anything on a damaged file.
     except Exception as error:
-        raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+        if not is_tiff(path):
+            if isinstance(error, UnidentifiedImageError):
+                raise ImageError(f"{name} is not a picture in a format that Pillow reads") from None
+            raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+        opened = TiffRows(path)
+    size = (opened.shape[1], opened.shape[0]) if isinstance(opened, TiffRows) else opened.size
+    pixels = size[0] * size[1]
+    limit = pixels_by_default()
+    allowed = limit if max_pixels is None else max_pixels
+    if pixels > allowed:
+        opened.close()
+        raise _too_large(name, size, f"the limit of {allowed:.0f}")
+    if pixels > limit and isinstance(opened, Image.Image) and opened.format == "TIFF":
+        opened.close()
+        opened = TiffRows(path)
+    return opened
+
+
+def pixels_by_default() -> float:
+    """Above how many pixels files are refused where nothing is said: where Pillow does it."""
+    return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def _bomb(name: str, max_pixels: int | None, error: Exception) -> ImageError:
+    """What to say where Pillow itself has refused a file."""
+    if max_pixels is None:
+        try:
+            with _open_unlimited(name) as picture:
+                return _too_large(name, picture.size, "Pillow's limit")
+        except Image.DecompressionBombError:
+            pass
+    # WebP, for one, which holds no more than 16383 x 16383 px.
+    return ImageError(
+        f"{name} is too large, and Pillow's reader of this format has a limit that only "
+        f"PIL.Image.MAX_IMAGE_PIXELS raises: {error}"
+    )
+
+
+def _too_large(name: str, size: tuple[int, int], limit: str) -> ImageError:
+    pixels = size[0] * size[1]
+    return ImageError(
+        f"{name} is too large to open unasked: {size[0]} x {size[1]} = {pixels} px, above {limit} that "
+        f"guards against files made to fill the memory; to read it, raise the limit with max_pixels={pixels} "
+        f"(--max-pixels {pixels} on the command line)"
+    )
+
+
+def _open_unlimited(name: str) -> Image.Image:
+    """What ``Image.open`` does without its limit, which holds for all threads of the process."""
+    with open(name, "rb") as file:
+        prefix = file.read(16)
+    for register in (Image.preinit, Image.init):
+        register()
+        for format in Image.ID:
+            factory, accept = Image.OPEN[format]
+            fits = accept is None or accept(prefix)
+            if not fits or isinstance(fits, str):  # a text says why it does not
+                continue
+            try:
+                return factory(name, name)  # type: ignore[arg-type]  # the classes open paths themselves
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue  # it only looked like this format
+    raise UnidentifiedImageError(name)
+
+
+def load(opened: Image.Image | TiffRows, orient: bool, name: str) -> NDArray[Any]:
+    """All of a file's picture as :func:`open_picture` returns it; the file is closed."""
+    with opened:
+        if isinstance(opened, TiffRows):
+            if orient and opened.orientation != 1 and opened.shape[0] * opened.shape[1] > pixels_by_default():
+                raise ImageError(
+                    f"{name} is too large to be turned as its orientation {opened.orientation} says: "
+                    "turn it first, or leave orient out"
+                )
+            picture = _from_array(opened[0 : opened.shape[0]], name)
+            return _turned(picture, opened.orientation) if orient else picture
+        try:
+            return _from_pil(opened, orient, name)
+        except ImageError:
+            raise
+        # As above: decoders.
+        except Exception as error:
+            raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+
+
+def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """As ``ImageOps.exif_transpose`` does it, for arrays."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
 
 
 def _from_pil(picture: Image.Image, orient: bool, name: str) -> NDArray[Any]:
@@ -94,12 +239,12 @@ def _from_pil(picture: Image.Image, orient: bool, name: str) -> NDArray[Any]:
         if orient:
             picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-            return from_array(_deep_grey(picture), name)
+            return _from_array(_deep_grey(picture), name)
         if picture.mode == "P" and "transparency" in picture.info:
             picture = picture.convert("RGBA")  # Pillow warns where transparency is dropped at once
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
-        return from_array(np.asarray(picture), name)
+        return _from_array(np.asarray(picture), name)
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
@@ -119,19 +264,20 @@ def _deep_grey(picture: Image.Image) -> NDArray[Any]:
     return values.astype(np.uint16)
 
 
-def is_read_by_rows(image: Any) -> bool:
-    """Whether this is an array whose rows are better read one by one: a memmap, or what looks like h5py's."""
-    if isinstance(image, np.ndarray):
-        return isinstance(image, np.memmap)
-    return all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__"))
+def _from_array(array: NDArray[Any], name: str = "the image array") -> NDArray[Any]:
+    check_form(array.shape, array.dtype, name)
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = check_floats(array, name)
+        refuse_fractions(low, high, name)
+    return as_rgb(array)
 
 
-def check_array(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "the image array") -> None:
-    """Raise :class:`d2np.ImageError` if no picture can have this shape and type."""
+def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
+    """Fails unless arrays of this shape and type are pictures."""
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
-        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {tuple(shape)}")
+        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}")
     if 0 in shape:
-        raise ImageError(f"{name} is empty: its shape is {tuple(shape)}")
+        raise ImageError(f"{name} is empty: its shape is {shape}")
     if dtype not in (np.uint8, np.uint16) and not np.issubdtype(dtype, np.floating):
         raise ImageError(
             f"{name} must be uint8, uint16 or float in 0..255; got {dtype}: convert it with "
@@ -139,34 +285,39 @@ def check_array(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "the i
         )
 
 
-def from_array(array: NDArray[Any], name: str = "the image array", *, is_part: bool = False) -> NDArray[Any]:
-    """An array as :func:`open_picture` gives it; of a part it is not said that 0..1 looks wrong."""
-    check_array(array.shape, array.dtype, name)
-    if array.dtype == np.uint16:
-        array = array.astype(np.float32) / np.float32(257)
-    elif np.issubdtype(array.dtype, np.floating):
-        array = _checked_floats(array, name, is_part)
-    if array.ndim == 2:
-        array = array[:, :, np.newaxis]
-    if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(array[:, :, :3])
-
-
-def _checked_floats(array: NDArray[Any], name: str, is_part: bool) -> NDArray[np.float32]:
+def check_floats(array: NDArray[Any], name: str) -> tuple[float, float]:
+    """The smallest and the largest colour of floats, or of some rows; fails unless they may be in 0..255."""
     colours = array[..., :3] if array.ndim == 3 else array
     low, high = float(colours.min()), float(colours.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(f"{name} holds values that are not finite (NaN or infinity)")
-    if not is_part and low >= 0 and 0 < high <= 1:
+    # Some room beyond 0..255, for what resampling overshoots.
+    if low < -255 or high > 510:
+        raise ImageError(f"{name} must hold values in 0..255; they go from {low:g} to {high:g}")
+    return low, high
+
+
+def refuse_fractions(low: float, high: float, name: str) -> None:
+    """Fails where the extremes of a whole picture, that is not black, show that it is one in 0..1."""
+    if low >= 0 and 0 < high <= 1:
         raise ImageError(
             f"{name} looks like values in 0..1 (its largest is {high:g}): multiply it by 255, the network "
             "takes 0..255"
         )
-    # Some room beyond 0..255, for what resampling overshoots.
-    if low < -255 or high > 510:
-        raise ImageError(f"{name} must hold values in 0..255; they go from {low:g} to {high:g}")
-    return array.astype(np.float32)
+
+
+def as_rgb(array: NDArray[Any]) -> NDArray[Any]:
+    """Rows of a checked array as (rows, W, 3) uint8 or float32 in 0..255."""
+    if array.ndim == 2:
+        array = array[:, :, np.newaxis]
+    array = array[:, :, :3]
+    if array.dtype == np.uint16:
+        array = array.astype(np.float32) / np.float32(257)
+    elif array.dtype != np.uint8:
+        array = array.astype(np.float32)
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(array)
 
 
 def network_size(

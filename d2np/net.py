@@ -47,6 +47,7 @@ class _Options:
     max_sum_edges: int | None = 2800
     mask: ArrayLike | None = None
     orient: bool = False
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.detector, str) or self.detector not in detect.DETECTORS:
@@ -179,6 +180,7 @@ class Net:
         max_sum_edges: int | None = 2800,
         mask: ArrayLike | None = None,
         orient: bool = False,
+        max_pixels: int | None = None,
         threads: int | None = None,
     ) -> Features:
         """Find and describe keypoints.
@@ -205,6 +207,8 @@ class Net:
             Keypoints are kept only where it is not zero.
         orient : bool
             Turn the picture as its EXIF orientation says; keypoints are those of the turned picture.
+        max_pixels : int, optional
+            Open files with up to so many pixels; by default Pillow's limit against decompression bombs holds.
         threads : int, optional
             How many to use; by default every core this process may use. Results are the same, bit for bit.
 
@@ -232,6 +236,7 @@ class Net:
             max_sum_edges,
             mask,
             orient,
+            max_pixels,
         )
         with self._team(threads) as team:
             return self._extract(image, options, team)
@@ -252,7 +257,7 @@ class Net:
             Time per layer and phase; ``print`` shows it as a table.
         """
         chosen = _Options(**options)
-        picture = open_picture(image, orient=chosen.orient)
+        picture = open_picture(image, orient=chosen.orient, max_pixels=chosen.max_pixels)
         with self._team(threads) as team:
             self._extract(picture, chosen, team)  # compiles what has not been compiled yet
         clock = Clock()
@@ -280,6 +285,7 @@ class Net:
         max_sum_edges: int | None = 2800,
         mask: ArrayLike | None = None,
         orient: bool = False,
+        max_pixels: int | None = None,
         threads: int | None = None,
     ) -> Iterator[Features]:
         """Find and describe keypoints, and hand them out as the picture is worked through from its top.
@@ -305,6 +311,7 @@ class Net:
             max_sum_edges,
             mask,
             orient,
+            max_pixels,
         )
         return self._stream(image, options, threads)
 
@@ -335,7 +342,11 @@ class Net:
     def _pieces(self, image: Picture, options: _Options, team: Team) -> Iterator[tuple[int, Features]]:
         """The number of a level and the features of some of its rows, until all levels are done."""
         with open_source(
-            image, orient=options.orient, max_edge=options.max_edge, max_sum_edges=options.max_sum_edges
+            image,
+            orient=options.orient,
+            max_edge=options.max_edge,
+            max_sum_edges=options.max_sum_edges,
+            max_pixels=options.max_pixels,
         ) as source:
             frame = _Frame(source.given, source.shape, options.centered)
             allowed = _checked_mask(options.mask, frame)
@@ -384,6 +395,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        max_pixels: int | None = None,
         threads: int | None = None,
     ) -> FloatArray:
         """The dense feature map.
@@ -415,6 +427,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        max_pixels: int | None = None,
         threads: int | None = None,
     ) -> FloatArray:
         """The largest element of each cell's L2-normalised feature vector, without the last ReLU.
@@ -445,6 +458,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        max_pixels: int | None = None,
         threads: int | None = None,
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Descriptors at positions of your own.

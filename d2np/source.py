@@ -1,104 +1,228 @@
-"""A picture as rows that are read when they are needed."""
+"""Pictures by rows: the network asks for the rows it needs next, and no more of the picture is held.
+
+Arrays in memory or in files, and large TIFF files, are read piece by piece. Other files are decoded whole,
+and so is every picture that has to be shrunk first.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import threading
+from collections import OrderedDict
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from . import image
+from . import image as pictures
+from .errors import ImageError
 from .image import Picture
+from .tiff import TiffRows
+
+# How many rows are remembered where rows can be read only many at once: the levels of a pyramid read the same
+# picture at places that lie this far apart.
+_REMEMBERED = 256
+# Rows looked at together where all of a picture is looked through.
+_PIECE = 64
 
 
-class Source(Protocol):
-    """A picture at the size at which the network sees it; usable in a ``with`` statement.
+class Source:
+    """A picture as the network sees it, by rows. May be read by several threads.
 
     Attributes
     ----------
     given : (int, int)
-        (height, width) of the picture as given, in pixels.
+        Height and width of the picture as given, in pixels.
     shape : (int, int)
-        (height, width) as the network sees it.
+        Height and width as the network sees it.
     """
 
     given: tuple[int, int]
     shape: tuple[int, int]
 
     def read(self, first: int, last: int) -> NDArray[Any]:
-        """The rows ``first`` to ``last``, (last - first, width, 3) uint8 or float32, red first, in 0..255."""
+        """Rows ``first`` to ``last`` (not included) of the picture as the network sees it.
 
-    def __enter__(self) -> Source: ...
+        Returns
+        -------
+        (last - first, width, 3) uint8 or float32
+            Red first, 0..255. Not to be written to.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+        Raises
+        ------
+        ImageError
+            If these rows cannot be read, or hold values that are not finite or out of range.
+        """
+        raise NotImplementedError
 
+    def close(self) -> None:
+        """Close what :func:`open_source` has opened."""
 
-def open_source(
-    picture: Picture,
-    *,
-    orient: bool = False,
-    max_edge: int | None = 1600,
-    max_sum_edges: int | None = 2800,
-) -> Source:
-    """Open a picture for reading row by row.
-
-    A :class:`numpy.memmap` and an h5py dataset, or whatever else has a shape, a dtype and slices, are read
-    only as far as rows are asked for, unless they have to be shrunk. All others, and what is shrunk, are read
-    whole.
-
-    Raises
-    ------
-    ImageError
-        If the picture cannot be used, see :func:`d2np.image.open_picture`. Of rows that are read later, when
-        they are read.
-    OptionError
-        If a limit makes no sense.
-    """
-    if image.is_read_by_rows(picture):
-        rows = _ByRows(picture)
-        height, width = rows.given
-        if image.network_size(width, height, max_edge=max_edge, max_sum_edges=max_sum_edges) == (
-            width,
-            height,
-        ):
-            return rows
-    whole = image.open_picture(picture, orient=orient)
-    seen = image.shrink(whole, max_edge=max_edge, max_sum_edges=max_sum_edges)
-    return _Whole(whole.shape[:2], seen)
-
-
-class _Source:
-    """What both kinds have in common: nothing of theirs needs closing."""
-
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Source:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Whoever opened the file closes it."""
+        self.close()
 
 
-class _Whole(_Source):
-    def __init__(self, given: tuple[int, ...], seen: NDArray[Any]) -> None:
-        self.given = given[0], given[1]
-        self.shape = seen.shape[0], seen.shape[1]
-        self._seen = seen
+def open_source(
+    image: Picture,
+    *,
+    orient: bool = False,
+    max_edge: int | None = 1600,
+    max_sum_edges: int | None = 2800,
+    max_pixels: int | None = None,
+) -> Source:
+    """Open a picture to be read by rows.
+
+    A picture that is larger than ``max_edge`` or ``max_sum_edges`` allow is read whole and shrunk. With both
+    of them None, arrays in files (``numpy.memmap``, h5py datasets) and TIFF files above Pillow's limit, or of
+    a kind that Pillow does not read, are never read whole, except for a compressed strip or tile that is as
+    large as the picture. Of these, values are checked as they are read.
+
+    Whether floats lie in 0..1 instead of 0..255 can only be seen from all of them: they are looked through
+    from the top until one is above 1, which is in the first rows of nearly every picture.
+
+    Parameters
+    ----------
+    image, orient, max_pixels
+        See :func:`d2np.image.open_picture`.
+    max_edge, max_sum_edges : int or None
+        See :class:`d2np.Net`.
+
+    Returns
+    -------
+    Source
+        To be closed, or used as a context manager.
+
+    Raises
+    ------
+    ImageError
+        If it is no picture, or too large, or would shrink to nothing.
+    OptionError
+        If an option has a value that makes no sense.
+    """
+    limits = {"max_edge": max_edge, "max_sum_edges": max_sum_edges}
+    stored: Any = None
+    if isinstance(image, (str, os.PathLike)):
+        opened = pictures.open_file(image, max_pixels)
+        upright = not orient or (isinstance(opened, TiffRows) and opened.orientation == 1)
+        if not isinstance(opened, TiffRows) or not upright:
+            return _Whole(pictures.load(opened, orient, os.fspath(image)), limits)
+        stored, name = opened, opened.name
+    elif not isinstance(image, (np.ndarray, Image.Image)) and pictures.is_dataset(image):
+        stored, name = image, "the image dataset"
+    elif isinstance(image, np.ndarray):
+        stored, name = image, "the image array"
+    if stored is None:
+        return _Whole(pictures.open_picture(image, orient=orient), limits)
+    source = _Rows(stored, name)
+    try:
+        height, width = source.given
+        if pictures.network_size(width, height, **limits) == (width, height):
+            return source
+        with source:
+            return _Whole(source.read(0, height), limits)
+    except BaseException:
+        source.close()
+        raise
+
+
+class _Whole(Source):
+    """A picture in memory, shrunk."""
+
+    def __init__(self, picture: NDArray[Any], limits: dict[str, int | None]) -> None:
+        height, width = picture.shape[:2]
+        self.given = (height, width)
+        self._picture = pictures.shrink(picture, **limits)
+        height, width = self._picture.shape[:2]
+        self.shape = (height, width)
 
     def read(self, first: int, last: int) -> NDArray[Any]:
-        return self._seen[first:last]
+        return self._picture[first:last]
 
 
-class _ByRows(_Source):
-    def __init__(self, picture: Any) -> None:
-        # The shape and the type are checked at once, on no rows at all but as if they were there.
-        image.check_array(picture.shape, np.dtype(picture.dtype))
-        self.given = self.shape = int(picture.shape[0]), int(picture.shape[1])
-        self._picture = picture
+class _Rows(Source):
+    """Rows of anything of which rows can be cut, checked and converted when they are asked for."""
+
+    def __init__(self, stored: Any, name: str) -> None:
+        self._stored = stored
+        self._name = name
+        self._step = _step(stored)
+        self._pieces: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+        try:
+            pictures.check_form(stored.shape, stored.dtype, name)
+            self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
+            self._floats = np.issubdtype(stored.dtype, np.floating)
+            if self._floats:
+                self._refuse_fractions()
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, first: int, last: int) -> NDArray[Any]:
-        rows = np.asarray(self._picture[first:last])
-        return image.from_array(rows, f"the image array, rows {first} to {last},", is_part=True)
+        rows = self._cut(first, last)
+        if self._floats and rows.size:
+            pictures.check_floats(rows, self._name)
+        return pictures.as_rgb(rows)
+
+    def close(self) -> None:
+        self._pieces.clear()
+        if isinstance(self._stored, TiffRows):
+            self._stored.close()
+
+    def _refuse_fractions(self) -> None:
+        height = self.given[0]
+        lowest, highest = math.inf, -math.inf
+        # Arrays in memory are checked before any work is done on them.
+        everything = isinstance(self._stored, np.ndarray) and not isinstance(self._stored, np.memmap)
+        for first in range(0, height, _PIECE):
+            low, high = pictures.check_floats(self._cut(first, min(first + _PIECE, height)), self._name)
+            lowest, highest = min(lowest, low), max(highest, high)
+            if not everything and (lowest < 0 or highest > 1):
+                return
+        pictures.refuse_fractions(lowest, highest, self._name)
+
+    def _cut(self, first: int, last: int) -> NDArray[Any]:
+        """Rows as they are stored."""
+        if self._step == 1 or first >= last:
+            return self._fetch(first, last)
+        with self._lock:
+            parts = []
+            for piece in range(first // self._step, math.ceil(last / self._step)):
+                top = piece * self._step
+                parts.append(self._piece(piece)[max(first - top, 0) : last - top])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _piece(self, piece: int) -> NDArray[Any]:
+        if piece not in self._pieces:
+            top = piece * self._step
+            rows = self._fetch(top, min(top + self._step, self.given[0]))
+            # One piece may reach into the next, so two are kept however large they are.
+            while len(self._pieces) >= max(2, math.ceil(_REMEMBERED / self._step)):
+                self._pieces.popitem(last=False)
+            self._pieces[piece] = rows
+        self._pieces.move_to_end(piece)
+        return self._pieces[piece]
+
+    def _fetch(self, first: int, last: int) -> NDArray[Any]:
+        try:
+            return np.asarray(self._stored[first:last])
+        except ImageError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # a damaged or a closed HDF5 file
+            raise ImageError(f"{self._name} cannot be read from row {first} on: {error}") from error
+
+
+def _step(stored: Any) -> int:
+    """How many rows are decoded at once: those of a strip, tile or chunk."""
+    if isinstance(stored, TiffRows):
+        return stored.step
+    chunks = getattr(stored, "chunks", None)
+    return int(chunks[0]) if isinstance(chunks, tuple) and chunks else 1

@@ -529,7 +529,7 @@ def test_failed_jobs(fails, photos, monkeypatch, arguments, message):
     ("arguments", "message"),
     [
         (["show", "photos/a.png", "-o", "k.png", "--max-edge", "9"], "photos/a.png: the network would see"),
-        (["show", "huge.png", "-o", "k.png"], "too large to open safely"),
+        (["show", "huge.png", "-o", "k.png"], "too large to open unasked"),
         (["extract", "photos", "-o", "none/f.h5"], "there is no folder none"),
         (["extract", "photos", "-o", "diary.h5"], "not an HDF5 file"),
         (["extract", "photos", "--format", "npz", "-o", "diary.h5"], "no folder"),
@@ -668,3 +668,16 @@ def test_warmup(run):
     code, out, err = run("warmup", weights=False)
     assert (code, err) == (0, "")
     assert re.fullmatch(r"every kernel is ready after \d+\.\d+ s\n", out)
+
+
+@pytest.mark.parametrize("output", ["drawing.png", "page.html"])
+@pytest.mark.parametrize("command", ["match", "show"])
+def test_the_limit_on_pixels_is_raised_by_name(tmp_path, monkeypatch, capsys, command, output):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 80, 3)).astype(np.uint8)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    arguments = [command, *[str(path)] * (2 if command == "match" else 1), "-o", str(tmp_path / output)]
+    assert main(arguments) == 1
+    assert "--max-pixels" in capsys.readouterr().err
+    assert main([*arguments, "--max-pixels", "5120"]) == 0
+    assert (tmp_path / output).stat().st_size > 0

@@ -449,7 +449,9 @@ def test_beside(beside, arrays, capsys, monkeypatch):
     found, provenance = weights.load(files[0])
     assert_same(found, arrays)
     sha256 = hashlib.sha256(files[0].read_bytes() + files[1].read_bytes()).hexdigest()
-    assert provenance == Provenance("d2.onnx", sha256, "ONNX, anyone " + d2np.__version__, ("d2.onnx.data",))
+    assert provenance == Provenance(
+        "d2.onnx", sha256, "ONNX, anyone " + d2np.__version__, beside=("d2.onnx.data",)
+    )
     assert main(["info", str(files[0])]) == 0
     size = sum(file.stat().st_size for file in files)
     assert (

@@ -1,114 +1,342 @@
-import itertools
+import logging
+import sys
+import threading
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import d2np
-from d2np import image
+from d2np import image as pictures
 from d2np.source import open_source
 
-UNLIMITED = {"max_edge": None, "max_sum_edges": None}
+HEIGHT, WIDTH = 150, 70
+MOST = {"max_pixels": 10**6}
+WHOLE = {"max_edge": None, "max_sum_edges": None, **MOST}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limit():
+    """All pictures here are above Pillow's limit, so that TIFF files are read by rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 2 - 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    return np.random.RandomState(0).randint(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def deep(rgb):
+    """16 bits."""
+    return rgb.astype(np.uint16) * 257 + 1
+
+
+def mapped(path, array):
+    found = np.memmap(path, array.dtype, "w+", shape=array.shape)
+    found[:] = array
+    return found
+
+
+TIFFS = {
+    "plain": {},
+    "strips": {"rowsperstrip": 7},
+    "big endian": {"byteorder": ">", "rowsperstrip": 7, "compression": "lzw", "predictor": True},
+    "one strip": {"compression": "zlib", "rowsperstrip": HEIGHT},
+    "lzw": {"compression": "lzw", "rowsperstrip": 16},
+    "zstd": {"compression": "zstd", "rowsperstrip": 16},
+    "predictor": {"compression": "zlib", "predictor": True, "rowsperstrip": 11},
+    "tiles": {"tile": (32, 48)},
+    "zlib tiles": {"tile": (32, 48), "compression": "zlib"},
+    "planes": {"planarconfig": "separate"},
+    "planes of tiles": {"planarconfig": "separate", "tile": (16, 32), "compression": "zlib"},
+    "bigtiff": {"bigtiff": True, "tile": (16, 16)},
+}
+
+
+def tiff(path, array, **options):
+    if options.get("planarconfig") == "separate":
+        array = np.moveaxis(array, 2, 0)
+    photometric = options.pop("photometric", "rgb" if array.ndim == 3 else "minisblack")
+    with tifffile.TiffWriter(
+        path, bigtiff=options.pop("bigtiff", False), byteorder=options.pop("byteorder", None)
+    ) as writer:
+        writer.write(array, photometric=photometric, **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory, rgb, deep):
+    """Pictures of every kind, and what open_picture should find in them."""
+    folder = tmp_path_factory.mktemp("kinds")
+    file = h5py.File(folder / "pictures.h5", "w")
+    alpha = np.dstack([deep, deep[:, :, :1]])
+    Image.fromarray(rgb).save(folder / "rgb.png")
+    found = {
+        "array": (rgb, rgb),
+        "floats": (rgb.astype(np.float64), rgb),
+        "grey floats": (rgb[:, :, 0].astype(np.float16), rgb[:, :, [0, 0, 0]]),
+        "png": (folder / "rgb.png", rgb),
+        "pil": (Image.fromarray(rgb), rgb),
+        "memmap": (mapped(folder / "a", rgb), rgb),
+        "memmap of grey": (mapped(folder / "b", deep[:, :, 1]), deep[:, :, [1, 1, 1]] / np.float32(257)),
+        "memmap of floats": (mapped(folder / "c", rgb.astype(">f4")), rgb),
+        "hdf5": (file.create_dataset("a", data=rgb), rgb),
+        "hdf5 in chunks": (
+            file.create_dataset("b", data=alpha, chunks=(20, 30, 2), compression="gzip"),
+            deep / np.float32(257),
+        ),
+        "tiff with alpha": (
+            tiff(folder / "alpha.tif", alpha, compression="zlib", extrasamples=["unassalpha"]),
+            deep / np.float32(257),
+        ),
+    }
+    for name, options in TIFFS.items():
+        found[name] = (tiff(folder / f"{name}.tif", deep, **options), deep / np.float32(257))
+    yield found
+    file.close()
+
+
+NAMES = [
+    *("array", "floats", "grey floats", "png", "pil", "memmap", "memmap of grey", "memmap of floats"),
+    *("hdf5", "hdf5 in chunks", "tiff with alpha", *TIFFS),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None, max_examples=15, derandomize=True)
+@given(cuts=st.lists(st.tuples(st.integers(0, HEIGHT), st.integers(0, HEIGHT)).map(sorted), max_size=6))
+def test_rows_are_those_of_the_whole(kinds, name, cuts):
+    picture, expected = kinds[name]
+    whole = pictures.open_picture(picture, **MOST)
+    np.testing.assert_array_equal(whole, expected)
+    with open_source(picture, **WHOLE) as source:
+        assert source.given == source.shape == (HEIGHT, WIDTH)
+        for first, last in [*cuts, (0, HEIGHT)]:
+            found = source.read(first, last)
+            assert found.dtype == whole.dtype
+            np.testing.assert_array_equal(found, whole[first:last])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shrunk_pictures(kinds, name):
+    picture, _ = kinds[name]
+    expected = pictures.shrink(pictures.open_picture(picture, **MOST), max_edge=100, max_sum_edges=120)
+    with open_source(picture, max_edge=100, max_sum_edges=120, **MOST) as source:
+        assert source.given == (HEIGHT, WIDTH)
+        assert source.shape == expected.shape[:2]
+        np.testing.assert_array_equal(source.read(5, 40), expected[5:40])
 
 
 class Recorder:
-    """Looks like an array, and tells which rows were asked for."""
+    """An array in a file that writes down which rows are asked for."""
 
-    def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
-        self.asked = []
+    def __init__(self, array, chunks=None):
+        self.array, self.chunks, self.asked = array, chunks, []
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
-    def __getitem__(self, rows):
-        self.asked.append(rows)
-        return self.array[rows]
-
-
-def of_kind(kind, height, width):
-    array = np.random.RandomState(0).randint(0, 256, (height, width, 4)).astype(np.uint8)
-    if kind == "grey":
-        return array[:, :, 0]
-    if kind == "float":
-        return array[:, :, :3].astype(np.float64)
-    if kind == "uint16":
-        return array[:, :, 0].astype(np.uint16) * 257
-    return array if kind == "rgba" else array[:, :, :3]
+    def __getitem__(self, key):
+        self.asked.append((key.start, key.stop))
+        return self.array[key]
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    st.sampled_from(["grey", "rgb", "rgba", "float", "uint16"]),
-    st.integers(1, 30),
-    st.integers(1, 9),
-    st.lists(st.integers(0, 30), max_size=5),
-)
-def test_rows_are_those_of_the_whole(kind, height, width, cuts):
-    array = of_kind(kind, height, width)
-    whole = image.open_picture(array)
-    bounds = [0, *sorted(min(cut, height) for cut in cuts), height]
-    for picture in (array, Recorder(array)):
-        with open_source(picture, **UNLIMITED) as source:
-            assert source.given == source.shape == (height, width)
-            for first, last in itertools.pairwise(bounds):
-                if first < last:
-                    rows = source.read(first, last)
-                    assert rows.dtype == whole.dtype
-                    np.testing.assert_array_equal(rows, whole[first:last])
+def test_only_the_rows_asked_for_are_read(rgb):
+    recorder = Recorder(rgb)
+    with open_source(recorder, **WHOLE) as source:
+        source.read(10, 20)
+        source.read(15, 30)
+    assert recorder.asked == [(10, 20), (15, 30)]
 
 
-def test_only_the_rows_asked_for_are_read():
-    recorder = Recorder(of_kind("rgb", 1000, 8))
-    open_source(recorder, **UNLIMITED).read(500, 510)
-    assert recorder.asked == [slice(500, 510)]
+def test_chunks_are_read_whole_and_remembered(rgb):
+    recorder = Recorder(rgb, chunks=(40, 8, 3))
+    with open_source(recorder, **WHOLE) as source:
+        for first in range(0, HEIGHT, 10):
+            for behind in (0, 20, 60):
+                source.read(max(first - behind, 0), max(first - behind, 0) + 10)
+    assert recorder.asked == [(0, 40), (40, 80), (80, 120), (120, 150)]
 
 
-def test_what_has_to_be_shrunk_is_read_whole():
-    array = of_kind("rgb", 60, 40)
-    source = open_source(Recorder(array), max_edge=30)
-    assert (source.given, source.shape) == ((60, 40), (30, 20))
-    expected = image.shrink(array, max_edge=30)
-    np.testing.assert_array_equal(source.read(3, 9), expected[3:9])
+def test_floats_are_looked_through_until_one_tells_their_range(rgb):
+    bright = rgb.astype(np.float32)
+    bright[:70] = 0.5  # a dark margin is no picture in 0..1
+    recorder = Recorder(bright)
+    with open_source(recorder, **WHOLE) as source:
+        np.testing.assert_array_equal(source.read(0, HEIGHT), bright)
+    assert recorder.asked == [(0, 64), (64, 128), (0, 150)]
+    with pytest.raises(d2np.ImageError, match=r"in 0..1"):
+        open_source(Recorder(bright / 255), **WHOLE)
+    with open_source(Recorder(bright * 0), **WHOLE) as source:
+        assert (source.read(0, 9) == 0).all()
 
 
-def test_memmaps_and_hdf5_datasets_give_the_features_of_the_array(
-    net, make_picture, tmp_path, assert_same_features
-):
-    picture = make_picture(90, 41)
-    expected = net(picture)
-    mapped = np.memmap(tmp_path / "picture.raw", np.uint8, "w+", shape=picture.shape)
-    mapped[:] = picture
-    assert_same_features(net(mapped), expected)
-    with h5py.File(tmp_path / "picture.h5", "w") as file:
-        file["picture"] = picture
-        assert_same_features(net(file["picture"]), expected)
-        np.testing.assert_array_equal(image.open_picture(file["picture"]), picture)
+def test_a_bad_row_of_a_memmap_is_found_when_it_is_read(tmp_path):
+    array = np.full((600, 20), 99, np.float32)
+    array[500, 3] = np.nan
+    with open_source(mapped(tmp_path / "nan", array), **WHOLE) as source:
+        assert (source.read(400, 500) == 99).all()
+        with pytest.raises(d2np.ImageError, match="not finite"):
+            source.read(490, 510)
+    with pytest.raises(d2np.ImageError, match="not finite"):
+        open_source(array, **WHOLE)
+    array[500, 3] = 1000
+    with (
+        open_source(mapped(tmp_path / "high", array), **WHOLE) as source,
+        pytest.raises(d2np.ImageError, match="1000"),
+    ):
+        source.read(490, 510)
 
 
 @pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros((5, 5, 2), np.uint8), "shape"),
-        (np.zeros((0, 5, 3), np.uint8), "empty"),
-        (np.zeros((5, 5, 3), np.int32), "uint8"),
-    ],
+    "array", [np.zeros((9, 9), np.int64), np.zeros((9, 9, 2), np.uint8), np.zeros((0, 9), np.uint8)]
 )
-def test_what_can_be_no_picture_is_refused_at_once(array, message):
-    recorder = Recorder(array)
-    with pytest.raises(d2np.ImageError, match=message):
-        open_source(recorder)
-    assert recorder.asked == []
+def test_forms_that_are_refused(array):
+    for form in (array, Recorder(array)):
+        with pytest.raises(d2np.ImageError):
+            open_source(form, **WHOLE)
 
 
-@pytest.mark.parametrize(("value", "message"), [(np.nan, "not finite"), (1e6, "0..255")])
-def test_bad_values_are_found_where_they_are(net, value, message):
-    array = np.full((64, 20, 3), 100.0)
-    array[50, 3, 1] = value
-    with pytest.raises(d2np.ImageError, match=message):
-        net(Recorder(array))
+def test_a_closed_hdf5_file(tmp_path, rgb):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("a", data=rgb)
+        source = open_source(dataset, **WHOLE)
+    with pytest.raises(d2np.ImageError, match="cannot be read from row 3"):
+        source.read(3, 9)
 
 
-def test_a_dark_part_of_a_float_picture_is_no_mistake(net):
-    array = np.full((64, 20, 3), 0.5)
-    array[40:] = 200
-    assert len(net.dense(Recorder(array))) == 15
+# TIFF files
+
+
+def test_inverted_grey_and_left_out_tiles(tmp_path, deep):
+    path = tiff(tmp_path / "w.tif", deep[:, :, 0], photometric="miniswhite", compression="zstd")
+    expected = (65535 - deep[:, :, [0, 0, 0]]) / np.float32(257)
+    with pictures.TiffRows(path) as rows:
+        np.testing.assert_array_equal(pictures.as_rgb(rows[0:HEIGHT]), expected)
+
+
+def test_jpeg_tiles(tmp_path):
+    rgb = np.zeros((96, 80, 3), np.uint8)
+    rgb[:, 40:, 0] = 200
+    path = tiff(tmp_path / "j.tif", rgb, compression="jpeg", tile=(32, 32))
+    with pictures.TiffRows(path) as rows:
+        np.testing.assert_allclose(rows[32:96], rgb[32:], atol=40)
+        assert abs(rows[0:32].astype(int) - rgb[:32]).mean() < 2
+
+
+def test_a_damaged_tile_is_found_when_it_is_read(tmp_path, deep):
+    path = tiff(tmp_path / "d.tif", deep, compression="zlib", tile=(32, 80))
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[0].dataoffsets[2]
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * 50)
+    with open_source(path, **WHOLE) as source:
+        np.testing.assert_array_equal(source.read(0, 64), deep[:64] / np.float32(257))
+        with pytest.raises(d2np.ImageError, match=r"d.tif is damaged.* at row 64"):
+            source.read(60, 70)
+    with pytest.raises(d2np.ImageError, match=r"d.tif is damaged"):
+        pictures.open_picture(path, **MOST)
+
+
+@pytest.mark.parametrize("name", ["plain", "strips", "zlib tiles"])
+def test_cut_files(tmp_path, deep, name):
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    path = tiff(tmp_path / "cut.tif", deep, **TIFFS[name])
+    whole = path.read_bytes()
+    for share in (0.01, 0.5, 0.99):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(d2np.ImageError, match=r"cut.tif"):
+            pictures.open_picture(path, **MOST)
+
+
+def test_kinds_of_tiff_that_are_refused(tmp_path, rgb):
+    path = tiff(tmp_path / "i.tif", rgb[:, :, 0].astype(np.int64))
+    with pytest.raises(d2np.ImageError, match="int64"):
+        open_source(path, **WHOLE)
+
+
+def test_without_tifffile(tmp_path, deep, monkeypatch):
+    path = tiff(tmp_path / "deep.tif", deep)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(d2np.ImageError, match=r"pip install 'd2np\[tiff\]'"):
+        open_source(path, **WHOLE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_tiffs_that_pillow_does_not_read(tmp_path, rgb, monkeypatch, orientation):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH)
+    deep = rgb[:, :, 0].astype(np.float64)
+    path = tiff(tmp_path / "o.tif", deep, rowsperstrip=7, extratags=[(274, "H", 1, orientation, True)])
+    with pytest.raises(OSError, match="cannot identify"):
+        Image.open(path)
+    picture = Image.fromarray(rgb[:, :, 0])
+    picture.getexif()[274] = orientation
+    expected = pictures.open_picture(picture, orient=True)
+    with open_source(path, orient=True, **WHOLE) as source:
+        assert source.given == expected.shape[:2]
+        np.testing.assert_array_equal(source.read(0, source.given[0]), expected)
+
+
+# The limit
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "gif"])
+def test_the_limit_is_raised_by_name_only(tmp_path, rgb, suffix):
+    path = tmp_path / f"large.{suffix}"
+    Image.fromarray(rgb).save(path)
+    for most in (None, HEIGHT * WIDTH - 1):
+        with pytest.raises(d2np.ImageError, match=r"too large.*max_pixels=10500 \(--max-pixels 10500 "):
+            open_source(path, max_pixels=most)
+    before = Image.MAX_IMAGE_PIXELS
+    with open_source(path, max_pixels=HEIGHT * WIDTH) as source:
+        assert source.shape == (HEIGHT, WIDTH)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_reader_with_a_limit_of_its_own(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "large.webp")
+    for most in (None, 10**6):
+        with pytest.raises(d2np.ImageError, match=r"large.webp is too large.*MAX_IMAGE_PIXELS"):
+            open_source(tmp_path / "large.webp", max_pixels=most)
+
+
+def test_large_tiffs_are_read_by_rows(tmp_path, rgb):
+    path = tiff(tmp_path / "large.tif", rgb, compression="zlib", tile=(16, 16))
+    with open_source(path, **WHOLE) as source:
+        np.testing.assert_array_equal(source.read(17, 50), rgb[17:50])
+        assert len(source._pieces) == 3
+    np.testing.assert_array_equal(pictures.open_picture(path, max_pixels=10**6), rgb)
+    turned = tiff(tmp_path / "turned.tif", rgb, extratags=[(274, "H", 1, 6, True)])
+    with pytest.raises(d2np.ImageError, match="too large to be turned"):
+        open_source(turned, max_pixels=10**6, orient=True)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "9"])
+def test_senseless_limits(tmp_path, rgb, value):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    with pytest.raises(d2np.OptionError, match="max_pixels"):
+        open_source(tmp_path / "a.png", max_pixels=value)
+
+
+def test_readers_side_by_side(kinds):
+    picture, expected = kinds["zlib tiles"]
+    wrong = []
+
+    def read(source, start):
+        for first in range(start, HEIGHT - 5):
+            if not (source.read(first, first + 5) == expected[first : first + 5]).all():
+                wrong.append(first)
+
+    with open_source(picture, **WHOLE) as source:
+        readers = [threading.Thread(target=read, args=(source, start)) for start in (0, 20, 60)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+    assert not wrong

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import OptionError
 from . import network
 from .parser import Commands, add_extraction, add_matching, positive_number, settings
-from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written
+from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written, shown
 from .report import count, say, seconds
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     check_output(options.output, [options.a, options.b], pages=True)
     for path in (options.a, options.b):
-        check_readable(path)
+        check_readable(path, options.max_pixels)
     _check_verification(options)
     from .. import draw
     from ..matching import match
@@ -90,10 +90,11 @@ def run(options: argparse.Namespace) -> int:
             threads=options.threads,
         )
     matched = perf_counter()
+    pictures = shown(options.a, options), shown(options.b, options)
     if is_page(options.output):
-        save_page(draw.match_page(options.a, options.b, a, b, matches, orient=options.orient), options.output)
+        save_page(draw.match_page(*pictures, a, b, matches, orient=options.orient), options.output)
     else:
-        save(draw.matches(options.a, options.b, a, b, matches, orient=options.orient), options.output)
+        save(draw.matches(*pictures, a, b, matches, orient=options.orient), options.output)
 
     for path, features in ((options.a, a), (options.b, b)):
         width, height = features.image_size

@@ -176,6 +176,12 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
             help=f"shrink larger pictures to this {what}, or none; default: {limit}",
         )
     group.add_argument(
+        "--max-pixels",
+        type=whole_number,
+        metavar="N",
+        help="open files with up to N pixels; default: where Pillow refuses them, about 179 million",
+    )
+    group.add_argument(
         "--orient", action="store_true", help="turn pictures as their EXIF data says; default: as stored"
     )
     group.add_argument(
@@ -199,4 +205,5 @@ def settings(options: argparse.Namespace) -> Settings:
         max_edge=options.max_edge,
         max_sum_edges=options.max_sum_edges,
         orient=options.orient,
+        max_pixels=options.max_pixels,
     )

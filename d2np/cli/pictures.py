@@ -12,7 +12,11 @@ from ..errors import Error, ImageError, OptionError
 from .report import file_size, say
 
 if TYPE_CHECKING:
+    import argparse
+
     from PIL import Image
+
+    from ..image import Picture
 
 _FORMATS = {
     ".png": "PNG",
@@ -68,7 +72,7 @@ def check_place(path: str, sources: Iterable[str] = ()) -> None:
         raise Error(f"{path} cannot be written: no permission to write in {target.parent}")
 
 
-def check_readable(path: str) -> None:
+def check_readable(path: str, max_pixels: int | None = None) -> None:
     """Find out before any work is done whether this is a picture; only its head is read.
 
     Raises
@@ -76,19 +80,18 @@ def check_readable(path: str) -> None:
     ImageError
         If it is none.
     """
-    from ..image import open_picture
+    from ..image import open_file
 
-    if os.path.isfile(path):
-        from PIL import Image
+    open_file(path, max_pixels).close()
 
-        try:
-            with Image.open(path):
-                return
-        except Exception:
-            # The message is the one that opening it for good gives.
-            open_picture(path)
-    else:
-        open_picture(path)
+
+def shown(path: str, options: argparse.Namespace) -> Picture:
+    """What to hand to :mod:`d2np.draw`, which knows nothing of ``--max-pixels``."""
+    from ..image import open_rgb
+
+    if options.max_pixels is None:
+        return path
+    return open_rgb(path, orient=options.orient, max_pixels=options.max_pixels)
 
 
 @contextmanager

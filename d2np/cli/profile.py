@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    check_readable(options.image)
+    check_readable(options.image, options.max_pixels)
     net = network.load(options.weights, options.threads)
     with named(options.image):
         profile = net.profile(options.image, threads=options.threads, **settings(options).options())

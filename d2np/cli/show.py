@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import OptionError
 from . import network
 from .parser import Commands, add_extraction, settings
-from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written
+from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written, shown
 from .report import count, say
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     how = settings(options)
     if options.heatmap and not page and (how.detector != "d2" or options.multiscale or not how.relu):
         raise OptionError("--heatmap needs no --detector, --multiscale or --no-relu: strength has none")
-    check_readable(options.image)
+    check_readable(options.image, options.max_pixels)
     from .. import draw
 
     net = network.load(options.weights, options.threads)
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         if page:
             save_page(_page(net, features, options), options.output)
     if not page:
-        save(draw.keypoints(options.image, features, orient=options.orient), options.output)
+        save(draw.keypoints(shown(options.image, options), features, orient=options.orient), options.output)
     width, height = features.image_size
     best = ""
     if len(features):
@@ -87,11 +87,12 @@ def _page(net: Net, features: Features, options: argparse.Namespace) -> str:
         options.image,
         preprocessing=options.preprocessing,
         orient=options.orient,
+        max_pixels=options.max_pixels,
         threads=options.threads,
         **limits,
     )
     return draw.keypoint_page(
-        options.image,
+        shown(options.image, options),
         features,
         strength,
         heat=options.heatmap,
@@ -104,7 +105,7 @@ def _heatmap(net: Net, options: argparse.Namespace) -> int:
     from .. import draw
     from ..image import network_size, open_picture
 
-    picture = open_picture(options.image, orient=options.orient)
+    picture = open_picture(options.image, orient=options.orient, max_pixels=options.max_pixels)
     limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
     strength = net.strength(picture, preprocessing=options.preprocessing, threads=options.threads, **limits)
     height, width = picture.shape[:2]

@@ -27,11 +27,14 @@ class Settings:
     max_edge: int | None = 1600
     max_sum_edges: int | None = 2800
     orient: bool = False
+    max_pixels: int | None = None
 
     def recorded(self, net: Net) -> dict[str, Any]:
         """These and the weights, as texts and plain numbers."""
         weights = net.provenance.sha256 if net.provenance else None
-        return {**self.options(), "scales": list(self.scales), "weights": weights}
+        # What is opened at all changes no features.
+        features = {name: value for name, value in self.options().items() if name != "max_pixels"}
+        return {**features, "scales": list(self.scales), "weights": weights}
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of the network's call."""
