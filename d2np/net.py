@@ -410,7 +410,13 @@ class Net:
         """
         with (
             self._team(threads) as team,
-            open_source(image, orient=orient, max_edge=max_edge, max_sum_edges=max_sum_edges) as source,
+            open_source(
+                image,
+                orient=orient,
+                max_edge=max_edge,
+                max_sum_edges=max_sum_edges,
+                max_pixels=max_pixels,
+            ) as source,
         ):
             height, width = _checked_size(source)
             cells = np.empty((*map_size(height, width), DESCRIPTOR_SIZE), np.float32)
@@ -440,7 +446,13 @@ class Net:
         """
         with (
             self._team(threads) as team,
-            open_source(image, orient=orient, max_edge=max_edge, max_sum_edges=max_sum_edges) as source,
+            open_source(
+                image,
+                orient=orient,
+                max_edge=max_edge,
+                max_sum_edges=max_sum_edges,
+                max_pixels=max_pixels,
+            ) as source,
         ):
             result = np.empty(map_size(*_checked_size(source)), np.float32)
             for rows in self._rows(_preprocessed(source, preprocessing), source.shape, team, relu=False):
@@ -489,7 +501,13 @@ class Net:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
         with (
             self._team(threads) as team,
-            open_source(image, orient=orient, max_edge=max_edge, max_sum_edges=max_sum_edges) as source,
+            open_source(
+                image,
+                orient=orient,
+                max_edge=max_edge,
+                max_sum_edges=max_sum_edges,
+                max_pixels=max_pixels,
+            ) as source,
         ):
             frame = _Frame(source.given, _checked_size(source), centered)
             positions = frame.to_cells(places[:, :2])

@@ -674,10 +674,10 @@ def test_warmup(run):
 @pytest.mark.parametrize("command", ["match", "show"])
 def test_the_limit_on_pixels_is_raised_by_name(tmp_path, monkeypatch, capsys, command, output):
     path = tmp_path / "picture.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 80, 3)).astype(np.uint8)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (210, 210, 3)).astype(np.uint8)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
     arguments = [command, *[str(path)] * (2 if command == "match" else 1), "-o", str(tmp_path / output)]
     assert main(arguments) == 1
     assert "--max-pixels" in capsys.readouterr().err
-    assert main([*arguments, "--max-pixels", "5120"]) == 0
+    assert main([*arguments, "--max-pixels", "44100"]) == 0
     assert (tmp_path / output).stat().st_size > 0

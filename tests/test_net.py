@@ -5,6 +5,7 @@ import threading
 import naive
 import numpy as np
 import pytest
+from PIL import Image
 
 import d2np
 from d2np import stages
@@ -408,3 +409,21 @@ def test_a_stream_that_is_left_early_leaves_no_threads(net, make_picture, monkey
 def test_a_streams_options_are_checked_at_once(net, picture):
     with pytest.raises(d2np.OptionError, match="detector"):
         net.stream(picture, detector="sift")
+
+
+def test_every_call_passes_the_limit_on_pixels_on(net, tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    calls = (
+        net,
+        net.dense,
+        net.strength,
+        net.profile,
+        lambda image, **options: net.describe(image, [[20, 20]], **options),
+        lambda image, **options: list(net.stream(image, **options)),
+    )
+    for call in calls:
+        with pytest.raises(d2np.ImageError, match="max_pixels=3000"):
+            call(path)
+        call(path, max_pixels=3000)
