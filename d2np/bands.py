@@ -129,6 +129,11 @@ class RowBuffer:
         self.count += count
         return Rows(self.positions, first + self.margin, self.row_stride, count, self.width)
 
+    def held(self) -> FloatArray:
+        """The rows held, as an array (count, row stride, pixel stride) on the same memory."""
+        whole = self.positions[: self.count * self.row_stride]
+        return whole.reshape(self.count, self.row_stride, self.pixel_stride)
+
     def drop(self, count: int) -> None:
         """Forget the first ``count`` rows."""
         first, last = count * self.row_stride, self.count * self.row_stride

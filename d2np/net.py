@@ -557,8 +557,7 @@ class Net:
         """The map as it comes, from top to bottom; ``kept`` rows are handed out again before the next."""
         advance, window, height = self._flow(read, size, team, relu=relu)
         for _ in advance:
-            cells = window.positions[: window.count * window.width].reshape(window.count, window.width, -1)
-            yield detect.MapRows(cells, window.dropped, height)
+            yield detect.MapRows(window.held(), window.dropped, height)
             window.drop(window.count - kept)
 
     @contextmanager

@@ -143,9 +143,7 @@ class _Ascent:
 
     def map_rows(self) -> MapRows:
         """The rows of the summed map that are there."""
-        window = self._window
-        cells = window.positions[: window.count * window.width].reshape(window.count, window.width, -1)
-        return MapRows(cells, window.dropped, self.height)
+        return MapRows(self._window.held(), self._window.dropped, self.height)
 
     def _add_coarser(self, coarser: _Ascent, first: int, last: int) -> None:
         # Whether it hands its map on is only known once it has found something.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from types import TracebackType
 from typing import Any
@@ -29,7 +30,7 @@ _REMEMBERED = 256
 _PIECE = 64
 
 
-class Source:
+class Source(ABC):
     """A picture as the network sees it, by rows. May be read by several threads.
 
     Attributes
@@ -43,6 +44,7 @@ class Source:
     given: tuple[int, int]
     shape: tuple[int, int]
 
+    @abstractmethod
     def read(self, first: int, last: int) -> NDArray[Any]:
         """Rows ``first`` to ``last`` (not included) of the picture as the network sees it.
 
@@ -56,8 +58,8 @@ class Source:
         ImageError
             If these rows cannot be read, or hold values that are not finite or out of range.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close what :func:`open_source` has opened."""
 
@@ -145,6 +147,9 @@ class _Whole(Source):
 
     def read(self, first: int, last: int) -> NDArray[Any]:
         return self._picture[first:last]
+
+    def close(self) -> None:
+        """No file is open."""
 
 
 class _Rows(Source):

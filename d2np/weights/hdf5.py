@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..atomic import replacing
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
-from .parameters import Provenance, check_names, listed, shortened
+from .parameters import DAMAGE, Provenance, check_names, listed, shortened
 
 FORMAT_VERSION = 1
 ARCHITECTURE = "D2-Net"
@@ -28,20 +28,6 @@ ARCHITECTURE = "D2-Net"
 _LONGEST_ATTRIBUTE = 4096
 # deflate, shuffle, fletcher32. Any other filter could make HDF5 load a plug-in.
 _FILTERS = {1, 2, 3}
-
-# What h5py raises for damaged files; RuntimeError and KeyError come from HDF5 itself.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    RuntimeError,
-    ArithmeticError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
 
 
 def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
@@ -75,7 +61,7 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
             return {name: datasets[name][()] for name in PARAMETER_SHAPES}, provenance
     except WeightsError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise WeightsError(
             f"damaged or truncated HDF5 file ({type(error).__name__}: {shortened(str(error))})"
         ) from None

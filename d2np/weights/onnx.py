@@ -33,7 +33,7 @@ from ..errors import OptionError, WeightsError
 from ..layers import LAYERS, PARAMETER_SHAPES, SMALLEST_SIDE
 from . import onnx_graph, onnx_wire
 from .onnx_tensors import Values
-from .parameters import Provenance, check, shortened
+from .parameters import DAMAGE, Provenance, check, shortened
 
 ARCHITECTURE = "D2-Net"
 
@@ -66,20 +66,6 @@ _KINDS = {
 
 _LARGEST_FILE = 128 << 20  # the arrays are 31 MB as float32, 61 MB as float64
 _LONGEST_TEXT = 4096
-
-# What damaged files may set off in protobuf, NumPy and the code below.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    RuntimeError,
-    ArithmeticError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
 
 
 def write(
@@ -184,7 +170,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
         return arrays, _provenance(model, found.preprocessing, content, path, values.beside)
     except WeightsError:
         raise
-    except (ProtobufError, *_DAMAGE) as error:
+    except (ProtobufError, *DAMAGE) as error:
         raise WeightsError(
             f"damaged or truncated ONNX file ({type(error).__name__}: {shortened(str(error))})"
         ) from None

@@ -15,6 +15,24 @@ from ..layers import PARAMETER_SHAPES
 _NAMED_AT_MOST = 4
 
 
+DAMAGE = (
+    OSError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    ArithmeticError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+"""What damaged files may set off in h5py, protobuf, zipfile and NumPy, and in what works on their numbers.
+
+RuntimeError comes from HDF5 itself, and from zipfile for encrypted members or compression it does not know.
+"""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where weights came from.

@@ -28,7 +28,7 @@ from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
 from . import inert_pickle
 from .inert_pickle import LARGEST_PICKLE, OPAQUE, Global
-from .parameters import check_names, listed, shortened
+from .parameters import DAMAGE, check_names, listed, shortened
 
 PUBLISHED_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
 """Positions of conv1_1 ... conv4_3 in the published ``nn.Sequential``."""
@@ -77,21 +77,7 @@ _STORAGE_TYPES = {
 }
 
 # What a damaged or hostile file may set off in zipfile, struct, NumPy and the code below.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    ArithmeticError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,  # zipfile: encrypted members, and compression it does not know
-)
+_DAMAGE = (*DAMAGE, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 @dataclass(frozen=True)
