@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import skimage.data
 from onnx import TensorProto, helper, numpy_helper
 
 import d2np
@@ -191,15 +192,16 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_picture, relu, preprocess
         assert abs(found - expected).max() <= 1e-4 * abs(expected).max()
 
 
-def test_onnxruntime_on_the_analytic_weights(make_picture):
-    """Large numbers cancel in them, so the graph is held against the algorithm that rounds least."""
-    net = d2np.Net.load("analytic", algorithm="direct")
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "camera"])
+def test_onnxruntime_on_the_analytic_weights(name):
+    """What they take away at the frame must not be so large that its rounding shows in the rest."""
+    picture = d2np.image.as_rgb(getattr(skimage.data, name)()[:301, :413])
+    net = d2np.Net.load("analytic")
     content = serialize(net.arrays, preprocessing="caffe")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    picture = make_picture(61, 83)
     (found,) = session.run(None, {"image": picture.astype(np.float32).transpose(2, 0, 1)[np.newaxis]})
     expected = net.dense(picture)
-    assert abs(found[0].transpose(1, 2, 0) - expected).max() <= 1e-5 * expected.max()
+    assert abs(found[0].transpose(1, 2, 0) - expected).max() <= 2e-5 * expected.max()
 
 
 @OPTIONS

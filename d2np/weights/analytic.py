@@ -61,8 +61,10 @@ _OFFSET = 160.0
 """Keeps signed pictures (luminance: -118 … 137 after preprocessing) above the ReLU's zero."""
 _ROUNDING = 1e-3
 """Grey levels: what is less comes from rounding. The smallest step of a picture is 1."""
-_FRAME_GAIN = 1e4
-"""More than any channel ever reaches."""
+_FRAME_GAIN = 600.0
+"""Three neighbours are missing at the frame, or more, and three times this is more than any channel reaches:
+a blob is three times a difference of at most 3/4 of the picture's range, 765 with what resampling overshoots.
+A larger number would show in the rounding errors of a fast convolution."""
 
 _IDENTITY: _Kernel = np.pad([[1.0]], 1)
 _BLUR: _Kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
@@ -257,8 +259,8 @@ def _silent_frame(filled: _Arrays, frame: int) -> None:
 
     The frame is where the camera stopped looking, not a thing in the scene, and the zero padding makes
     gradients there. One channel is 1 everywhere, and outside the map it is padded with 0: the next layer
-    counts the neighbours it lacks, and the last one takes a huge number from every channel where it lacks
-    any. The channel itself never shows in the map.
+    counts the neighbours it lacks, and the last one takes more than there can be from every channel where it
+    lacks any. The channel itself never shows in the map.
     """
     filled["conv4_1/bias"][frame] = 1
     filled["conv4_2/weight"][frame, frame] = -1
