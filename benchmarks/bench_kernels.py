@@ -34,12 +34,13 @@ def run(stage, rows, channels):
     with Team(1) as team:
 
         def once():
-            stage.source.count = stage.source.margin
+            stage.source.drop(stage.source.count)
+            stage.source.add(stage.source.margin).fill(0)
             stage.source.add(rows).fill(values)
             stage.finish()
             ready = stage.ready()
             out = np.empty((ready * stage.width, stage.channels), np.float32)
-            stage.put_out(Rows(out, 0, stage.width, ready, stage.width), team)
+            stage.put_out(Rows(out, np.arange(ready) * stage.width, stage.width), team)
             return out
 
         yield once

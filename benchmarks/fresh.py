@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import d2np
+
 MB = 1e6
 
 
@@ -25,6 +27,11 @@ def peak_bytes() -> int:
     """The largest resident memory that this process has had."""
     # Not ru_maxrss: a child inherits its parent's.
     return _status("VmHWM")
+
+
+def own_bytes(features: d2np.Features) -> int:
+    """What the arrays of features take."""
+    return features.keypoints.nbytes + features.scores.nbytes + features.descriptors.nbytes
 
 
 def restart_peak() -> int:

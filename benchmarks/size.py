@@ -17,12 +17,10 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from compare import machine
-from fresh import MB, in_fresh_process, noise, peak_bytes
+from fresh import MB, in_fresh_process, noise, own_bytes, peak_bytes
+from memory import PYRAMIDS
 
 import d2np
-
-PYRAMIDS = {1: (1.0,), 3: (0.5, 1.0, 2.0)}
 
 
 def main() -> int:
@@ -39,6 +37,9 @@ def main() -> int:
     if options.one:
         print(json.dumps(load() if options.one == "load" else extract(options)))
         return 0
+    # What only the table needs is not loaded where memory is measured.
+    from compare import machine
+
     print(f"{machine()}\n")
     loaded = loaded_bytes()
     print(f"A process that only loads the weights: {loaded / MB:.0f} MB", flush=True)
@@ -70,10 +71,6 @@ def curve(scales: int, options: argparse.Namespace) -> list[dict[str, Any]]:
 def loaded_bytes() -> int:
     """The peak of a process that only loads the packaged weights."""
     return in_fresh_process(__file__, "--one", "load")
-
-
-def own_bytes(features: d2np.Features) -> int:
-    return features.keypoints.nbytes + features.scores.nbytes + features.descriptors.nbytes
 
 
 def load() -> int:

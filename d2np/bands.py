@@ -44,29 +44,26 @@ _BAND_BYTES = 3 << 20
 class Rows(NamedTuple):
     """Where rows of a map stand in memory.
 
-    Row i, column j < ``width`` is ``positions[start + i * stride + j]``, of which the first elements are the
-    channels.
+    Row i, column j < ``width`` is ``positions[starts[i] + j]``, of which the first elements are the channels.
     """
 
     positions: FloatArray
-    start: int
-    stride: int
-    height: int
+    starts: NDArray[np.int64]
     width: int
 
     def fill(self, values: ArrayLike) -> None:
         """Write (height, width, channels) values, or one value everywhere."""
-        last = self.start + self.height * self.stride
-        band = self.positions[self.start : last].reshape(self.height, self.stride, self.positions.shape[1])
         if np.ndim(values) == 0:
-            band[:, : self.width] = values
-        elif np.shape(values)[-1] < band.shape[2]:
-            band[:, : self.width, : np.shape(values)[-1]] = values
-        else:
-            # Whole rows at a time: NumPy would copy three numbers a piece otherwise.
-            band.reshape(self.height, -1)[:, : self.width * band.shape[2]] = np.reshape(
-                values, (self.height, -1)
-            )
+            for start in self.starts:
+                self.positions[start : start + self.width] = values
+            return
+        for start, row in zip(self.starts, np.asarray(values), strict=True):
+            there = self.positions[start : start + self.width]
+            if row.shape == there.shape:
+                # As one run of numbers: NumPy would copy three a piece otherwise.
+                there.reshape(-1)[:] = row.reshape(-1)
+            else:
+                there[:, : row.shape[1]] = row
 
 
 def fresh_memory(size: int) -> FloatArray:
@@ -77,9 +74,23 @@ def fresh_memory(size: int) -> FloatArray:
 class RowBuffer:
     """The rows of one layer's input that it still needs.
 
-    Each row begins with ``margin`` zero columns, which serve the row in front as its right margin.
-    ``slack`` positions behind the last row may be read by the kernel and are never written. ``memory`` gives
-    the buffer its float32, the same ones every time it is asked. ``dense`` leaves no gap between positions.
+    They stand in a ring: new rows take the place of those that were dropped, so nothing ever moves. Each row
+    begins with ``margin`` zero columns, which serve the row in front of it in memory as its right margin.
+    ``memory`` gives the buffer its float32, the same ones every time it is asked.
+
+    Parameters
+    ----------
+    width, channels : int
+        Of the map.
+    margin : int
+        Zero columns at both sides of a row, and zero rows above the first.
+    memory : callable
+    straight : bool
+        No ring: what is left when rows are dropped moves to the front, so that the rows stay in order.
+    dense : bool
+        Leave no gap between positions.
+    slack : int
+        Positions behind the last row that may be read and are never written.
 
     Attributes
     ----------
@@ -92,55 +103,69 @@ class RowBuffer:
         width: int,
         channels: int,
         margin: int,
-        slack: int,
         memory: Callable[[int], FloatArray] = fresh_memory,
         *,
+        straight: bool = False,
         dense: bool = False,
+        slack: int = 0,
     ) -> None:
         self.memory = memory
         self.width, self.margin, self.slack = width, margin, slack
+        self.straight = straight
         self.row_stride = width + margin
         # Pixels a large power of two apart would fall into the same few sets of the cache.
         self.pixel_stride = channels if dense or channels % 256 else channels + 16
         self.count = self.dropped = 0
+        self._first = 0
         self.positions = np.empty((0, self.pixel_stride), np.float32)
+        self.capacity = 0
         self.reserve(margin)
         self.add(margin).fill(0)
 
     def reserve(self, capacity: int) -> None:
         """Make room for ``capacity`` rows in all."""
-        held = self.count * self.row_stride
+        held = [self.positions[start : start + self.row_stride].copy() for start in self.starts()]
         # The margin behind the last row is the reason for margin more positions.
-        length = capacity * self.row_stride + self.margin + self.slack
+        rows = capacity * self.row_stride
+        length = rows + self.margin + self.slack
         # Not zeros: memory that is never used is then never touched.
-        positions = self.memory(length * self.pixel_stride).reshape(length, self.pixel_stride)
-        if held and not np.may_share_memory(positions, self.positions):
-            positions[:held] = self.positions[:held]
-        self.positions, self.capacity = positions, capacity
+        self.positions = self.memory(length * self.pixel_stride).reshape(length, self.pixel_stride)
+        self.positions[:rows].reshape(capacity, self.row_stride, self.pixel_stride)[:, : self.margin] = 0
+        self.positions[rows : rows + self.margin] = 0
+        self.capacity, self._first = capacity, 0
+        for start, row in zip(self.starts(), held, strict=True):
+            self.positions[start : start + self.row_stride] = row
+
+    def starts(self) -> NDArray[np.int64]:
+        """Where the rows held begin, margin included: (count,) positions."""
+        return self._starts(0, self.count)
+
+    def _starts(self, first: int, last: int) -> NDArray[np.int64]:
+        rows = self._first + np.arange(first, last, dtype=np.int64)
+        return rows % max(1, self.capacity) * self.row_stride
 
     def add(self, count: int) -> Rows:
         """Room for ``count`` more rows, to be written by the caller."""
         if self.count + count > self.capacity:
             self.reserve(max(self.count + count, self.capacity * 3 // 2))
-        first, last = self.count * self.row_stride, (self.count + count) * self.row_stride
-        rows = self.positions[first:last].reshape(count, self.row_stride, self.pixel_stride)
-        rows[:, : self.margin] = 0
-        self.positions[last : last + self.margin] = 0
+        starts = self._starts(self.count, self.count + count)
         self.count += count
-        return Rows(self.positions, first + self.margin, self.row_stride, count, self.width)
+        return Rows(self.positions, starts + self.margin, self.width)
 
     def held(self) -> FloatArray:
-        """The rows held, as an array (count, row stride, pixel stride) on the same memory."""
+        """The rows of a straight buffer, as an array (count, row stride, pixel stride) on the same memory."""
         whole = self.positions[: self.count * self.row_stride]
         return whole.reshape(self.count, self.row_stride, self.pixel_stride)
 
     def drop(self, count: int) -> None:
         """Forget the first ``count`` rows."""
-        first, last = count * self.row_stride, self.count * self.row_stride
-        if count:
-            self.positions[: last - first] = self.positions[first:last]
         self.count -= count
         self.dropped += count
+        if not self.straight:
+            self._first = (self._first + count) % max(1, self.capacity)
+        elif count:
+            first, length = count * self.row_stride, self.count * self.row_stride
+            self.positions[:length] = self.positions[first : first + length]
 
 
 class Stage(Protocol):
@@ -150,8 +175,11 @@ class Stage(Protocol):
     width: int
     channels: int
 
-    def most_rows(self, incoming: int) -> tuple[int, int]:
-        """Most rows held, and most put out at a time, if at most ``incoming`` rows come at a time."""
+    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
+        """Most rows held, most put out at a time, and all put out.
+
+        Of the ``height`` rows that come in all, at most ``incoming`` come at a time.
+        """
 
     def finish(self) -> None:
         """Learn that no more input comes: put the zero rows below the last row."""
@@ -181,9 +209,9 @@ class WholeMap:
 
     def add(self, count: int) -> Rows:
         _, width, channels = self._cells.shape
-        first = self.count * width
+        rows = np.arange(self.count, self.count + count, dtype=np.int64)
         self.count += count
-        return Rows(self._cells.reshape(-1, channels), first, width, count, width)
+        return Rows(self._cells.reshape(-1, channels), rows * width, width)
 
 
 def flow(
@@ -217,12 +245,12 @@ def flow(
         How many rows of the map are complete.
     """
     step = rows_at_a_time or band_height(stages[0].source.width)
-    incoming = min(step, height)
+    incoming, rows = step, height
     for stage in stages:
-        held, incoming = stage.most_rows(incoming)
+        held, incoming, rows = stage.most_rows(min(incoming, rows), rows)
         stage.source.reserve(held)
     # The reader of the map keeps a row above and one below those it works on.
-    target.reserve(incoming + 3)
+    target.reserve(min(incoming + 3, rows))
     for first in range(0, height, step):
         band = read(first, min(first + step, height))
         stages[0].source.add(len(band)).fill(band)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .features import DESCRIPTOR_SIZE, Features
@@ -49,3 +51,55 @@ class Gathering:
         """All that was added, in that order, or the best of it, the best first."""
         whole = Features(self._keypoints, self._scores, self._descriptors, self._image_size)
         return whole if self._most is None else whole.select(topk.strongest(whole.scores, self._most))
+
+    def blocks(self) -> Iterator[Features]:
+        """What :meth:`features` gives, as the only block; see :class:`Pile`."""
+        yield self.features()
+
+
+# Keypoints in a block of memory: their descriptors are 32 MiB, which malloc always takes from the system and
+# gives back to it. What is never written to takes no memory.
+_BLOCK = 16384
+
+
+class Pile:
+    """Pieces of one picture's features that have to wait until they can be gathered.
+
+    They lie in blocks of memory so large that the system gets each back once it is let go; smaller ones would
+    stay with the process.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[Features, int]] = []
+
+    def add(self, piece: Features) -> None:
+        block, count = self._blocks.pop() if self._blocks else (_empty(0, piece.image_size), 0)
+        if count + len(piece) > len(block):
+            if count:
+                self._blocks.append((block, count))
+            block, count = _empty(max(_BLOCK, len(piece)), piece.image_size), 0
+        last = count + len(piece)
+        block.keypoints[count:last] = piece.keypoints
+        block.scores[count:last] = piece.scores
+        block.descriptors[count:last] = piece.descriptors
+        self._blocks.append((block, last))
+
+    def blocks(self) -> Iterator[Features]:
+        """Everything, in order; what was handed out is forgotten."""
+        self._blocks.reverse()
+        while self._blocks:
+            yield _first_of(*self._blocks.pop())
+
+
+def _empty(count: int, image_size: tuple[int, int]) -> Features:
+    return Features(
+        np.empty((count, 3), np.float32),
+        np.empty(count, np.float32),
+        np.empty((count, DESCRIPTOR_SIZE), np.float32),
+        image_size,
+    )
+
+
+def _first_of(block: Features, count: int) -> Features:
+    keypoints, scores, descriptors = block.keypoints, block.scores, block.descriptors
+    return Features(keypoints[:count], scores[:count], descriptors[:count], block.image_size)

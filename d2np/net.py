@@ -18,7 +18,7 @@ from . import detect, image, pyramid, weights
 from .bands import RowBuffer, WholeMap, flow
 from .errors import ImageError, OptionError
 from .features import DESCRIPTOR_SIZE, Features
-from .gathering import Gathering
+from .gathering import Gathering, Pile
 from .image import Picture, network_size, open_picture
 from .kernels import topk
 from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
@@ -325,19 +325,19 @@ class Net:
         most = options.max_keypoints
         if most is None and options.detector == "strength":
             most = np.iinfo(np.int64).max
-        levels: dict[int, Gathering] = {}
+        # In the order of the levels, as published: what comes of the finer ones has to wait.
+        levels: dict[int, Gathering | Pile] = {}
         for number, features in self._pieces(image, options, team):
             if number not in levels:
-                levels[number] = Gathering(features.image_size, most)
+                gathers = number == 1 or most is not None
+                levels[number] = Gathering(features.image_size, most) if gathers else Pile()
             levels[number].add(features)
-        first, *finer = sorted(levels)
-        if not finer:
-            return levels[first].features()
-        # In the order of the levels, as published; each is let go of once it was added.
-        whole = Gathering(features.image_size, most)
-        for number in (first, *finer):
-            whole.add(levels.pop(number).features())
-        return whole.features()
+        whole = levels.pop(1)
+        for number in sorted(levels):
+            for block in levels.pop(number).blocks():
+                whole.add(block)
+        (features,) = whole.blocks()
+        return features
 
     def _pieces(self, image: Picture, options: _Options, team: Team) -> Iterator[tuple[int, Features]]:
         """The number of a level and the features of some of its rows, until all levels are done."""
@@ -539,9 +539,8 @@ class Net:
         """
         height, width = size
         rows, columns = map_size(height, width)
-        window = RowBuffer(
-            columns, DESCRIPTOR_SIZE, 0, 0, partial(team.workspace.array, (name, "map")), dense=True
-        )
+        memory = partial(team.workspace.array, (name, "map"))
+        window = RowBuffer(columns, DESCRIPTOR_SIZE, 0, memory, straight=True, dense=True)
         made = stages(self._packed, width, team.workspace, relu=relu, name=name, flows=flows)
         return flow(read, height, made, window, team), window, rows
 

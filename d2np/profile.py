@@ -121,13 +121,13 @@ def peak_gflops(seconds: float = 0.1) -> float:
     source = np.ones((positions + block.rows + 1, depth), np.float32)
     weights = direct.pack(np.ones((channels, depth, 3, 3), np.float32), block)
     taps = np.zeros(9, np.int64)
-    target = np.empty((positions, channels), np.float32)
+    target, rows = np.empty((positions, channels), np.float32), np.zeros(1, np.int64)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         kernel(
             source, taps, weights, np.zeros(channels, np.float32), np.float32(0), positions,
-            target, 0, positions, positions, 0, positions,
+            target, rows, positions, 0, positions,
         )  # fmt: skip
         spent = time.perf_counter() - start
         best = max(best, 2 * 9 * positions * depth * channels / spent / 1e9)

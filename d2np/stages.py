@@ -28,7 +28,8 @@ ALGORITHMS = ("winograd", "direct")
 # Multiply-adds in one task: long against the cost of handing it out, short against the waiting at the end.
 _TASK_SIZE = 5_000_000
 # Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
-_TILES_AT_A_TIME = 896
+_TILES_AT_A_TIME = 240
+_OUTPUTS_AT_A_TIME = 64
 
 
 class PackedWeights:
@@ -103,13 +104,13 @@ class Pooling:
 
     def __init__(self, layer: Layer, width: int, memory: Memory = fresh_memory) -> None:
         self.layer = layer
-        self.source = RowBuffer(width, layer.in_channels, 0, 0, memory)
+        self.source = RowBuffer(width, layer.in_channels, 0, memory)
         self.channels = layer.out_channels
         _, self.width = layer.output_size(layer.kernel, width)
 
-    def most_rows(self, incoming: int) -> tuple[int, int]:
-        held = self.layer.kernel - 1 + incoming
-        return held, held // self.layer.stride
+    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
+        held = min(self.layer.kernel - 1 + incoming, height)
+        return held, held // self.layer.stride, (height - self.layer.kernel) // self.layer.stride + 1
 
     def finish(self) -> None:
         pass
@@ -118,31 +119,32 @@ class Pooling:
         return max(0, (self.source.count - self.layer.kernel) // self.layer.stride + 1)
 
     def put_out(self, target: Rows, team: Team) -> None:
-        source = self.source
+        source, source_rows = self.source, self.source.starts()
+        height = len(target.starts)
         kernel = pool.max_pool if self.layer.type == "max_pooling" else pool.average_pool
 
         def pool_rows(span: tuple[int, int]) -> None:
             kernel(
-                source.positions, source.row_stride,
-                target.positions, target.start, target.stride, self.width, self.channels, *span,
+                source.positions, source_rows,
+                target.positions, target.starts, self.width, self.channels, *span,
             )  # fmt: skip
 
         work = team.timed(self.layer.name, "pooling", pool_rows)
-        team.share(work, spans(target.height, _TASK_SIZE // (50 * self.width * self.channels)))
-        source.drop(target.height * self.layer.stride)
+        team.share(work, spans(height, _TASK_SIZE // (50 * self.width * self.channels)))
+        source.drop(height * self.layer.stride)
 
 
 class _Convolution:
     """What both algorithms have in common."""
 
     def __init__(
-        self, layer: Layer, packed: PackedWeights, width: int, floor: float, slack: int, memory: Memory
+        self, layer: Layer, packed: PackedWeights, width: int, floor: float, source: RowBuffer
     ) -> None:
         self.layer = layer
         self.block = packed.block
         self.weights, self.bias = packed.weights[layer.name], packed.biases[layer.name]
         self.floor = np.float32(floor)
-        self.source = RowBuffer(width, layer.in_channels, layer.padding, slack, memory)
+        self.source = source
         self.width = width
         self.channels = layer.out_channels
 
@@ -161,11 +163,13 @@ class DirectConvolution(_Convolution):
         self, layer: Layer, packed: PackedWeights, width: int, floor: float, memory: Memory = fresh_memory
     ) -> None:
         # A block of the kernel may reach over the end by its own length and the margin of the taps.
-        super().__init__(layer, packed, width, floor, packed.block.rows + 2 * layer.padding, memory)
+        slack = packed.block.rows + 2 * layer.padding
+        source = RowBuffer(width, layer.in_channels, layer.padding, memory, straight=True, slack=slack)
+        super().__init__(layer, packed, width, floor, source)
 
-    def most_rows(self, incoming: int) -> tuple[int, int]:
-        rows = incoming + self.layer.padding
-        return rows + 2 * self.layer.padding, rows
+    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
+        rows = min(incoming + self.layer.padding, height)
+        return rows + 2 * self.layer.padding, rows, height
 
     def ready(self) -> int:
         return self.complete_rows()
@@ -180,13 +184,14 @@ class DirectConvolution(_Convolution):
         def convolve(span: tuple[int, int]) -> None:
             kernel(
                 source.positions, taps, self.weights, self.bias, self.floor, source.row_stride,
-                target.positions, target.start, target.stride, self.width, *span,
+                target.positions, target.starts, self.width, *span,
             )  # fmt: skip
 
         work = team.timed(layer.name, "direct convolution", convolve)
-        positions = target.height * source.row_stride - layer.padding
+        height = len(target.starts)
+        positions = height * source.row_stride - layer.padding
         team.share(work, shrinking_spans(positions, size, 12 * block.rows, team.size))
-        source.drop(target.height)
+        source.drop(height)
 
 
 def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
@@ -202,8 +207,8 @@ def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
 class WinogradConvolution(_Convolution):
     """Convolution by Winograd's minimal filtering, ReLU, and maximum pooling if one follows.
 
-    Tiles are counted from the top of the picture, so rows are put out in whole rows of tiles, always the same
-    number of them: only the last ones may be fewer.
+    Tiles are counted from the top of the picture, so rows are put out in whole rows of tiles: as many as
+    there are, once there are enough of them. Only the last row of tiles may not be whole.
     """
 
     def __init__(
@@ -216,19 +221,26 @@ class WinogradConvolution(_Convolution):
         memory: Memory = fresh_memory,
         tiles_at_a_time: int = _TILES_AT_A_TIME,
     ) -> None:
-        super().__init__(layer, packed, width, floor, 0, memory)
+        source = RowBuffer(width, layer.in_channels, layer.padding, memory)
+        super().__init__(layer, packed, width, floor, source)
         self.shrink = 2 if pooled else 1
         self.width = width // self.shrink
         self.tile_rows = winograd.OUTPUTS * layer.dilation
         self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
         tiles = _tiles_in_a_block(layer, self.weights.nbytes, host_caches())
         self.tiles_in_a_block = self.block.rows * max(1, round(tiles / self.block.rows))
-        self.waits_for = self.tile_rows * max(1, round(tiles_at_a_time / self.tiles_in_a_row))
+        self.rows_at_a_time = self.tile_rows * max(1, round(tiles_at_a_time / self.tiles_in_a_row))
+        # One row of tiles less is enough: the rows that come first lack one, since the margin stands for it.
+        self.waits_for = max(self.tile_rows, self.rows_at_a_time - self.tile_rows)
         self.finished = False
 
-    def most_rows(self, incoming: int) -> tuple[int, int]:
-        rows = self.waits_for - 1 + incoming + self.layer.padding
-        return rows + 2 * self.layer.padding + self.tile_rows, self.waits_for // self.shrink
+    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
+        padding, tile = self.layer.padding, self.tile_rows
+        complete = self.waits_for - 1 + incoming
+        # At the end the rows of zeros come, and the last row of tiles is filled up with more of them.
+        held = max(complete, -(-(self.waits_for - 1 + padding) // tile) * tile)
+        held = min(held, -(-height // tile) * tile) + 2 * padding
+        return held, min(self.rows_at_a_time, height) // self.shrink, height // self.shrink
 
     def finish(self) -> None:
         super().finish()
@@ -237,7 +249,9 @@ class WinogradConvolution(_Convolution):
     def _rows(self) -> int:
         """Rows of the convolution that can be computed now, before the pooling."""
         rows = self.complete_rows()
-        return min(rows, self.waits_for) if self.finished or rows >= self.waits_for else 0
+        if not self.finished:
+            rows = rows // self.tile_rows * self.tile_rows if rows >= self.waits_for else 0
+        return min(rows, self.rows_at_a_time)
 
     def ready(self) -> int:
         return self._rows() // self.shrink
@@ -249,6 +263,7 @@ class WinogradConvolution(_Convolution):
         # The last row of tiles may hang over the lower border of the picture; what it sees there is zeros.
         missing = max(0, lines * self.tile_rows + 2 * layer.padding - source.count)
         source.add(missing).fill(0)
+        source_rows = source.starts()
         kernel = winograd.kernel(block.lanes, block.rows, self.shrink - 1)
 
         def work(span: tuple[int, int]) -> None:
@@ -256,8 +271,8 @@ class WinogradConvolution(_Convolution):
 
             def run(phases: int) -> None:
                 kernel(
-                    source.positions, source.row_stride, layer.dilation, self.weights, self.bias, self.floor,
-                    target.positions, target.start, target.stride, source.width, rows,
+                    source.positions, source_rows, layer.dilation, self.weights, self.bias, self.floor,
+                    target.positions, target.starts, source.width, rows,
                     transformed, products, patch, phases, *span,
                 )  # fmt: skip
 
@@ -280,13 +295,18 @@ class WinogradConvolution(_Convolution):
         """
         line = 16
         tiles = self.tiles_in_a_block
-        into, out = self.layer.in_channels + line, self.channels + line
+        outputs = self.channels if team.clock is not None else min(self.channels, _OUTPUTS_AT_A_TIME)
+        into, out = self.layer.in_channels + line, outputs + line
         sizes = [winograd.POINTS * (tiles * channels + line) for channels in (into, out)]
-        memory = team.scratch(sum(sizes) + winograd.POINTS * max(into, out))
-        transformed, products = (
-            part.reshape(winograd.POINTS, -1)[:, :-line].reshape(winograd.POINTS, tiles, channels)
-            for part, channels in (
-                (memory[: sizes[0]], into), (memory[sizes[0] : sum(sizes)], out),
-            )
-        )  # fmt: skip
-        return transformed, products, memory[sum(sizes) :].reshape(winograd.POINTS, -1)
+        patch = winograd.POINTS * max(self.layer.in_channels, self.channels)
+        memory = team.scratch(sum(sizes) + patch)
+
+        def points(part: FloatArray, channels: int) -> FloatArray:
+            used = part.reshape(winograd.POINTS, -1)[:, :-line]
+            return used.reshape(winograd.POINTS, tiles, channels)[..., :-line]
+
+        return (
+            points(memory[: sizes[0]], into),
+            points(memory[sizes[0] : sum(sizes)], out),
+            memory[sum(sizes) :].reshape(winograd.POINTS, -1),
+        )

@@ -10,16 +10,20 @@ UNTOUCHED = np.float32(12345)
 
 
 def pooled(kernel, x, step, *, cut=0, start=2, margin=1, extra=1):
-    """A pooling kernel on a whole map (H, W, C), in two spans; what it must not touch is checked."""
+    """A pooling kernel on a whole map (H, W, C), in two spans; what it must not touch is checked.
+
+    The rows of the input stand in memory from the last to the first.
+    """
     height, width, channels = x.shape
     source = np.full((height, width + margin, channels + extra), np.nan, np.float32)
-    source[:, :width, :channels] = x
+    source[::-1, :width, :channels] = x
+    source_rows = np.arange(height)[::-1] * (width + margin)
     rows, columns = (height - 2) // step + 1, (width - 2) // step + 1
     target = np.full((start + rows * (columns + margin), channels + extra), UNTOUCHED)
     for span in ((0, cut), (cut, rows)):
         kernel(
-            source.reshape(-1, channels + extra), width + margin,
-            target, start, columns + margin, columns, channels, *span,
+            source.reshape(-1, channels + extra), np.ascontiguousarray(source_rows),
+            target, start + np.arange(rows) * (columns + margin), columns, channels, *span,
         )  # fmt: skip
     written = np.zeros(target.shape, bool)
     written[start:].reshape(rows, columns + margin, -1)[:, :columns, :channels] = True

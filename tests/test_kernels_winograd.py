@@ -11,10 +11,13 @@ EVERY_BLOCK = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 UNTOUCHED = np.float32(12345)
 
 
-def convolve(x, weights, bias, *, block, dilation=1, relu=False, pooled=False, cuts=(), groups=2, extra=0):
+def convolve(
+    x, weights, bias, *, block, dilation=1, relu=False, pooled=False, cuts=(), groups=2, parts=1, extra=0
+):  # fmt: skip
     """The kernel on a whole map (H, W, in), in spans of tiles that end at ``cuts``.
 
-    ``groups`` blocks of tiles share a pass over the weights. Whatever the kernel may read but must not use
+    ``groups`` blocks of tiles share a pass over the weights; the output's channels are computed in so many
+    ``parts``. Whatever the kernel may read but must not use
     is NaN; whatever it must not write is checked.
     """
     height, width, channels = x.shape
@@ -32,17 +35,24 @@ def convolve(x, weights, bias, *, block, dilation=1, relu=False, pooled=False, c
     start, stride = 3, out_width + 2
     target = np.full((start + out_height * stride, out_channels + extra), UNTOUCHED)
     tiles = groups * block.rows
+    outputs = -(-out_channels // block.columns // parts) * block.columns
     scratch = [
         np.full((winograd.POINTS, *shape), np.nan, np.float32)
-        for shape in ((tiles, channels + 16), (tiles, out_channels + 16), (max(channels, out_channels),))
+        for shape in ((tiles, channels + 16), (tiles, outputs), (max(channels, out_channels),))
     ]
+    # The rows of the input stand in a ring that begins somewhere in the middle.
+    turn = rows // 2
+    band[: rows * columns] = np.roll(inner, turn, axis=0).reshape(rows * columns, -1)
+    source_rows = (np.arange(rows) + turn) % rows * columns
+    target_rows = start + np.arange(out_height) * stride
     kernel = winograd.kernel(block.lanes, block.rows, int(pooled))
     last = lines * across * dilation**2
     ends = [*sorted(cut % last for cut in cuts), last]
     for first, end in zip([0, *ends], ends):  # noqa: B905 - the last end begins no span
         kernel(
-            band, columns, dilation, winograd.pack(weights, block), bias, np.float32(0 if relu else -np.inf),
-            target, start, stride, width, height, *scratch, winograd.ALL_PHASES, first, end,
+            band, source_rows, dilation, winograd.pack(weights, block), bias,
+            np.float32(0 if relu else -np.inf), target, target_rows, width, height, *scratch,
+            winograd.ALL_PHASES, first, end,
         )  # fmt: skip
 
     written = np.zeros(target.shape, bool)
@@ -90,16 +100,17 @@ def test_equals_naive(block, size, dilation, relu, pooled):
     extra=st.integers(0, 2),
     cuts=st.lists(st.integers(0, 400), max_size=3),
     groups=st.integers(1, 3),
+    parts=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-def test_any_size_and_any_cut(block, height, width, vectors, kind, relu, extra, cuts, groups, seed):
-    x, weights, bias = example(height, width, vectors * block.lanes, block.columns, seed)
+def test_any_size_and_any_cut(block, height, width, vectors, kind, relu, extra, cuts, groups, parts, seed):
+    x, weights, bias = example(height, width, vectors * block.lanes, 3 * block.columns, seed)
     dilation, pooled = kind
     options = {"block": block, "dilation": dilation, "relu": relu, "pooled": pooled}
     whole = convolve(x, weights, bias, **options)
     np.testing.assert_allclose(whole, twin(x, weights, bias, dilation, relu, pooled), atol=2e-5)
     # However the tiles are shared out, the figures are the same to the last bit.
-    again = convolve(x, weights, bias, **options, extra=extra, cuts=cuts, groups=groups)
+    again = convolve(x, weights, bias, **options, extra=extra, cuts=cuts, groups=groups, parts=parts)
     np.testing.assert_array_equal(again, whole)
 
 

@@ -100,7 +100,7 @@ def climb(found_at, team, bands=3):
 
     def flows(level):
         height, width = HEIGHTS[level.number], HEIGHTS[level.number] + 1
-        window = windows[level.number] = RowBuffer(width, 2, 0, 0, dense=True)
+        window = windows[level.number] = RowBuffer(width, 2, 0, straight=True, dense=True)
 
         def rows():
             for first in range(0, height, bands):

@@ -53,8 +53,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
         floor,
         row_stride,
         target,
-        target_start,
-        target_stride,
+        target_rows,
         width,
         first,
         last,
@@ -76,8 +75,8 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
         row_stride : int
             Positions from one row of the band to the next, the margin included.
         target : (positions, pixel stride) float32
-            Row i, column j < ``width`` of the output is written at position
-            ``target_start + i * target_stride + j``.
+        target_rows : (rows,) int64
+            Row i, column j < ``width`` of the output is written at position ``target_rows[i] + j``.
         """
         columns = 2 * lanes
         length = 9 * weights.shape[2]
@@ -105,7 +104,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                     j = q - i * row_stride
                     for r in range(min(rows, stop - q)):
                         if j < width:
-                            position = target_start + i * target_stride + j
+                            position = target_rows[i] + j
                             for c in range(columns):
                                 target[position, channel + c] = max(tile[r, c] + bias[channel + c], floor)
                         j += 1

@@ -16,18 +16,16 @@ def relu(values):
 
 
 @jit()
-def max_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):
+def max_pool(source, source_rows, target, target_rows, width, channels, first, last):
     """2 x 2 maximum with stride 2, for the output rows ``first`` to ``last``.
 
     ``source`` and ``target`` are (positions, pixel stride) float32. Row i, column j of the input stands at
-    position ``i * row_stride + j``; of the output, ``width`` columns wide, at
-    ``target_start + i * target_stride + j``.
+    position ``source_rows[i] + j``; of the output, ``width`` columns wide, at ``target_rows[i] + j``.
     """
     for i in range(first, last):
         for j in range(width):
-            upper = 2 * i * row_stride + 2 * j
-            lower = upper + row_stride
-            position = target_start + i * target_stride + j
+            upper, lower = source_rows[2 * i] + 2 * j, source_rows[2 * i + 1] + 2 * j
+            position = target_rows[i] + j
             for c in range(channels):
                 target[position, c] = max(
                     max(source[upper, c], source[upper + 1, c]),
@@ -36,14 +34,13 @@ def max_pool(source, row_stride, target, target_start, target_stride, width, cha
 
 
 @jit()
-def average_pool(source, row_stride, target, target_start, target_stride, width, channels, first, last):
+def average_pool(source, source_rows, target, target_rows, width, channels, first, last):
     """2 x 2 mean with stride 1; the arguments are those of :func:`max_pool`."""
     quarter = np.float32(0.25)
     for i in range(first, last):
         for j in range(width):
-            upper = i * row_stride + j
-            lower = upper + row_stride
-            position = target_start + i * target_stride + j
+            upper, lower = source_rows[i] + j, source_rows[i + 1] + j
+            position = target_rows[i] + j
             for c in range(channels):
                 total = (source[upper, c] + source[upper + 1, c]) + (source[lower, c] + source[lower + 1, c])
                 target[position, c] = total * quarter

@@ -95,30 +95,31 @@ def _output_1d(v: VectorBuilder, m: Sequence[Any]) -> list[Any]:
 
 
 @intrinsic(prefer_literal=True)
-def input_tile(
-    typingctx, source, start, row_step, column_step, target, target_start, point_step, ahead, lanes
-):
+def input_tile(typingctx, source, rows, start, column_step, target, target_start, point_step, ahead, lanes):
     """Input transform of one tile for as many channels as a vector has lanes.
 
-    Element (u, v) of the patch lies at ``start + u * row_step + v * column_step`` of ``source``; point p is
+    Element (u, v) of the patch lies at ``rows[u] + start + v * column_step`` of ``source``; point p is
     written at ``target_start + p * point_step`` of ``target``. The columns that the next tile does not share
     with this one are fetched into the second-level cache: its patch lies ``ahead`` further on.
     """
     if not isinstance(lanes, types.IntegerLiteral):
         return None
     index = types.int64
-    signature = types.void(source, index, index, index, target, index, index, index, lanes)
+    signature = types.void(source, rows, index, index, target, index, index, index, lanes)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         v = VectorBuilder(context, builder, lanes.literal_value)
-        first = v.element(sig.args[0], args[0], args[1])
+        first = [
+            v.step(v.element(sig.args[0], args[0], builder.extract_value(args[1], u)), (1, args[2]))
+            for u in range(INPUTS)
+        ]
         columns = [
-            _input_1d(v, [v.load(v.step(first, (u, args[2]), (c, args[3]))) for u in range(INPUTS)])
+            _input_1d(v, [v.load(v.step(first[u], (c, args[3]))) for u in range(INPUTS)])
             for c in range(INPUTS)
         ]
         for u in range(INPUTS):
             for c in range(2, INPUTS):
-                v.prefetch(v.step(first, (u, args[2]), (c, args[3]), (1, args[7])), level=2)
+                v.prefetch(v.step(first[u], (c, args[3]), (1, args[7])), level=2)
         target_first = v.element(sig.args[4], args[4], args[5])
         for u in range(INPUTS):
             for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
@@ -130,20 +131,20 @@ def input_tile(
 
 @intrinsic(prefer_literal=True)
 def output_tile(
-    typingctx, source, start, point_step, bias, bias_start, floor, target, target_start, row_step,
-    column_step, pooled, lanes,
+    typingctx, source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
+    pooled, lanes,
 ):  # fmt: skip
     """Output transform of one tile for as many channels as a vector has lanes, with bias and ReLU.
 
     Point p lies at ``start + p * point_step`` of ``source``. Output (i, j) is written at
-    ``target_start + i * row_step + j * column_step`` of ``target``: 4 x 4 of them, or, if the compile-time
+    ``rows[i] + target_start + j * column_step`` of ``target``: 4 x 4 of them, or, if the compile-time
     constant ``pooled`` is 1, the maxima of 2 x 2.
     """
     if not (isinstance(lanes, types.IntegerLiteral) and isinstance(pooled, types.IntegerLiteral)):
         return None
     index = types.int64
     signature = types.void(
-        source, index, index, bias, index, types.float32, target, index, index, index, pooled, lanes
+        source, index, index, bias, index, types.float32, target, rows, index, index, pooled, lanes
     )
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
@@ -155,23 +156,26 @@ def output_tile(
         ]
         bias_vector = v.load(v.element(sig.args[3], args[3], args[4]))
         lowest = v.splat(args[5])
-        target_first = v.element(sig.args[6], args[6], args[7])
-        rows = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
+        outputs = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
         if pooled.literal_value:
             # Bias and ReLU keep the order of values: the maximum may be taken first.
-            rows = [
+            outputs = [
                 [
                     v.maximum(
-                        v.maximum(rows[i][j], rows[i][j + 1]), v.maximum(rows[i + 1][j], rows[i + 1][j + 1])
+                        v.maximum(upper[j], upper[j + 1]),
+                        v.maximum(lower[j], lower[j + 1]),
                     )
                     for j in range(0, OUTPUTS, 2)
                 ]
-                for i in range(0, OUTPUTS, 2)
+                for upper, lower in zip(outputs[::2], outputs[1::2], strict=True)
             ]
-        for i, row in enumerate(rows):
+        for i, row in enumerate(outputs):
+            first_output = v.step(
+                v.element(sig.args[6], args[6], builder.extract_value(args[7], i)), (1, args[8])
+            )
             for j, value in enumerate(row):
                 finished = v.maximum(v.add(value, bias_vector), lowest)
-                v.store(finished, v.step(target_first, (i, args[8]), (j, args[9])))
+                v.store(finished, v.step(first_output, (j, args[9])))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -183,8 +187,8 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
 
     @jit()
     def convolve(
-        source, row_stride, dilation, weights, bias, floor, target, target_start, target_stride, width,
-        height, transformed, products, patch, phases, first, last,
+        source, source_rows, dilation, weights, bias, floor, target, target_rows, width, height,
+        transformed, products, patch, phases, first, last,
     ):  # fmt: skip
         """The tiles ``first`` to ``last`` of a band.
 
@@ -194,21 +198,24 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
         Parameters
         ----------
         source : (positions, pixel stride) float32
-            Input band; row i, column j of it is position ``(i + dilation) * row_stride + dilation + j``, and
-            the ``dilation`` rows and columns around are zeros.
+            Input band.
+        source_rows : (rows,) int64
+            Row i, column j of the band is position ``source_rows[i + dilation] + dilation + j``; the
+            ``dilation`` rows and columns around are zeros.
         weights : (36, out / NR, in, NR) float32
             See :func:`pack`.
         bias : (out,) float32
         floor : float32
             0 for a ReLU, -inf for none.
         target : (positions, pixel stride) float32
-            Row i, column j of the output (pooled or not) is written at position
-            ``target_start + i * target_stride + j``.
+        target_rows : (rows,) int64
+            Row i, column j of the output (pooled or not) is written at position ``target_rows[i] + j``.
         width, height : int
             Columns and rows of the convolution's output.
         transformed : (36, tiles, >= in) float32, scratch
-        products : (36, tiles, >= out) float32, scratch
-            The number of tiles, a multiple of ``rows``, is the number that shares a pass over the weights.
+        products : (36, tiles, channels) float32, scratch
+            So many tiles, a multiple of ``rows``, share a pass over the weights, and so many channels of the
+            output, a multiple of NR, are computed at a time.
         patch : (36, >= max(in, out)) float32, scratch
         phases : int
             Sum of :data:`PHASES`. A caller that wants to time them asks for one after the other, for no more
@@ -218,14 +225,19 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
         out_channels = weights.shape[1] * columns
         pixel, target_pixel = source.shape[1], target.shape[1]
         block = transformed.shape[1]
-        in_step, out_step = transformed.shape[2], products.shape[2]
+        in_step, out_step = transformed.strides[1] // 4, products.strides[1] // 4
         in_points, out_points = transformed.strides[0] // 4, products.strides[0] // 4
+        shrink = 2 if pooled else 1
         patch_step = patch.shape[1]
+        row = 6 * patch_step
+        patch_rows = (0, row, 2 * row, 3 * row, 4 * row, 5 * row)
+        side = 4 // shrink
+        row = side * patch_step
+        output_rows = (0, row, 2 * row, 3 * row)
         # The sum over the channels is taken in parts: shorter sums round less.
         part = min(in_channels, 128)
         reach = 4 * dilation
         across = (width + reach - 1) // reach
-        shrink = 2 if pooled else 1
         for start in range(first, last, block):
             tiles = min(block, last - start)
 
@@ -236,17 +248,24 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                 line, down = divmod(line, dilation)
                 y0, x0 = reach * line + down, reach * x + right
                 if x0 + 3 * dilation < width:
-                    begin = (y0 * row_stride + x0) * pixel
+                    patch_begins = (
+                        source_rows[y0] * pixel,
+                        source_rows[y0 + dilation] * pixel,
+                        source_rows[y0 + 2 * dilation] * pixel,
+                        source_rows[y0 + 3 * dilation] * pixel,
+                        source_rows[y0 + 4 * dilation] * pixel,
+                        source_rows[y0 + 5 * dilation] * pixel,
+                    )
                     for c in range(0, in_channels, lanes):
                         input_tile(
-                            source, begin + c, dilation * row_stride * pixel, dilation * pixel,
+                            source, patch_begins, x0 * pixel + c, dilation * pixel,
                             transformed, n * in_step + c, in_points, 4 * dilation * pixel, lanes,
                         )  # fmt: skip
                     continue
                 # A tile over the right border: what the next row holds must not leak in.
                 for u in range(6):
                     for v in range(6):
-                        position = (y0 + u * dilation) * row_stride + x0 + v * dilation
+                        position = source_rows[y0 + u * dilation] + x0 + v * dilation
                         if x0 + v * dilation < width + dilation:
                             for c in range(in_channels):
                                 patch[6 * u + v, c] = source[position, c]
@@ -255,61 +274,61 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                                 patch[6 * u + v, c] = np.float32(0)
                 for c in range(0, in_channels, lanes):
                     input_tile(
-                        patch,
-                        c,
-                        6 * patch_step,
-                        patch_step,
-                        transformed,
-                        n * in_step + c,
-                        in_points,
-                        0,
-                        lanes,
+                        patch, patch_rows, c, patch_step, transformed, n * in_step + c, in_points, 0, lanes
                     )
 
-            # Block multiplication
-            for p in range(36 if phases & 2 else 0):
-                into, out = p * in_points, p * out_points
-                for k in range(weights.shape[1]):
-                    packed = (p * weights.shape[1] + k) * in_channels * columns
-                    for n in range(0, tiles, rows):
-                        multiply_block(
-                            transformed, into + n * in_step, in_step, part, weights, packed,
-                            products, out + n * out_step + k * columns, out_step, 0, lanes, rows,
-                        )  # fmt: skip
-                        for c in range(part, in_channels, part):
-                            multiply_block(
-                                transformed, into + n * in_step + c, in_step, part,
-                                weights, packed + c * columns,
-                                products, out + n * out_step + k * columns, out_step, 1, lanes, rows,
-                            )  # fmt: skip
+            for begin_out in range(0, out_channels, products.shape[2]):
+                end_out = min(begin_out + products.shape[2], out_channels)
 
-            # Output transform
-            for n in range(tiles if phases & 4 else 0):
-                line, x = divmod(start + n, across)
-                line, right = divmod(line, dilation)
-                line, down = divmod(line, dilation)
-                y0, x0 = reach * line + down, reach * x + right
-                if x0 + 3 * dilation < width and y0 + 3 * dilation < height:
-                    begin = (target_start + y0 // shrink * target_stride + x0 // shrink) * target_pixel
-                    for c in range(0, out_channels, lanes):
+                # Block multiplication
+                for p in range(36 if phases & 2 else 0):
+                    into, out = p * in_points, p * out_points - begin_out
+                    for k in range(begin_out // columns, end_out // columns):
+                        packed = (p * weights.shape[1] + k) * in_channels * columns
+                        for n in range(0, tiles, rows):
+                            multiply_block(
+                                transformed, into + n * in_step, in_step, part, weights, packed,
+                                products, out + n * out_step + k * columns, out_step, 0, lanes, rows,
+                            )  # fmt: skip
+                            for c in range(part, in_channels, part):
+                                multiply_block(
+                                    transformed, into + n * in_step + c, in_step, part,
+                                    weights, packed + c * columns,
+                                    products, out + n * out_step + k * columns, out_step, 1, lanes, rows,
+                                )  # fmt: skip
+
+                # Output transform
+                for n in range(tiles if phases & 4 else 0):
+                    line, x = divmod(start + n, across)
+                    line, right = divmod(line, dilation)
+                    line, down = divmod(line, dilation)
+                    y0, x0 = reach * line + down, reach * x + right
+                    if x0 + 3 * dilation < width and y0 + 3 * dilation < height:
+                        y, x = y0 // shrink, x0 // shrink
+                        output_begins = (
+                            target_rows[y] * target_pixel,
+                            target_rows[y + dilation] * target_pixel,
+                            target_rows[y + (side - 2) * dilation] * target_pixel,
+                            target_rows[y + (side - 1) * dilation] * target_pixel,
+                        )
+                        for c in range(begin_out, end_out, lanes):
+                            output_tile(
+                                products, n * out_step + c - begin_out, out_points, bias, c, floor, target,
+                                output_begins, x * target_pixel + c, dilation * target_pixel, pooled, lanes,
+                            )  # fmt: skip
+                        continue
+                    # A tile over the right or the lower border: only what lies inside is kept.
+                    for c in range(begin_out, end_out, lanes):
                         output_tile(
-                            products, n * out_step + c, out_points, bias, c, floor, target, begin + c,
-                            dilation * target_stride * target_pixel, dilation * target_pixel, pooled, lanes,
+                            products, n * out_step + c - begin_out, out_points, bias, c, floor,
+                            patch, output_rows, c, patch_step, pooled, lanes,
                         )  # fmt: skip
-                    continue
-                # A tile over the right or the lower border: only what lies inside is kept.
-                side = 4 // shrink
-                for c in range(0, out_channels, lanes):
-                    output_tile(
-                        products, n * out_step + c, out_points, bias, c, floor, patch, c,
-                        side * patch_step, patch_step, pooled, lanes,
-                    )  # fmt: skip
-                for i in range(side):
-                    for j in range(side):
-                        y, x = y0 // shrink + i * dilation, x0 // shrink + j * dilation
-                        if y < height // shrink and x < width // shrink:
-                            position = target_start + y * target_stride + x
-                            for c in range(out_channels):
-                                target[position, c] = patch[side * i + j, c]
+                    for i in range(side):
+                        for j in range(side):
+                            y, x = y0 // shrink + i * dilation, x0 // shrink + j * dilation
+                            if y < height // shrink and x < width // shrink:
+                                position = target_rows[y] + x
+                                for c in range(begin_out, end_out):
+                                    target[position, c] = patch[side * i + j, c]
 
     return convolve

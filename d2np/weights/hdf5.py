@@ -26,6 +26,7 @@ FORMAT_VERSION = 1
 ARCHITECTURE = "D2-Net"
 
 _LONGEST_ATTRIBUTE = 4096
+_CHANNELS_IN_A_CHUNK = 16
 # deflate, shuffle, fletcher32. Any other filter could make HDF5 load a plug-in.
 _FILTERS = {1, 2, 3}
 
@@ -52,7 +53,8 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
     import h5py
 
     try:
-        with h5py.File(stream, "r") as file:
+        # Every chunk is read once: nothing is gained by keeping any.
+        with h5py.File(stream, "r", rdcc_nbytes=0) as file:
             provenance = _read_provenance(file)
             datasets = _datasets(file)
             check_names(datasets, PARAMETER_SHAPES)
@@ -110,13 +112,14 @@ def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) ->
             encoded = text.replace("\0", "").encode("utf-8", "backslashreplace")[:_LONGEST_ATTRIBUTE]
             file.attrs.create(key, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
         for name, shape in PARAMETER_SHAPES.items():
-            # One chunk an array; no modification times, so that equal content gives equal bytes.
+            # Small chunks, so that a reader needs little beside the array itself; no modification times, so
+            # that equal content gives equal bytes.
             file.create_dataset(
                 name,
                 data=arrays[name],
                 shape=shape,
                 dtype="<f4",
-                chunks=shape,
+                chunks=(min(shape[0], _CHANNELS_IN_A_CHUNK), *shape[1:]),
                 compression="gzip",
                 shuffle=True,
                 track_times=False,
