@@ -190,7 +190,7 @@ def test_senseless_thresholds(threshold):
 def test_without_opencv(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     a, b = planar(9, 9)
-    with pytest.raises(d2np.OptionError, match=r"^verifying matches needs .*: pip install 'd2np\[verify\]'$"):
+    with pytest.raises(d2np.Error, match=r"^verifying matches needs .*: pip install 'd2np\[verify\]'$"):
         d2np.match(a, b, verify="homography")
     assert len(d2np.match(a, b)) > 0
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, ImageError, OptionError, several
+from ..extras import require
 from ..threads import Team
 from . import hloc, hloc_matches
 
@@ -252,10 +253,7 @@ def _verify(pycolmap: Any, path: str, threads: int) -> None:
 
 
 def _pycolmap() -> Any:
-    try:
-        import pycolmap
-    except ImportError:
-        raise FormatError("COLMAP databases need the package pycolmap: pip install 'd2np[colmap]'") from None
+    pycolmap = require("pycolmap", "COLMAP databases need", "colmap", FormatError)
     version = str(pycolmap.__version__)
     if int(version.partition(".")[0]) < _LEAST_VERSION:
         raise FormatError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..errors import OptionError, WeightsError
+from ..extras import require
 from . import _read, _sha256, load, save, store
 from .download import DownloadError, Part, Patience, Progress, download
 from .parameters import Provenance, shortened
@@ -219,13 +220,8 @@ def _file_name(url: str) -> str:
 
 
 def _check_extra() -> None:
-    try:
-        import filelock  # noqa: F401
-        import pooch  # noqa: F401
-    except ImportError as error:
-        raise WeightsError(
-            f"fetching weights needs the package {error.name}: pip install 'd2np[fetch]'"
-        ) from None
+    for package in ("filelock", "pooch"):
+        require(package, "fetching weights needs", "fetch", WeightsError)
 
 
 def _check_place(task: Job) -> None:
