@@ -6,10 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image
 
 import d2np
-from d2np.cli import main
 from d2np.extras import require
 
 # Numba itself imports scipy where it is there.
@@ -59,14 +57,3 @@ def test_a_package_that_does_not_load(tmp_path, monkeypatch, content, reason):
     )
     with pytest.raises(d2np.Error, match=sentence):
         require("broken_extra", "X needs", "some", d2np.Error)
-
-
-def test_a_missing_package_is_no_bad_usage(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (32, 32)).save("a.png")
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    assert main(["match", "a.png", "a.png", "--verify", "homography"]) == 1
-    assert capsys.readouterr().err == (
-        "d2np: verifying matches needs the package opencv-python-headless: pip install 'd2np[verify]'\n"
-    )
-    assert not (tmp_path / "matches.png").exists()
