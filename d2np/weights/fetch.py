@@ -280,7 +280,7 @@ def _download(
     except DownloadError as error:
         raise WeightsError(
             f"{shown(task.url)} cannot be fetched: {error}; by hand: download it in a "
-            f"browser, then run `{store.conversion(task.name, task.target)}`"
+            f"browser, from there or elsewhere, then run `{store.conversion(task.name, task.target)}`"
         ) from None
 
 
@@ -289,7 +289,9 @@ def _convert(task: Job, path: Path) -> None:
         with open(path, "rb") as stream:
             sha256 = _sha256(stream)
             if task.sha256 not in (None, sha256):
-                raise WeightsError(f"its SHA-256 is {sha256}, expected {task.sha256}")
+                raise WeightsError(
+                    f"its SHA-256 is {sha256}, expected {task.sha256}: it is another file, and was not kept"
+                )
             stream.seek(0)
             arrays, provenance = _read(stream, Path(task.name))
     except WeightsError as error:
