@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ import d2np
 from d2np import homography
 from d2np.atomic import replacing
 from d2np.dataset import Settings
+from d2np.extras import require
 from d2np.weights import store
 
 THRESHOLDS = tuple(range(1, 11))
@@ -196,8 +196,7 @@ def table(results: Sequence[Result]) -> str:
 
 def _check_plot(path: Path) -> None:
     """Find out before any work is done whether the curves can be written there."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise d2np.Error("the curves need the package matplotlib: pip install 'd2np[benchmark]'")
+    require("matplotlib", "the curves need", "benchmark", d2np.Error)
     if not path.parent.is_dir():
         raise d2np.Error(f"{path} cannot be written: there is no folder {path.parent}")
 

@@ -66,6 +66,8 @@ def match(
     OptionError
         If ``ratio`` is not above 0 and up to 1, ``min_similarity`` is not a number, or nothing can be
         verified as ``verify`` and ``threshold`` say.
+    Error
+        If they are to be verified, and OpenCV is missing.
     """
     if verify is not None:
         verification.check(verify, threshold)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError
+from .extras import require
 
 # Little and big endian; the last two are BigTIFF, for files above 4 GB.
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -55,13 +56,8 @@ class TiffRows:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
-        try:
-            import tifffile
-        except ImportError:
-            raise ImageError(
-                f"{self.name}: TIFF files that are large, or that Pillow does not read, need the package "
-                "tifffile: pip install 'd2np[tiff]'"
-            ) from None
+        purpose = f"{self.name}: TIFF files that are large, or that Pillow does not read, need"
+        tifffile = require("tifffile", purpose, "tiff", ImageError)
         try:
             self._file = tifffile.TiffFile(self.name)
         except Exception as error:  # tifffile raises almost anything on a damaged file

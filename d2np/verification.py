@@ -7,14 +7,14 @@ with a fixed state of its random generator: the same matches give the same model
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FormatError, OptionError
+from .errors import Error, FormatError, OptionError
+from .extras import require
 from .features import Features, Matches
 
 FloatArray = NDArray[np.float64]
@@ -54,7 +54,9 @@ def verify(a: Features, b: Features, matches: Matches, model: str, *, threshold:
     FormatError
         If ``a`` and ``b`` are not :class:`Features` that the matches fit, or keypoints are not finite.
     OptionError
-        If there is no such model, ``threshold`` is no positive number, or OpenCV is missing.
+        If there is no such model, or ``threshold`` is no positive number.
+    Error
+        If OpenCV is missing.
     """
     check(model, threshold)
     for which, features in (("a", a), ("b", b)):
@@ -77,7 +79,7 @@ def check(model: str, threshold: float) -> None:
 
     Raises
     ------
-    OptionError
+    OptionError, Error
         See :func:`verify`.
     """
     if not isinstance(model, str) or model not in MODELS:
@@ -88,12 +90,7 @@ def check(model: str, threshold: float) -> None:
 
 
 def _opencv() -> Any:
-    try:
-        return import_module("cv2")
-    except ImportError:
-        raise OptionError(
-            "verifying matches needs the package opencv-python-headless: pip install 'd2np[verify]'"
-        ) from None
+    return require("cv2", "verifying matches needs", "verify", Error, "opencv-python-headless")
 
 
 def _points(features: Features, chosen: NDArray[np.int64]) -> FloatArray:

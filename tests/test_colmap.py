@@ -14,7 +14,7 @@ import numpy as np
 import pycolmap
 import pytest
 import scene
-from PIL import Image
+from PIL import ExifTags, Image
 
 import d2np
 from d2np import dataset
@@ -143,6 +143,38 @@ def test_cameras_without_exif(room, tmp_path):
     assert [camera.params[0] for camera in cameras] == [1.2 * scene.WIDTH] * 6
     assert {camera.model.name for camera in cameras} == {"SIMPLE_RADIAL"}
     assert not any(camera.has_prior_focal_length for camera in cameras)
+
+
+def test_cameras_are_shared_as_exif_says(small):
+    """By size, maker, model and focal length in terms of 35 mm film; millimetres alone are not enough."""
+
+    def save(name, model, size=(64, 48), **lengths):
+        tags = Image.Exif()
+        tags[ExifTags.Base.Make], tags[ExifTags.Base.Model] = "maker", model
+        for tag, length in lengths.items():
+            tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base[tag]] = length
+        Image.new("RGB", size).save(f"photos/{name}", exif=tags)
+        with h5py.File("f.h5", "a") as file:
+            hloc.write(file, name, Features(np.ones((1, 3)), np.ones(1), np.ones((1, 512)), size))
+
+    save("b/one.jpg", "x", FocalLengthIn35mmFilm=30)
+    save("same.jpg", "x", FocalLengthIn35mmFilm=30)
+    save("zoomed.jpg", "x", FocalLengthIn35mmFilm=60)
+    save("model.jpg", "y", FocalLengthIn35mmFilm=30)
+    save("upright.jpg", "x", size=(48, 64), FocalLengthIn35mmFilm=30)
+    save("millimetres.jpg", "x", FocalLength=4.2)
+    save("millimetres too.jpg", "x", FocalLength=4.2)
+    colmap.write("d.db", "f.h5", "m.h5", "photos", verify=False)
+    with pycolmap.Database.open("d.db") as database:
+        images = {image.name: image.camera_id for image in database.read_all_images()}
+        cameras = {name: database.read_camera(number) for name, number in images.items()}
+    assert images["b/one.jpg"] == images["same.jpg"]
+    assert len(set(images.values())) == len(images) - 1
+    assert cameras["zoomed.jpg"].params[0] == pytest.approx(2 * cameras["same.jpg"].params[0])
+    assert {name for name, camera in cameras.items() if camera.has_prior_focal_length} == {
+        "b/one.jpg", "same.jpg", "zoomed.jpg", "model.jpg", "upright.jpg"
+    }  # fmt: skip
+    assert cameras["millimetres.jpg"].params[0] == 1.2 * 64
 
 
 def test_verification_does_not_depend_on_threads(room, tmp_path):

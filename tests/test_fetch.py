@@ -546,8 +546,8 @@ def test_what_does_not_come(run, server, cache, answer, reason, requests):
     last = err.splitlines()[-1]
     assert last.startswith(f"d2np: {server.address}/d2_tf.pth cannot be fetched: ")
     assert reason in last
-    by_hand = f"download it in a browser, then run `d2np convert d2_tf.pth {cache / 'tf.h5'}`"
-    assert last.endswith(f"; by hand: {by_hand}")
+    convert = f"`d2np convert d2_tf.pth {cache / 'tf.h5'}`"
+    assert last.endswith(f"; by hand: download it in a browser, from there or elsewhere, then run {convert}")
     assert len(last.replace(str(cache), "")) < 400
     assert left(cache) == []
     assert len(server.requests) == requests
@@ -597,7 +597,7 @@ def test_nobody_listens(run, cache):
     assert code == 1
     assert err.splitlines()[-1] == (
         f"d2np: {address}/d2.pth cannot be fetched: Connection refused (3 attempts); by hand: "
-        f"download it in a browser, then run `d2np convert d2.pth d2.h5`"
+        f"download it in a browser, from there or elsewhere, then run `d2np convert d2.pth d2.h5`"
     )
     assert err.count("trying again") == 2
     assert os.listdir() == []
@@ -674,7 +674,8 @@ def test_sha256(run, server, cache):
     code, _, err = run("--sha256", wrong)
     assert code == 1
     assert err.splitlines()[-1] == (
-        f"d2np: {server.address}/d2_tf.pth: its SHA-256 is {right}, expected {wrong}"
+        f"d2np: {server.address}/d2_tf.pth: its SHA-256 is {right}, expected {wrong}: "
+        "it is another file, and was not kept"
     )
     assert left(cache) == []
     assert run("--sha256", right.upper())[0] == 0

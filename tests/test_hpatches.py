@@ -225,7 +225,7 @@ def test_broken_datasets(dataset, capsys, break_it, message):
 def test_without_matplotlib_or_a_folder_for_the_plot(dataset, capsys, monkeypatch):
     assert hpatches.main(["set", "-o", "none/curves.png"]) == 1
     assert "there is no folder none" in capsys.readouterr().err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert hpatches.main(["set"]) == 1
     expected = "hpatches: the curves need the package matplotlib: pip install 'd2np[benchmark]'\n"
     assert capsys.readouterr().err == expected

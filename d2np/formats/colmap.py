@@ -1,9 +1,9 @@
 """A COLMAP database of features and matches, built and verified by COLMAP itself through pycolmap.
 
-Cameras, rigs and frames are what COLMAP's image reader makes of the pictures: the focal length from EXIF
-where there is one, else 1.2 times the longest edge, refined later by the mapper. Keypoints lie half a pixel
-further right and down than elsewhere in d2np, since to COLMAP (0.5, 0.5) is the centre of the top-left pixel.
-There are no descriptors: COLMAP's matcher would not know what to do with them.
+Cameras, rigs and frames are what COLMAP's image reader makes of the pictures: the focal length in terms of
+35 mm film from EXIF where there is one, else 1.2 times the longest edge, refined later by the mapper.
+Keypoints lie half a pixel further right and down than elsewhere in d2np, since to COLMAP (0.5, 0.5) is the
+centre of the top-left pixel. There are no descriptors: COLMAP's matcher would not know what to do with them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, ImageError, OptionError, several
+from ..extras import require
 from ..threads import Team
 from . import hloc, hloc_matches
 
@@ -252,10 +253,7 @@ def _verify(pycolmap: Any, path: str, threads: int) -> None:
 
 
 def _pycolmap() -> Any:
-    try:
-        import pycolmap
-    except ImportError:
-        raise FormatError("COLMAP databases need the package pycolmap: pip install 'd2np[colmap]'") from None
+    pycolmap = require("pycolmap", "COLMAP databases need", "colmap", FormatError)
     version = str(pycolmap.__version__)
     if int(version.partition(".")[0]) < _LEAST_VERSION:
         raise FormatError(

@@ -7,11 +7,11 @@ vectors, so ``scores`` is a row, (1, N).
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import Any
 
 from ..atomic import replacing
 from ..errors import FormatError
+from ..extras import require
 from ..features import Features
 from .npz import EXTENSION
 
@@ -32,10 +32,7 @@ def library() -> Any:
     FormatError
         If it is missing.
     """
-    try:
-        return import_module("scipy.io")
-    except ImportError:
-        raise FormatError("MATLAB files need the package scipy: pip install 'd2np[mat]'") from None
+    return require("scipy.io", "MATLAB files need", "mat", FormatError)
 
 
 def write(path: str | os.PathLike[str], features: Features) -> None:

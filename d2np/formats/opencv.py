@@ -11,13 +11,13 @@ descriptors can, and ``cv2.detail``'s matchers and estimators take :func:`to_ima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, ImageError, OptionError
+from ..extras import require
 from ..features import DESCRIPTOR_SIZE, Features, Matches
 
 if TYPE_CHECKING:
@@ -188,12 +188,7 @@ def to_image_features(features: Features, number: int = 0) -> Any:
 
 
 def _opencv() -> Any:
-    try:
-        return import_module("cv2")
-    except ImportError:
-        raise FormatError(
-            "OpenCV's types need the package opencv-python-headless: pip install 'd2np[opencv]'"
-        ) from None
+    return require("cv2", "OpenCV's types need", "opencv", FormatError, "opencv-python-headless")
 
 
 def _array(given: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..errors import OptionError, WeightsError
+from ..extras import require
 from . import _read, _sha256, load, save, store
 from .download import DownloadError, Part, Patience, Progress, download
 from .parameters import Provenance, shortened
@@ -219,13 +220,8 @@ def _file_name(url: str) -> str:
 
 
 def _check_extra() -> None:
-    try:
-        import filelock  # noqa: F401
-        import pooch  # noqa: F401
-    except ImportError as error:
-        raise WeightsError(
-            f"fetching weights needs the package {error.name}: pip install 'd2np[fetch]'"
-        ) from None
+    for package in ("filelock", "pooch"):
+        require(package, "fetching weights needs", "fetch", WeightsError)
 
 
 def _check_place(task: Job) -> None:
@@ -284,7 +280,7 @@ def _download(
     except DownloadError as error:
         raise WeightsError(
             f"{shown(task.url)} cannot be fetched: {error}; by hand: download it in a "
-            f"browser, then run `{store.conversion(task.name, task.target)}`"
+            f"browser, from there or elsewhere, then run `{store.conversion(task.name, task.target)}`"
         ) from None
 
 
@@ -293,7 +289,9 @@ def _convert(task: Job, path: Path) -> None:
         with open(path, "rb") as stream:
             sha256 = _sha256(stream)
             if task.sha256 not in (None, sha256):
-                raise WeightsError(f"its SHA-256 is {sha256}, expected {task.sha256}")
+                raise WeightsError(
+                    f"its SHA-256 is {sha256}, expected {task.sha256}: it is another file, and was not kept"
+                )
             stream.seek(0)
             arrays, provenance = _read(stream, Path(task.name))
     except WeightsError as error:

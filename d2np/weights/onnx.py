@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..atomic import replacing
 from ..errors import OptionError, WeightsError
+from ..extras import require
 from ..layers import LAYERS, PARAMETER_SHAPES, SMALLEST_SIDE
 from . import onnx_graph, onnx_wire
 from .onnx_tensors import Values
@@ -177,11 +178,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
 
 
 def _package() -> ModuleType:
-    try:
-        import onnx
-        import onnx.checker
-    except ImportError:
-        raise WeightsError("ONNX files need the package onnx: pip install 'd2np[onnx]'") from None
+    onnx: ModuleType = require("onnx", "ONNX files need", "onnx", WeightsError)
     return onnx
 
 
