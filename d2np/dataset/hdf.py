@@ -18,7 +18,7 @@ from ..formats import hloc, hloc_matches
 from .listing import Entry
 from .parts import ASSEMBLED, STAMP, Job, Parts
 from .shards import Record, sync_folder
-from .stamps import is_same, stamp_of
+from .stamps import has_checksum, is_same, stamp_of, with_checksum
 
 SETTINGS = "d2np_settings"
 """The attribute of an HDF5 file that tells, as JSON, what its content was made with."""
@@ -274,7 +274,13 @@ class HlocOutput(HdfOutput):
         self._stamps: dict[str, str | None] = {}
 
     def holds(self, entry: Entry) -> bool:
-        return self.has(entry.name) and is_same(self.made_from(entry.name), self._stamp(entry))
+        now = self._stamp(entry)
+        if not self.has(entry.name):
+            return False
+        recorded = self.made_from(entry.name)
+        if self._checksum and has_checksum(recorded) and not has_checksum(now):
+            now = self._stamps[entry.name] = with_checksum(now, entry)
+        return is_same(recorded, now)
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         self.store(self.record(entry, features, uncertainty))
@@ -291,8 +297,11 @@ class HlocOutput(HdfOutput):
             entry.name.encode()
         except UnicodeEncodeError:
             raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
+        stamp = self._stamp(entry)
+        if self._checksum and not has_checksum(stamp):
+            stamp = with_checksum(stamp, entry)
         values = {
-            STAMP: self._stamp(entry),
+            STAMP: stamp,
             "keypoints": len(features),
             _ATTRIBUTES: hloc.attributes_of(uncertainty),
         }
@@ -300,7 +309,7 @@ class HlocOutput(HdfOutput):
 
     def _stamp(self, entry: Entry) -> str | None:
         if entry.name not in self._stamps:
-            self._stamps[entry.name] = stamp_of(entry, checksum=self._checksum)
+            self._stamps[entry.name] = stamp_of(entry)
         return self._stamps[entry.name]
 
 
