@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,7 +140,7 @@ def test_killed_during_assembly(photos, step):
         "if step == 'job': parts.Lock.release = die\n"
         "run('photos', 'f.h5', 'calls')\n"
     )
-    process = subprocess.run([sys.executable, "-c", script, step], env=ENVIRONMENT, check=False)
+    process = subprocess.run([sys.executable, "-c", script, step], env=ENVIRONMENT)
     assert process.returncode == -signal.SIGKILL
     there = len(hloc.names("f.h5"))
     assert there == (12 if step in ("replaced", "job") else 1)
@@ -165,7 +167,7 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, make_picture):
     before = len(kept("f.h5"))
     assert 3 <= before < 12
     assert not Path("f.h5").exists()
-    done = subprocess.run([*command, "f.h5"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "f.h5"], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stdout.startswith(f"{12 - before} pictures extracted, {before} there already")
     assert main([*command[3:], "whole.h5"]) == 0
     assert content("f.h5") == content("whole.h5")
@@ -391,7 +393,6 @@ def test_a_full_disk_loses_nothing(photos, room):
             env=ENVIRONMENT,
             capture_output=True,
             text=True,
-            check=False,
         )
         assert ended.returncode == 1
         assert ended.stderr.startswith("f.h5: cannot be written: File too large")
@@ -403,6 +404,67 @@ def test_a_full_disk_loses_nothing(photos, room):
         assert calls().total() <= done + 1
         assert run(photos, "f.h5", "calls").done == 12 - done - existing
         assert len(hloc.names("f.h5")) == 12
+
+
+SMALL_DISK = """
+import os, resource, signal, subprocess, sys
+from parted import kept
+from stubbed import run
+from d2np.errors import FormatError
+
+def small(size):
+    if mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", "disk"], check=True)
+    else:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def enlarge():
+    if mounted:
+        subprocess.run(["mount", "-o", "remount,size=50m", "disk"], check=True)
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+mounted = sys.argv[2] == "mounted"
+small(int(sys.argv[1]))
+for _ in range(2):
+    try:
+        run("photos", "disk/f.h5", "calls")
+        sys.exit("there was room")
+    except FormatError as error:
+        print(error)
+print(len(kept("disk/f.h5")))
+enlarge()
+report = run("photos", "disk/f.h5", "calls")
+print(report.skipped, report.done + report.skipped, os.listdir("disk"))
+"""
+
+
+@pytest.mark.parametrize("room", [8_192, 150_000, 450_000])
+def test_a_disk_that_is_full_until_there_is_room(photos, room):
+    """A small tmpfs, where this user may mount one; else no file may be larger than the room there is."""
+    Path("disk").mkdir()
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    trial = [*namespace, "mount", "-t", "tmpfs", "none", "disk"]
+    mounted = shutil.which("unshare") and not subprocess.run(trial, capture_output=True).returncode
+    command = [sys.executable, "-c", SMALL_DISK, str(room), "mounted" if mounted else "limited"]
+    ended = subprocess.run(
+        [*namespace, *command] if mounted else command,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    first, second, before, after = ended.stdout.splitlines()
+    message = (
+        "disk/f.h5: cannot be written: (No space left on device|File too large): what is done is kept; .*"
+    )
+    assert re.fullmatch(message, first)
+    assert first == second
+    assert after == f"{before} 12 ['f.h5']"
+    # Each time one may have been under way.
+    assert calls().total() <= 12 + 2
 
 
 def test_a_disk_that_is_full_when_the_file_is_assembled(photos, monkeypatch):

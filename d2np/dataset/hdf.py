@@ -268,49 +268,50 @@ class HlocOutput(HdfOutput):
         super().__init__(
             path, {**settings, "half": half}, listed=hloc.names, command="d2np extract", restart=restart
         )
-        self._half = half
+        self.half = half
         self._checksum = checksum
         # Of the pictures before they are opened: one that changes afterwards is then done again.
         self._stamps: dict[str, str | None] = {}
 
     def holds(self, entry: Entry) -> bool:
-        now = self._stamp(entry)
+        now = self._seen_as(entry)
         if not self.has(entry.name):
             return False
         recorded = self.made_from(entry.name)
-        if self._checksum and has_checksum(recorded) and not has_checksum(now):
-            now = self._stamps[entry.name] = with_checksum(now, entry)
-        return is_same(recorded, now)
+        return is_same(recorded, self.stamp(entry) if has_checksum(recorded) else now)
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
-        self.store(self.record(entry, features, uncertainty))
+        self.store(feature_record(entry, features, uncertainty, self.stamp(entry), half=self.half))
 
-    def record(self, entry: Entry, features: Features, uncertainty: float) -> Record:
-        """What is kept of a picture.
-
-        Raises
-        ------
-        ImageError
-            If HDF5 has no place for a picture of this name.
-        """
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:
-            raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
-        stamp = self._stamp(entry)
+    def stamp(self, entry: Entry) -> str | None:
+        """What the picture was like when it was first asked for, with its checksum if that is wanted."""
+        stamp = self._seen_as(entry)
         if self._checksum and not has_checksum(stamp):
-            stamp = with_checksum(stamp, entry)
-        values = {
-            STAMP: stamp,
-            "keypoints": len(features),
-            _ATTRIBUTES: hloc.attributes_of(uncertainty),
-        }
-        return Record(entry.name, values, hloc.arrays_of(features, half=self._half))
+            stamp = self._stamps[entry.name] = with_checksum(stamp, entry)
+        return stamp
 
-    def _stamp(self, entry: Entry) -> str | None:
+    def _seen_as(self, entry: Entry) -> str | None:
         if entry.name not in self._stamps:
             self._stamps[entry.name] = stamp_of(entry)
         return self._stamps[entry.name]
+
+
+def feature_record(
+    entry: Entry, features: Features, uncertainty: float, stamp: str | None, *, half: bool = False
+) -> Record:
+    """What is kept of a picture.
+
+    Raises
+    ------
+    ImageError
+        If HDF5 has no place for a picture of this name.
+    """
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
+    values = {STAMP: stamp, "keypoints": len(features), _ATTRIBUTES: hloc.attributes_of(uncertainty)}
+    return Record(entry.name, values, hloc.arrays_of(features, half=half))
 
 
 class MatchOutput(HdfOutput):
@@ -359,7 +360,7 @@ class MatchOutput(HdfOutput):
         """Whether the matches of these two pictures are there already, in either order."""
         first, second = self.in_its_order(a, b)
         name = hloc_matches.pair_name(first, second)
-        return self.has(name) and is_same(self.made_from(name), self._stamp(first, second))
+        return self.has(name) and is_same(self.made_from(name), self.stamp(first, second))
 
     def in_its_order(self, a: str, b: str) -> tuple[str, str]:
         """The pair as the file has it, if it does, so that it comes to be there once."""
@@ -368,15 +369,20 @@ class MatchOutput(HdfOutput):
 
     def put(self, a: str, b: str, matches: Matches, counts: tuple[int, int]) -> None:
         """Store the matches of two pictures with so many keypoints."""
-        name = hloc_matches.pair_name(a, b)
-        arrays = hloc_matches.arrays_of(a, b, matches, counts)
-        self.store(Record(name, {STAMP: self._stamp(a, b)}, arrays))
+        self.store(match_record(a, b, matches, counts, self.stamp(a, b)))
 
-    def _stamp(self, a: str, b: str) -> str | None:
+    def stamp(self, a: str, b: str) -> str | None:
+        """What tells whether the features of two pictures are still the same."""
         if a not in self._stamps or b not in self._stamps:
             return None
         both = "\n".join((self._stamps[a], self._stamps[b]))
         return json.dumps({"features": blake2b(both.encode(), digest_size=8).hexdigest()})
+
+
+def match_record(a: str, b: str, matches: Matches, counts: tuple[int, int], stamp: str | None) -> Record:
+    """What is kept of two pictures with so many keypoints."""
+    values = {STAMP: stamp, "matches": len(matches)}
+    return Record(hloc_matches.pair_name(a, b), values, hloc_matches.arrays_of(a, b, matches, counts))
 
 
 @contextmanager
@@ -396,6 +402,9 @@ def _written(path: Path) -> Iterator[Any]:
     except FormatError as error:
         _drop(file)
         raise _of_the_system(error.__context__) or error from None
+    except (OSError, RuntimeError) as error:
+        _drop(file)
+        raise _of_the_system(error) or error from None
     except BaseException:
         _drop(file)
         raise

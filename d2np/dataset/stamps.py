@@ -15,24 +15,29 @@ from .listing import Entry
 _CHECKSUM = "sha256"
 
 
-def stamp_of(entry: Entry) -> str | None:
-    """The stamp of a picture as it is now, or None if it cannot be looked at."""
+def stamp_of(entry: Entry, *, checksum: bool = False) -> str | None:
+    """The stamp of a picture as it is now, or None if it cannot be looked at.
+
+    Parameters
+    ----------
+    entry : Entry
+    checksum : bool
+        Read the whole file, for its SHA-256.
+    """
     try:
         found = os.stat(entry.path)
+        told: dict[str, int | str] = {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        if checksum:
+            told[_CHECKSUM] = _sha256(entry)
     except (OSError, ValueError):
         return None
-    return json.dumps({"size": found.st_size, "mtime_ns": found.st_mtime_ns})
+    return json.dumps(told)
 
 
 def with_checksum(stamp: str | None, entry: Entry) -> str | None:
-    """The stamp and the SHA-256 of the picture, or the stamp alone if it is no longer that of the picture."""
-    if stamp is None:
-        return None
-    try:
-        digest = _sha256(entry)
-    except (OSError, ValueError):
-        return stamp
-    return stamp if stamp_of(entry) != stamp else json.dumps({**json.loads(stamp), _CHECKSUM: digest})
+    """The stamp with the checksum of the picture, or as it is if it is no longer that of the picture."""
+    found = stamp_of(entry, checksum=True)
+    return found if stamp_of(entry) == stamp else stamp
 
 
 def has_checksum(stamp: str | None) -> bool:
