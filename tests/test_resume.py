@@ -378,9 +378,9 @@ LIMITED = (
 )
 
 
-@pytest.mark.parametrize("room", [10, 1_000, 60_000, 250_000, 400_000])
+@pytest.mark.parametrize("room", [10, 1_000, 60_000, 250_000, 425_000])
 def test_a_full_disk_loses_nothing(photos, room):
-    """No file may get larger than that; the last limits let all shards pass, but not the file."""
+    """No file may get larger than that; the last limit lets all shards pass, but not the file."""
     for existing in (False, True):
         if existing:
             # What is there already stays, and stays readable.
@@ -440,7 +440,7 @@ print(report.skipped, report.done + report.skipped, os.listdir("disk"))
 """
 
 
-@pytest.mark.parametrize("room", [8_192, 150_000, 450_000])
+@pytest.mark.parametrize("room", [8_192, 150_000, 420_000])
 def test_a_disk_that_is_full_until_there_is_room(photos, room):
     """A small tmpfs, where this user may mount one; else no file may be larger than the room there is."""
     Path("disk").mkdir()
@@ -453,7 +453,6 @@ def test_a_disk_that_is_full_until_there_is_room(photos, room):
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     first, second, before, after = ended.stdout.splitlines()
