@@ -194,6 +194,9 @@ class HdfOutput:
                     damaged.append(name)
                 elif not damaged:
                     values = record.values
+                    if name in self._there:
+                        # First, so that its room is used again.
+                        del file[name]
                     hloc.put(file, name, record.arrays, values.get(_ATTRIBUTES), values.get(STAMP))
         for name in damaged:
             self.parts.forget(name)
