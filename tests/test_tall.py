@@ -1,0 +1,48 @@
+"""Pictures of any height, read from a file that is mapped and never held."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import d2np
+
+WIDTH = 64
+UNBOUNDED = {"max_edge": None, "max_sum_edges": None}
+
+
+@pytest.fixture
+def tall(tmp_path):
+    """Makes a mapped picture of noise that is so high."""
+
+    def make(height):
+        path = tmp_path / f"{height}.raw"
+        noise = np.random.RandomState(0).randint(0, 256, (height, WIDTH, 3), np.uint8)
+        noise.tofile(path)
+        return np.memmap(path, np.uint8, "r", shape=noise.shape)
+
+    return make
+
+
+@pytest.mark.parametrize(("scales", "low"), [((1.0,), 1200), ((0.5, 1.0, 2.0), 500)])
+def test_memory_does_not_grow_with_the_height(net, tall, scales, low):
+    peaks, counts = [], []
+    for height in (low, low, 3 * low):
+        picture = tall(height)
+        net._idle.clear()
+        tracemalloc.start()
+        counts.append(sum(map(len, net.stream(picture, scales=scales, threads=1, **UNBOUNDED))))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert counts[2] > 2 * counts[1] > 0
+    assert peaks[2] < 1.05 * peaks[1]
+
+
+def test_the_features_are_those_of_the_array(net, tall):
+    picture = tall(600)
+    pieces = list(net.stream(picture, **UNBOUNDED))
+    whole = net(np.array(picture), **UNBOUNDED)
+    assert len(pieces) > 1
+    np.testing.assert_array_equal(np.concatenate([piece.keypoints for piece in pieces]), whole.keypoints)
+    np.testing.assert_array_equal(np.concatenate([piece.descriptors for piece in pieces]), whole.descriptors)
+    assert isinstance(whole, d2np.Features)
