@@ -7,7 +7,7 @@ import pytest
 
 import d2np
 
-WIDTH = 64
+WIDTH = 160
 UNBOUNDED = {"max_edge": None, "max_sum_edges": None}
 
 
@@ -24,17 +24,17 @@ def tall(tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("scales", "low"), [((1.0,), 1200), ((0.5, 1.0, 2.0), 500)])
+@pytest.mark.parametrize(("scales", "low"), [((1.0,), 1000), ((0.5, 1.0, 2.0), 900)])
 def test_memory_does_not_grow_with_the_height(net, tall, scales, low):
     peaks, counts = [], []
-    for height in (low, low, 3 * low):
+    for height in (32, low, 2 * low):  # the first loads the kernels
         picture = tall(height)
         net._idle.clear()
         tracemalloc.start()
         counts.append(sum(map(len, net.stream(picture, scales=scales, threads=1, **UNBOUNDED))))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert counts[2] > 2 * counts[1] > 0
+    assert counts[2] > 1.8 * counts[1] > 0
     assert peaks[2] < 1.05 * peaks[1]
 
 
