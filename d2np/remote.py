@@ -227,10 +227,11 @@ def _told_in_one_line(url: str) -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"{url}: {_reason(error)}") from error
+        raise ImageError(f"{url}: {reason_of(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What a file system means by an exception, in a few words."""
     # Where fsspec says that there is no such file, the server may just not have answered.
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
@@ -243,7 +244,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return "there is no such file"
     if isinstance(error, PermissionError) or status in (401, 403):
-        return "no permission to read it"
+        return "no permission"
     if isinstance(error, IsADirectoryError):
         return "a folder, not a file"
     if status is not None:
@@ -253,4 +254,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:
         number = getattr(error, "errno", None)
         return f"no connection: {os.strerror(number) if number else text}"
-    return f"cannot be read: {text}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return f"cannot be used: {text}"
