@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from checkpoints import legacy, repeated, state_dict
+from parted import kept
 from PIL import Image
 
 import d2np
@@ -282,36 +283,48 @@ def test_extract_reports_what_it_cannot_read(run, photos):
     for name in ("bad.png", "cut.jpg", "tiny.png", "none.jpg"):
         assert sum(f"photos/{name}" in line for line in lines) == 1
     assert len(lines) == 4
+    assert err.endswith("f.h5.failed.txt\n")
     assert len(hloc.names("f.h5")) == 3
+    listed = Path("f.h5.failed.txt").read_text()
+    assert listed.startswith("bad.png\t")
+    assert [line.split("\t")[0] for line in listed.splitlines()] == [
+        "bad.png",
+        "cut.jpg",
+        "tiny.png",
+        "none.jpg",
+    ]
+
+    code, out, err = run("extract", "photos", "photos/none.jpg", "-o", "f.h5")
+    assert code == 1
+    assert out.startswith("0 pictures extracted, 3 there already, 4 failed")
+    assert [line for line in err.splitlines() if line.startswith("d2np: ")] == lines
+    assert "not tried again, as unchanged: 3 pictures that failed before; --retry-failed does" in err
+    assert Path("f.h5.failed.txt").read_text() == listed
 
 
 def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatch):
-    original = hloc.write
+    original = hloc.arrays_of
 
-    def interrupted(file, name, *rest, **options):
-        if name == "b.jpg":
+    def interrupted(features, **options):
+        if len(computed) == 2:
             raise KeyboardInterrupt
-        original(file, name, *rest, **options)
+        return original(features, **options)
 
-    monkeypatch.setattr(hloc, "write", interrupted)
+    monkeypatch.setattr(hloc, "arrays_of", interrupted)
     code, out, err = run("extract", "photos", "-o", "f.h5")
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1].startswith("d2np: interrupted")
-    assert hloc.names("f.h5.partial") == ["a.png"]
+    assert err.splitlines()[-1] == (
+        "d2np: interrupted: what is done is kept, and the same command goes on from there"
+    )
+    assert kept("f.h5") == ["a.png"]
     assert not Path("f.h5").exists()
 
-    monkeypatch.setattr(hloc, "write", original)
+    monkeypatch.setattr(hloc, "arrays_of", original)
     computed.clear()
     code, out, _ = run("extract", "photos", "-o", "f.h5")
     assert (code, computed) == (0, ["b.jpg", "c.png"])
     assert out.startswith("2 pictures extracted, 1 there already")
-    assert not Path("f.h5.partial").exists()
-
-    Path("g.h5.partial").write_bytes(Path("f.h5").read_bytes()[:3000])
-    code, out, err = run("extract", "photos", "-o", "g.h5")
-    assert code == 0
-    assert "g.h5.partial is damaged: beginning anew" in err
-    assert len(hloc.names("g.h5")) == 3
+    assert files(photos) == ["f.h5", "photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
 
 
 # --- demo -------------------------------------------------------------------------------------------------
@@ -551,8 +564,12 @@ def test_failed_jobs_with_a_network(fails, photos, monkeypatch, arguments, messa
     "command", [["show", "photos/a.png", "-o", "k.png"], ["extract", "photos", "-o", "f.h5"]]
 )
 def test_a_file_that_cannot_get_its_name(run, photos, monkeypatch, command):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    original = os.replace
+
+    def full(source, target):
+        if Path(target).name in ("f.h5", "k.png"):
+            raise OSError(28, "No space left on device")
+        original(source, target)
 
     monkeypatch.setattr(os, "replace", full)
     before = files(photos)
@@ -560,7 +577,8 @@ def test_a_file_that_cannot_get_its_name(run, photos, monkeypatch, command):
     assert (code, out) == (1, "")
     assert "No space left on device" in err.splitlines()[-1]
     # What was extracted is kept for the next run.
-    assert [name for name in files(photos) if name != "f.h5.partial"] == before
+    assert [name for name in files(photos) if not name.startswith("f.h5.parts/")] == before
+    assert len(kept("f.h5")) == (3 if command[0] == "extract" else 0)
 
 
 def test_help(capsys):
@@ -635,17 +653,20 @@ def test_interrupt(photos, weights_file, make_picture):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        while not Path("f.h5.partial").exists() and process.poll() is None:
+        while not kept("f.h5") and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("d2np: interrupted")
+    assert "\nfinishing the picture under way; Ctrl-C again stops at once\n" in err
+    assert err.splitlines()[-1].startswith("d2np: interrupted: what is done is kept")
+    before = len(kept("f.h5"))
     ended = program("extract", "photos", "-o", "f.h5", "--weights", weights_file)
     assert ended.returncode == 0
+    assert ended.stdout.startswith(f"{12 - before} pictures extracted, {before} there already")
     assert len(hloc.names("f.h5")) == 12
-    assert not Path("f.h5.partial").exists()
+    assert not Path("f.h5.parts").exists()
 
 
 # --- profile, warmup --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+from parted import kept
 from PIL import Image
 
 from d2np.dataset import Entry, HlocOutput, NpzOutput, Settings, extract, listing
@@ -125,11 +126,11 @@ def test_extraction_goes_on_where_it_was(folder, tmp_path, assert_same_features)
     with pytest.raises(KeyboardInterrupt):
         extract(stopped, entries, output_of(tmp_path), Settings())
     assert not (tmp_path / "f.h5").exists()
-    assert hloc.names(tmp_path / "f.h5.partial") == ["a.JPG", "b.png"]
+    assert kept(tmp_path / "f.h5") == ["a.JPG", "b.png"]
     net = FakeNet()
     report = extract(net, entries, output_of(tmp_path), Settings())
     assert (report.done, report.skipped, net.seen) == (2, 2, ["a.jpg", "c.png"])
-    assert not (tmp_path / "f.h5.partial").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "photos"]
     for entry in entries:
         assert_same_features(hloc.read(tmp_path / "f.h5", entry.name), FakeNet()(entry.path))
     again = FakeNet()
@@ -149,47 +150,34 @@ def test_more_pictures_are_added(folder, tmp_path):
     assert len(hloc.names(tmp_path / "f.h5")) == 4
 
 
-def test_complete_and_partial_files_that_differ_are_united(folder, tmp_path):
-    extract(FakeNet(), listing([folder / "sub"]), output_of(tmp_path), Settings())
-    (tmp_path / "f.h5").rename(tmp_path / "f.h5.partial")
-    extract(FakeNet(), [], output_of(tmp_path), Settings())
-    (tmp_path / "f.h5").rename(tmp_path / "other")
-    extract(FakeNet(), listing([folder / "b.png"]), output_of(tmp_path), Settings())
-    (tmp_path / "other").rename(tmp_path / "f.h5.partial")
-    net = FakeNet()
-    extract(net, [*listing([folder / "b.png"]), *listing([folder / "sub"])], output_of(tmp_path), Settings())
-    assert net.seen == []
-    assert hloc.names(tmp_path / "f.h5") == ["a.jpg", "b.png", "deep/c.png"]
-
-
 @pytest.mark.parametrize("cut", [0, 100, 5000, -1000])
-def test_damaged_partial_files_are_begun_anew(folder, tmp_path, cut):
+def test_damaged_parts_are_done_again(folder, tmp_path, cut):
     with pytest.raises(KeyboardInterrupt):
         extract(FakeNet(stop_at=3), listing([folder]), output_of(tmp_path), Settings())
-    partial = tmp_path / "f.h5.partial"
-    partial.write_bytes(partial.read_bytes()[:cut])
-    output = output_of(tmp_path)
-    assert output.damaged or cut == 0
+    (shard,) = (tmp_path / "f.h5.parts").glob("*.shard")
+    shard.write_bytes(shard.read_bytes()[:cut])
+    left = len(kept(tmp_path / "f.h5"))
+    assert left < 3
     net = FakeNet()
-    extract(net, listing([folder]), output, Settings())
-    assert len(net.seen) == 4
+    extract(net, listing([folder]), output_of(tmp_path), Settings())
+    assert len(net.seen) == 4 - left
     assert len(hloc.names(tmp_path / "f.h5")) == 4
 
 
 def test_other_settings_are_refused(folder, tmp_path):
-    extract(FakeNet(), listing([folder]), output_of(tmp_path), Settings())
     other = Settings(detector="strength", max_keypoints=5)
-    with pytest.raises(FormatError, match=r"other options \(detector 'd2' there, 'strength' now; max_key"):
-        output_of(tmp_path, other)
-    with pytest.raises(FormatError, match="half"):
-        output_of(tmp_path, half=True)
-    (tmp_path / "f.h5").rename(tmp_path / "f.h5.partial")
-    with pytest.raises(FormatError, match="other options"):
-        output_of(tmp_path, other)
-    # The file was closed again.
-    assert len(hloc.names(tmp_path / "f.h5.partial")) == 4
+    for whole in (False, True):
+        if whole:
+            extract(FakeNet(), listing([folder]), output_of(tmp_path), Settings())
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                extract(FakeNet(stop_at=1), listing([folder]), output_of(tmp_path), Settings())
+        with pytest.raises(FormatError, match=r"options \(detector 'd2' there, 'strength' now; max_key"):
+            output_of(tmp_path, other)
+        with pytest.raises(FormatError, match="half"):
+            output_of(tmp_path, half=True)
     net = FakeNet()
-    extract(net, listing([folder]), output_of(tmp_path, other, overwrite=True), other)
+    extract(net, listing([folder]), output_of(tmp_path, other, restart=True), other)
     assert len(net.seen) == 4
 
 
@@ -219,7 +207,7 @@ def test_unreadable_pictures_are_reported_and_the_others_done(folder, tmp_path):
 def test_nothing_is_left_when_nothing_could_be_read(folder, tmp_path):
     (folder / "bad.png").write_text("no picture")
     extract(FakeNet(), listing([folder / "bad.png"]), output_of(tmp_path), Settings())
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5.failed.txt", "photos"]
 
 
 def test_uncertainty_is_the_factor_of_shrinking(tmp_path):
@@ -241,7 +229,7 @@ def test_npz_beside_and_under_a_folder(folder, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-5])
     extract(net, listing([folder]), NpzOutput(), Settings())
     assert net.seen[8:] == ["b.png"]
-    extract(net, listing([folder]), NpzOutput(overwrite=True), Settings())
+    extract(net, listing([folder]), NpzOutput(restart=True), Settings())
     assert len(net.seen) == 13
 
 

@@ -144,7 +144,7 @@ def test_started_again_it_goes_on(photos, root):
     net, report = run(photos, root)
     assert (net.seen, report.skipped) == ([], 3)
     assert len(kapture.io.csv.kapture_from_dir(str(root)).sensors) == 3
-    net, _ = run(photos, root, overwrite=True)
+    net, _ = run(photos, root, restart=True)
     assert len(net.seen) == 3
     assert len(kapture.io.csv.kapture_from_dir(str(root)).sensors) == 3
 

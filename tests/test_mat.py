@@ -124,7 +124,7 @@ def test_the_command(run, tmp_path, assert_same_features):
 
 def test_one_extension_two_formats(run, tmp_path):
     for first, second in (("npz", "mat"), ("mat", "npz")):
-        assert run("--format", first, "--overwrite")[0] == 0
+        assert run("--format", first, "--restart")[0] == 0
         before = (tmp_path / "photos" / "a.png.d2-net").read_bytes()
         code, out, err = run("--format", second)
         assert (code, out) == (1, "")

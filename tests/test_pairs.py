@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from parted import kept
 
 import d2np
 from d2np import dataset
@@ -53,8 +54,8 @@ def features(tmp_path):
 def job(tmp_path, features):
     """Matches all pairs, or those given, as far as it gets."""
 
-    def run(pairs=None, settings=MatchSettings(), overwrite=False, stop_after=None, **options):  # noqa: B008
-        output = MatchOutput(tmp_path / "m.h5", settings.recorded(features), overwrite=overwrite)
+    def run(pairs=None, settings=MatchSettings(), restart=False, stop_after=None, **options):  # noqa: B008
+        output = MatchOutput(tmp_path / "m.h5", settings.recorded(features), restart=restart)
         progress = None if stop_after is None else Stop(stop_after)
         pairs = all_pairs(features) if pairs is None else pairs
         return match_pairs(features, pairs, output, settings, progress=progress, **options)
@@ -92,7 +93,10 @@ def content(path):
 
 
 def test_all_pairs(features):
-    assert all_pairs(features) == list(combinations(NAMES, 2))
+    pairs = all_pairs(features)
+    assert list(pairs) == list(combinations(NAMES, 2))
+    assert len(pairs) == 10
+    assert list(pairs.in_order_of_reuse()) == pairs_module.in_order_of_reuse(list(pairs))
 
 
 def test_nothing_to_match(tmp_path):
@@ -132,6 +136,7 @@ def test_features_are_read_once_for_a_run(cached):
     pairs = [tuple(pair) for pair in pairs]
     ordered = pairs_module.in_order_of_reuse(pairs, cached)
     assert sorted(ordered) == sorted(pairs)
+    assert list(pairs_module.AllPairs(names).in_order_of_reuse(cached)) == ordered
 
     reads = 0
 
@@ -174,17 +179,17 @@ def test_each_pair_is_matched_as_match_does(tmp_path, features, job, settings):
         total += len(truth)
     assert report == dataset.MatchReport(done=10, skipped=0, matches=total, unmatched=report.unmatched)
     assert report.unmatched >= 4
-    assert not (tmp_path / "m.h5.partial").exists()
+    assert not (tmp_path / "m.h5.parts").exists()
 
 
 def test_the_result_does_not_depend_on_threads(tmp_path, job):
     contents = []
     for threads in (1, 2, 5, 40):
-        job(threads=threads, overwrite=True)
+        job(threads=threads, restart=True)
         contents.append(content(tmp_path / "m.h5"))
     assert contents[1:] == contents[:1] * 3
     with pytest.raises(OptionError, match="threads"):
-        job(threads=0, overwrite=True)
+        job(threads=0, restart=True)
 
 
 def test_listed_pairs_keep_their_order_of_names(tmp_path, job):
@@ -200,12 +205,22 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, job):
         with pytest.raises(KeyboardInterrupt):
             job(stop_after=stop)
         assert not (tmp_path / "m.h5").exists()
-        assert len(hloc_matches.pair_names(tmp_path / "m.h5.partial")) == stop
+        assert len(kept(tmp_path / "m.h5")) == stop
         report = job()
         assert (report.done, report.skipped) == (10 - stop, stop)
         assert content(tmp_path / "m.h5") == whole
-        assert not (tmp_path / "m.h5.partial").exists()
+        assert not (tmp_path / "m.h5.parts").exists()
     assert job().skipped == 10
+
+
+def test_it_stops_after_the_pair_under_way(tmp_path, job):
+    calls = iter([False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        job(stop=lambda: next(calls))
+    assert len(kept(tmp_path / "m.h5")) == 3
+    # There is nothing left to stop.
+    job(stop=lambda: len(kept(tmp_path / "m.h5")) == 10)
+    assert len(hloc_matches.pair_names(tmp_path / "m.h5")) == 10
 
 
 def test_pairs_are_added_to_a_whole_file(tmp_path, job):
@@ -215,22 +230,42 @@ def test_pairs_are_added_to_a_whole_file(tmp_path, job):
     assert len(hloc_matches.pair_names(tmp_path / "m.h5")) == 10
 
 
-def test_whole_and_partial_files_that_differ_are_united(tmp_path, job):
-    job([("a.jpg", "b/1.jpg")])
-    (tmp_path / "m.h5").rename(tmp_path / "kept")
-    with pytest.raises(KeyboardInterrupt):
-        job([("a.jpg", "b/2.jpg"), ("a.jpg", "c.jpg")], stop_after=1)
-    (tmp_path / "kept").rename(tmp_path / "m.h5")
-    assert job().skipped == 2
+def test_pairs_whose_features_changed_are_matched_again(tmp_path, features):
+    def run(expected):
+        settings = MatchSettings()
+        output = MatchOutput(tmp_path / "m.h5", settings.recorded(features), features=features)
+        pairs = [("a.jpg", "b/1.jpg"), ("d.jpg", "a.jpg"), ("b/1.jpg", "d.jpg")]
+        # The file has some of them the other way round.
+        pairs = pairs if expected == 3 else [pair[::-1] for pair in pairs]
+        assert match_pairs(features, pairs, output, settings).done == expected
+        assert hloc_matches.pair_names(tmp_path / "m.h5") == ["a.jpg/b-1.jpg", "b-1.jpg/d.jpg", "d.jpg/a.jpg"]
+
+    def replace(name, stamp):
+        with h5py.File(features, "r+") as file:
+            fewer = hloc.read(file, name).select([0, 1, 2])
+            hloc.put(file, name, hloc.arrays_of(fewer), stamp=stamp)
+
+    run(3)
+    run(0)
+    replace("d.jpg", '{"size": 1}')
+    run(2)
+    assert len(hloc_matches.read(tmp_path / "m.h5", "d.jpg", "a.jpg")) <= 3
+    run(0)
+    replace("a.jpg", '{"size": 2}')
+    run(2)
+    run(0)
 
 
-@pytest.mark.parametrize("cut", [0, 100, 3000, -1000])
-def test_damaged_partial_files_are_begun_anew(tmp_path, job, cut):
+@pytest.mark.parametrize("cut", [0, 100, 1000, -600])
+def test_damaged_parts_are_done_again(tmp_path, job, cut):
     with pytest.raises(KeyboardInterrupt):
         job(stop_after=6)
-    partial = tmp_path / "m.h5.partial"
-    partial.write_bytes(partial.read_bytes()[:cut])
-    assert job().done == 10
+    (shard,) = (tmp_path / "m.h5.parts").glob("*.shard")
+    shard.write_bytes(shard.read_bytes()[:cut])
+    left = len(kept(tmp_path / "m.h5"))
+    assert left < 6
+    assert job().done == 10 - left
+    assert len(hloc_matches.pair_names(tmp_path / "m.h5")) == 10
 
 
 def test_other_settings_or_features_are_refused(tmp_path):
@@ -306,7 +341,7 @@ def test_command_with_a_list_and_options(run):
     assert code == 1
     assert "mutual False there, True now; ratio None there, 0.9 now" in err
     code, out, _ = run(
-        "f.h5", "--pairs", "pairs.txt", "-o", "m.h5", "--overwrite", "--min-similarity", "0.9999"
+        "f.h5", "--pairs", "pairs.txt", "-o", "m.h5", "--restart", "--min-similarity", "0.9999"
     )
     assert (code, out.split(" in ")[0]) == (0, "2 pairs matched, 0 matches")
 
@@ -317,7 +352,7 @@ def test_command_with_a_list_and_options(run):
         (["none.h5", "-o", "m.h5"], 1, r"none\.h5: No such file or directory"),
         (["notes.txt", "-o", "m.h5"], 1, r"notes\.txt: not an HDF5 file"),
         (["f.h5", "-o", "m.txt"], 2, r"m\.txt: matches are written as HDF5"),
-        (["f.h5", "-o", "f.h5", "--overwrite"], 2, r"f\.h5 would overwrite what it is made from"),
+        (["f.h5", "-o", "f.h5", "--restart"], 2, r"f\.h5 would overwrite what it is made from"),
         (["f.h5", "-o", "none/m.h5"], 1, r"there is no folder none"),
         (["f.h5", "-o", "m.h5", "--pairs", "none.txt"], 1, r"none\.txt: the list of pairs cannot be read"),
         (["f.h5", "-o", "m.h5", "--pairs", "notes.txt"], 1, r"notes\.txt, line 1: two names"),
@@ -341,17 +376,17 @@ def test_a_killed_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "d2np", "pairs", "f.h5", "-o", "m.h5", "--threads", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    partial = tmp_path / "m.h5.partial"
     until = time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size > 100_000) and time.monotonic() < until:
+    while len(kept(tmp_path / "m.h5")) < 100 and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert partial.exists()
+    before = len(kept(tmp_path / "m.h5"))
+    assert before >= 100
     assert not (tmp_path / "m.h5").exists()
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert sum(map(int, re.findall(r"(\d+) (?:pairs matched|there already)", done.stdout))) == 780
+    assert done.stdout.startswith(f"{780 - before} pairs matched, {before} there already")
     stopped = content(tmp_path / "m.h5")
     settings = MatchSettings()
     output = MatchOutput(tmp_path / "whole.h5", settings.recorded(tmp_path / "f.h5"))
@@ -360,20 +395,33 @@ def test_a_killed_command_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("kilobytes", [1, 20, 60])
-def test_a_full_disk_is_a_clear_end(tmp_path, kilobytes):
+def test_a_full_disk_loses_nothing(tmp_path, kilobytes):
     """HDF5 must not end the process, as it does where a small array cannot be written behind its back."""
     write_features(tmp_path / "f.h5", [f"{k:02}.jpg" for k in range(12)], count=100)
     script = (
         "import resource, signal, sys; from d2np.cli import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1024,) * 2)\n"
+        "limit = int(sys.argv[1]) * 1024\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit,) * 2)\n"
         "sys.exit(main(['pairs', 'f.h5', '-o', 'm.h5', '--threads', '1']))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+
+    def run(limit):
+        command = [sys.executable, "-c", script, str(limit)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    done = run(kilobytes)
     assert done.returncode == 1
-    assert re.search(r"^d2np: .*cannot be written: File too large$", done.stderr, re.MULTILINE)
+    assert re.search(
+        r"^d2np: m\.h5: cannot be written: File too large: .* goes on$", done.stderr, re.MULTILINE
+    )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "m.h5").exists()
+    before = len(kept(tmp_path / "m.h5"))
+    assert (before > 1) == (kilobytes > 1)
+    done = run(10_000)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{66 - before} pairs matched")
+    assert len(hloc_matches.pair_names(tmp_path / "m.h5")) == 66
+    assert not (tmp_path / "m.h5.parts").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from . import network, progress
+from .interrupt import finishing
 from .parser import Commands, add_extraction, settings
 from .report import complain, count, file_size, note, say, seconds
 
@@ -34,11 +36,31 @@ formats
         a kapture folder, new or there already; the features go under reconstruction/ and the name of the
         weights, pictures it does not know yet get a camera, a record and a link to them
 
-Started again, it leaves out pictures that are done, and goes on with OUT.partial if it was stopped.
+stopping and going on
+  Whatever ends it (Ctrl-C, kill, a full disk, a power cut), nothing that is done is lost: start the same
+  command again, and it goes on. Ctrl-C finishes the picture under way, a second one stops at once.
+
+  OUT is there as a whole or not at all. With h5, each picture that is done is kept in OUT.parts/, and at the
+  end the file is assembled from that; this needs room for the features twice. A file that is there already
+  stays until the new one, with its content and what came to it, takes its place. One job at a time.
+
+  Started again, it leaves out the pictures that are done, and does new ones; with h5 also those that have
+  changed, in size or time of change, or in content with --checksum. With other weights or options than what
+  is there was made with, it refuses and says which; --restart begins anew.
+
+failures
+  A picture that cannot be done is listed at the end with the reason, and in OUT.failed.txt, a line
+  NAME<TAB>REASON for each; the others are done, and the exit code is 1. Started again, such pictures are
+  only listed, unless they have changed; --retry-failed tries all of them. (npz and mat beside the pictures
+  have no such list, and try again.)
+
+exit code
+  0 all done; 1 some pictures failed, or the job did; 2 bad usage; 130 interrupted
 
 examples:
   d2np extract photos/ -o features.h5
   d2np extract photos/ -o features.h5 --max-keypoints 4000 --half
+  d2np extract photos/ -o features.h5 --retry-failed
   d2np extract @list.txt --format npz
   d2np extract photos/ -o kapture/ --format kapture
 """
@@ -68,7 +90,21 @@ def add(commands: Commands) -> None:
         help="h5: store float16, as hloc does: half the size, but positions beyond 1024 px lose their "
         "fractions",
     )
-    parser.add_argument("--overwrite", action="store_true", help="begin anew whatever is there")
+    group = parser.add_argument_group("going on")
+    group.add_argument(
+        "--restart", action="store_true", help="begin anew instead; what is there stays until the end"
+    )
+    group.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="try pictures again that failed before and have not changed since",
+    )
+    group.add_argument(
+        "--checksum",
+        action="store_true",
+        help="h5: tell whether a picture has changed by its content (SHA-256) instead of size and time; "
+        "counts for pictures that were extracted with this option",
+    )
     add_extraction(parser)
     parser.set_defaults(run=run)
 
@@ -86,29 +122,32 @@ def run(options: argparse.Namespace) -> int:
     if options.format in _BESIDE:
         folder = None if options.output is None else Path(options.output)
         kind = dataset.NpzOutput if options.format == "npz" else dataset.MatOutput
-        output = kind(folder, overwrite=options.overwrite)
+        output = kind(folder, restart=options.restart)
     elif options.format == "kapture":
         weights = net.provenance.name if net.provenance else None
-        output = dataset.KaptureOutput(Path(options.output), weights, overwrite=options.overwrite)
+        output = dataset.KaptureOutput(Path(options.output), weights, restart=options.restart)
     else:
         output = dataset.HlocOutput(
-            Path(options.output), how.recorded(net), half=options.half, overwrite=options.overwrite
+            Path(options.output),
+            how.recorded(net),
+            half=options.half,
+            checksum=options.checksum,
+            restart=options.restart,
         )
-        if output.damaged:
-            note(f"{output.partial} is damaged: beginning anew")
     start = perf_counter()
     try:
-        report = _extract(net, entries, output, how, options.threads)
+        report = _extract(net, entries, output, how, options)
     except KeyboardInterrupt:
-        again = "begins anew" if options.overwrite else "goes on from there"
-        complain(f"interrupted: what is done is kept, and the same command {again}")
+        without = " without --restart" if options.restart else ""
+        complain(f"interrupted: what is done is kept, and the same command{without} goes on from there")
         return 130
-    return _tell(report, options, perf_counter() - start)
+    return _tell(report, options, output.failed_list, perf_counter() - start)
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.half and options.format != "h5":
-        raise OptionError("--half is for --format h5 only")
+    for option in ("half", "checksum"):
+        if getattr(options, option) and options.format != "h5":
+            raise OptionError(f"--{option} is for --format h5 only")
     if options.orient and options.format == "kapture":
         raise OptionError("--orient is not for --format kapture, whose pictures are as they are stored")
     if options.output is None and options.format not in _BESIDE:
@@ -123,17 +162,28 @@ def _check_against(output: Path, entries: list[Entry]) -> None:
         raise OptionError(f"{output} would overwrite what it is made from: choose another output")
 
 
-def _extract(net: Net, entries: list[Entry], output: Output, how: Settings, threads: int | None) -> Report:
+def _extract(
+    net: Net, entries: list[Entry], output: Output, how: Settings, options: argparse.Namespace
+) -> Report:
     from .. import dataset
 
+    job = partial(
+        dataset.extract,
+        *(net, entries, output, how),
+        threads=options.threads,
+        retry_failed=options.retry_failed or options.restart,
+    )
     waiting = sum(not output.holds(entry) for entry in entries)
     if not waiting:
-        return dataset.extract(net, entries, output, how, threads=threads)
-    with progress.bar("extracting", "picture", len(entries), len(entries) - waiting) as bar:
-        return dataset.extract(net, entries, output, how, threads=threads, progress=bar)
+        return job()
+    with (
+        progress.bar("extracting", "picture", len(entries), len(entries) - waiting) as bar,
+        finishing("the picture under way") as stop,
+    ):
+        return job(progress=bar, stop=stop)
 
 
-def _tell(report: Report, options: argparse.Namespace, duration: float) -> int:
+def _tell(report: Report, options: argparse.Namespace, failed_list: Path | None, duration: float) -> int:
     parts = [f"{count(report.done, 'picture')} extracted"]
     if report.skipped:
         parts.append(f"{report.skipped:,} there already")
@@ -150,4 +200,11 @@ def _tell(report: Report, options: argparse.Namespace, duration: float) -> int:
         say(f"{path}: {file_size(path.stat().st_size)}")
     for _, reason in report.failed:
         complain(reason)
+    if report.failed_before:
+        note(
+            f"not tried again, as unchanged: {count(report.failed_before, 'picture')} that failed before; "
+            "--retry-failed does"
+        )
+    if report.failed and failed_list is not None:
+        note(f"these are listed in {failed_list}")
     return 1 if report.failed else 0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from . import network, progress
+from .interrupt import finishing
 from .parser import Commands, add_matching, add_threads
 from .pictures import check_place
-from .report import complain, count, file_size, note, say, seconds
+from .report import complain, count, file_size, say, seconds
 
 if TYPE_CHECKING:
     from ..dataset import MatchOutput, MatchReport, MatchSettings
@@ -22,7 +25,11 @@ matches0 (N,), the keypoint of B for each one of A or -1, and matching_scores0 (
 
 LIST is hloc's: two names a line, separated by a space, as they stand in FEATURES.h5.
 
-Started again, it leaves out pairs that are done, and goes on with MATCHES.h5.partial if it was stopped.
+Whatever ends it (Ctrl-C, kill, a full disk), what is done is kept in MATCHES.h5.parts/: start the same
+command again, and it goes on. MATCHES.h5 is there as a whole or not at all; the file is assembled at the end,
+which needs room for the matches twice. Pairs that are done are left out, unless the features of one of their
+pictures are others now. With other options, or features made with others, it refuses and says which;
+--restart begins anew.
 
 examples:
   d2np extract photos/ -o features.h5
@@ -44,7 +51,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--pairs", metavar="LIST", help="which pairs; default: every picture with every other"
     )
-    parser.add_argument("--overwrite", action="store_true", help="begin anew whatever is there")
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew; what is there stays until the end"
+    )
     add_matching(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
@@ -58,41 +67,47 @@ def run(options: argparse.Namespace) -> int:
 
     settings = dataset.MatchSettings(options.mutual, options.ratio, options.min_similarity)
     recorded = settings.recorded(options.features)
+    pairs: Collection[tuple[str, str]]
     if options.pairs is None:
         pairs = dataset.all_pairs(options.features)
     else:
         pairs = dataset.listed_pairs(options.pairs, options.features)
-    output = dataset.MatchOutput(Path(options.output), recorded, overwrite=options.overwrite)
-    if output.damaged:
-        note(f"{output.partial} is damaged: beginning anew")
+    output = dataset.MatchOutput(
+        Path(options.output), recorded, features=options.features, restart=options.restart
+    )
     start = perf_counter()
     try:
         report = _match(pairs, output, settings, options)
     except KeyboardInterrupt:
-        again = "begins anew" if options.overwrite else "goes on from there"
-        complain(f"interrupted: what is done is kept, and the same command {again}")
+        without = " without --restart" if options.restart else ""
+        complain(f"interrupted: what is done is kept, and the same command{without} goes on from there")
         return 130
     _tell(report, options.output, perf_counter() - start)
     return 0
 
 
 def _match(
-    pairs: list[tuple[str, str]], output: MatchOutput, settings: MatchSettings, options: argparse.Namespace
+    pairs: Collection[tuple[str, str]],
+    output: MatchOutput,
+    settings: MatchSettings,
+    options: argparse.Namespace,
 ) -> MatchReport:
     import numpy as np
 
     from .. import dataset
     from ..matching import match
 
+    job = partial(dataset.match_pairs, options.features, pairs, output, settings, threads=options.threads)
     waiting = sum(not output.holds(*pair) for pair in pairs)
     if not waiting:
-        return dataset.match_pairs(options.features, pairs, output, settings, threads=options.threads)
+        return job()
     with network.patience():
         match(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), threads=1)
-    with progress.bar("matching", "pair", len(pairs), len(pairs) - waiting) as bar:
-        return dataset.match_pairs(
-            options.features, pairs, output, settings, threads=options.threads, progress=bar
-        )
+    with (
+        progress.bar("matching", "pair", len(pairs), len(pairs) - waiting) as bar,
+        finishing("the pairs under way") as stop,
+    ):
+        return job(progress=bar, stop=stop)
 
 
 def _tell(report: MatchReport, output: str, duration: float) -> None:

@@ -1,8 +1,9 @@
 """Many pictures: which ones they are, their extraction into files, and the matching of pairs of them."""
 
 from .extraction import Progress, Report, Settings, extract
+from .hdf import HlocOutput, MatchOutput
 from .listing import Entry, listing
-from .outputs import HlocOutput, KaptureOutput, MatchOutput, MatOutput, NpzOutput, Output
+from .outputs import KaptureOutput, MatOutput, NpzOutput, Output
 from .pairs import MatchReport, MatchSettings, all_pairs, listed_pairs, match_pairs
 
 __all__ = [

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import ImageError
+from ..errors import FormatError, ImageError
+from ..features import Features
 from ..image import network_size
+from .failures import Failures
 from .listing import Entry
 from .outputs import Output
 
 if TYPE_CHECKING:
     from ..net import Net
+
+ATTEMPTS = 3
+"""How often what turns out to be damaged is done again."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,16 @@ class Report:
     keypoints : int
         Of all that were extracted now.
     failed : list of (Entry, str)
-        Pictures that could not be read, and why; their names are in the reasons.
+        Pictures that could not be done, and why; their names are in the reasons.
+    failed_before : int
+        The first so many of them failed before and are unchanged: they were not tried again.
     """
 
     done: int = 0
     skipped: int = 0
     keypoints: int = 0
     failed: list[tuple[Entry, str]] = field(default_factory=list)
+    failed_before: int = 0
 
 
 class Progress(Protocol):
@@ -77,12 +86,14 @@ def extract(
     settings: Settings,
     *,
     threads: int | None = None,
+    retry_failed: bool = False,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Report:
     """Extract features from pictures into an output, leaving out those that it holds already.
 
-    A picture that cannot be read is reported and the others are done. The output is finished at the end, and
-    closed whatever happens.
+    A picture that cannot be read is reported and the others are done. What is done is safe at once, whatever
+    ends the job. The output is finished at the end, and closed whatever happens.
 
     Parameters
     ----------
@@ -92,40 +103,99 @@ def extract(
     settings : Settings
     threads : int, optional
         Of the network, for each picture.
+    retry_failed : bool
+        Try pictures again that failed before and have not changed since. By default they are reported only.
     progress : Progress, optional
         Updated after each picture that was not skipped.
+    stop : callable, optional
+        Asked after each picture; once it says True, the job ends as if interrupted.
 
     Raises
     ------
     FormatError
         If the output cannot be written.
+    KeyboardInterrupt
+        If ``stop`` said so.
     """
     report = Report()
-    options = settings.options()
     try:
-        if not all(output.holds(entry) for entry in entries):
-            output.start()
+        failures = Failures(output.failed_list, retry=retry_failed)
+        waiting = []
         for entry in entries:
             if output.holds(entry):
                 report.skipped += 1
-                continue
-            try:
-                features = net(entry.path, threads=threads, **options)
-                output.put(entry, features, _uncertainty(features.image_size, settings))
-            except (ImageError, MemoryError) as error:
-                report.failed.append((entry, _reason(entry, error)))
+            elif reason := failures.known(entry):
+                report.failed.append((entry, reason))
             else:
-                report.done += 1
-                report.keypoints += len(features)
-            if progress is not None:
-                progress.update()
-        output.finish()
+                waiting.append(entry)
+        report.failed_before = len(report.failed)
+        if waiting:
+            output.start()
+        failures.begin(report.failed)
+        report.failed = [(entry, _reason(entry, reason)) for entry, reason in report.failed]
+        if progress is not None and report.failed:
+            progress.update(report.failed_before)
+        for _ in range(ATTEMPTS):
+            with closing(_features_of(net, waiting, settings, threads)) as results:
+                for number, (entry, found) in enumerate(results, 1):
+                    _store(entry, found, output, settings, report, failures)
+                    if progress is not None:
+                        progress.update()
+                    if stop is not None and number < len(waiting) and stop():
+                        raise KeyboardInterrupt
+            if output.finish():
+                break
+            failed = {entry.name for entry, _ in report.failed}
+            waiting = [entry for entry in entries if not (entry.name in failed or output.holds(entry))]
+        else:
+            raise damaged_again()
     finally:
         output.close()
     return report
 
 
-def _reason(entry: Entry, error: Exception) -> str:
+def damaged_again() -> FormatError:
+    """The error when doing again does not help."""
+    return FormatError("what was stored turns out to be damaged again and again: check the disk")
+
+
+def _features_of(
+    net: Net, entries: Sequence[Entry], settings: Settings, threads: int | None
+) -> Generator[tuple[Entry, Features | Exception]]:
+    """The features of the pictures, or why there are none."""
+    options = settings.options()
+    for entry in entries:
+        found: Features | Exception
+        try:
+            found = net(entry.path, threads=threads, **options)
+        except (ImageError, MemoryError) as error:
+            found = error
+        yield entry, found
+
+
+def _store(
+    entry: Entry,
+    found: Features | Exception,
+    output: Output,
+    settings: Settings,
+    report: Report,
+    failures: Failures,
+) -> None:
+    """Put the features of a picture into the output, or the picture on the list of those that failed."""
+    try:
+        if isinstance(found, Exception):
+            raise found
+        output.put(entry, found, _uncertainty(found.image_size, settings))
+    except (ImageError, MemoryError) as error:
+        reason = _reason(entry, error)
+        failures.add(entry, reason.removeprefix(f"{entry.path}: "))
+        report.failed.append((entry, reason))
+    else:
+        report.done += 1
+        report.keypoints += len(found)
+
+
+def _reason(entry: Entry, error: Exception | str) -> str:
     reason = str(error) or "not enough memory"
     return reason if str(entry.path) in reason else f"{entry.path}: {reason}"
 

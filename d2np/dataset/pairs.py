@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,8 +16,8 @@ from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
 from ..matching import match
 from ..threads import Team
-from .extraction import Progress
-from .outputs import SETTINGS, MatchOutput
+from .extraction import ATTEMPTS, Progress, damaged_again
+from .hdf import SETTINGS, MatchOutput
 
 Pair = tuple[str, str]
 
@@ -76,7 +76,38 @@ class MatchReport:
     unmatched: int = 0
 
 
-def all_pairs(features: str | os.PathLike[str]) -> list[Pair]:
+class AllPairs(Collection[Pair]):
+    """Every one of some pictures with every other; none of the pairs is kept.
+
+    Parameters
+    ----------
+    names : list of str
+        In the order in which the pairs are wanted.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names) * (len(self.names) - 1) // 2
+
+    def __iter__(self) -> Iterator[Pair]:
+        return combinations(self.names, 2)
+
+    def __contains__(self, pair: object) -> bool:
+        return any(pair == each for each in self)
+
+    def in_order_of_reuse(self, cached: int = CACHED) -> Iterator[Pair]:
+        """As :func:`in_order_of_reuse`."""
+        names = sorted(self.names)
+        run = _run(cached)
+        for first in range(0, len(names), run):
+            for high in range(first + 1, len(names)):
+                for low in range(first, min(first + run, high)):
+                    yield names[low], names[high]
+
+
+def all_pairs(features: str | os.PathLike[str]) -> AllPairs:
     """Every picture of a feature file with every other.
 
     Raises
@@ -88,7 +119,7 @@ def all_pairs(features: str | os.PathLike[str]) -> list[Pair]:
     if len(names) < 2:
         what = f"only those of {names[0]}" if names else "no features of D2-Net"
         raise FormatError(f"{os.fspath(features)} holds {what}: there is nothing to match")
-    return list(combinations(names, 2))
+    return AllPairs(names)
 
 
 def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str]) -> list[Pair]:
@@ -133,8 +164,7 @@ def in_order_of_reuse(pairs: Sequence[Pair], cached: int = CACHED) -> list[Pair]
     matched with the whole run; then it is the next run's turn.
     """
     number = {name: k for k, name in enumerate(sorted({name for pair in pairs for name in pair}))}
-    # The later picture, and the one before it: the oldest there is when the next one comes.
-    run = max(1, cached - 2)
+    run = _run(cached)
 
     def key(pair: Pair) -> tuple[int, int, int]:
         low, high = sorted((number[pair[0]], number[pair[1]]))
@@ -143,25 +173,31 @@ def in_order_of_reuse(pairs: Sequence[Pair], cached: int = CACHED) -> list[Pair]
     return sorted(pairs, key=key)
 
 
+def _run(cached: int) -> int:
+    # The later picture, and the one before it: the oldest there is when the next one comes.
+    return max(1, cached - 2)
+
+
 def match_pairs(
     features: str | os.PathLike[str],
-    pairs: Sequence[Pair],
+    pairs: Collection[Pair],
     output: MatchOutput,
     settings: MatchSettings,
     *,
     threads: int | None = None,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> MatchReport:
     """Match pairs of pictures into an output, leaving out those that it holds already.
 
-    Pairs are matched side by side, a thread each. The output is finished at the end, and closed whatever
-    happens.
+    Pairs are matched side by side, a thread each. What is done is kept, whatever ends the job. The output is
+    finished at the end, and closed whatever happens.
 
     Parameters
     ----------
     features : path
         hloc's feature file.
-    pairs : list of (str, str)
+    pairs : list of (str, str), or AllPairs
         Names of pictures that the file holds.
     output : MatchOutput
     settings : MatchSettings
@@ -169,42 +205,71 @@ def match_pairs(
         How many to use; by default every core this process may use. The result does not depend on it.
     progress : Progress, optional
         Updated after each pair that was not skipped.
+    stop : callable, optional
+        Asked after each pair; once it says True, the job ends as if interrupted.
 
     Raises
     ------
     FormatError
         If the features cannot be read or the output cannot be written, or if two pictures have one name in
         hloc's match file.
+    KeyboardInterrupt
+        If ``stop`` said so.
     """
     report = MatchReport()
     try:
-        hloc_matches.by_flat_name(sorted({name for pair in pairs for name in pair}))
-        waiting = [pair for pair in pairs if not output.holds(*pair)]
-        report.skipped = len(pairs) - len(waiting)
-        if waiting:
-            output.start()
-        with hloc.opened(features) as file:
-            for (a, b), counts, matches in _matched(file, in_order_of_reuse(waiting), settings, threads):
-                output.put(a, b, matches, counts)
-                report.done += 1
-                report.matches += len(matches)
-                report.unmatched += not len(matches)
-                if progress is not None:
-                    progress.update()
-        output.finish()
+        hloc_matches.by_flat_name(_names(pairs))
+        waiting = sum(not output.holds(*pair) for pair in pairs)
+        report.skipped = len(pairs) - waiting
+        for _ in range(ATTEMPTS):
+            if waiting:
+                output.start()
+            with hloc.opened(features) as file:
+                left = _left(pairs, output)
+                for (a, b), counts, matches in _matched(file, left, waiting, settings, threads):
+                    output.put(a, b, matches, counts)
+                    report.done += 1
+                    report.matches += len(matches)
+                    report.unmatched += not len(matches)
+                    waiting -= 1
+                    if progress is not None:
+                        progress.update()
+                    if stop is not None and waiting and stop():
+                        raise KeyboardInterrupt
+            if output.finish():
+                break
+            waiting = sum(not output.holds(*pair) for pair in pairs)
+        else:
+            raise damaged_again()
     finally:
         output.close()
     return report
 
 
+def _names(pairs: Collection[Pair]) -> list[str]:
+    if isinstance(pairs, AllPairs):
+        return sorted(pairs.names)
+    return sorted({name for pair in pairs for name in pair})
+
+
+def _left(pairs: Collection[Pair], output: MatchOutput) -> Iterator[Pair]:
+    """The pairs that the output does not hold yet, in order of reuse, each as the output has it."""
+    ordered: Iterable[Pair]
+    if isinstance(pairs, AllPairs):
+        ordered = (pair for pair in pairs.in_order_of_reuse() if not output.holds(*pair))
+    else:
+        ordered = in_order_of_reuse([pair for pair in pairs if not output.holds(*pair)])
+    return (output.in_its_order(*pair) for pair in ordered)
+
+
 def _matched(
-    file: Any, pairs: Sequence[Pair], settings: MatchSettings, threads: int | None
+    file: Any, pairs: Iterable[Pair], count: int, settings: MatchSettings, threads: int | None
 ) -> Iterator[tuple[Pair, tuple[int, int], Matches]]:
-    """Matches of the pairs, in their order, with the numbers of keypoints."""
+    """Matches of so many pairs, in their order, with the numbers of keypoints."""
     with Team(threads) as team:
         cores = team.size
     # Where there are fewer pairs than cores, several work on one pair.
-    workers = max(1, min(cores, len(pairs)))
+    workers = max(1, min(cores, count))
     options = {**settings.options(), "threads": cores // workers}
     held = _Held(file, CACHED)
     under_way: deque[tuple[Pair, tuple[int, int], Future[Matches]]] = deque()

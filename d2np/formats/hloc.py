@@ -26,6 +26,9 @@ from ..features import Features
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """What every picture's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
 
+STAMP = "d2np_stamp"
+"""The attribute of a group that tells, as a text, what it was made from, as far as d2np wrote it."""
+
 UNFINISHED = ".unfinished"
 """The name of a group that is being written: one that still has it is no picture and no pair."""
 
@@ -55,16 +58,65 @@ def write(file: Any, name: str, features: Features, *, half: bool = False, uncer
     FormatError
         If the file cannot hold a picture of that name, or cannot be written.
     """
+    put(file, name, arrays_of(features, half=half), attributes_of(uncertainty))
+
+
+def arrays_of(features: Features, *, half: bool = False) -> dict[str, NDArray[Any]]:
+    """What a picture's group holds: see :func:`write`."""
     arrays = _to_arrays(features)
-    if half:
-        arrays = {key: _halved(values) for key, values in arrays.items()}
+    return {key: _halved(values) for key, values in arrays.items()} if half else arrays
+
+
+def attributes_of(uncertainty: float) -> dict[str, dict[str, float]]:
+    """The attributes of the arrays of a picture's group: see :func:`write`."""
+    return {"keypoints": {"uncertainty": uncertainty}}
+
+
+def put(
+    file: Any,
+    name: str,
+    arrays: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    stamp: str | None = None,
+) -> None:
+    """Put a group of arrays into an open file; it is whole once it has its name.
+
+    Parameters
+    ----------
+    file : h5py.File or h5py.Group
+        Open for writing.
+    name : str
+        A group that has it already is replaced.
+    arrays : mapping
+    attributes : mapping, optional
+        Of some arrays, by their names.
+    stamp : str, optional
+        What the group was made from.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot hold a group of that name, or cannot be written.
+    """
     try:
         with whole_group(file, name) as group:
             for key, values in arrays.items():
                 group.create_dataset(key, data=values)
-            group["keypoints"].attrs["uncertainty"] = uncertainty
+            for key, named in (attributes or {}).items():
+                group[key].attrs.update(named)
+            if stamp is not None:
+                group.attrs[STAMP] = stamp
     except H5_ERRORS as error:
-        raise FormatError(f"features of {name} cannot be written: {one_line(error)}") from None
+        raise FormatError(f"{name} cannot be written: {one_line(error)}") from None
+
+
+def stamp_of(file: Any, name: str) -> str | None:
+    """What the group of that name in an open file was made from, if it is told."""
+    try:
+        stamp = file[name].attrs.get(STAMP)
+    except H5_ERRORS:
+        return None
+    return stamp if isinstance(stamp, str) else None
 
 
 def read(source: Any, name: str) -> Features:
@@ -228,7 +280,7 @@ def _names(group: Any, prefix: str) -> Iterator[str]:
             yield from _names(group[key], f"{prefix}{key}/")
 
 
-def _to_arrays(features: Features) -> Mapping[str, NDArray[Any]]:
+def _to_arrays(features: Features) -> dict[str, NDArray[Any]]:
     return {
         "keypoints": features.keypoints[:, :2],
         "scores": features.scores,
@@ -255,10 +307,16 @@ def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
     return descriptors
 
 
+def errno_of(error: BaseException | None) -> int | None:
+    """The number of the system's error that this is, or that HDF5 tells of."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    told = re.search(r"\berrno = (\d+)", str(error))
+    return int(told.group(1)) if told else None
+
+
 def one_line(error: Exception) -> str:
     """What went wrong, in the system's words if it was the system, else in HDF5's, without line breaks."""
-    if number := getattr(error, "errno", None):
+    if number := errno_of(error):
         return os.strerror(number)
-    text = " ".join(str(error).split())
-    told = re.search("error message = '([^']+)'", text)
-    return told.group(1) if told else text
+    return " ".join(str(error).split())

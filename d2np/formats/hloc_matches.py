@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..features import Matches
-from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, whole_group
+from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
 
 _ARRAYS = ("matches0", "matching_scores0")
 _INT16_COUNT = np.iinfo(np.int16).max + 1
@@ -78,6 +79,17 @@ def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) 
     FormatError
         If the matches are others than that, or the file cannot be written.
     """
+    put(file, pair_name(a, b), arrays_of(a, b, matches, counts))
+
+
+def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """What a pair's group holds: see :func:`write`.
+
+    Raises
+    ------
+    FormatError
+        If these are no matches of pictures with so many keypoints.
+    """
     here, there = matches.indices.T
     outside = len(matches) and (matches.indices.min() < 0 or (matches.indices.max(axis=0) >= counts).any())
     if outside or len(np.unique(here)) != len(here):
@@ -89,12 +101,7 @@ def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) 
     partner[here] = there
     scores = np.zeros(counts[0], np.float32)
     scores[here] = (1 + matches.similarities) / 2
-    try:
-        with whole_group(file, pair_name(a, b)) as group:
-            for key, values in zip(_ARRAYS, (partner, scores), strict=True):
-                group.create_dataset(key, data=values)
-    except H5_ERRORS as error:
-        raise FormatError(f"matches of {a} and {b} cannot be written: {one_line(error)}") from None
+    return dict(zip(_ARRAYS, (partner, scores), strict=True))
 
 
 def read(source: Any, a: str, b: str) -> Matches:

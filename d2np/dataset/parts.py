@@ -1,0 +1,266 @@
+"""What a job has done before its output is written: a folder ``OUT.parts`` of shards beside the output.
+
+::
+
+    job.json            what the records depend on, and which job this is
+    000001.shard        records, see :mod:`d2np.dataset.shards`; each start of the job begins a new shard, and
+    000002.shard        one that has grown large is followed by another, so that damage costs little
+    lock                held by the process that works on it
+
+The headers of the records are the job's journal: there is no second list that could say something else. Any
+file that ends in ``.shard`` counts, whoever wrote it. Of several records of one name the last counts, shards
+being taken in the order of their names.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..atomic import replacing
+from ..errors import FormatError
+from .lock import Lock
+from .shards import EXTENSION, Place, Record, ShardWriter, read, scan, sync_folder
+
+FORMAT = 1
+
+LARGEST = 256 << 20
+"""A shard that has so many bytes is followed by another one."""
+
+STAMP = "stamp"
+"""The value of a record that tells what it was made from: a text."""
+
+ASSEMBLED = "assembled.h5"
+"""The output, while it is being assembled."""
+
+_JOB, _LOCK = "job.json", "lock"
+_OURS = (f"*{EXTENSION}*", f"{ASSEMBLED}*", f".{_JOB}.*", _JOB)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the records of a folder belong to.
+
+    Attributes
+    ----------
+    settings : dict
+        What they depend on.
+    anew : bool
+        Whether they are to replace an output that was there before, rather than to join it.
+    token : str
+        Tells this job from all others.
+    """
+
+    settings: dict[str, Any]
+    anew: bool
+    token: str
+
+
+class _Where(NamedTuple):
+    shard: str
+    offset: int
+    stamp: str | None
+
+
+class Parts:
+    """The folder, with an index of its records.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not exist.
+    sync_every : float
+        See :class:`~d2np.dataset.shards.ShardWriter`.
+
+    Attributes
+    ----------
+    job : Job or None
+        Set by :meth:`resume` and :meth:`begin`.
+    """
+
+    def __init__(self, folder: Path, *, sync_every: float = 0.0) -> None:
+        self.folder = folder
+        self.job: Job | None = None
+        self._sync_every = sync_every
+        self._lock = Lock(folder / _LOCK)
+        self._index: dict[str, _Where] = {}
+        self._writer: ShardWriter | None = None
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def stamp(self, name: str) -> str | None:
+        """The stamp of the record of this name."""
+        return self._index[name].stamp
+
+    def resume(self) -> Job | None:
+        """Take the folder, if there is one, and read what job it belongs to; None if there is none.
+
+        Raises
+        ------
+        FormatError
+            If another process is at it, or it is of a kind that this version does not know.
+        OSError
+            If it cannot be read.
+        """
+        if self.folder.is_dir() and self._take():
+            self.job = self._read_job()
+            if self.job is None:
+                # All that is left where a job was ended while it put its folder away, or before it began.
+                self.remove()
+            else:
+                self._scan()
+        return self.job
+
+    def begin(self, settings: Mapping[str, Any], *, anew: bool) -> None:
+        """Take the folder for a new job, throwing away what may be in it.
+
+        Raises
+        ------
+        FormatError
+            If another process is at it.
+        OSError
+            If it cannot be written.
+        """
+        while not self._lock.held:
+            self.folder.mkdir(exist_ok=True)
+            self._take()
+        self._index.clear()
+        job = Job(dict(settings), anew, secrets.token_hex(8))
+        try:
+            self._delete_files()
+            with replacing(self.folder / _JOB) as stream:
+                stream.write(json.dumps({"format": FORMAT, **vars(job)}, indent=1).encode())
+        except BaseException:
+            with suppress(OSError):
+                self.remove()
+            raise
+        sync_folder(self.folder)
+        sync_folder(self.folder.parent)
+        self.job = job
+
+    def append(self, record: Record) -> None:
+        """Add a record, which is safe once this returns.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if self._writer is None or self._writer.size >= LARGEST:
+            self._close_shard()
+            self._writer = self._next_shard()
+        self._add(self._writer.path.name, self._writer.append(record))
+
+    def records(self) -> Iterator[tuple[str, Record | None]]:
+        """All records with their names, in the order in which they lie on the disk; None for a damaged one.
+
+        Raises
+        ------
+        OSError
+            If a shard cannot be read.
+        """
+        by_shard: dict[str, list[tuple[int, str]]] = {}
+        for name, where in self._index.items():
+            by_shard.setdefault(where.shard, []).append((where.offset, name))
+        for shard, places in sorted(by_shard.items()):
+            with open(self.folder / shard, "rb") as stream:
+                for offset, name in sorted(places):
+                    record: Record | None
+                    try:
+                        record = read(stream, offset)
+                    except FormatError:
+                        record = None
+                    yield name, record
+
+    def forget(self, name: str) -> None:
+        """Take a record off the index."""
+        del self._index[name]
+
+    def remove(self) -> None:
+        """Delete the folder; what tells which job it is goes last, so that this can be gone on with too."""
+        self._close_shard()
+        self._index.clear()
+        self.job = None
+        self._delete_files()
+        self._lock.release(remove=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def close(self) -> None:
+        """Let go of the folder, which stays.
+
+        Raises
+        ------
+        OSError
+            If what was held back cannot be written.
+        """
+        try:
+            self._close_shard()
+        finally:
+            self._lock.release()
+
+    def _take(self) -> bool:
+        """Hold the folder's lock; False if the folder is gone."""
+        try:
+            if self._lock.held or self._lock.take():
+                return True
+        except FileNotFoundError:
+            return False
+        raise FormatError(f"{self.folder}: another process is working on it: wait until it has ended")
+
+    def _read_job(self) -> Job | None:
+        try:
+            told = json.loads((self.folder / _JOB).read_bytes())
+            version = told.pop("format")
+            if version != FORMAT:
+                raise FormatError(
+                    f"{self.folder} was begun by another version of d2np (format {version}, not {FORMAT}): "
+                    "go on with that one, or begin anew with --restart"
+                )
+            return Job(dict(told["settings"]), bool(told["anew"]), str(told["token"]))
+        except FileNotFoundError:
+            return None
+        except FormatError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise FormatError(f"{self.folder / _JOB} is damaged: begin anew with --restart") from None
+
+    def _scan(self) -> None:
+        for path in sorted(self.folder.glob(f"*{EXTENSION}")):
+            with open(path, "rb") as stream:
+                for place in scan(stream):
+                    self._add(path.name, place)
+
+    def _add(self, shard: str, place: Place) -> None:
+        stamp = place.values.get(STAMP)
+        # Later records lie further back in the index too.
+        self._index.pop(place.name, None)
+        self._index[place.name] = _Where(shard, place.offset, None if stamp is None else str(stamp))
+
+    def _next_shard(self) -> ShardWriter:
+        numbers = [path.name[:6] for path in self.folder.glob(f"*{EXTENSION}")]
+        last = max((int(number) for number in numbers if number.isdigit()), default=0)
+        return ShardWriter(self.folder / f"{last + 1:06d}{EXTENSION}", sync_every=self._sync_every)
+
+    def _close_shard(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _delete_files(self) -> None:
+        # The folder may have been somebody's before: only what is ours.
+        for pattern in _OURS:
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""Whether a picture is still the one that was worked on.
+
+A stamp is a JSON text with what tells one content of a file from another: its size in bytes and the time of
+its last change in nanoseconds, and the SHA-256 of its content where that was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+from .listing import Entry
+
+_CHECKSUM = "sha256"
+
+
+def stamp_of(entry: Entry, *, checksum: bool = False) -> str | None:
+    """The stamp of a picture as it is now, or None if it cannot be looked at.
+
+    Parameters
+    ----------
+    entry : Entry
+    checksum : bool
+        Read the whole file, for its SHA-256.
+    """
+    try:
+        found = os.stat(entry.path)
+        told: dict[str, int | str] = {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        if checksum:
+            told[_CHECKSUM] = _sha256(entry)
+    except (OSError, ValueError):
+        return None
+    return json.dumps(told)
+
+
+def is_same(recorded: str | None, now: str | None) -> bool:
+    """Whether two stamps are of one content: by the checksums where both have one, else by all the rest.
+
+    A stamp that is missing fits any other: nothing is known that speaks against it.
+    """
+    if not recorded or not now or recorded == now:
+        return True
+    try:
+        before, after = dict(json.loads(recorded)), dict(json.loads(now))
+    except (ValueError, TypeError):
+        return False
+    if before.get(_CHECKSUM) and after.get(_CHECKSUM):
+        return bool(before[_CHECKSUM] == after[_CHECKSUM])
+    before.pop(_CHECKSUM, None)
+    after.pop(_CHECKSUM, None)
+    return before == after
+
+
+def _sha256(entry: Entry) -> str:
+    digest = hashlib.sha256()
+    with open(entry.path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
