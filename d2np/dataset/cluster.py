@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import Error, OptionError
-from ..threads import usable_cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -103,43 +102,35 @@ def local_processes(where: str) -> int | None:
         return int(count)
     if ":" not in where:
         raise OptionError(
-            f"a Dask cluster is the address of its scheduler, such as tcp://host:8786, or local:N, not {where!r}"
+            f"a Dask cluster is a scheduler's address, such as tcp://host:8786, or local:N; got {where!r}"
         )
     return None
 
 
-def threads_each(threads: int | None = None) -> int:
-    """In a worker: how many threads one task may use, so that all of its tasks together use its cores.
-
-    Parameters
-    ----------
-    threads : int, optional
-        What the user has asked for.
-    """
-    if threads is not None:
-        return threads
-    from distributed import get_worker
-
-    return max(1, usable_cores() // get_worker().state.nthreads)
-
-
-def cut(items: Sequence[Item], slots: int, most: int) -> Iterator[list[Item]]:
-    """Batches of at most so many items, smaller ones where there would be too few for all threads."""
-    size = max(1, min(most, len(items) // (4 * max(1, slots))))
-    for first in range(0, len(items), size):
-        yield list(items[first : first + size])
+def _threads(client: Client) -> dict[str, int]:
+    """How many tasks each worker does at once, by its address."""
+    threads: dict[str, int] = client.nthreads()  # type: ignore[no-untyped-call]
+    return threads
 
 
 def slots(client: Client) -> int:
     """How many tasks the workers do at once; 1 while there are none."""
-    return max(1, sum(client.nthreads().values()))
+    return max(1, sum(_threads(client).values()))
+
+
+def crowd(client: Client) -> int:
+    """How many tasks are done at once on one machine; of several machines, where they are most."""
+    hosts: Counter[str] = Counter()
+    for address, threads in _threads(client).items():
+        hosts[address.rpartition(":")[0]] += threads
+    return max(hosts.values(), default=1)
 
 
 class Work(Generic[Item, Receipt]):
     """Has a cluster do a function on batches, of which only so many are under way at a time.
 
-    Dask gives the batches of a worker that has died to others. A batch on which workers die again and again is
-    taken apart, and its items are done one by one when all else is, to find out on which they die.
+    Dask gives the batches of a worker that has died to others. A batch on which workers die again and again
+    is taken apart, and its items are done one by one when all else is, to find out on which they die.
 
     Parameters
     ----------
@@ -156,7 +147,7 @@ class Work(Generic[Item, Receipt]):
         self._slots = 0
         self._counted = -_RECOUNT
 
-    def through(self, batches: Iterable[list[Item]]) -> Iterator[tuple[list[Item], Receipt | Killed]]:
+    def through(self, batches: Iterable[list[Item]]) -> Generator[tuple[list[Item], Receipt | Killed]]:
         """Batches with what came back for them, in the order in which they are done.
 
         Raises
@@ -181,7 +172,7 @@ class Work(Generic[Item, Receipt]):
                     yield batch, outcome
         finally:
             with suppress(Exception):
-                self._client.cancel(list(under_way), force=True)
+                self._client.cancel(list(under_way), force=True)  # type: ignore[no-untyped-call]
 
     def _fill(self, waiting: Iterator[list[Item]], under_way: dict[Any, Any], done: Any) -> None:
         if time.monotonic() - self._counted >= _RECOUNT:
@@ -191,7 +182,7 @@ class Work(Generic[Item, Receipt]):
             attempts = 0
             batch = next(waiting, None)
             if batch is None:
-                # What waits in a worker that dies looks as guilty as what it worked on, so nothing is to wait.
+                # What waits in a worker that dies looks as guilty as what it worked on: nothing is to wait.
                 if not self._suspects or len(under_way) >= self._slots:
                     return
                 batch, attempts = self._suspects.popleft()

@@ -268,40 +268,40 @@ class HlocOutput(HdfOutput):
         super().__init__(
             path, {**settings, "half": half}, listed=hloc.names, command="d2np extract", restart=restart
         )
-        self._half = half
+        self.half = half
         self._checksum = checksum
         # Of the pictures before they are opened: one that changes afterwards is then done again.
         self._stamps: dict[str, str | None] = {}
 
     def holds(self, entry: Entry) -> bool:
-        return self.has(entry.name) and is_same(self.made_from(entry.name), self._stamp(entry))
+        return self.has(entry.name) and is_same(self.made_from(entry.name), self.stamp(entry))
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
-        self.store(self.record(entry, features, uncertainty))
+        self.store(feature_record(entry, features, uncertainty, self.stamp(entry), half=self.half))
 
-    def record(self, entry: Entry, features: Features, uncertainty: float) -> Record:
-        """What is kept of a picture.
-
-        Raises
-        ------
-        ImageError
-            If HDF5 has no place for a picture of this name.
-        """
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:
-            raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
-        values = {
-            STAMP: self._stamp(entry),
-            "keypoints": len(features),
-            _ATTRIBUTES: hloc.attributes_of(uncertainty),
-        }
-        return Record(entry.name, values, hloc.arrays_of(features, half=self._half))
-
-    def _stamp(self, entry: Entry) -> str | None:
+    def stamp(self, entry: Entry) -> str | None:
+        """What the picture was like when it was first asked for."""
         if entry.name not in self._stamps:
             self._stamps[entry.name] = stamp_of(entry, checksum=self._checksum)
         return self._stamps[entry.name]
+
+
+def feature_record(
+    entry: Entry, features: Features, uncertainty: float, stamp: str | None, *, half: bool = False
+) -> Record:
+    """What is kept of a picture.
+
+    Raises
+    ------
+    ImageError
+        If HDF5 has no place for a picture of this name.
+    """
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
+    values = {STAMP: stamp, "keypoints": len(features), _ATTRIBUTES: hloc.attributes_of(uncertainty)}
+    return Record(entry.name, values, hloc.arrays_of(features, half=half))
 
 
 class MatchOutput(HdfOutput):
@@ -350,7 +350,7 @@ class MatchOutput(HdfOutput):
         """Whether the matches of these two pictures are there already, in either order."""
         first, second = self.in_its_order(a, b)
         name = hloc_matches.pair_name(first, second)
-        return self.has(name) and is_same(self.made_from(name), self._stamp(first, second))
+        return self.has(name) and is_same(self.made_from(name), self.stamp(first, second))
 
     def in_its_order(self, a: str, b: str) -> tuple[str, str]:
         """The pair as the file has it, if it does, so that it comes to be there once."""
@@ -359,15 +359,20 @@ class MatchOutput(HdfOutput):
 
     def put(self, a: str, b: str, matches: Matches, counts: tuple[int, int]) -> None:
         """Store the matches of two pictures with so many keypoints."""
-        name = hloc_matches.pair_name(a, b)
-        arrays = hloc_matches.arrays_of(a, b, matches, counts)
-        self.store(Record(name, {STAMP: self._stamp(a, b)}, arrays))
+        self.store(match_record(a, b, matches, counts, self.stamp(a, b)))
 
-    def _stamp(self, a: str, b: str) -> str | None:
+    def stamp(self, a: str, b: str) -> str | None:
+        """What tells whether the features of two pictures are still the same."""
         if a not in self._stamps or b not in self._stamps:
             return None
         both = "\n".join((self._stamps[a], self._stamps[b]))
         return json.dumps({"features": blake2b(both.encode(), digest_size=8).hexdigest()})
+
+
+def match_record(a: str, b: str, matches: Matches, counts: tuple[int, int], stamp: str | None) -> Record:
+    """What is kept of two pictures with so many keypoints."""
+    values = {STAMP: stamp, "matches": len(matches)}
+    return Record(hloc_matches.pair_name(a, b), values, hloc_matches.arrays_of(a, b, matches, counts))
 
 
 @contextmanager

@@ -39,7 +39,7 @@ ASSEMBLED = "assembled.h5"
 """The output, while it is being assembled."""
 
 _JOB, _LOCK = "job.json", "lock"
-_OURS = (f"*{EXTENSION}*", f"{ASSEMBLED}*", f".{_JOB}.*", _JOB)
+_OURS = (f"*{EXTENSION}*", "network-*", f"{ASSEMBLED}*", f".{_JOB}.*", _JOB)
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,25 @@ class Parts:
             self._writer = self._next_shard()
         self._add(self._writer.path.name, self._writer.append(record))
 
+    def adopt(self, shard: str) -> list[str]:
+        """Take a whole shard that somebody else has put into the folder; returns the names of its records.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        with open(self.folder / shard, "rb") as stream:
+            places = list(scan(stream))
+        for place in places:
+            self._add(shard, place)
+        return [place.name for place in places]
+
+    def next_number(self) -> int:
+        """What the name of the next shard begins with."""
+        numbers = [path.name[:6] for path in self.folder.glob(f"*{EXTENSION}")]
+        return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+
     def records(self) -> Iterator[tuple[str, Record | None]]:
         """All records with their names, in the order in which they lie on the disk; None for a damaged one.
 
@@ -239,9 +258,7 @@ class Parts:
 
     def _scan(self) -> None:
         for path in sorted(self.folder.glob(f"*{EXTENSION}")):
-            with open(path, "rb") as stream:
-                for place in scan(stream):
-                    self._add(path.name, place)
+            self.adopt(path.name)
 
     def _add(self, shard: str, place: Place) -> None:
         stamp = place.values.get(STAMP)
@@ -250,9 +267,7 @@ class Parts:
         self._index[place.name] = _Where(shard, place.offset, None if stamp is None else str(stamp))
 
     def _next_shard(self) -> ShardWriter:
-        numbers = [path.name[:6] for path in self.folder.glob(f"*{EXTENSION}")]
-        last = max((int(number) for number in numbers if number.isdigit()), default=0)
-        return ShardWriter(self.folder / f"{last + 1:06d}{EXTENSION}", sync_every=self._sync_every)
+        return ShardWriter(self.folder / f"{self.next_number():06d}{EXTENSION}", sync_every=self._sync_every)
 
     def _close_shard(self) -> None:
         writer, self._writer = self._writer, None

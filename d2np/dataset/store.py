@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,6 +97,27 @@ class Store:
             except FileNotFoundError:
                 return []
 
+    @contextmanager
+    def reading(self, name: str) -> Iterator[BinaryIO | None]:
+        """A file as a stream in which can be sought; None if there is no such file.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be read.
+        """
+        with self._problems(), ExitStack() as open_files:
+            stream: BinaryIO | None
+            try:
+                if self._is_remote:
+                    system, folder = self._system()
+                    stream = open_files.enter_context(system.open(f"{folder}/{name}", "rb"))
+                else:
+                    stream = open_files.enter_context(open(os.path.join(self.where, name), "rb"))
+            except FileNotFoundError:
+                stream = None
+            yield stream
+
     def read(self, name: str, sha256: str) -> bytes:
         """The content of a file that must have this checksum.
 
@@ -123,19 +144,21 @@ class Store:
         FormatError
             If this cannot be done.
         """
+        partial = target.with_name(target.name + UNFINISHED)
         with self._problems():
-            if not self._is_remote:
-                shutil.move(os.path.join(self.where, name), target)
-                return
-            system, folder = self._system()
-            partial = target.with_name(target.name + UNFINISHED)
             try:
-                system.get_file(f"{folder}/{name}", str(partial))
+                if self._is_remote:
+                    system, folder = self._system()
+                    system.get_file(f"{folder}/{name}", str(partial))
+                else:
+                    # A copy, where they are on different disks.
+                    shutil.move(os.path.join(self.where, name), partial)
                 with open(partial, "rb") as stream:
                     os.fsync(stream.fileno())
                 os.replace(partial, target)
-            finally:
+            except BaseException:
                 partial.unlink(missing_ok=True)
+                raise
         self.remove(name)
 
     def remove(self, name: str) -> None:
@@ -153,12 +176,6 @@ class Store:
             else:
                 os.unlink(os.path.join(self.where, name))
 
-    def remove_if_empty(self) -> None:
-        """Remove the folder, unless something is in it."""
-        if not self._is_remote:
-            with suppress(OSError):
-                os.rmdir(self.where)
-
     @property
     def _is_remote(self) -> bool:
         return is_url(self.where)
@@ -168,7 +185,9 @@ class Store:
         try:
             import fsspec.core
         except ImportError:
-            raise FormatError(f"{self.where}: URLs need the package fsspec: pip install 'd2np[cloud]'") from None
+            raise FormatError(
+                f"{self.where}: URLs need the package fsspec: pip install 'd2np[cloud]'"
+            ) from None
         system, folder = fsspec.core.url_to_fs(self.where)
         return system, str(folder).rstrip("/")
 
