@@ -4,6 +4,7 @@ from .extraction import Progress, Report, Settings, extract
 from .listing import Entry, listing
 from .outputs import HlocOutput, KaptureOutput, MatchOutput, MatOutput, NpzOutput, Output
 from .pairs import MatchReport, MatchSettings, all_pairs, listed_pairs, match_pairs
+from .pipeline import features_of
 
 __all__ = [
     "Entry",
@@ -20,6 +21,7 @@ __all__ = [
     "Settings",
     "all_pairs",
     "extract",
+    "features_of",
     "listed_pairs",
     "listing",
     "match_pairs",
