@@ -138,7 +138,7 @@ def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Im
     allowed = limit if max_pixels is None else max_pixels
     file: str | BinaryIO = name
     if isinstance(path, RemoteFile):
-        file = io.BytesIO(path.read(_MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND))
+        file = io.BytesIO(path.read(most_bytes(max_pixels)))
     opened: Image.Image | TiffRows
     try:
         opened = Image.open(file) if max_pixels is None else _open_unlimited(file, name)
@@ -164,6 +164,12 @@ def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Im
         opened.close()
         opened = TiffRows(file, name)
     return opened
+
+
+def most_bytes(max_pixels: int | None) -> float:
+    """How long the file of a picture that is not too large may be."""
+    allowed = pixels_by_default() if max_pixels is None else max_pixels
+    return _MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
 
 
 def pixels_by_default() -> float:

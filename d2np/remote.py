@@ -54,10 +54,13 @@ class RemoteFile:
     url : str
     told : mapping, optional
         What the file system told of the file when it was listed, so that it need not be asked again.
+    content : bytes, optional
+        What :meth:`read` has read, where it is to be read no more.
     """
 
     url: str
     told: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    content: bytes | None = field(default=None, compare=False, repr=False)
 
     def __fspath__(self) -> str:
         return self.url
@@ -97,6 +100,8 @@ class RemoteFile:
         ImageError
             If it cannot be read, or is longer.
         """
+        if self.content is not None:
+            return self.content
         with _told_in_one_line(self.url):
             system, path = _system(self.url)
             size = system.info(path).get("size")

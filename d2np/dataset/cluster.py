@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -26,6 +30,7 @@ ATTEMPTS = 2
 
 _TIMEOUT = "20s"
 _RECOUNT = 5.0
+_MOST_DROPS = 5
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,18 @@ def connected(where: str) -> Iterator[Client]:
         with _reached(where, distributed) as client:
             yield client
         return
-    cluster = distributed.LocalCluster(
-        n_workers=processes,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-    )
+    import dask
+
+    # A batch that was taken apart costs little here, and each death the start of a process.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+        cluster = distributed.LocalCluster(
+            n_workers=processes,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        )
     try:
         with distributed.Client(cluster, set_as_default=False) as client:
             yield client
@@ -95,7 +104,7 @@ def local_processes(where: str) -> int | None:
     OptionError
         If it is neither.
     """
-    if where.startswith("local"):
+    if where == "local" or where.startswith("local:"):
         count = where.partition(":")[2]
         if where != f"local:{count}" or not (count.isascii() and count.isdigit()) or int(count) < 1:
             raise OptionError(f"a cluster on this machine is local:N with N from 1 up, not {where!r}")
@@ -126,6 +135,16 @@ def crowd(client: Client) -> int:
     return max(hosts.values(), default=1)
 
 
+@dataclass
+class _Batch(Generic[Item]):
+    """Items, and how often they were done in vain."""
+
+    number: int
+    items: list[Item]
+    kills: int = 0
+    drops: int = 0
+
+
 class Work(Generic[Item, Receipt]):
     """Has a cluster do a function on batches, of which only so many are under way at a time.
 
@@ -137,13 +156,15 @@ class Work(Generic[Item, Receipt]):
     client : distributed.Client
     do : callable
         Called in a worker with a number of its own for each batch, and the batch; returns what comes back.
+        Of a batch that is done again the number is the same.
     """
 
     def __init__(self, client: Client, do: Callable[[int, list[Item]], Receipt]) -> None:
         self._client = client
         self._do = do
-        self._number = 0
-        self._suspects: deque[tuple[list[Item], int]] = deque()
+        self._numbers = itertools.count(1)
+        self._suspects: deque[_Batch[Item]] = deque()
+        self._dropped: deque[_Batch[Item]] = deque()
         self._slots = 0
         self._counted = -_RECOUNT
 
@@ -157,60 +178,78 @@ class Work(Generic[Item, Receipt]):
             wrong there.
         """
         distributed = _library()
-        waiting = iter(batches)
-        under_way: dict[Any, tuple[list[Item], int]] = {}
+        waiting = (_Batch(next(self._numbers), items) for items in batches)
+        under_way: dict[Any, _Batch[Item]] = {}
         done = distributed.as_completed(loop=self._client.loop, raise_errors=False)
         try:
             self._fill(waiting, under_way, done)
             while under_way:
                 future = next(done)
-                batch, attempts = under_way.pop(future)
-                outcome = self._outcome(future, batch, attempts, distributed)
+                batch = under_way.pop(future)
+                outcome = self._outcome(future, batch, distributed)
                 future.release()
                 self._fill(waiting, under_way, done)
                 if outcome is not None:
-                    yield batch, outcome
+                    yield batch.items, outcome
         finally:
             with suppress(Exception):
                 self._client.cancel(list(under_way), force=True)  # type: ignore[no-untyped-call]
 
-    def _fill(self, waiting: Iterator[list[Item]], under_way: dict[Any, Any], done: Any) -> None:
+    def _fill(self, waiting: Iterator[_Batch[Item]], under_way: dict[Any, _Batch[Item]], done: Any) -> None:
         if time.monotonic() - self._counted >= _RECOUNT:
             # Clusters grow and shrink.
             self._slots, self._counted = slots(self._client), time.monotonic()
         while len(under_way) < QUEUED * self._slots:
-            attempts = 0
-            batch = next(waiting, None)
+            batch = self._dropped.popleft() if self._dropped else next(waiting, None)
             if batch is None:
-                # What waits in a worker that dies looks as guilty as what it worked on: nothing is to wait.
-                if not self._suspects or len(under_way) >= self._slots:
+                batch = self._suspect(under_way)
+                if batch is None:
                     return
-                batch, attempts = self._suspects.popleft()
-            self._number += 1
-            future = self._client.submit(self._do, self._number, batch, pure=False)
-            under_way[future] = batch, attempts
+            key = f"d2np-{uuid.uuid4().hex}"
+            future = self._client.submit(self._do, batch.number, batch.items, key=key, pure=False)
+            under_way[future] = batch
             done.add(future)
 
-    def _outcome(self, future: Any, batch: list[Item], attempts: int, distributed: Any) -> Any:
+    def _suspect(self, under_way: dict[Any, _Batch[Item]]) -> _Batch[Item] | None:
+        """What is now to be done of that on which workers may die, if anything.
+
+        What waits in a worker that dies looks as guilty as what it worked on, so nothing waits; and before an
+        item is given up, it is done all alone.
+        """
+        if any(batch.kills for batch in under_way.values()) or len(under_way) >= self._slots:
+            return None
+        if self._suspects and not self._suspects[0].kills:
+            return self._suspects.popleft()
+        return self._suspects.popleft() if self._suspects and not under_way else None
+
+    def _outcome(self, future: Any, batch: _Batch[Item], distributed: Any) -> Any:
         """The receipt, or Killed, or None if the batch is to be done again."""
-        if future.status == "finished":
-            return future.result()
-        if future.status in ("cancelled", "lost"):
-            raise _gone()
-        error = future.exception()
+        try:
+            if future.status == "finished":
+                return future.result()
+            error = future.exception()
+        except (CancelledError, asyncio.CancelledError):
+            error = None
+        if error is None:
+            # The result may have been in a worker that has died.
+            batch.drops += 1
+            if batch.drops > _MOST_DROPS or self._client.status != "running":
+                raise Error("the cluster has dropped the work: its scheduler has ended or was restarted")
+            self._dropped.append(batch)
+            return None
         if isinstance(error, distributed.scheduler.KilledWorker):
-            if len(batch) == 1 and attempts + 1 >= ATTEMPTS:
+            batch.kills += 1
+            if len(batch.items) == 1 and batch.kills >= ATTEMPTS:
                 return Killed()
-            self._suspects.extend(([item], attempts + 1 if len(batch) == 1 else 0) for item in batch)
+            if len(batch.items) == 1:
+                self._suspects.append(batch)
+            else:
+                self._suspects.extend(_Batch(next(self._numbers), [item]) for item in batch.items)
             return None
         if isinstance(error, Error):
             raise error
         text = " ".join(str(error).split())
         raise Error(f"a worker of the cluster could not go on: {type(error).__name__}: {text}") from error
-
-
-def _gone() -> Error:
-    return Error("the cluster has dropped the work: its scheduler has ended or was restarted")
 
 
 def _library() -> Any:

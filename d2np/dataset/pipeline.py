@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..image import open_file
+from ..image import most_bytes, open_file
+from ..remote import RemoteFile
 from ..source import Source, open_source
 from ..threads import thread_count, whole_number
 from ..tiff import TiffRows
@@ -280,6 +281,7 @@ class _Line:
             raise _Stopped
         if not self._opens:
             return _Read(None, self._shares.each, 0)
+        entry = _fetched(entry, self._options["max_pixels"])
         width, height, pixel_bytes = _header(entry, self._options["max_pixels"])
         needed = width * height * pixel_bytes
         if needed > self._room.total:
@@ -355,6 +357,14 @@ def _outcome(features: Future[Features]) -> Features | Exception:
         return features.result()
     except (ImageError, MemoryError) as error:
         return error
+
+
+def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
+    """A picture at a URL with its content, which is asked for once."""
+    if not isinstance(entry.path, RemoteFile):
+        return entry
+    content = entry.path.read(most_bytes(max_pixels))
+    return replace(entry, path=replace(entry.path, content=content))
 
 
 def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:

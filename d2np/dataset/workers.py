@@ -31,6 +31,7 @@ from ..threads import usable_cores
 from . import extraction, hdf, pairs, shards
 from .cluster import Killed, Work, crowd, slots
 from .listing import Entry
+from .pipeline import features_of
 from .shards import EXTENSION, Record
 from .store import Store
 
@@ -140,7 +141,7 @@ class Extraction(Task[tuple[Entry, "str | None"]]):
         net = _network(self.store, self.network, self.sha256)
         stamps = {entry.name: stamp for entry, stamp in batch}
         entries = [entry for entry, _ in batch]
-        for entry, found in extraction.features_of(net, entries, self.settings, self.threads):
+        for entry, found in features_of(net, entries, self.settings, threads=self.threads):
             try:
                 if isinstance(found, Exception):
                     raise found
@@ -199,6 +200,8 @@ def extracted(
     int or str
         How many keypoints it has, which are stored; or why it failed.
     """
+    if not entries:
+        return
     items = ((_absolute(entry), output.stamp(entry)) for entry in entries)
     by_name = {entry.name: entry for entry in entries}
     with _delivered(net, output, store) as (network, sha256):
@@ -238,6 +241,8 @@ def matched(
     Error
         In the end, if workers have died on a pair.
     """
+    if not count:
+        return
     items = ((a, b, output.stamp(a, b)) for a, b in waiting)
     task = Matching(
         *(store, _prefix(output), threads or _threads_each(client)),
