@@ -21,6 +21,7 @@ from PIL import Image
 import d2np
 from d2np import demo, draw, homography
 from d2np.cli import main, network
+from d2np.cli.interrupt import finishing
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.weights import analytic, store
@@ -497,6 +498,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["extract", "photos", "-o", "f.npz"],
         ["extract", "photos", "-o", "f.h5", "--format", "txt"],
         ["extract", "photos", "--format", "npz", "--half"],
+        ["extract", "photos", "--format", "npz", "--checksum"],
         ["extract", "photos/a.png", "other/a.png", "-o", "f.h5"],
     ],
 )
@@ -667,6 +669,18 @@ def test_interrupt(photos, weights_file, make_picture):
     assert ended.stdout.startswith(f"{12 - before} pictures extracted, {before} there already")
     assert len(hloc.names("f.h5")) == 12
     assert not Path("f.h5.parts").exists()
+
+
+def test_the_second_interrupt_stops_at_once(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with finishing("the picture under way") as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        assert capsys.readouterr().err == "\nfinishing the picture under way; Ctrl-C again stops at once\n"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # --- profile, warmup --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ..formats import hloc, hloc_matches
 from .listing import Entry
 from .parts import ASSEMBLED, STAMP, Job, Parts
 from .shards import Record, sync_folder
-from .stamps import is_same, stamp_of
+from .stamps import has_checksum, is_same, stamp_of, with_checksum
 
 SETTINGS = "d2np_settings"
 """The attribute of an HDF5 file that tells, as JSON, what its content was made with."""
@@ -194,6 +194,9 @@ class HdfOutput:
                     damaged.append(name)
                 elif not damaged:
                     values = record.values
+                    if name in self._there:
+                        # First, so that its room is used again.
+                        del file[name]
                     hloc.put(file, name, record.arrays, values.get(_ATTRIBUTES), values.get(STAMP))
         for name in damaged:
             self.parts.forget(name)
@@ -274,15 +277,25 @@ class HlocOutput(HdfOutput):
         self._stamps: dict[str, str | None] = {}
 
     def holds(self, entry: Entry) -> bool:
-        return self.has(entry.name) and is_same(self.made_from(entry.name), self.stamp(entry))
+        now = self._seen_as(entry)
+        if not self.has(entry.name):
+            return False
+        recorded = self.made_from(entry.name)
+        return is_same(recorded, self.stamp(entry) if has_checksum(recorded) else now)
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         self.store(feature_record(entry, features, uncertainty, self.stamp(entry), half=self.half))
 
     def stamp(self, entry: Entry) -> str | None:
-        """What the picture was like when it was first asked for."""
+        """What the picture was like when it was first asked for, with its checksum if that is wanted."""
+        stamp = self._seen_as(entry)
+        if self._checksum and not has_checksum(stamp):
+            stamp = self._stamps[entry.name] = with_checksum(stamp, entry)
+        return stamp
+
+    def _seen_as(self, entry: Entry) -> str | None:
         if entry.name not in self._stamps:
-            self._stamps[entry.name] = stamp_of(entry, checksum=self._checksum)
+            self._stamps[entry.name] = stamp_of(entry)
         return self._stamps[entry.name]
 
 
@@ -392,6 +405,9 @@ def _written(path: Path) -> Iterator[Any]:
     except FormatError as error:
         _drop(file)
         raise _of_the_system(error.__context__) or error from None
+    except (OSError, RuntimeError) as error:
+        _drop(file)
+        raise _of_the_system(error) or error from None
     except BaseException:
         _drop(file)
         raise

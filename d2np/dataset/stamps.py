@@ -41,6 +41,17 @@ def stamp_of(entry: Entry, *, checksum: bool = False) -> str | None:
     return json.dumps(told)
 
 
+def with_checksum(stamp: str | None, entry: Entry) -> str | None:
+    """The stamp with the checksum of the picture, or as it is if it is no longer that of the picture."""
+    found = stamp_of(entry, checksum=True)
+    return found if stamp_of(entry) == stamp else stamp
+
+
+def has_checksum(stamp: str | None) -> bool:
+    """Whether the checksum is in the stamp."""
+    return stamp is not None and f'"{_CHECKSUM}"' in stamp
+
+
 def is_same(recorded: str | None, now: str | None) -> bool:
     """Whether two stamps are of one content: by the checksums where both have one, else by all the rest.
 
