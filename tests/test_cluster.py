@@ -16,10 +16,12 @@ import h5py
 import numpy as np
 import pytest
 from cluster_stub import StubNet
+from conftest import random_picture
 from parted import kept
 from PIL import Image
 
 import d2np
+from d2np import cli
 from d2np.dataset import (
     HlocOutput,
     MatchOutput,
@@ -308,7 +310,7 @@ def test_no_scheduler(monkeypatch):
             pass
 
 
-def start_job(folder, out, log, where):
+def start_job(folder, out, log, where, **options):
     environment = {**os.environ, "PYTHONPATH": str(Path(d2np.__file__).parents[1])}
     return subprocess.Popen(
         [sys.executable, str(JOB), str(folder), str(out), str(log), where],
@@ -316,6 +318,7 @@ def start_job(folder, out, log, where):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        **options,
     )
 
 
@@ -387,3 +390,46 @@ def test_a_deadly_picture_fails_alone(folder, tmp_path):
     assert [entry.name for entry, _ in report.failed] == ["03.png"]
     assert "workers of the cluster died" in report.failed[0][1]
     assert len(hloc.names(tmp_path / "f.h5")) == 9
+
+
+def test_an_interrupt_reaches_the_workers_too(folder, tmp_path):
+    """Ctrl-C goes to every process of a terminal: the job ends at once, and can be gone on with."""
+    job = start_job(folder, tmp_path / "f.h5", tmp_path / "log", "local:2", start_new_session=True)
+    wait_for(lambda: len(seen(tmp_path / "log")) >= 20)
+    os.killpg(job.pid, signal.SIGINT)
+    _, error = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert error.strip().endswith("KeyboardInterrupt")
+    assert kept(tmp_path / "f.h5")
+    assert not (tmp_path / "f.h5").exists()
+
+
+def test_command_line(tmp_path, capsys):
+    """What is refused, and a small job with the real network."""
+    Image.fromarray(random_picture(48, 64)).save(tmp_path / "a.png")
+    Image.fromarray(random_picture(48, 64, 1)).save(tmp_path / "b.png")
+    out = str(tmp_path / "f.h5")
+    for arguments, told in (
+        (["--dask", "local:none", "-o", out], "local:N with N from 1 up, not 'local:none'"),
+        (["--dask", "local:2", "--format", "npz"], "--dask is for --format h5 only"),
+        (["--shards", "s3://x", "-o", out], "--shards is for --dask only"),
+    ):
+        assert cli.main(["extract", str(tmp_path), *arguments]) == 2
+        assert told in capsys.readouterr().err
+    weights = ["--weights", "analytic"]
+    shards = ["--shards", str(tmp_path / "shards")]
+    assert cli.main(["extract", str(tmp_path), "-o", out, "--dask", "local:1", *weights, *shards]) == 0
+    assert "Dask's dashboard: http://127.0.0.1:" in capsys.readouterr().err
+    assert hloc.names(out) == ["a.png", "b.png"]
+    assert cli.main(["pairs", out, "-o", str(tmp_path / "m.h5"), "--dask", "local:1"]) == 0
+    assert "1 pair matched" in capsys.readouterr().out
+
+
+def test_without_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    Image.fromarray(random_picture(48, 64)).save(tmp_path / "a.png")
+    code = cli.main(["extract", str(tmp_path), "-o", str(tmp_path / "f.h5"), "--dask", "local:2"])
+    assert code == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "d2np: a Dask cluster needs the package distributed: pip install 'd2np[dask]'"
+    assert not (tmp_path / "f.h5").exists()

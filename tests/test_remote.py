@@ -190,7 +190,7 @@ def test_what_goes_wrong_is_said(web, memory):
         (f"{web.address}/none.png", "there is no such file"),
         (f"{web.address}/private.png", "no permission"),
         (f"{web.address}/broken.png", "the server answers 500"),
-        (f"{web.address}/reset.png", "no connection|cannot be used"),
+        (f"{web.address}/reset.png", "no connection|reset by peer|cannot be used"),
         (f"{closed}/a.png", "no connection: Connection refused"),
         (f"{closed}/", "no connection: Connection refused"),
         (f"{closed}/*.png", "no connection: Connection refused"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import Error, OptionError
@@ -31,6 +32,7 @@ ATTEMPTS = 2
 _TIMEOUT = "20s"
 _RECOUNT = 5.0
 _MOST_DROPS = 5
+_PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def connected(where: str) -> Iterator[Client]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
+            preload=["d2np.dataset.worker_setup"],
         )
     try:
         with distributed.Client(cluster, set_as_default=False) as client:
@@ -180,11 +183,11 @@ class Work(Generic[Item, Receipt]):
         distributed = _library()
         waiting = (_Batch(next(self._numbers), items) for items in batches)
         under_way: dict[Any, _Batch[Item]] = {}
-        done = distributed.as_completed(loop=self._client.loop, raise_errors=False)
+        done: Queue[Any] = Queue()
         try:
             self._fill(waiting, under_way, done)
             while under_way:
-                future = next(done)
+                future = self._next(done)
                 batch = under_way.pop(future)
                 outcome = self._outcome(future, batch, distributed)
                 future.release()
@@ -195,7 +198,19 @@ class Work(Generic[Item, Receipt]):
             with suppress(Exception):
                 self._client.cancel(list(under_way), force=True)  # type: ignore[no-untyped-call]
 
-    def _fill(self, waiting: Iterator[_Batch[Item]], under_way: dict[Any, _Batch[Item]], done: Any) -> None:
+    def _next(self, done: Queue[Any]) -> Any:
+        since = time.monotonic()
+        while True:
+            with suppress(Empty):
+                return done.get(timeout=_RECOUNT)
+            if _threads(self._client):
+                since = time.monotonic()
+            elif time.monotonic() - since > _PATIENCE:
+                raise Error(f"the cluster has had no workers for {_PATIENCE:.0f} s")
+
+    def _fill(
+        self, waiting: Iterator[_Batch[Item]], under_way: dict[Any, _Batch[Item]], done: Queue[Any]
+    ) -> None:
         if time.monotonic() - self._counted >= _RECOUNT:
             # Clusters grow and shrink.
             self._slots, self._counted = slots(self._client), time.monotonic()
@@ -208,7 +223,7 @@ class Work(Generic[Item, Receipt]):
             key = f"d2np-{uuid.uuid4().hex}"
             future = self._client.submit(self._do, batch.number, batch.items, key=key, pure=False)
             under_way[future] = batch
-            done.add(future)
+            future.add_done_callback(done.put)  # type: ignore[no-untyped-call]
 
     def _suspect(self, under_way: dict[Any, _Batch[Item]]) -> _Batch[Item] | None:
         """What is now to be done of that on which workers may die, if anything.
