@@ -5,18 +5,20 @@ What users hold becomes one thing, (H, W, 3) in 0..255, red first; then what the
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
 from numbers import Real
-from typing import Any, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError, OptionError
-from .tiff import TiffRows, is_tiff
+from .remote import RemoteFile
+from .tiff import TiffRows, first_bytes, is_tiff
 
 
 class Dataset(Protocol):
@@ -40,6 +42,10 @@ PREPROCESSING = ("caffe", "torch")
 CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
 TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
+
+# No picture within the limit on pixels needs more: four channels of four bytes, and what else is in the file.
+_MOST_BYTES_PER_PIXEL = 16
+_MOST_BYTES_AROUND = 64 << 20
 
 
 def open_picture(
@@ -105,6 +111,7 @@ def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Im
     Parameters
     ----------
     path : str or path
+        A :class:`~d2np.remote.RemoteFile` is read whole.
     max_pixels : int, optional
         See :func:`open_picture`.
 
@@ -127,33 +134,42 @@ def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Im
             f"max_pixels must be a whole number from 1 up, or None for Pillow's limit; got {max_pixels!r}"
         )
     name = os.fspath(path)
+    limit = pixels_by_default()
+    allowed = limit if max_pixels is None else max_pixels
+    file: str | BinaryIO = name
+    if isinstance(path, RemoteFile):
+        file = io.BytesIO(path.read(most_bytes(max_pixels)))
     opened: Image.Image | TiffRows
     try:
-        opened = Image.open(name) if max_pixels is None else _open_unlimited(name)
+        opened = Image.open(file) if max_pixels is None else _open_unlimited(file, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: there is no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder, not a picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(name, max_pixels, error) from None
+        raise _bomb(file, name, max_pixels, error) from None
     # Pillow's readers raise almost anything on a damaged file.
     except Exception as error:
-        if not is_tiff(path):
+        if not is_tiff(file):
             if isinstance(error, UnidentifiedImageError):
                 raise ImageError(f"{name} is not a picture in a format that Pillow reads") from None
             raise ImageError(f"{name} cannot be read as a picture: {error}") from error
-        opened = TiffRows(path)
+        opened = TiffRows(file, name)
     size = (opened.shape[1], opened.shape[0]) if isinstance(opened, TiffRows) else opened.size
     pixels = size[0] * size[1]
-    limit = pixels_by_default()
-    allowed = limit if max_pixels is None else max_pixels
     if pixels > allowed:
         opened.close()
         raise _too_large(name, size, f"the limit of {allowed:.0f}")
     if pixels > limit and isinstance(opened, Image.Image) and opened.format == "TIFF":
         opened.close()
-        opened = TiffRows(path)
+        opened = TiffRows(file, name)
     return opened
+
+
+def most_bytes(max_pixels: int | None) -> float:
+    """How long the file of a picture that is not too large may be."""
+    allowed = pixels_by_default() if max_pixels is None else max_pixels
+    return _MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
 
 
 def pixels_by_default() -> float:
@@ -161,11 +177,11 @@ def pixels_by_default() -> float:
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
-def _bomb(name: str, max_pixels: int | None, error: Exception) -> ImageError:
+def _bomb(file: str | BinaryIO, name: str, max_pixels: int | None, error: Exception) -> ImageError:
     """What to say where Pillow itself has refused a file."""
     if max_pixels is None:
         try:
-            with _open_unlimited(name) as picture:
+            with _open_unlimited(file, name) as picture:
                 return _too_large(name, picture.size, "Pillow's limit")
         except Image.DecompressionBombError:
             pass
@@ -185,10 +201,9 @@ def _too_large(name: str, size: tuple[int, int], limit: str) -> ImageError:
     )
 
 
-def _open_unlimited(name: str) -> Image.Image:
+def _open_unlimited(file: str | BinaryIO, name: str) -> Image.Image:
     """What ``Image.open`` does without its limit, which holds for all threads of the process."""
-    with open(name, "rb") as file:
-        prefix = file.read(16)
+    prefix = first_bytes(file, 16)
     for register in (Image.preinit, Image.init):
         register()
         for format in Image.ID:
@@ -197,7 +212,9 @@ def _open_unlimited(name: str) -> Image.Image:
             if not fits or isinstance(fits, str):  # a text says why it does not
                 continue
             try:
-                return factory(name, name)  # type: ignore[arg-type]  # the classes open paths themselves
+                if not isinstance(file, str):
+                    file.seek(0)
+                return factory(file, name)  # type: ignore[arg-type]  # the classes open paths themselves
             except (SyntaxError, IndexError, TypeError, struct.error):
                 continue  # it only looked like this format
     raise UnidentifiedImageError(name)

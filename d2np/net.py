@@ -168,7 +168,7 @@ class Net:
 
     def __call__(
         self,
-        image: Picture,
+        image: Picture | Source,
         *,
         detector: str = "d2",
         scales: Sequence[float] = (1.0,),
@@ -188,7 +188,8 @@ class Net:
         Parameters
         ----------
         image : path, PIL.Image or array (H, W[, 3 | 4])
-            uint8, uint16 over its full range, or float in 0..255; red first.
+            uint8, uint16 over its full range, or float in 0..255; red first. Or what
+            :func:`d2np.source.open_source` has opened ahead with the same options, which is closed.
         detector : {"d2", "strength"}
             The published hard detection with sub-cell localisation, or a ranking of all cells by strength.
         scales : sequence of float
@@ -321,7 +322,7 @@ class Net:
                 if len(features):
                     yield features
 
-    def _extract(self, image: Picture, options: _Options, team: Team) -> Features:
+    def _extract(self, image: Picture | Source, options: _Options, team: Team) -> Features:
         most = options.max_keypoints
         if most is None and options.detector == "strength":
             most = np.iinfo(np.int64).max
@@ -339,7 +340,9 @@ class Net:
         (features,) = whole.blocks()
         return features
 
-    def _pieces(self, image: Picture, options: _Options, team: Team) -> Iterator[tuple[int, Features]]:
+    def _pieces(
+        self, image: Picture | Source, options: _Options, team: Team
+    ) -> Iterator[tuple[int, Features]]:
         """The number of a level and the features of some of its rows, until all levels are done."""
         with open_source(
             image,

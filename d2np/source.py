@@ -73,7 +73,7 @@ class Source(ABC):
 
 
 def open_source(
-    image: Picture,
+    image: Picture | Source,
     *,
     orient: bool = False,
     max_edge: int | None = 1600,
@@ -93,7 +93,8 @@ def open_source(
     Parameters
     ----------
     image, orient, max_pixels
-        See :func:`d2np.image.open_picture`.
+        See :func:`d2np.image.open_picture`. What is a source already is given back as it is, whatever the
+        options: it was opened ahead of its use.
     max_edge, max_sum_edges : int or None
         See :class:`d2np.Net`.
 
@@ -109,6 +110,8 @@ def open_source(
     OptionError
         If an option has a value that makes no sense.
     """
+    if isinstance(image, Source):
+        return image
     limits = {"max_edge": max_edge, "max_sum_edges": max_sum_edges}
     stored: Any = None
     if isinstance(image, (str, os.PathLike)):

@@ -31,6 +31,24 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def thread_count(threads: int | None) -> int:
+    """So many threads; of None, as many as there are cores that this process may use.
+
+    Raises
+    ------
+    OptionError
+        If ``threads`` is not a positive whole number.
+    """
+    return usable_cores() if threads is None else whole_number(threads, "threads")
+
+
+def whole_number(value: int, name: str) -> int:
+    """An option that must be a whole number from 1 up; an OptionError if it is not."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+        raise OptionError(f"{name} must be a whole number from 1 up, or None; got {value!r}")
+    return int(value)
+
+
 class Clock:
     """Adds up the time that threads spend on named pieces of work."""
 
@@ -87,11 +105,7 @@ class Team:
     def __init__(
         self, threads: int | None = None, clock: Clock | None = None, workspace: Workspace | None = None
     ) -> None:
-        if threads is None:
-            threads = usable_cores()
-        if isinstance(threads, bool) or not hasattr(threads, "__index__") or int(threads) < 1:
-            raise OptionError(f"threads must be a whole number from 1 up, or None; got {threads!r}")
-        self.size = int(threads)
+        self.size = thread_count(threads)
         self.clock = clock
         self.workspace = workspace or Workspace()
         self._seats = itertools.count()

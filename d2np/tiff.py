@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,21 @@ _GREY_INVERTED, _GREY, _RGB, _YCBCR = 0, 1, 2, 6
 _JPEG = (6, 7)
 
 
-def is_tiff(path: str | os.PathLike[str]) -> bool:
+def is_tiff(file: str | os.PathLike[str] | BinaryIO) -> bool:
     """Whether the file begins as TIFF files do."""
     try:
-        with open(path, "rb") as file:
-            return file.read(4) in _SIGNATURES
+        return first_bytes(file, 4) in _SIGNATURES
     except OSError:
         return False
+
+
+def first_bytes(file: str | os.PathLike[str] | BinaryIO, count: int) -> bytes:
+    """What a file begins with; one that is open is read from its beginning."""
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb") as stream:
+            return stream.read(count)
+    file.seek(0)
+    return file.read(count)
 
 
 class TiffRows:
@@ -36,7 +44,10 @@ class TiffRows:
 
     Parameters
     ----------
-    path : str or path
+    file : path or stream
+        The file, or its content.
+    name : str, optional
+        What it is called in messages; by default its path.
 
     Attributes
     ----------
@@ -54,12 +65,14 @@ class TiffRows:
         If tifffile is missing, or the file is damaged or holds another kind of picture.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(path)
+    def __init__(self, file: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> None:
+        self.name = name or (os.fspath(file) if isinstance(file, (str, os.PathLike)) else "the TIFF")
         purpose = f"{self.name}: TIFF files that are large, or that Pillow does not read, need"
         tifffile = require("tifffile", purpose, "tiff", ImageError)
+        if not isinstance(file, (str, os.PathLike)):
+            file.seek(0)
         try:
-            self._file = tifffile.TiffFile(self.name)
+            self._file = tifffile.TiffFile(file)
         except Exception as error:  # tifffile raises almost anything on a damaged file
             raise self._unreadable(error) from error
         try:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from . import network, progress
+from . import network, progress, workers
 from .interrupt import finishing
 from .parser import Commands, add_extraction, settings
 from .report import complain, count, file_size, note, say, seconds
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from ..dataset import Entry, Output, Report, Settings
     from ..net import Net
 
-_EPILOG = """\
+_EPILOG = (
+    """\
 IMAGES are any of
   house.jpg        a picture, filed under its file's name
   photos/          a folder: all pictures in it and below it, filed under their path inside it
   'photos/*.png'   a pattern (*, ?, [ab], and ** for any folders), quoted or not
   @list.txt        a path on each line, relative to the list's folder or else to the working folder;
                    the path as written is the name
+each of which may be a URL that fsspec knows, such as s3://bucket/photos/ or https://host/house.jpg: pip
+install 'd2np[cloud]' and what fsspec asks for besides; of a web server's folder the URL ends with a slash
 
 formats
   h5    one file as hloc's: for each picture keypoints (N, 2), scores (N,), descriptors (512, N),
@@ -54,6 +57,10 @@ failures
   only listed, unless they have changed; --retry-failed tries all of them. (npz and mat beside the pictures
   have no such list, and try again.)
 
+a cluster
+"""
+    + workers.HELP.format(what="pictures", out="OUT.parts")
+    + """
 exit code
   0 all done; 1 some pictures failed, or the job did; 2 bad usage; 130 interrupted
 
@@ -61,9 +68,11 @@ examples:
   d2np extract photos/ -o features.h5
   d2np extract photos/ -o features.h5 --max-keypoints 4000 --half
   d2np extract photos/ -o features.h5 --retry-failed
+  d2np extract photos/ -o features.h5 --dask local:4
   d2np extract @list.txt --format npz
   d2np extract photos/ -o kapture/ --format kapture
 """
+)
 
 # Formats of a file for each picture, which can lie beside it.
 _BESIDE = ("npz", "mat")
@@ -105,12 +114,14 @@ def add(commands: Commands) -> None:
         help="h5: tell whether a picture has changed by its content (SHA-256) instead of size and time; "
         "counts for pictures that were extracted with this option",
     )
+    workers.add(parser)
     add_extraction(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     _check(options)
+    workers.check(options)
     from .. import dataset
 
     entries = dataset.listing(options.images)
@@ -148,6 +159,8 @@ def _check(options: argparse.Namespace) -> None:
     for option in ("half", "checksum"):
         if getattr(options, option) and options.format != "h5":
             raise OptionError(f"--{option} is for --format h5 only")
+    if options.dask is not None and options.format != "h5":
+        raise OptionError("--dask is for --format h5 only")
     if options.orient and options.format == "kapture":
         raise OptionError("--orient is not for --format kapture, whose pictures are as they are stored")
     if options.output is None and options.format not in _BESIDE:
@@ -158,7 +171,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _check_against(output: Path, entries: list[Entry]) -> None:
-    if output.is_file() and any(entry.path.exists() and output.samefile(entry.path) for entry in entries):
+    local = (entry.path for entry in entries if isinstance(entry.path, Path))
+    if output.is_file() and any(path.exists() and output.samefile(path) for path in local):
         raise OptionError(f"{output} would overwrite what it is made from: choose another output")
 
 
@@ -177,10 +191,11 @@ def _extract(
     if not waiting:
         return job()
     with (
+        workers.connected(options) as cluster,
         progress.bar("extracting", "picture", len(entries), len(entries) - waiting) as bar,
         finishing("the picture under way") as stop,
     ):
-        return job(progress=bar, stop=stop)
+        return job(progress=bar, stop=stop, **cluster)
 
 
 def _tell(report: Report, options: argparse.Namespace, failed_list: Path | None, duration: float) -> int:

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from . import network, progress
+from . import network, progress, workers
 from .interrupt import finishing
 from .parser import Commands, add_matching, add_threads
 from .pictures import check_place
@@ -19,7 +19,8 @@ from .report import complain, count, file_size, say, seconds
 if TYPE_CHECKING:
     from ..dataset import MatchOutput, MatchReport, MatchSettings
 
-_EPILOG = """\
+_EPILOG = (
+    """\
 MATCHES.h5 is hloc's match file: for each pair a group A/B, slashes in the names replaced by hyphens, with
 matches0 (N,), the keypoint of B for each one of A or -1, and matching_scores0 (N,), (1 + cosine) / 2.
 
@@ -31,11 +32,16 @@ which needs room for the matches twice. Pairs that are done are left out, unless
 pictures are others now. With other options, or features made with others, it refuses and says which;
 --restart begins anew.
 
+a cluster
+"""
+    + workers.HELP.format(what="feature file", out="MATCHES.h5.parts")
+    + """
 examples:
   d2np extract photos/ -o features.h5
   d2np pairs features.h5 -o matches.h5
   d2np pairs features.h5 --pairs pairs.txt -o matches.h5 --ratio 0.95
 """
+)
 
 
 def add(commands: Commands) -> None:
@@ -54,6 +60,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--restart", action="store_true", help="begin anew; what is there stays until the end"
     )
+    workers.add(parser)
     add_matching(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
@@ -62,6 +69,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     if Path(options.output).suffix.lower() not in (".h5", ".hdf5"):
         raise OptionError(f"{options.output}: matches are written as HDF5: give it the extension .h5")
+    workers.check(options)
     check_place(options.output, [options.features, *([options.pairs] if options.pairs else [])])
     from .. import dataset
 
@@ -104,10 +112,11 @@ def _match(
     with network.patience():
         match(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), threads=1)
     with (
+        workers.connected(options) as cluster,
         progress.bar("matching", "pair", len(pairs), len(pairs) - waiting) as bar,
         finishing("the pairs under way") as stop,
     ):
-        return job(progress=bar, stop=stop)
+        return job(progress=bar, stop=stop, **cluster)
 
 
 def _tell(report: MatchReport, output: str, duration: float) -> None:

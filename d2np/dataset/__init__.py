@@ -5,6 +5,7 @@ from .hdf import HlocOutput, MatchOutput
 from .listing import Entry, listing
 from .outputs import KaptureOutput, MatOutput, NpzOutput, Output
 from .pairs import MatchReport, MatchSettings, all_pairs, listed_pairs, match_pairs
+from .pipeline import features_of
 
 __all__ = [
     "Entry",
@@ -21,6 +22,7 @@ __all__ = [
     "Settings",
     "all_pairs",
     "extract",
+    "features_of",
     "listed_pairs",
     "listing",
     "match_pairs",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import FormatError, ImageError
+from ..errors import FormatError, ImageError, OptionError
 from ..features import Features
 from ..image import network_size
 from .failures import Failures
@@ -15,6 +17,8 @@ from .listing import Entry
 from .outputs import Output
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from ..net import Net
 
 ATTEMPTS = 3
@@ -89,6 +93,8 @@ def extract(
     retry_failed: bool = False,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    client: Client | None = None,
+    shards: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Extract features from pictures into an output, leaving out those that it holds already.
 
@@ -109,6 +115,12 @@ def extract(
         Updated after each picture that was not skipped.
     stop : callable, optional
         Asked after each picture; once it says True, the job ends as if interrupted.
+    client : distributed.Client, optional
+        Has the workers of this Dask cluster do the work. They must see the pictures under the same paths or
+        URLs. For an :class:`~d2np.dataset.HlocOutput` only.
+    shards : path or URL, optional
+        Where the workers leave what they have done: a folder that they and this process see, or a URL that
+        fsspec knows. By default ``OUT.parts``, beside the output.
 
     Raises
     ------
@@ -118,6 +130,7 @@ def extract(
         If ``stop`` said so.
     """
     report = Report()
+    done = _where(net, output, settings, threads, client, shards)
     try:
         failures = Failures(output.failed_list, retry=retry_failed)
         waiting = []
@@ -136,9 +149,15 @@ def extract(
         if progress is not None and report.failed:
             progress.update(report.failed_before)
         for _ in range(ATTEMPTS):
-            with closing(_features_of(net, waiting, settings, threads)) as results:
-                for number, (entry, found) in enumerate(results, 1):
-                    _store(entry, found, output, settings, report, failures)
+            with closing(done(waiting)) as results:
+                for number, (entry, outcome) in enumerate(results, 1):
+                    if isinstance(outcome, str):
+                        reason = _reason(entry, outcome)
+                        failures.add(entry, reason.removeprefix(f"{entry.path}: "))
+                        report.failed.append((entry, reason))
+                    else:
+                        report.done += 1
+                        report.keypoints += outcome
                     if progress is not None:
                         progress.update()
                     if stop is not None and number < len(waiting) and stop():
@@ -154,12 +173,48 @@ def extract(
     return report
 
 
+def _where(
+    net: Net,
+    output: Output,
+    settings: Settings,
+    threads: int | None,
+    client: Client | None,
+    shards: str | os.PathLike[str] | None,
+) -> Callable[[list[Entry]], Generator[tuple[Entry, int | str]]]:
+    """What does the work: this process or a cluster."""
+    if client is None:
+        return partial(_done_here, net, output, settings, threads)
+    from . import workers
+    from .hdf import HlocOutput
+
+    if not isinstance(output, HlocOutput):
+        raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
+    store = workers.store_for(output, shards)
+    return partial(workers.extracted, client, net, output, settings, threads, store)
+
+
+def _done_here(
+    net: Net, output: Output, settings: Settings, threads: int | None, entries: Sequence[Entry]
+) -> Generator[tuple[Entry, int | str]]:
+    """The pictures, each with the number of its keypoints, which are stored, or the reason why it failed."""
+    with closing(features_of(net, entries, settings, threads)) as results:
+        for entry, found in results:
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                output.put(entry, found, uncertainty_of(found.image_size, settings))
+            except (ImageError, MemoryError) as error:
+                yield entry, text_of(error)
+            else:
+                yield entry, len(found)
+
+
 def damaged_again() -> FormatError:
     """The error when doing again does not help."""
     return FormatError("what was stored turns out to be damaged again and again: check the disk")
 
 
-def _features_of(
+def features_of(
     net: Net, entries: Sequence[Entry], settings: Settings, threads: int | None
 ) -> Generator[tuple[Entry, Features | Exception]]:
     """The features of the pictures, or why there are none."""
@@ -173,34 +228,16 @@ def _features_of(
         yield entry, found
 
 
-def _store(
-    entry: Entry,
-    found: Features | Exception,
-    output: Output,
-    settings: Settings,
-    report: Report,
-    failures: Failures,
-) -> None:
-    """Put the features of a picture into the output, or the picture on the list of those that failed."""
-    try:
-        if isinstance(found, Exception):
-            raise found
-        output.put(entry, found, _uncertainty(found.image_size, settings))
-    except (ImageError, MemoryError) as error:
-        reason = _reason(entry, error)
-        failures.add(entry, reason.removeprefix(f"{entry.path}: "))
-        report.failed.append((entry, reason))
-    else:
-        report.done += 1
-        report.keypoints += len(found)
+def text_of(error: Exception) -> str:
+    """What has gone wrong with a picture."""
+    return str(error) or "not enough memory"
 
 
-def _reason(entry: Entry, error: Exception | str) -> str:
-    reason = str(error) or "not enough memory"
-    return reason if str(entry.path) in reason else f"{entry.path}: {reason}"
+def _reason(entry: Entry, text: str) -> str:
+    return text if str(entry.path) in text else f"{entry.path}: {text}"
 
 
-def _uncertainty(size: tuple[int, int], settings: Settings) -> float:
+def uncertainty_of(size: tuple[int, int], settings: Settings) -> float:
     """Pixels of the picture for one pixel that the network saw: what hloc records, the mean of both axes."""
     seen = network_size(*size, max_edge=settings.max_edge, max_sum_edges=settings.max_sum_edges)
     return (size[0] / seen[0] + size[1] / seen[1]) / 2

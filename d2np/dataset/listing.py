@@ -8,13 +8,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from .. import remote
 from ..errors import ImageError, OptionError
+from ..remote import RemoteFile
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
     *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 """What is taken for a picture in a folder. A file that is named itself may have any extension."""
+
+_NO_PICTURES = f"holds no pictures ({', '.join(EXTENSIONS)})"
+_LONGEST_LIST = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,13 @@ class Entry:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemoteFile
         Where it is; it may turn out not to exist.
     name : str
         What it is filed under, with forward slashes.
     """
 
-    path: Path
+    path: Path | RemoteFile
     name: str
 
 
@@ -46,6 +51,9 @@ def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
         * a pattern with ``*``, ``?``, ``[...]`` or ``**``: all it fits, named by their path inside the folder
           before its first such character
         * anything else: a picture, named as its file
+
+        Each may be a URL that fsspec knows, as may a list and its lines: folders and patterns where the file
+        system can list what is there (of a web server's index pages, those whose URL ends with a slash).
 
     Raises
     ------
@@ -67,15 +75,16 @@ def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
 
 
 def _entries(source: str) -> list[Entry]:
+    source = remote.local_path(source) or source
     if source.startswith("@"):
-        entries = list(_listed(Path(source[1:])))
-        what = "names no pictures"
+        entries, what = list(_listed(source[1:])), "names no pictures"
+    elif remote.is_url(source):
+        entries, what = _at_url(source)
     elif os.path.isdir(source):
         entries = [Entry(path, _name(path, Path(source))) for path in _pictures_below(Path(source))]
-        what = f"holds no pictures ({', '.join(EXTENSIONS)})"
+        what = _NO_PICTURES
     elif glob.has_magic(source) and not os.path.lexists(source):
-        entries = list(_fitting(source))
-        what = "fits no picture"
+        entries, what = list(_fitting(source)), "fits no picture"
     else:
         return [Entry(Path(source), os.path.basename(source) or source)]
     if not entries:
@@ -83,21 +92,49 @@ def _entries(source: str) -> list[Entry]:
     return entries
 
 
-def _listed(path: Path) -> Iterator[Entry]:
-    try:
-        # File names may hold bytes that are not text; some editors begin a file with a mark.
-        text = path.read_text("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise ImageError(f"{path}: the list cannot be read: {error.strerror or error}") from None
-    if "\0" in text:
-        raise ImageError(f"{path}: not a list of pictures: a text with one path a line is expected")
-    for line in text.splitlines():
+def _at_url(url: str) -> tuple[list[Entry], str]:
+    """The pictures that a URL means, and what to say if there are none."""
+    found = remote.fitting(url)
+    if found is not None:
+        return [Entry(file, name) for file, name in found], "fits no picture"
+    found = remote.below(url)
+    if found is not None:
+        pictures = [(file, name) for file, name in found if PurePath(name).suffix.lower() in EXTENSIONS]
+        return [Entry(file, name) for file, name in pictures], _NO_PICTURES
+    file = RemoteFile(url)
+    return [Entry(file, file.name)], ""
+
+
+def _listed(path: str) -> Iterator[Entry]:
+    path = remote.local_path(path) or path
+    for line in _text(path).splitlines():
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        beside = path.parent / line
-        here = beside if beside.exists() or not os.path.exists(line) else Path(line)
-        yield Entry(here, _plain_name(line))
+        if remote.is_url(line):
+            local = remote.local_path(line)
+            picture = RemoteFile(line) if local is None else Path(local)
+            yield Entry(picture, picture.name)
+        elif remote.is_url(path):
+            yield Entry(RemoteFile(remote.beside(path, line)), _plain_name(line))
+        else:
+            beside = Path(path).parent / line
+            here = beside if beside.exists() or not os.path.exists(line) else Path(line)
+            yield Entry(here, _plain_name(line))
+
+
+def _text(path: str) -> str:
+    """The text of a list."""
+    try:
+        local = not remote.is_url(path)
+        content = Path(path).read_bytes() if local else RemoteFile(path).read(_LONGEST_LIST)
+    except OSError as error:
+        raise ImageError(f"{path}: the list cannot be read: {error.strerror or error}") from None
+    # File names may hold bytes that are not text; some editors begin a file with a mark.
+    text = content.decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
+        raise ImageError(f"{path}: not a list of pictures: a text with one path a line is expected")
+    return text
 
 
 def _plain_name(line: str) -> str:
@@ -139,5 +176,7 @@ def _pictures_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterat
             yield child
 
 
-def _same(a: Path, b: Path) -> bool:
+def _same(a: Path | RemoteFile, b: Path | RemoteFile) -> bool:
+    if isinstance(a, RemoteFile) or isinstance(b, RemoteFile):
+        return a == b
     return os.path.realpath(a) == os.path.realpath(b)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from ..atomic import replacing
 from ..errors import FormatError
 from ..features import Features
 from ..formats import hloc, kapture, mat, npz
+from ..remote import RemoteFile
 from .listing import Entry
 
 
@@ -72,7 +75,14 @@ class _FileOutput:
 
     def file_of(self, entry: Entry) -> Path:
         """The feature file of a picture."""
-        beside = entry.path if self._folder is None else self._folder / entry.name
+        if self._folder is not None:
+            beside = self._folder / entry.name
+        elif isinstance(entry.path, Path):
+            beside = entry.path
+        else:
+            raise FormatError(
+                f"{entry.path}: nothing is written beside a picture at a URL: name a folder with -o"
+            )
         return beside.with_name(beside.name + self._format.EXTENSION)
 
     def holds(self, entry: Entry) -> bool:
@@ -198,18 +208,27 @@ def _begins_with(path: Path, magic: bytes) -> bool:
         return False
 
 
-def _link(picture: Path, place: Path) -> None:
-    """A link to the picture, or a copy where links cannot be made."""
+def _link(picture: Path | RemoteFile, place: Path) -> None:
+    """A link to the picture, or a copy where links cannot be made or lead nowhere."""
     if os.path.lexists(place):
         return
     _make_folder(place.parent)
     try:
+        if isinstance(picture, RemoteFile):
+            content = picture.read(math.inf)
+            with replacing(place) as stream:
+                stream.write(content)
+        else:
+            _link_or_copy(picture, place)
+    except OSError as error:
+        raise FormatError(f"{place}: cannot be written: {hloc.one_line(error)}") from None
+
+
+def _link_or_copy(picture: Path, place: Path) -> None:
+    try:
         os.symlink(picture.absolute(), place)
     except OSError:
-        try:
-            shutil.copyfile(picture, place)
-        except OSError as error:
-            raise FormatError(f"{place}: cannot be written: {hloc.one_line(error)}") from None
+        shutil.copyfile(picture, place)
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, several
 from ..features import Features, Matches
@@ -18,6 +20,9 @@ from ..matching import match
 from ..threads import Team
 from .extraction import ATTEMPTS, Progress, damaged_again
 from .hdf import SETTINGS, MatchOutput
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Pair = tuple[str, str]
 
@@ -187,6 +192,8 @@ def match_pairs(
     threads: int | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    client: Client | None = None,
+    shards: str | os.PathLike[str] | None = None,
 ) -> MatchReport:
     """Match pairs of pictures into an output, leaving out those that it holds already.
 
@@ -207,6 +214,10 @@ def match_pairs(
         Updated after each pair that was not skipped.
     stop : callable, optional
         Asked after each pair; once it says True, the job ends as if interrupted.
+    client : distributed.Client, optional
+        Has the workers of this Dask cluster do the work. They must see the features under the same path.
+    shards : path or URL, optional
+        See :func:`~d2np.dataset.extract`.
 
     Raises
     ------
@@ -217,6 +228,7 @@ def match_pairs(
         If ``stop`` said so.
     """
     report = MatchReport()
+    done = _where(features, output, settings, threads, client, shards)
     try:
         hloc_matches.by_flat_name(_names(pairs))
         waiting = sum(not output.holds(*pair) for pair in pairs)
@@ -224,13 +236,11 @@ def match_pairs(
         for _ in range(ATTEMPTS):
             if waiting:
                 output.start()
-            with hloc.opened(features) as file:
-                left = _left(pairs, output)
-                for (a, b), counts, matches in _matched(file, left, waiting, settings, threads):
-                    output.put(a, b, matches, counts)
+            with closing(done(_left(pairs, output), waiting)) as results:
+                for count in results:
                     report.done += 1
-                    report.matches += len(matches)
-                    report.unmatched += not len(matches)
+                    report.matches += count
+                    report.unmatched += not count
                     waiting -= 1
                     if progress is not None:
                         progress.update()
@@ -244,6 +254,38 @@ def match_pairs(
     finally:
         output.close()
     return report
+
+
+def _where(
+    features: str | os.PathLike[str],
+    output: MatchOutput,
+    settings: MatchSettings,
+    threads: int | None,
+    client: Client | None,
+    shards: str | os.PathLike[str] | None,
+) -> Callable[[Iterator[Pair], int], Generator[int]]:
+    """What does the work: this process or a cluster."""
+    if client is None:
+        return partial(_done_here, features, output, settings, threads)
+    from . import workers
+
+    store = workers.store_for(output, shards)
+    return partial(workers.matched, client, features, output, settings, threads, store)
+
+
+def _done_here(
+    features: str | os.PathLike[str],
+    output: MatchOutput,
+    settings: MatchSettings,
+    threads: int | None,
+    pairs: Iterator[Pair],
+    count: int,
+) -> Generator[int]:
+    """Of each pair the number of its matches, which are stored."""
+    with hloc.opened(features) as file:
+        for (a, b), counts, matches in matched(file, pairs, count, settings, threads):
+            output.put(a, b, matches, counts)
+            yield len(matches)
 
 
 def _names(pairs: Collection[Pair]) -> list[str]:
@@ -262,7 +304,7 @@ def _left(pairs: Collection[Pair], output: MatchOutput) -> Iterator[Pair]:
     return (output.in_its_order(*pair) for pair in ordered)
 
 
-def _matched(
+def matched(
     file: Any, pairs: Iterable[Pair], count: int, settings: MatchSettings, threads: int | None
 ) -> Iterator[tuple[Pair, tuple[int, int], Matches]]:
     """Matches of so many pairs, in their order, with the numbers of keypoints."""

@@ -39,7 +39,7 @@ ASSEMBLED = "assembled.h5"
 """The output, while it is being assembled."""
 
 _JOB, _LOCK = "job.json", "lock"
-_OURS = (f"*{EXTENSION}*", f"{ASSEMBLED}*", f".{_JOB}.*", _JOB)
+_OURS = (f"*{EXTENSION}*", "network-*", f"{ASSEMBLED}*", f".{_JOB}.*", _JOB)
 
 
 @dataclass(frozen=True)

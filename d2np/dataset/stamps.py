@@ -1,15 +1,18 @@
 """Whether a picture is still the one that was worked on.
 
 A stamp is a JSON text with what tells one content of a file from another: its size in bytes and the time of
-its last change in nanoseconds, and the SHA-256 of its content where that was asked for.
+its last change in nanoseconds, and the SHA-256 of its content where that was asked for. Of a file at a URL it
+is the size, and a tag or a time, as far as these are told.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 
+from ..remote import RemoteFile
 from .listing import Entry
 
 _CHECKSUM = "sha256"
@@ -25,11 +28,15 @@ def stamp_of(entry: Entry, *, checksum: bool = False) -> str | None:
         Read the whole file, for its SHA-256.
     """
     try:
-        found = os.stat(entry.path)
-        told: dict[str, int | str] = {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        told: dict[str, int | str]
+        if isinstance(entry.path, RemoteFile):
+            told = entry.path.version()
+        else:
+            found = os.stat(entry.path)
+            told = {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
         if checksum:
             told[_CHECKSUM] = _sha256(entry)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # of these is ImageError
         return None
     return json.dumps(told)
 
@@ -64,6 +71,8 @@ def is_same(recorded: str | None, now: str | None) -> bool:
 
 
 def _sha256(entry: Entry) -> str:
+    if isinstance(entry.path, RemoteFile):
+        return hashlib.sha256(entry.path.read(math.inf)).hexdigest()
     digest = hashlib.sha256()
     with open(entry.path, "rb") as stream:
         while block := stream.read(1 << 20):

@@ -1,0 +1,378 @@
+"""Features of many pictures: reading, computing and whatever the caller does with them overlap.
+
+    entries --> one thread that     --> some threads, each  --> the caller's loop,
+                opens, decodes and      with a picture and      which writes them
+                shrinks                 its share of cores
+
+The reading thread is a few pictures ahead, never more than a fixed number of them and of bytes. What was
+computed waits for the caller, in the order of the entries.
+
+Whether the cores work on one picture together or each on a picture of its own was measured
+(``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small pictures, and takes
+the working memory of a picture for each. So pictures are worked on side by side, as many as the memory allows
+for, and share the threads; one that needs more than half of the memory is worked on alone, by all threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from ..image import most_bytes, open_file
+from ..remote import RemoteFile
+from ..source import Source, open_source
+from ..threads import thread_count, whole_number
+from ..tiff import TiffRows
+from .listing import Entry
+
+if TYPE_CHECKING:
+    from ..features import Features
+    from ..net import Net
+    from .extraction import Settings
+
+MB = 1 << 20
+
+# Of decoded pictures that wait or are worked on. One that is larger is opened when it is its turn, and alone.
+_DECODED_BYTES = 256 * MB
+# Working memory that comes with each thread by default: enough for a picture of its own at one scale.
+_MEMORY_PER_THREAD = 512 * MB
+# What the network works in, as measured: it grows with the pixels until the layers have all the rows that
+# they wait for, and then only with the width.
+_WORKING_BYTES_OF_A_PIXEL = 800
+_WORKING_BYTES = 300 * MB
+_WORKING_BYTES_OF_A_COLUMN = 36 << 10
+
+
+def features_of(
+    net: Net,
+    entries: Iterable[Entry],
+    settings: Settings,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+    ahead: int | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[tuple[Entry, Features | Exception]]:
+    """Features of pictures, worked out while the caller deals with those before them.
+
+    They come in the order of the entries and not in that of their completion: what is written is then the
+    same whatever the machine does, and so is the list of failures. A picture that takes long keeps back the
+    few behind it that are done, which are bounded by ``ahead``.
+
+    The features are those of ``net(entry.path, ...)``, bit for bit, whatever these options say.
+
+    Parameters
+    ----------
+    net : Net
+        Anything else that is called like one is given the paths, and opens them itself.
+    entries : iterable of Entry
+    settings : Settings
+    workers : int, optional
+        Pictures side by side, with ``threads // workers`` threads each. By default as many as there are
+        threads, or fewer if they take more than ``memory`` together.
+    threads : int, optional
+        In all, but for the one that reads; by default every core that this process may use.
+    memory : int, optional
+        Bytes of working memory that pictures worked on side by side take together, about; by default 512 MB
+        for each thread. A picture that takes more is worked on alone.
+    ahead : int, optional
+        Most pictures that are read, worked on or done, and not handed out yet; by default four for each of
+        those side by side.
+    stop : threading.Event, optional
+        Once it is set, no further picture is begun, and those that were begun are the last ones.
+
+    Yields
+    ------
+    (Entry, Features or Exception)
+        The exception is an ImageError or a MemoryError: this picture has no features, the others have.
+        Any other is raised.
+
+    Raises
+    ------
+    OptionError
+        If an option has a value that makes no sense.
+
+    Notes
+    -----
+    Closing the iterator (``contextlib.closing``) ends all threads before it returns; pictures that are being
+    worked on are given up.
+    """
+    from ..net import Net  # here, since it takes a second and the caller has it already
+
+    cores = thread_count(threads)
+    at_work = _MEMORY_PER_THREAD * cores if memory is None else whole_number(memory, "memory")
+    opens = isinstance(net, Net)
+    if workers is not None:
+        workers = whole_number(workers, "workers")
+    elif not opens:
+        workers = 1  # of pictures that somebody else opens no size is known
+    most = 4 * (workers or cores) if ahead is None else whole_number(ahead, "ahead")
+    shares = _Shares(cores, workers, at_work, settings.scales)
+    return _in_order(_Line(net, settings, shares, stop or threading.Event(), opens), entries, most)
+
+
+def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
+    """About how much memory the network works in on a picture of this size, beside picture and features."""
+    pixels = sum(height * scale * width * scale for scale in scales)
+    columns = sum(width * scale for scale in scales)
+    low, high = _WORKING_BYTES_OF_A_PIXEL * pixels, _WORKING_BYTES + _WORKING_BYTES_OF_A_COLUMN * columns
+    return max(1, int(min(low, high)))
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """How pictures share the threads: between so many workers, or such that the memory is enough."""
+
+    threads: int
+    workers: int | None
+    memory: int
+    scales: Sequence[float]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers or self.threads
+
+    def of(self, shape: tuple[int, int]) -> int:
+        """Threads for a picture of this height and width, as the network sees it."""
+        if self.workers is not None:
+            return self.each
+        # The same share of the threads as of the memory, or more: together they never take more than all.
+        side_by_side = self.memory // working_bytes(*shape, self.scales)
+        return -(-self.threads // max(1, side_by_side))
+
+    @property
+    def each(self) -> int:
+        """Threads for a picture of which nothing is known."""
+        return max(1, self.threads // self.most_workers)
+
+
+class _Stopped(Exception):
+    """Raised in our own threads where work that nobody waits for any more is given up."""
+
+
+class _Stock:
+    """So many of something, taken and given back."""
+
+    def __init__(self, total: int) -> None:
+        self.total = self._free = total
+        self._closed = False
+        self._entrance = threading.Lock()
+        self._changed = threading.Condition()
+
+    def take(self, least: int, takers: int | None = None) -> int:
+        """Wait until ``least`` are free, and take them; returns how many were taken.
+
+        The last so many ``takers`` share what is free.
+
+        Raises
+        ------
+        _Stopped
+            If the stock was closed.
+        """
+        # One at a time: who needs many would wait for ever behind those who need few.
+        with self._entrance, self._changed:
+            self._changed.wait_for(lambda: self._closed or self._free >= least)
+            if self._closed:
+                raise _Stopped
+            taken = max(least, self._free // takers if takers else 0)
+            self._free -= taken
+        return taken
+
+    def give(self, count: int) -> None:
+        """Give so many back."""
+        with self._changed:
+            self._free += count
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class _Stoppable(Source):
+    """A picture that cannot be read further once the work is given up, so that the network ends early."""
+
+    def __init__(self, source: Source, stopped: threading.Event) -> None:
+        self.given, self.shape = source.given, source.shape
+        self._source, self._stopped = source, stopped
+
+    def read(self, first: int, last: int) -> NDArray[Any]:
+        if self._stopped.is_set():
+            raise _Stopped
+        return self._source.read(first, last)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class _Read(NamedTuple):
+    """A picture before the network, the threads that it gets, and the bytes it takes.
+
+    ``source`` is None where it is to be opened when it is its turn.
+    """
+
+    source: Source | None
+    threads: int
+    nbytes: int
+
+
+class _Line:
+    """The threads, and what they do with a picture.
+
+    Parameters
+    ----------
+    net : Net
+    settings : Settings
+    shares : _Shares
+    stop : threading.Event
+        Once it is set, nothing is begun.
+    opens : bool
+        Whether the network takes pictures that were opened, or only their paths.
+    """
+
+    def __init__(
+        self, net: Net, settings: Settings, shares: _Shares, stop: threading.Event, opens: bool
+    ) -> None:
+        self._net, self._shares, self._opens = net, shares, opens
+        self._options = settings.options()
+        self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
+        self._opening = {name: self._options[name] for name in ("orient", "max_pixels")}
+        self._stop, self._given_up = stop, threading.Event()
+        self._threads = _Stock(max(shares.threads, shares.most_workers))
+        self._room = _Stock(_DECODED_BYTES)
+        self._reader = ThreadPoolExecutor(1, "d2np-read")
+        self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
+
+    def submit(self, entry: Entry, left: int | None) -> tuple[Future[_Read], Future[Features]]:
+        """Have a picture read and worked on, one of the last ``left``, if that is known."""
+        read = self._reader.submit(self._read, entry)
+        return read, self._computers.submit(self._compute, entry, read, left)
+
+    def close(self, unfinished: Iterable[Future[_Read]]) -> None:
+        """Give up what is being worked on, end all threads and close what was opened."""
+        self._given_up.set()
+        self._threads.close()
+        self._room.close()
+        self._reader.shutdown(cancel_futures=True)
+        self._computers.shutdown(cancel_futures=True)
+        for read in unfinished:
+            if not read.cancelled() and read.exception() is None and (source := read.result().source):
+                source.close()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self._stop.is_set() or self._given_up.is_set()
+
+    def _read(self, entry: Entry) -> _Read:
+        if self.stopping:
+            raise _Stopped
+        if not self._opens:
+            return _Read(None, self._shares.each, 0)
+        entry = _fetched(entry, self._options["max_pixels"])
+        width, height, pixel_bytes = _header(entry, self._options["max_pixels"])
+        needed = width * height * pixel_bytes
+        if needed > self._room.total:
+            return _Read(None, self._threads.total, 0)
+        self._room.take(needed)
+        kept = 0
+        try:
+            source = self._open(entry)
+            # The picture as it was before it was shrunk is gone.
+            kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
+        finally:
+            self._room.give(needed - kept)
+        return _Read(source, self._shares.of(source.shape), kept)
+
+    def _open(self, entry: Entry) -> Source:
+        return _Stoppable(open_source(entry.path, **self._limits, **self._opening), self._given_up)
+
+    def _compute(self, entry: Entry, reading: Future[_Read], left: int | None) -> Features:
+        read = reading.result()
+        source = read.source
+        try:
+            threads = self._threads.take(read.threads, left)
+            try:
+                if self.stopping:
+                    raise _Stopped
+                if self._opens and source is None:
+                    source = self._open(entry)
+                threads_inside = min(threads, self._shares.threads)
+                return self._net(source or entry.path, threads=threads_inside, **self._options)
+            finally:
+                self._threads.give(threads)
+        finally:
+            if source is not None:
+                source.close()
+            self._room.give(read.nbytes)
+
+
+class _Waiting(NamedTuple):
+    entry: Entry
+    read: Future[_Read]
+    features: Future[Features]
+
+
+def _in_order(
+    line: _Line, entries: Iterable[Entry], most: int
+) -> Iterator[tuple[Entry, Features | Exception]]:
+    count = len(entries) if isinstance(entries, Sequence) else None
+    numbered = enumerate(entries)
+    waiting: deque[_Waiting] = deque()
+    try:
+        while True:
+            for number, entry in islice(numbered, 0 if line.stopping else most - len(waiting)):
+                left = None if count is None else count - number
+                waiting.append(_Waiting(entry, *line.submit(entry, left)))
+            if not waiting:
+                return
+            try:
+                found = _outcome(waiting[0].features)
+            except _Stopped:
+                waiting.popleft()
+                continue
+            # Only now, so that it is not lost sight of if the caller is interrupted while it waits.
+            entry = waiting.popleft().entry
+            yield entry, found
+            # Not held while the next one is awaited.
+            del found
+    finally:
+        line.close(one.read for one in waiting)
+
+
+def _outcome(features: Future[Features]) -> Features | Exception:
+    try:
+        return features.result()
+    except (ImageError, MemoryError) as error:
+        return error
+
+
+def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
+    """A picture at a URL with its content, which is asked for once."""
+    if not isinstance(entry.path, RemoteFile):
+        return entry
+    content = entry.path.read(most_bytes(max_pixels))
+    return replace(entry, path=replace(entry.path, content=content))
+
+
+def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
+    """Width and height of a picture file, and the bytes of a pixel once it is decoded."""
+    with open_file(entry.path, max_pixels) as opened:
+        if isinstance(opened, TiffRows):
+            height, width = opened.shape[:2]
+            return width, height, 3 if opened.dtype == np.uint8 else 12
+        # What has more than eight bits becomes float32.
+        deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
+        return *opened.size, 12 if deep else 3

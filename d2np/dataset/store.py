@@ -1,0 +1,203 @@
+"""Where the workers of a cluster leave what they have done: a folder that all of them see, or a URL.
+
+A file has its name once it is whole: it is written under another one, flushed, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import FormatError
+from ..remote import is_url, local_path, reason_of
+from .shards import sync_folder
+
+UNFINISHED = ".unfinished"
+"""What the names of files end with that are being written."""
+
+
+class Store:
+    """Files in one folder, or at one URL that fsspec knows. Can be pickled.
+
+    Parameters
+    ----------
+    where : str
+        A folder or a URL.
+    """
+
+    def __init__(self, where: str) -> None:
+        path = local_path(where) or where
+        self.where = path if is_url(path) else os.path.abspath(path)
+
+    def make(self) -> None:
+        """Make the folder, where folders need to be made.
+
+        Raises
+        ------
+        FormatError
+            If this cannot be done.
+        """
+        with self._problems():
+            if self._is_remote:
+                system, folder = self._system()
+                system.makedirs(folder, exist_ok=True)
+            else:
+                os.makedirs(self.where, exist_ok=True)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A stream whose content gets the name, in place of what has it, when the block ends well.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be written.
+        """
+        # Two workers may do the same work at once, when one of them was thought to be dead.
+        temporary = f"{name}.{secrets.token_hex(4)}{UNFINISHED}"
+        with self._problems():
+            try:
+                if self._is_remote:
+                    system, folder = self._system()
+                    with system.open(f"{folder}/{temporary}", "wb") as stream:
+                        yield stream
+                    system.mv(f"{folder}/{temporary}", f"{folder}/{name}")
+                else:
+                    with open(os.path.join(self.where, temporary), "xb", buffering=0) as stream:
+                        yield stream
+                        os.fsync(stream.fileno())
+                    os.replace(os.path.join(self.where, temporary), os.path.join(self.where, name))
+                    sync_folder(Path(self.where))
+            except BaseException:
+                with suppress(FormatError):
+                    self.remove(temporary)
+                raise
+
+    def names(self) -> list[str]:
+        """All there are, in alphabetical order; none if there is no such folder.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be listed.
+        """
+        with self._problems():
+            try:
+                if not self._is_remote:
+                    return sorted(os.listdir(self.where))
+                system, folder = self._system()
+                system.invalidate_cache(folder)
+                return sorted(path.rstrip("/").rpartition("/")[2] for path in system.ls(folder, detail=False))
+            except FileNotFoundError:
+                return []
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[BinaryIO | None]:
+        """A file as a stream in which can be sought; None if there is no such file.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be read.
+        """
+        with self._problems(), ExitStack() as open_files:
+            stream: BinaryIO | None
+            try:
+                if self._is_remote:
+                    system, folder = self._system()
+                    stream = open_files.enter_context(system.open(f"{folder}/{name}", "rb"))
+                else:
+                    stream = open_files.enter_context(open(os.path.join(self.where, name), "rb"))
+            except FileNotFoundError:
+                stream = None
+            yield stream
+
+    def read(self, name: str, sha256: str) -> bytes:
+        """The content of a file that must have this checksum.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be read, or is another one.
+        """
+        with self._problems():
+            if self._is_remote:
+                system, folder = self._system()
+                content = bytes(system.cat_file(f"{folder}/{name}"))
+            else:
+                content = Path(self.where, name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise FormatError(f"{self.where}: {name} was changed by somebody else")
+        return content
+
+    def take(self, name: str, target: Path) -> None:
+        """Move a file to where there is none yet, on this machine.
+
+        Raises
+        ------
+        FormatError
+            If this cannot be done.
+        """
+        partial = target.with_name(target.name + UNFINISHED)
+        with self._problems():
+            try:
+                if self._is_remote:
+                    system, folder = self._system()
+                    system.get_file(f"{folder}/{name}", str(partial))
+                else:
+                    # A copy, where they are on different disks.
+                    shutil.move(os.path.join(self.where, name), partial)
+                with open(partial, "rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(partial, target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+        self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be removed.
+        """
+        with self._problems(), suppress(FileNotFoundError):
+            if self._is_remote:
+                system, folder = self._system()
+                system.rm_file(f"{folder}/{name}")
+            else:
+                os.unlink(os.path.join(self.where, name))
+
+    @property
+    def _is_remote(self) -> bool:
+        return is_url(self.where)
+
+    def _system(self) -> tuple[Any, str]:
+        """The file system of the URL, and the folder there."""
+        try:
+            import fsspec.core
+        except ImportError:
+            raise FormatError(
+                f"{self.where}: URLs need the package fsspec: pip install 'd2np[cloud]'"
+            ) from None
+        system, folder = fsspec.core.url_to_fs(self.where)
+        return system, str(folder).rstrip("/")
+
+    @contextmanager
+    def _problems(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FormatError(f"{self.where}: {reason_of(error)}") from error
+        except (ImportError, ValueError) as error:
+            if not self._is_remote or isinstance(error, FormatError):
+                raise
+            raise FormatError(f"{self.where}: {reason_of(error)}") from error

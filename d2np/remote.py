@@ -1,0 +1,264 @@
+"""Files given by URL, through fsspec, which knows S3, HTTP and many others. Needs the extra ``cloud``."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .errors import ImageError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_WEB = ("http", "https")
+# What file systems call that which changes when a file's content does; the first one there is taken.
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "last_modified"),
+    *("Last-Modified", "updated", "modified", "created"),
+)
+_PIECE = 1 << 20
+
+
+def is_url(text: str) -> bool:
+    """Whether this is a URL, such as ``s3://bucket/a.jpg``, or several chained as fsspec does it."""
+    return _URL.match(text) is not None
+
+
+def local_path(url: str) -> str | None:
+    """The path that a URL ``file://`` means; None for all other URLs.
+
+    Raises
+    ------
+    ImageError
+        If it names another machine.
+    """
+    if not url.lower().startswith("file://"):
+        return None
+    host, slash, path = url[7:].partition("/")
+    if host not in ("", "localhost"):
+        raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
+    return unquote(slash + path)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at a URL. Wherever it is shown or asked for its path, it gives the URL.
+
+    Attributes
+    ----------
+    url : str
+    told : mapping, optional
+        What the file system told of the file when it was listed, so that it need not be asked again.
+    content : bytes, optional
+        What :meth:`read` has read, where it is to be read no more.
+    """
+
+    url: str
+    told: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    content: bytes | None = field(default=None, compare=False, repr=False)
+
+    def __fspath__(self) -> str:
+        return self.url
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return _last_part(self.url)
+
+    def version(self) -> dict[str, int | str]:
+        """What shows that the content is still the same, as far as the file system tells: size, and a tag
+        or a time.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be asked.
+        """
+        info = self._info()
+        found: dict[str, int | str] = {}
+        if info.get("size") is not None:
+            found["size"] = int(info["size"])
+        for key in _VERSIONS:
+            if info.get(key):
+                found["version"] = _as_text(info[key])
+                break
+        return found
+
+    def read(self, most: float) -> bytes:
+        """The content, unless it is longer than ``most`` bytes.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be read, or is longer.
+        """
+        if self.content is not None:
+            return self.content
+        with _told_in_one_line(self.url):
+            system, path = _system(self.url)
+            size = system.info(path).get("size")
+            if size is not None:
+                content = system.cat_file(path) if size <= most else b""
+            else:
+                content = _read_up_to(system, path, most)
+                size = len(content)
+        if size > most:
+            raise ImageError(f"{self.url} is too large: it has more than {most:.0f} bytes")
+        return bytes(content)
+
+    def _info(self) -> Mapping[str, Any]:
+        if self.told is not None:
+            return self.told
+        with _told_in_one_line(self.url):
+            system, path = _system(self.url)
+            info: Mapping[str, Any] = system.info(path)
+            return info
+
+
+def below(url: str) -> list[tuple[RemoteFile, str]] | None:
+    """All files in a folder and below it, with their paths inside it; None if this is no folder. Hidden ones
+    are left out.
+
+    Raises
+    ------
+    ImageError
+        If the file system cannot be reached.
+    """
+    with _told_in_one_line(url):
+        system, path = _system(url)
+        # Of a web server only an index page can be a folder, and to ask is to read it.
+        if not (url.endswith("/") if _is_web(url) else system.isdir(path)):
+            return None
+        folder = path.rstrip("/")
+        system.ls(path)  # tells what is wrong, which the next call passes over
+        found = system.find(folder + "/" if _is_web(url) else folder, detail=True)
+        return _entries(system, url, found, folder)
+
+
+def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
+    """All files that a pattern fits, and those in folders that it fits, with their paths inside the folder
+    before its first ``*``, ``?`` or ``[``; None if this is no pattern. Hidden ones are left out.
+
+    Raises
+    ------
+    ImageError
+        If the file system cannot be reached.
+    """
+    with _told_in_one_line(url):
+        system, path = _system(url)
+        # In the address of a page, a question mark stands before its parameters.
+        parts = [part.replace("?", "") for part in path.split("/")] if _is_web(url) else path.split("/")
+        fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), None)
+        if fixed is None or system.exists(path):
+            return None
+        folder = "/".join(parts[:fixed])
+        found: dict[str, Any] = {}
+        for name, info in system.glob(path, detail=True).items():
+            if info.get("type") != "directory":
+                found[name] = info
+            elif "**" not in parts:
+                found.update(system.find(name, detail=True))
+        return _entries(system, url, found, folder)
+
+
+def beside(url: str, line: str) -> str:
+    """The URL of a path that is relative to the folder of a file at a URL."""
+    first, chained, rest = url.partition("::")
+    return first.rpartition("/")[0] + "/" + line + chained + rest
+
+
+def _entries(system: Any, url: str, found: Mapping[str, Any], folder: str) -> list[tuple[RemoteFile, str]]:
+    entries = []
+    for path, info in sorted(found.items()):
+        name = path[len(folder) :].lstrip("/")
+        if _is_web(url):
+            name = unquote(name)
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        # An index page tells no more than names.
+        told = info if info.get("size") is not None else None
+        whole = f"{system.unstrip_protocol(path)}{''.join(url.partition('::')[1:])}"
+        entries.append((RemoteFile(whole, told), name))
+    return entries
+
+
+def _as_text(version: Any) -> str:
+    # One file system may tell a time in two ways.
+    return repr(version.timestamp() if isinstance(version, datetime) else version).strip("'")
+
+
+def _last_part(url: str) -> str:
+    first = url.partition("::")[0]
+    path = unquote(urlsplit(first).path) if _is_web(url) else first
+    return path.rstrip("/").rpartition("/")[2] or first
+
+
+def _is_web(url: str) -> bool:
+    return url.partition("://")[0].lower() in _WEB
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path there."""
+    try:
+        import fsspec.core
+    except ImportError:
+        raise ImageError(f"{url}: URLs need the package fsspec: pip install 'd2np[cloud]'") from None
+    system, path = fsspec.core.url_to_fs(url)
+    return system, str(path)
+
+
+def _read_up_to(system: Any, path: str, most: float) -> bytes:
+    """The content, or a little more than ``most`` bytes of it."""
+    content = bytearray()
+    with system.open(path, "rb") as stream:
+        while len(content) <= most and (piece := stream.read(_PIECE)):
+            content += piece
+    return bytes(content)
+
+
+@contextmanager
+def _told_in_one_line(url: str) -> Iterator[None]:
+    """Whatever goes wrong with a URL becomes an ImageError. fsspec's file systems raise almost anything."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{url}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What a file system means by an exception, in a few words."""
+    # Where fsspec says that there is no such file, the server may just not have answered.
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    status = getattr(error, "status", None)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ImportError):
+        return f"a package for this kind of URL is missing: {text}"
+    if isinstance(error, ValueError) and "Protocol not known" in text:
+        return "fsspec knows no such kind of URL"
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return "there is no such file"
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return "no permission"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a file"
+    if status is not None:
+        return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "no answer in time"
+    if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:
+        number = getattr(error, "errno", None)
+        return f"no connection: {os.strerror(number) if number else text}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return f"cannot be used: {text}"

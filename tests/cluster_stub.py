@@ -1,0 +1,60 @@
+"""A network that is small and slow enough to be killed while it works, and a job of it on a cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from d2np.dataset import HlocOutput, Settings, cluster, extract, listing
+from d2np.errors import ImageError
+from d2np.features import Features
+
+
+class StubNet:
+    """Gives every picture as many keypoints as it is wide, and writes down what it is asked for.
+
+    Parameters
+    ----------
+    log : str
+        A file that gets a line with the process and the name for each picture.
+    pause : float
+        Seconds for each picture.
+    deadly : str
+        The name of a picture on which the process dies.
+    """
+
+    provenance = None
+
+    def __init__(self, log, pause=0.0, deadly=""):
+        self.log, self.pause, self.deadly = str(log), pause, deadly
+
+    def __call__(self, path, *, threads=None, **options):
+        with open(self.log, "a") as log:
+            log.write(f"{os.getpid()} {path.name}\n")
+        if path.name == self.deadly:
+            os.kill(os.getpid(), 9)
+        time.sleep(self.pause)
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except OSError:
+            raise ImageError(f"{path} is no picture") from None
+        rng = np.random.default_rng(width)
+        return Features(rng.random((width, 3)), rng.random(width), rng.random((width, 512)), (width, height))
+
+
+def main(folder, out, log, where):
+    net = StubNet(log, 0.05)
+    output = HlocOutput(Path(out), Settings().recorded(net))
+    with cluster.connected(where) as client:
+        report = extract(net, listing([folder]), output, Settings(), client=client)
+    print(report.done, report.skipped, len(report.failed))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,435 @@
+"""Jobs on a Dask cluster end with what they would have made alone, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import distributed
+import fsspec
+import h5py
+import numpy as np
+import pytest
+from cluster_stub import StubNet
+from conftest import random_picture
+from parted import kept
+from PIL import Image
+
+import d2np
+from d2np import cli
+from d2np.dataset import (
+    HlocOutput,
+    MatchOutput,
+    MatchSettings,
+    NpzOutput,
+    Settings,
+    all_pairs,
+    cluster,
+    extract,
+    listing,
+    match_pairs,
+    workers,
+)
+from d2np.dataset.store import UNFINISHED
+from d2np.errors import Error, FormatError, OptionError
+from d2np.formats import hloc, hloc_matches
+
+JOB = Path(__file__).with_name("cluster_stub.py")
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two workers that are threads of this process."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for k in range(60):
+        path = tmp_path / "photos" / f"{k // 10}" / f"{k:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10 + k, 8)).save(path)
+    return tmp_path / "photos"
+
+
+def output_of(path, net=None):
+    return HlocOutput(path, Settings().recorded(net or StubNet("")))
+
+
+def contents(path):
+    """All arrays and attributes of a file but those that tell which job wrote it."""
+    found = {}
+
+    def visit(name, node):
+        if isinstance(node, h5py.Dataset):
+            found[name] = node.dtype, node[()].tobytes(), dict(node.attrs)
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+        found["/"] = file.attrs["d2np_settings"]
+    return found
+
+
+@pytest.fixture
+def alone(folder, tmp_path):
+    """What one process makes of the folder."""
+    path = tmp_path / "alone.h5"
+    extract(StubNet(tmp_path / "alone.log"), listing([folder]), output_of(path), Settings())
+    return contents(path)
+
+
+def seen(log):
+    """The process and the name of each picture that was worked on."""
+    if not log.exists():
+        return []
+    return [tuple(line.split()) for line in log.read_text().splitlines() if line.count(" ") == 1]
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_extraction(client, folder, tmp_path, alone):
+    net = StubNet(tmp_path / "log")
+    report = extract(net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client)
+    assert (report.done, report.skipped, report.failed) == (60, 0, [])
+    assert report.keypoints == sum(range(10, 70))
+    assert contents(tmp_path / "f.h5") == alone
+    assert len(seen(tmp_path / "log")) == 60
+    assert not (tmp_path / "f.h5.parts").exists()
+    report = extract(net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client)
+    assert (report.done, report.skipped) == (0, 60)
+    assert len(seen(tmp_path / "log")) == 60
+
+
+def test_new_and_changed_pictures_only(client, folder, tmp_path):
+    net = StubNet(tmp_path / "log")
+    extract(net, listing([folder / "0"]), output_of(tmp_path / "f.h5"), Settings(), client=client)
+    Image.new("RGB", (99, 8)).save(folder / "0" / "03.png")
+    Image.new("RGB", (98, 8)).save(folder / "0" / "new.png")
+    report = extract(net, listing([folder / "0"]), output_of(tmp_path / "f.h5"), Settings(), client=client)
+    assert (report.done, report.skipped) == (2, 9)
+    assert len(hloc.read(tmp_path / "f.h5", "03.png")) == 99
+
+
+def test_failures_are_those_of_one_process(client, folder, tmp_path, monkeypatch):
+    (folder / "bad.png").write_text("no picture")
+    (folder / "0" / "bad.png").write_text("no picture")
+    reports = []
+    monkeypatch.chdir(tmp_path)
+    for name, on in (("a", None), ("b", client)):
+        net = StubNet(tmp_path / "log")
+        reports.append(extract(net, listing(["photos"]), output_of(tmp_path / name), Settings(), client=on))
+    one, other = ({(entry.name, reason) for entry, reason in report.failed} for report in reports)
+    assert one == other
+    assert ("bad.png", "photos/bad.png is no picture") in one
+    lists = [sorted((tmp_path / f"{name}.failed.txt").read_text().splitlines()) for name in "ab"]
+    assert lists[0] == lists[1]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_real_network_and_pictures_by_url(client, net, make_picture, tmp_path):
+    system = fsspec.filesystem("memory")
+    (tmp_path / "photos").mkdir()
+    for k in range(3):
+        path = tmp_path / "photos" / f"{k}.png"
+        Image.fromarray(make_picture(40, 50, k)).save(path)
+        system.pipe(f"/net/{k}.png", path.read_bytes())
+    settings = Settings(max_keypoints=20)
+    recorded = settings.recorded(net)
+    extract(net, listing([tmp_path / "photos"]), HlocOutput(tmp_path / "a.h5", recorded), settings)
+    for name, on in (("b.h5", None), ("c.h5", client)):
+        output = HlocOutput(tmp_path / name, recorded, half=False)
+        extract(net, listing(["memory://net"]), output, settings, client=on)
+    with (
+        h5py.File(tmp_path / "a.h5") as a,
+        h5py.File(tmp_path / "b.h5") as b,
+        h5py.File(tmp_path / "c.h5") as c,
+    ):
+        assert hloc.names(a) == hloc.names(b) == hloc.names(c) == ["0.png", "1.png", "2.png"]
+        for name in hloc.names(a):
+            for key in a[name]:
+                np.testing.assert_array_equal(a[name][key][()], b[name][key][()])
+                np.testing.assert_array_equal(a[name][key][()], c[name][key][()])
+    # What has not changed is known again.
+    again = extract(net, listing(["memory://net"]), HlocOutput(tmp_path / "c.h5", recorded), settings)
+    assert (again.done, again.skipped) == (0, 3)
+    system.pipe("/net/1.png", (tmp_path / "photos" / "2.png").read_bytes())
+    again = extract(net, listing(["memory://net"]), HlocOutput(tmp_path / "c.h5", recorded), settings)
+    assert (again.done, again.skipped) == (1, 2)
+    system.rm("/net", recursive=True)
+
+
+@pytest.mark.parametrize("where", ["memory://store/here", "local://{}/url", "{}/folder"])
+def test_shards_elsewhere(client, folder, tmp_path, alone, where):
+    place = where.format(tmp_path)
+    net = StubNet(tmp_path / "log")
+    extract(net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client, shards=place)
+    assert contents(tmp_path / "f.h5") == alone
+    assert fsspec.url_to_fs(place)[0].find(place) == []
+
+
+@pytest.mark.parametrize("where", [None, "memory://left", "{}/left"])
+def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
+    """The client ends after a few receipts, and others were under way: whole shards count without them."""
+    place = where and where.format(tmp_path)
+    net = StubNet(tmp_path / "log")
+
+    def stop():
+        return len(seen(tmp_path / "log")) > 20
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(
+            *(net, listing([folder]), output_of(tmp_path / "f.h5"), Settings()),
+            client=client,
+            shards=place,
+            stop=stop,
+        )
+    time.sleep(0.3)  # for what workers were busy with
+    assert not (tmp_path / "f.h5").exists()
+    parts = tmp_path / "f.h5.parts"
+    if where is not None:
+        # As if the client had not come to take it.
+        store = workers.Store(place)
+        shard = max(path.name for path in parts.glob("*.shard"))
+        with store.writing(shard) as stream:
+            stream.write((parts / shard).read_bytes())
+        (parts / shard).unlink()
+        with store.writing(f"{shard}.0000{UNFINISHED}") as stream:
+            stream.write(b"half")
+    else:
+        (parts / f"000001-0.shard.0000{UNFINISHED}").write_bytes(b"half")
+    done = len(seen(tmp_path / "log"))
+    report = extract(
+        net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client, shards=place
+    )
+    assert report.done < 60
+    assert contents(tmp_path / "f.h5") == alone
+    again = [name for _, name in seen(tmp_path / "log")[done:]]
+    assert len(again) == len(set(again)) <= 60 - 8
+    assert not parts.exists()
+    if where is not None:
+        assert store.names() == []
+
+
+def test_a_shard_without_a_receipt_is_not_made_again(client, folder, tmp_path):
+    """A worker that died just before it could send its receipt."""
+    output = output_of(tmp_path / "f.h5")
+    output.start()
+    entries = listing([folder])[:3]
+    net = StubNet(tmp_path / "log")
+    store = workers.Store(str(output.parts.folder))
+    with workers._delivered(net, output, store) as (network, sha256):
+        task = workers.Extraction(store, "1", 1, network, sha256, Settings(), False)
+        batch = [(entry, output.stamp(entry)) for entry in entries]
+        assert task(7, batch) == task(7, batch)
+    assert len(seen(tmp_path / "log")) == 3
+    output.close()
+
+
+def test_a_worker_that_cannot_write_ends_the_job_with_a_sentence(client, folder, tmp_path, monkeypatch):
+    def full(stream, record):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(workers.shards, "write", full)
+    output = output_of(tmp_path / "f.h5")
+    with pytest.raises(FormatError, match=r"f\.h5\.parts: No space left on device"):
+        extract(StubNet(tmp_path / "log"), listing([folder]), output, Settings(), client=client)
+    assert kept(tmp_path / "f.h5") == []
+    # The other worker may still be at it.
+    wait_for(lambda: not any(UNFINISHED in name for name in names_in(tmp_path / "f.h5.parts")))
+    monkeypatch.undo()
+    extract(
+        StubNet(tmp_path / "log"), listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client
+    )
+    assert len(hloc.names(tmp_path / "f.h5")) == 60
+
+
+def test_what_workers_raise_is_told(client, folder, tmp_path):
+    class Broken(StubNet):
+        def __call__(self, path, **options):
+            raise ZeroDivisionError("by zero")
+
+    globals()["Broken"] = Broken
+    Broken.__qualname__ = "Broken"
+    with pytest.raises(Error, match="a worker of the cluster could not go on: ZeroDivisionError: by zero"):
+        extract(Broken(""), listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client)
+
+
+def test_only_hdf5(client, folder, tmp_path):
+    with pytest.raises(OptionError, match="one HDF5 file only"):
+        extract(StubNet(""), listing([folder]), NpzOutput(tmp_path / "out"), Settings(), client=client)
+
+
+def test_pairs(client, folder, tmp_path):
+    extract(StubNet(tmp_path / "log"), listing([folder / "0"]), output_of(tmp_path / "f.h5"), Settings())
+    features, settings = tmp_path / "f.h5", MatchSettings(ratio=0.99)
+    recorded = settings.recorded(features)
+    reports = []
+    for name, on in (("a.h5", None), ("b.h5", client)):
+        output = MatchOutput(tmp_path / name, recorded, features=features)
+        reports.append(match_pairs(features, all_pairs(features), output, settings, client=on))
+    assert reports[0] == reports[1]
+    assert reports[0].done == 45
+    assert contents(tmp_path / "a.h5") == contents(tmp_path / "b.h5")
+    assert len(hloc_matches.pair_names(tmp_path / "b.h5")) == 45
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [("local:3", 3), ("tcp://host:8786", None), ("host:8786", None), ("localhost:1", None)],
+)
+def test_places_of_clusters(where, found):
+    assert cluster.local_processes(where) == found
+
+
+@pytest.mark.parametrize("where", ["local", "local:", "local:0", "local:x", "local:-1", "local:²", "host"])
+def test_places_that_are_none(where):
+    with pytest.raises(OptionError):
+        cluster.local_processes(where)
+
+
+def test_no_scheduler(monkeypatch):
+    monkeypatch.setattr(cluster, "_TIMEOUT", "1s")
+    for where in ("tcp://127.0.0.1:9", "nonsense://127.0.0.1:9", "127.0.0.1:port"):
+        with (
+            pytest.raises(Error, match="no Dask scheduler can be reached at"),
+            cluster.connected(where),
+        ):
+            pass
+
+
+def start_job(folder, out, log, where, **options):
+    environment = {**os.environ, "PYTHONPATH": str(Path(d2np.__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, str(JOB), str(folder), str(out), str(log), where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    return found
+
+
+def test_workers_are_killed(folder, tmp_path, alone):
+    log, chance = tmp_path / "log", random.Random(1)
+    job = start_job(folder, tmp_path / "f.h5", log, "local:3")
+    killed = 0
+    for count in (2, 7, 15, 24, 40):
+        wait_for(lambda count=count: len(seen(log)) >= count or job.poll() is not None)
+        time.sleep(chance.uniform(0, 0.1))
+        try:
+            os.kill(int(chance.choice(seen(log)[-3:])[0]), signal.SIGKILL)
+            killed += 1
+        except ProcessLookupError:
+            continue
+    out, error = job.communicate(timeout=120)
+    assert (out, error) == ("60 0 0\n", "")
+    assert killed >= 3
+    assert contents(tmp_path / "f.h5") == alone
+    # Nothing but what a worker was at was done again: a batch has five pictures here.
+    assert 60 <= len(seen(log)) <= 60 + 5 * killed
+    assert not (tmp_path / "f.h5.parts").exists()
+
+
+def test_the_client_is_killed(folder, tmp_path, alone):
+    log, out, chance = tmp_path / "log", tmp_path / "f.h5", random.Random(2)
+    for _ in range(2):
+        before = len(seen(log))
+        job = start_job(folder, out, log, "local:2")
+        wait_for(lambda before=before: len(seen(log)) >= before + 14)
+        time.sleep(chance.uniform(0, 0.3))
+        job.kill()
+        job.communicate()
+        assert not out.exists()
+    wait_for(lambda: not any(is_running(int(process)) for process, _ in seen(log)))
+    safe = set(kept(out))
+    assert safe
+    before = len(seen(log))
+    done, error = start_job(folder, out, log, "local:2").communicate(timeout=120)
+    assert (done, error) == (f"{60 - len(safe)} {len(safe)} 0\n", "")
+    assert contents(out) == alone
+    again = [name for _, name in seen(log)[before:]]
+    assert sorted(again) == sorted(
+        {path.name for path in folder.glob("*/*.png")} - {Path(n).name for n in safe}
+    )
+
+
+def is_running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_deadly_picture_fails_alone(folder, tmp_path):
+    net = StubNet(tmp_path / "log", deadly="03.png")
+    entries = listing([folder / "0"])
+    with cluster.connected("local:2") as client:
+        report = extract(net, entries, output_of(tmp_path / "f.h5"), Settings(), client=client)
+    assert report.done == 9
+    assert [entry.name for entry, _ in report.failed] == ["03.png"]
+    assert "workers of the cluster died" in report.failed[0][1]
+    assert len(hloc.names(tmp_path / "f.h5")) == 9
+
+
+def test_an_interrupt_reaches_the_workers_too(folder, tmp_path):
+    """Ctrl-C goes to every process of a terminal: the job ends at once, and can be gone on with."""
+    job = start_job(folder, tmp_path / "f.h5", tmp_path / "log", "local:2", start_new_session=True)
+    wait_for(lambda: len(seen(tmp_path / "log")) >= 20)
+    os.killpg(job.pid, signal.SIGINT)
+    _, error = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert error.strip().endswith("KeyboardInterrupt")
+    assert kept(tmp_path / "f.h5")
+    assert not (tmp_path / "f.h5").exists()
+
+
+def test_command_line(tmp_path, capsys):
+    """What is refused, and a small job with the real network."""
+    Image.fromarray(random_picture(48, 64)).save(tmp_path / "a.png")
+    Image.fromarray(random_picture(48, 64, 1)).save(tmp_path / "b.png")
+    out = str(tmp_path / "f.h5")
+    for arguments, told in (
+        (["--dask", "local:none", "-o", out], "local:N with N from 1 up, not 'local:none'"),
+        (["--dask", "local:2", "--format", "npz"], "--dask is for --format h5 only"),
+        (["--shards", "s3://x", "-o", out], "--shards is for --dask only"),
+    ):
+        assert cli.main(["extract", str(tmp_path), *arguments]) == 2
+        assert told in capsys.readouterr().err
+    weights = ["--weights", "analytic"]
+    shards = ["--shards", str(tmp_path / "shards")]
+    assert cli.main(["extract", str(tmp_path), "-o", out, "--dask", "local:1", *weights, *shards]) == 0
+    assert "Dask's dashboard: http://127.0.0.1:" in capsys.readouterr().err
+    assert hloc.names(out) == ["a.png", "b.png"]
+    assert cli.main(["pairs", out, "-o", str(tmp_path / "m.h5"), "--dask", "local:1"]) == 0
+    assert "1 pair matched" in capsys.readouterr().out
+
+
+def test_without_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    Image.fromarray(random_picture(48, 64)).save(tmp_path / "a.png")
+    code = cli.main(["extract", str(tmp_path), "-o", str(tmp_path / "f.h5"), "--dask", "local:2"])
+    assert code == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "d2np: a Dask cluster needs the package distributed: pip install 'd2np[dask]'"
+    assert not (tmp_path / "f.h5").exists()

@@ -1,0 +1,449 @@
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from contextlib import closing
+from itertools import islice, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+import d2np
+from d2np.dataset import Entry, Settings, features_of, pipeline
+from d2np.source import open_source
+
+SCALES = (0.5, 1.0, 2.0)
+
+
+def entries_of(paths):
+    return [Entry(Path(path), Path(path).name) for path in paths]
+
+
+def some_features(count=3, size=(8, 8)):
+    rng = np.random.default_rng(count)
+    return d2np.Features(rng.random((count, 3)), rng.random(count), rng.random((count, 512)), size)
+
+
+def interrupt_after(seconds):
+    """Ctrl-C, while the main thread does something else."""
+    threading.Timer(seconds, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+
+class Stub(d2np.Net):
+    """Takes opened pictures as a network does, and does with them what it is told."""
+
+    def __init__(self, work=lambda picture, threads: None):
+        self.work = work
+        self.lock = threading.Lock()
+        self.running = self.most_running = self.busy = self.most_busy = self.calls = 0
+
+    def __call__(self, picture, *, threads=None, **options):
+        with self.lock:
+            self.calls += 1
+            self.running += 1
+            self.busy += threads
+            self.most_running = max(self.most_running, self.running)
+            self.most_busy = max(self.most_busy, self.busy)
+        try:
+            self.work(picture, threads)
+            return some_features(size=picture.given[::-1])
+        finally:
+            with self.lock:
+                self.running -= 1
+                self.busy -= threads
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) == before
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve pictures that are told apart by their widths, from 10 on."""
+    for width in range(10, 22):
+        Image.new("RGB", (width, 8)).save(tmp_path / f"{width}.png")
+    return entries_of(sorted(tmp_path.iterdir()))
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    """Counts the opened pictures that are not closed: how many, and how many there ever were at a time."""
+    count = {"now": 0, "most": 0}
+    lock = threading.Lock()
+
+    def counted(*arguments, **options):
+        source = open_source(*arguments, **options)
+        with lock:
+            count["now"] += 1
+            count["most"] = max(count["most"], count["now"])
+        close, closed = source.close, []
+
+        def closing_once():
+            with lock:
+                count["now"] -= not closed
+                closed.append(True)
+            close()
+
+        source.close = closing_once
+        return source
+
+    monkeypatch.setattr(pipeline, "open_source", counted)
+    return count
+
+
+# In order, and no more than allowed
+
+
+@hypothesis_settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    st.lists(st.sampled_from([0, 0, 0.001, 0.01]), max_size=20),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(1, 9),
+)
+def test_everything_comes_once_and_in_order(pauses, workers, threads, ahead):
+    """Of a network that opens its pictures itself."""
+    entries = entries_of(map(str, range(len(pauses))))
+    seen = []
+
+    def net(path, *, threads, **options):
+        time.sleep(pauses[int(path.name)])
+        if int(path.name) % 5 == 3:
+            raise d2np.ImageError(str(path))
+        seen.append(threads)
+        return some_features(int(path.name))
+
+    found = list(features_of(net, entries, Settings(), workers=workers, threads=threads, ahead=ahead))
+    assert [entry for entry, _ in found] == entries
+    for number, (_, features) in enumerate(found):
+        if number % 5 == 3:
+            assert isinstance(features, d2np.ImageError)
+        else:
+            assert len(features) == number
+    assert all(max(1, threads // workers) <= count <= threads for count in seen)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 3, 7])
+def test_no_more_threads_than_asked_for(photos, workers):
+    net = Stub(lambda picture, threads: time.sleep(0.01))
+    assert len(list(features_of(net, photos, Settings(), workers=workers, threads=3))) == 12
+    assert net.most_running == (workers or 3)
+    assert net.most_busy <= max(3, workers or 0)
+
+
+def test_pictures_side_by_side(photos):
+    """Three that wait for each other can only end if they are worked on at the same time."""
+    barrier = threading.Barrier(3, timeout=20)
+    net = Stub(lambda picture, threads: barrier.wait())
+    assert len(list(features_of(net, photos, Settings(), workers=3, threads=3))) == 12
+
+
+@pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 2])])
+def test_few_pictures_share_all_threads(photos, count, shares):
+    barrier, seen = threading.Barrier(count, timeout=20), []
+
+    def work(picture, threads):
+        seen.append(threads)
+        barrier.wait()
+
+    list(features_of(Stub(work), photos[:count], Settings(), threads=4))
+    assert sorted(seen) == shares
+
+
+def test_memory_decides_how_many_side_by_side(photos):
+    one = pipeline.working_bytes(8, 21, (1.0,))
+    for times, running in ((1, 1), (2.5, 2), (4, 4)):
+        net = Stub(lambda picture, threads: time.sleep(0.02))
+        list(features_of(net, [photos[-1]] * 12, Settings(), threads=4, memory=int(one * times)))
+        assert net.most_running == running
+
+
+@hypothesis_settings(deadline=None, max_examples=100, derandomize=True)
+@given(
+    st.integers(1, 64),
+    st.integers(1, 1 << 34),
+    st.lists(st.tuples(st.integers(8, 5000), st.integers(8, 5000)), min_size=1, max_size=64),
+    st.sampled_from([(1.0,), SCALES]),
+)
+def test_pictures_that_share_the_threads_fit_into_the_memory(threads, memory, shapes, scales):
+    shares = pipeline._Shares(threads, None, memory, scales)
+    free, used = threads, []
+    for shape in shapes:
+        share = shares.of(shape)
+        assert 1 <= share <= threads
+        if share <= free:
+            free -= share
+            used.append(pipeline.working_bytes(*shape, scales))
+    assert sum(used) <= memory or len(used) == 1
+
+
+def test_no_more_decoded_pictures_than_allowed(photos, alive):
+    net = Stub(lambda picture, threads: time.sleep(0.002))
+    for ahead in (1, 3, 5):
+        alive["most"] = 0
+        for _ in features_of(net, photos, Settings(), workers=2, threads=2, ahead=ahead):
+            time.sleep(0.005)
+            assert alive["now"] <= ahead
+        assert alive["now"] == 0
+        assert 1 <= alive["most"] <= ahead
+
+
+def test_pictures_are_decoded_ahead_up_to_so_many_bytes(photos, alive, monkeypatch):
+    # Three of the largest ones.
+    monkeypatch.setattr(pipeline, "_DECODED_BYTES", 3 * 3 * 8 * 21)
+    net = Stub(lambda picture, threads: time.sleep(0.005))
+    list(features_of(net, [photos[-1]] * 12, Settings(), workers=1, threads=1, ahead=8))
+    assert alive["most"] == 3
+
+
+def test_large_pictures_are_opened_when_it_is_their_turn_and_alone(photos, alive, monkeypatch):
+    monkeypatch.setattr(pipeline, "_DECODED_BYTES", 3 * 8 * 21 - 1)
+    widths = []
+
+    def work(picture, threads):
+        widths.append(picture.shape[1])
+        time.sleep(0.005)
+        if picture.shape[1] == 21:
+            assert (net.running, threads) == (1, 2)
+
+    net = Stub(work)
+    found = list(features_of(net, [photos[-1], *photos] * 2, Settings(), threads=2))
+    assert [features.image_size[0] for _, features in found] == [21, *range(10, 22)] * 2
+    assert alive["now"] == 0
+
+
+def test_an_endless_stream_of_pictures(photos):
+    """The memory does not depend on how many there are, nor are they looked at before they are needed."""
+    taken, features_alive = [], weakref.WeakSet()
+
+    class Counting(Stub):
+        def __call__(self, *arguments, **options):
+            features = super().__call__(*arguments, **options)
+            features_alive.add(features)
+            return features
+
+    def endless():
+        while True:
+            taken.append(None)
+            yield photos[len(taken) % 12]
+
+    found = features_of(Counting(), endless(), Settings(), workers=2, threads=2, ahead=4)
+    with closing(found):
+        for number, _ in zip(range(100), found, strict=False):
+            assert len(taken) <= number + 5
+            if number % 10 == 0:
+                gc.collect()
+                assert len(features_alive) <= 6
+
+
+# Failures
+
+
+def test_pictures_without_features_are_handed_out_among_the_others(photos, tmp_path):
+    (tmp_path / "12.png").write_text("no picture")
+    (tmp_path / "15.png").unlink()
+
+    def work(picture, threads):
+        if picture.shape[1] == 18:
+            raise MemoryError
+
+    found = list(features_of(Stub(work), photos, Settings(), workers=2, threads=2))
+    kinds = [type(features).__name__ for _, features in found]
+    expected = ["Features"] * 12
+    expected[2] = expected[5] = "ImageError"
+    expected[8] = "MemoryError"
+    assert kinds == expected
+    assert "is not a picture" in str(found[2][1])
+    assert "no such file" in str(found[5][1])
+
+
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, d2np.OptionError])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_other_errors_are_raised_where_they_belong(photos, alive, error, workers):
+    def work(picture, threads):
+        if picture.shape[1] == 14:
+            raise error
+
+    found = features_of(Stub(work), photos, Settings(), workers=workers, threads=3)
+    assert [entry.name for entry, _ in islice(found, 4)] == [f"{width}.png" for width in range(10, 14)]
+    with pytest.raises(error):
+        next(found)
+    assert alive["now"] == 0
+
+
+def test_an_error_of_the_entries_is_raised(photos):
+    def entries():
+        yield from photos[:3]
+        raise LookupError("entries")
+
+    with pytest.raises(LookupError, match="entries"):
+        list(features_of(Stub(), entries(), Settings()))
+
+
+def test_senseless_settings(photos):
+    for settings in (Settings(max_edge=-1), Settings(max_pixels=0)):
+        with pytest.raises(d2np.OptionError):
+            list(features_of(Stub(), photos, settings))
+
+
+@pytest.mark.parametrize("name", ["workers", "threads", "memory", "ahead"])
+def test_senseless_options(name):
+    with pytest.raises(d2np.OptionError, match=f"{name} must be a whole number"):
+        features_of(Stub(), [], Settings(), **{name: 0})
+
+
+# Ending early
+
+
+def reading_for_ever(picture, threads):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        picture.read(0, 1)
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_is_worked_on_is_given_up_when_closed(photos, alive, workers):
+    def work(picture, threads):
+        if picture.shape[1] > 10:
+            reading_for_ever(picture, threads)
+
+    start = time.monotonic()
+    found = features_of(Stub(work), photos, Settings(), workers=workers, threads=3)
+    assert next(found)[0] == photos[0]
+    found.close()
+    assert time.monotonic() - start < 10
+    assert alive["now"] == 0
+    assert list(found) == []
+
+
+def test_an_iterator_that_is_forgotten_ends_its_threads(photos, alive):
+    found = features_of(Stub(), photos, Settings(), workers=2)
+    next(found)
+    del found
+    gc.collect()
+    assert alive["now"] == 0
+    features_of(Stub(), photos, Settings())  # never begun
+
+
+def test_an_error_of_the_caller_ends_the_threads(photos, alive):
+    interrupt_after(0.2)  # while it waits
+    with pytest.raises(KeyboardInterrupt):
+        next(features_of(Stub(reading_for_ever), photos, Settings(), workers=2))
+    assert alive["now"] == 0
+
+    def write():
+        with closing(features_of(Stub(), photos, Settings(), workers=2)) as found:
+            for _ in found:
+                raise LookupError
+
+    with pytest.raises(LookupError):
+        write()
+    assert alive["now"] == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("opens", [True, False])
+def test_once_stopped_only_what_was_begun_is_handed_out(photos, alive, workers, opens):
+    stop, begun, go_on = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    def work(picture, threads):
+        begun.release()
+        assert go_on.wait(timeout=20)
+
+    def net(path, **options):
+        work(None, None)
+        return some_features()
+
+    def press():
+        for _ in range(workers):
+            assert begun.acquire(timeout=20)
+        stop.set()
+        go_on.set()
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    # Endless, as it must not be gone through to its end.
+    options = {"workers": workers, "threads": workers, "stop": stop}
+    found = list(features_of(Stub(work) if opens else net, repeat(photos[0]), Settings(), **options))
+    presser.join()
+    assert [entry for entry, _ in found] == [photos[0]] * workers
+    assert alive["now"] == 0
+
+
+# The real network
+
+
+@pytest.fixture
+def assorted(tmp_path, make_picture):
+    """Pictures of all kinds that are opened in different ways, and one that is none."""
+    picture = make_picture(40, 56)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    Image.fromarray(picture).save(tmp_path / "b.jpg", exif=tags)
+    # 16 bits, so dark that as floats they would be taken for fractions.
+    Image.fromarray(picture[:, :, 0].astype(np.uint16)).save(tmp_path / "c.png")
+    Image.fromarray(make_picture(70, 90)).save(tmp_path / "d.png")
+    (tmp_path / "e.png").write_text("no picture")
+    tifffile.imwrite(tmp_path / "f.tif", picture.astype(np.float32), photometric="rgb")
+    tifffile.imwrite(
+        tmp_path / "g.tif", picture.astype(np.uint16) * 257, photometric="rgb", compression="zlib"
+    )
+    Image.fromarray(picture[:7]).save(tmp_path / "h.png")
+    Image.fromarray(picture).convert("P").save(tmp_path / "i.gif")
+    return entries_of(sorted(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(max_edge=64),
+        Settings(orient=True, detector="strength", max_keypoints=20),
+        Settings(scales=SCALES, max_edge=None, max_sum_edges=None, preprocessing="torch", max_pixels=3000),
+    ],
+    ids=["shrunk", "turned", "three scales"],
+)
+def test_features_are_those_of_the_paths(net, assorted, settings, assert_same_features, monkeypatch):
+    expected = []
+    for entry in assorted:
+        try:
+            expected.append(net(entry.path, **settings.options()))
+        except d2np.ImageError as error:
+            expected.append(str(error))
+    assert sum(isinstance(features, str) for features in expected) >= 2
+    for options in ({}, {"workers": 1, "threads": 2}, {"workers": 3, "threads": 4}, "late"):
+        if options == "late":
+            monkeypatch.setattr(pipeline, "_DECODED_BYTES", 1)
+            options = {}
+        found = list(features_of(net, assorted, settings, **options))
+        assert [entry for entry, _ in found] == assorted
+        for (_, features), twin in zip(found, expected, strict=True):
+            if isinstance(twin, str):
+                assert str(features) == twin
+            else:
+                assert_same_features(features, twin)
+
+
+def test_the_network_itself_is_given_up(net, tmp_path, make_picture):
+    """Long before it has come to the picture's end."""
+    Image.fromarray(np.tile(make_picture(64, 64), (400, 1, 1))).save(tmp_path / "tall.png")
+    settings = Settings(max_edge=None, max_sum_edges=None)
+    found = features_of(net, entries_of([tmp_path / "tall.png"]), settings)
+    interrupt_after(0.5)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), closing(found):
+        next(found)
+    stopped = time.monotonic() - start
+    assert stopped < 3

@@ -1,0 +1,244 @@
+"""Pictures by URL: what they are called, what they hold, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import fsspec
+import numpy as np
+import pytest
+import tifffile
+from loopback import File, redirect, reset, serving, status
+from PIL import Image
+
+from d2np import remote
+from d2np.dataset import Entry, listing
+from d2np.errors import ImageError, OptionError
+from d2np.image import open_picture
+from d2np.remote import RemoteFile
+
+
+def encoded(picture, format):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def memory(picture):
+    """A file system in memory that holds pictures under ``/photos``."""
+    system = fsspec.filesystem("memory")
+    for name, format in (
+        ("b.png", "PNG"),
+        ("a.JPG", "JPEG"),
+        ("sub/a.jpg", "JPEG"),
+        ("sub/deep/c.tif", "TIFF"),
+        (".hidden/d.png", "PNG"),
+        ("sub/.e.png", "PNG"),
+    ):
+        system.pipe(f"/photos/{name}", encoded(picture, format))
+    system.pipe("/photos/notes.txt", b"no picture")
+    yield system
+    system.rm("/", recursive=True)
+
+
+@pytest.fixture
+def web(picture, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        page = b'<a href="../">up</a> <a href="?C=N;O=D">sort</a> <a href="a.png">a</a> <a href="sub/">s</a>'
+        html = {"Content_Type": "text/html"}
+        server.answers = {
+            "/photos/": status(200, page, **html),
+            "/photos/sub": redirect("/photos/sub/"),
+            "/photos/sub/": status(200, b'<a href="b%20c.png">b</a>', **html),
+            "/photos/a.png": File(encoded(picture, "PNG"), etag='"1"'),
+            "/photos/a.png?size=full": File(encoded(picture, "PNG")),
+            "/photos/sub/b%20c.png": File(encoded(picture, "PNG")),
+            "/list.txt": File(b"photos/a.png\n"),
+            "/private.png": status(403),
+            "/broken.png": status(500),
+            "/reset.png": reset,
+        }
+        yield server
+
+
+def names(*sources):
+    return [entry.name for entry in listing(sources)]
+
+
+def test_what_is_a_url():
+    for text in (
+        "s3://bucket/a.jpg",
+        "HTTPS://x",
+        "memory://",
+        "zip::s3://bucket/a.zip",
+        "zip://a.jpg::/b.zip",
+    ):
+        assert remote.is_url(text)
+    for text in ("a.jpg", "/s3:/a", "./a://b", "C:\\a.jpg", "camera::left.jpg", "://a", "3d://a"):
+        assert not remote.is_url(text)
+
+
+def test_folders_files_and_patterns(memory):
+    everything = ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.tif"]
+    assert names("memory://photos") == everything
+    assert names("memory://photos/") == everything
+    assert names("memory://") == [f"photos/{name}" for name in everything]
+    assert names("memory://photos/sub/a.jpg", "memory://photos/b.png") == ["a.jpg", "b.png"]
+    assert names("memory://photos/*.png") == ["b.png"]
+    assert names("memory://photos/**/*.jpg") == ["sub/a.jpg"]
+    assert names("memory://photos/s*") == ["sub/a.jpg", "sub/deep/c.tif"]
+    memory.mv("/photos/b.png", "/photos/b[1].png")
+    assert names("memory://photos/b[1].png") == ["b[1].png"]
+    assert names("memory://photos", "memory://photos") == sorted({*everything, "b[1].png"} - {"b.png"})
+
+
+def test_lists(memory, tmp_path):
+    memory.pipe(
+        "/list.txt", "\ufeffphotos/b.png\n# a remark\n\nmemory://photos/sub/a.jpg\nfile:///x/y.png\n".encode()
+    )
+    entries = listing(["@memory://list.txt"])
+    assert [(entry.name, str(entry.path)) for entry in entries] == [
+        ("photos/b.png", "memory://photos/b.png"),
+        ("a.jpg", "memory://photos/sub/a.jpg"),
+        ("y.png", "/x/y.png"),
+    ]
+    (tmp_path / "list.txt").write_text("memory://photos/b.png\nc.png\n")
+    assert listing([f"@{tmp_path}/list.txt"]) == [
+        Entry(RemoteFile("memory://photos/b.png"), "b.png"),
+        Entry(tmp_path / "c.png", "c.png"),
+    ]
+
+
+def test_two_pictures_of_one_name(memory):
+    with pytest.raises(OptionError, match=r"both be filed under a\.jpg"):
+        listing(["memory://photos/sub/a.jpg", "memory://elsewhere/a.jpg"])
+
+
+def test_pictures_are_those_of_files(memory, tmp_path):
+    for url in ("memory://photos/a.JPG", "memory://photos/sub/deep/c.tif"):
+        (tmp_path / "local").write_bytes(memory.cat_file(url))
+        for limit in (None, 10**6):
+            np.testing.assert_array_equal(
+                open_picture(RemoteFile(url), max_pixels=limit), open_picture(tmp_path / "local")
+            )
+
+
+def test_tiff_that_pillow_does_not_read(memory, picture):
+    stream = io.BytesIO()
+    deep = picture.astype(np.uint16) * 257
+    tifffile.imwrite(stream, deep, photometric="rgb", rowsperstrip=7)
+    memory.pipe("/deep.tif", stream.getvalue())
+    np.testing.assert_array_equal(open_picture(RemoteFile("memory://deep.tif")), picture)
+
+
+def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features):
+    (tmp_path / "b.png").write_bytes(memory.cat_file("/photos/b.png"))
+    (entry,) = listing(["memory://photos/b.png"])
+    assert_same_features(net(entry.path), net(tmp_path / "b.png"))
+
+
+def test_limits(memory):
+    with pytest.raises(ImageError, match=r"memory://photos/b.png is too large to open unasked: 83 x 61"):
+        open_picture(RemoteFile("memory://photos/b.png"), max_pixels=5000)
+    with pytest.raises(ImageError, match="more than 10 bytes"):
+        RemoteFile("memory://photos/b.png").read(10)
+
+
+def test_versions(memory):
+    (entry,) = listing(["memory://photos/b.png"])
+    listed = next(entry for entry in listing(["memory://photos"]) if entry.name == "b.png")
+    before = entry.path.version()
+    assert before == listed.path.version()
+    assert before["size"] == len(memory.cat_file("/photos/b.png"))
+    memory.pipe("/photos/b.png", b"other")
+    assert entry.path.version() != before
+
+
+def test_web_server(web, picture):
+    photos = f"{web.address}/photos/"
+    assert names(photos) == ["a.png", "sub/b c.png"]
+    assert names(f"{photos}*.png") == ["a.png"]
+    assert names(f"{photos}a.png?size=full") == ["a.png"]
+    assert names(f"@{web.address}/list.txt") == ["photos/a.png"]
+    for entry in [*listing([photos]), *listing([f"{photos}a.png?size=full"])]:
+        np.testing.assert_array_equal(open_picture(entry.path), picture)
+    (entry,) = listing([f"{photos}a.png"])
+    assert entry.path.version()["version"] == '"1"'
+
+
+def test_endless_answers(web):
+    def endless(request):
+        request.send_response_only(200)
+        request.end_headers()
+        request.wfile.write(bytes(3 << 20))
+
+    web.answers["/endless.png"] = endless
+    with pytest.raises(ImageError, match="more than 1000 bytes"):
+        RemoteFile(f"{web.address}/endless.png").read(1000)
+
+
+def test_what_goes_wrong_is_said(web, memory):
+    with serving() as gone:
+        closed = gone.address
+    for url, reason in (
+        ("memory://none.png", "there is no such file"),
+        ("memory://photos/notes.txt", "not a picture in a format"),
+        (f"{web.address}/none.png", "there is no such file"),
+        (f"{web.address}/private.png", "no permission"),
+        (f"{web.address}/broken.png", "the server answers 500"),
+        (f"{web.address}/reset.png", "no connection|reset by peer|cannot be used"),
+        (f"{closed}/a.png", "no connection: Connection refused"),
+        (f"{closed}/", "no connection: Connection refused"),
+        (f"{closed}/*.png", "no connection: Connection refused"),
+        (f"{web.address}/photos/*.jpg", "fits no picture"),
+        (f"{web.address}/none/", "there is no such file"),
+        ("memory://none/*.png", "fits no picture"),
+        ("nonsense://a.png", "fsspec knows no such kind of URL"),
+        ("file://elsewhere/a.png", "on another machine"),
+        ("@memory://none.txt", "there is no such file"),
+    ):
+        with pytest.raises(ImageError, match=reason) as caught:
+            open_picture(listing([url])[0].path)
+        assert url.removeprefix("@") in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_file_urls(tmp_path):
+    Image.new("RGB", (9, 8)).save(tmp_path / "a b.png")
+    for url in (f"file://{tmp_path}", f"file://localhost{tmp_path}/", f"FILE://{tmp_path}/*"):
+        assert listing([url]) == [Entry(tmp_path / "a b.png", "a b.png")]
+    assert names(f"file://{tmp_path}/a%20b.png") == ["a b.png"]
+
+
+def test_missing_packages(tmp_path):
+    """Local files do without fsspec; and what is missing is named."""
+    Image.new("RGB", (9, 8)).save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png\n")
+    script = f"""
+import sys
+sys.modules["fsspec"] = sys.modules["s3fs"] = None
+from d2np.dataset import listing
+from d2np.errors import ImageError
+folder = {str(tmp_path)!r}
+for source in (folder, folder + "/*.png", "file://" + folder, "@" + folder + "/list.txt"):
+    assert listing([source])[0].path.exists()
+try:
+    listing(["s3://bucket/a.png"])
+except ImageError as error:
+    print(error)
+del sys.modules["fsspec"]
+try:
+    listing(["s3://bucket/a.png"])
+except ImageError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    without, half = done.stdout.splitlines()
+    assert without == "s3://bucket/a.png: URLs need the package fsspec: pip install 'd2np[cloud]'"
+    assert half.startswith("s3://bucket/a.png: a package for this kind of URL is missing: ")
+    assert "s3fs" in half
