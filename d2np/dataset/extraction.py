@@ -1,8 +1,9 @@
-"""Extraction from many pictures, one after the other."""
+"""Extraction from many pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +11,7 @@ from ..errors import ImageError
 from ..image import network_size
 from .listing import Entry
 from .outputs import Output
+from .pipeline import features_of
 
 if TYPE_CHECKING:
     from ..net import Net
@@ -76,6 +78,7 @@ def extract(
     output: Output,
     settings: Settings,
     *,
+    workers: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -90,8 +93,8 @@ def extract(
     entries : list of Entry
     output : Output
     settings : Settings
-    threads : int, optional
-        Of the network, for each picture.
+    workers, threads : int, optional
+        Pictures side by side, and threads in all; see :func:`features_of`. Nothing depends on them.
     progress : Progress, optional
         Updated after each picture that was not skipped.
 
@@ -101,24 +104,24 @@ def extract(
         If the output cannot be written.
     """
     report = Report()
-    options = settings.options()
     try:
-        if not all(output.holds(entry) for entry in entries):
+        waiting = [entry for entry in entries if not output.holds(entry)]
+        report.skipped = len(entries) - len(waiting)
+        if waiting:
             output.start()
-        for entry in entries:
-            if output.holds(entry):
-                report.skipped += 1
-                continue
-            try:
-                features = net(entry.path, threads=threads, **options)
-                output.put(entry, features, _uncertainty(features.image_size, settings))
-            except (ImageError, MemoryError) as error:
-                report.failed.append((entry, _reason(entry, error)))
-            else:
-                report.done += 1
-                report.keypoints += len(features)
-            if progress is not None:
-                progress.update()
+        with closing(features_of(net, waiting, settings, workers=workers, threads=threads)) as found:
+            for entry, features in found:
+                try:
+                    if isinstance(features, Exception):
+                        raise features
+                    output.put(entry, features, _uncertainty(features.image_size, settings))
+                except (ImageError, MemoryError) as error:
+                    report.failed.append((entry, _reason(entry, error)))
+                else:
+                    report.done += 1
+                    report.keypoints += len(features)
+                if progress is not None:
+                    progress.update()
         output.finish()
     finally:
         output.close()
