@@ -5,8 +5,8 @@
 The pictures are scikit-image's, resized, as PNG and JPEG files in turn. One core: the process may use a
 single one. Computing alone: the same pictures, decoded beforehand, and nothing is written; side by side (a
 plain pool of threads with a picture each), and one after the other with all threads. The arrangements take
-turns, round by round; a ratio is the median over the rounds, that to computing alone is to the faster of both.
-Peak memory is that of a fresh process.
+turns, round by round; a ratio is the median over the rounds, and to the faster way of computing alone. Peak
+memory is that of a fresh process.
 """
 
 from __future__ import annotations
