@@ -5,8 +5,9 @@
 The pictures are scikit-image's, resized, as PNG and JPEG files in turn. One core: the process may use a
 single one. Computing alone: the same pictures, decoded beforehand, and nothing is written; side by side (a
 plain pool of threads with a picture each), and one after the other with all threads. The arrangements take
-turns, round by round; a ratio is the median over the rounds, and to the faster way of computing alone. Peak
-memory is that of a fresh process.
+turns, round by round; a ratio is the median over the rounds, and to the faster way of computing alone. The
+processor's seconds tell what reading and writing cost even where other programs run. Peak memory is that of a
+fresh process.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def main() -> int:
         print(json.dumps(peak_bytes()))
         return 0
     print(f"{machine()}; {options.count} pictures, median of {options.rounds} rounds\n")
-    print("| size | arrangement | pictures/s | over one core | of computing alone | peak MB |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| size | arrangement | pictures/s | over one core | of computing alone | CPU s/picture | peak MB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     net = d2np.Net.load("analytic")
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -70,13 +73,13 @@ def compare(net: d2np.Net, size: str, folder: Path, options: argparse.Namespace)
         "computing alone, side by side": computing(net, folder, cores),
         "computing alone, all threads on one": computing(net, folder, 1),
     }
-    seconds = np.empty((options.rounds, len(ways)))
+    seconds, busy = np.empty((2, options.rounds, len(ways)))
     ways[f"{cores} cores"]()  # the warm-up
-    for row in seconds:
+    for wall_row, busy_row in zip(seconds, busy, strict=True):
         for number, way in enumerate(ways.values()):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             way()
-            row[number] = time.perf_counter() - start
+            wall_row[number], busy_row[number] = time.perf_counter() - start, time.process_time() - used
     alone = seconds[:, 3:].min(axis=1)
     for number, name in enumerate(ways):
         spent = seconds[:, number]
@@ -86,7 +89,8 @@ def compare(net: d2np.Net, size: str, folder: Path, options: argparse.Namespace)
             peak = f"{in_fresh_process(__file__, '--one', folder, *workers) / MB:.0f}"
         print(
             f"| {size.replace('x', ' x ')} | {name} | {options.count / np.median(spent):.2f} "
-            f"| {np.median(seconds[:, 0] / spent):.2f} | {np.median(alone / spent):.3f} | {peak} |",
+            f"| {np.median(seconds[:, 0] / spent):.2f} | {np.median(alone / spent):.3f} "
+            f"| {np.median(busy[:, number]) / options.count:.3f} | {peak} |",
             flush=True,
         )
 

@@ -3,8 +3,8 @@
     python benchmarks/soak.py --count 2000
 
 Sampled whenever a picture is done: resident memory, open files, threads; the table has medians. Flat means
-that after the first hundred pictures the median of each hundred stays within 5 % of that of the first of them,
-and that no more files are open.
+that after the first hundred pictures the median of each hundred stays within 5 % of the first one's, and that
+no more files are open.
 """
 
 from __future__ import annotations
