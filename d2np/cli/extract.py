@@ -75,7 +75,7 @@ def add(commands: Commands) -> None:
         type=whole_number,
         metavar="N",
         help="work on N pictures side by side and share the threads between them: 1 takes the least memory, "
-        "one for each thread is the fastest (by 1 to 12 %%), each of them up to half a gigabyte; the results "
+        "one for each thread is the fastest (by 1 to 15 %%), each of them up to half a gigabyte; the results "
         "do not depend on it; default: one for each thread, fewer where large pictures need more memory",
     )
     parser.set_defaults(run=run)
