@@ -37,6 +37,11 @@ def own_bytes(features: d2np.Features) -> int:
 def restart_peak() -> int:
     """Let the peak count from now on, and return the resident memory of now in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
+    return resident_bytes()
+
+
+def resident_bytes() -> int:
+    """The resident memory of now."""
     return _status("VmRSS")
 
 

@@ -48,3 +48,19 @@ def test_matching():
     assert float(row[2]) > 0
     assert int(row[5]) >= 150  # those that have a partner
     assert row[6] == "0"
+
+
+def test_dataset():
+    rows = table("dataset.py", "--sizes", "96x80", "--count", "4", "--rounds", "1", "--memory")
+    assert [row[0] for row in rows] == ["96 x 80"] * 5
+    assert rows[0][1] == "one core"
+    assert all(float(row[2]) > 0 and float(row[3]) > 0 and float(row[5]) > 0 for row in rows)
+    assert all(float(row[4]) > 0 for row in rows)
+    assert [bool(row[6]) for row in rows] == [False, True, True, False, False]
+
+
+def test_memory_and_open_files_stay_flat_over_many_pictures():
+    """The script fails where they do not."""
+    rows = table("soak.py", "--count", "200", "--size", "24x16", "--warm-up", "50")
+    assert rows[0][0] == "1 to 20"
+    assert all(float(row[1]) > 50 for row in rows)

@@ -228,7 +228,8 @@ def test_extract_h5(run, photos, computed, weights_file, assert_same_features):
 def test_extract_options_reach_the_network(run, photos, weights_file, assert_same_features):
     options = (
         *("--detector", "strength", "--max-keypoints", "7", "--multiscale", "--max-edge", "80"),
-        *("--max-sum-edges", "none", "--preprocessing", "torch", "--orient", "--no-relu", "--threads", "1"),
+        *("--max-sum-edges", "none", "--preprocessing", "torch", "--orient", "--no-relu"),
+        *("--threads", "2", "--workers", "2"),
     )
     assert run("extract", "photos/a.png", "-o", "f.h5", *options)[0] == 0
     expected = d2np.Net.load(weights_file)(

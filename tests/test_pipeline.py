@@ -65,7 +65,7 @@ class Stub(d2np.Net):
 def no_thread_is_left():
     before = set(threading.enumerate())
     yield
-    assert set(threading.enumerate()) == before
+    assert not {one for one in threading.enumerate() if not isinstance(one, threading.Timer)} - before
 
 
 @pytest.fixture
@@ -150,14 +150,15 @@ def test_pictures_side_by_side(photos):
 
 
 @pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 2])])
-def test_few_pictures_share_all_threads(photos, count, shares):
+def test_few_pictures_share_all_threads(photos, tmp_path, count, shares):
+    (tmp_path / "10.png").write_text("no picture")
     barrier, seen = threading.Barrier(count, timeout=20), []
 
     def work(picture, threads):
         seen.append(threads)
         barrier.wait()
 
-    list(features_of(Stub(work), photos[:count], Settings(), threads=4))
+    list(features_of(Stub(work), photos[: count + 1], Settings(), threads=4))
     assert sorted(seen) == shares
 
 
@@ -438,7 +439,7 @@ def test_features_are_those_of_the_paths(net, assorted, settings, assert_same_fe
 
 def test_the_network_itself_is_given_up(net, tmp_path, make_picture):
     """Long before it has come to the picture's end."""
-    Image.fromarray(np.tile(make_picture(64, 64), (400, 1, 1))).save(tmp_path / "tall.png")
+    Image.fromarray(np.tile(make_picture(64, 64), (800, 1, 1))).save(tmp_path / "tall.png")
     settings = Settings(max_edge=None, max_sum_edges=None)
     found = features_of(net, entries_of([tmp_path / "tall.png"]), settings)
     interrupt_after(0.5)

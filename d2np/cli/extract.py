@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import OptionError
 from . import network, progress, workers
 from .interrupt import finishing
-from .parser import Commands, add_extraction, settings
+from .parser import Commands, add_extraction, settings, whole_number
 from .report import complain, count, file_size, note, say, seconds
 
 if TYPE_CHECKING:
@@ -116,6 +116,14 @@ def add(commands: Commands) -> None:
     )
     workers.add(parser)
     add_extraction(parser)
+    parser.add_argument(
+        "--workers",
+        type=whole_number,
+        metavar="N",
+        help="work on N pictures side by side and share the threads between them: 1 takes the least memory, "
+        "one for each thread is the fastest (by 1 to 15 %%), each of them up to half a gigabyte; the results "
+        "do not depend on it; default: one for each thread, fewer where large pictures need more memory",
+    )
     parser.set_defaults(run=run)
 
 
@@ -184,6 +192,7 @@ def _extract(
     job = partial(
         dataset.extract,
         *(net, entries, output, how),
+        workers=options.workers,
         threads=options.threads,
         retry_failed=options.retry_failed or options.restart,
     )

@@ -1,8 +1,9 @@
-"""Extraction from many pictures, one after the other."""
+"""Extraction from many pictures."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import FormatError, ImageError, OptionError
-from ..features import Features
 from ..image import network_size
 from .failures import Failures
 from .listing import Entry
 from .outputs import Output
+from .pipeline import features_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -89,6 +90,7 @@ def extract(
     output: Output,
     settings: Settings,
     *,
+    workers: int | None = None,
     threads: int | None = None,
     retry_failed: bool = False,
     progress: Progress | None = None,
@@ -107,14 +109,15 @@ def extract(
     entries : list of Entry
     output : Output
     settings : Settings
-    threads : int, optional
-        Of the network, for each picture.
+    workers, threads : int, optional
+        Pictures side by side, and threads in all; see :func:`features_of`. Nothing depends on them.
     retry_failed : bool
         Try pictures again that failed before and have not changed since. By default they are reported only.
     progress : Progress, optional
         Updated after each picture that was not skipped.
     stop : callable, optional
-        Asked after each picture; once it says True, the job ends as if interrupted.
+        Asked after each picture; once it says True, the pictures under way are finished, and the job ends as
+        if interrupted.
     client : distributed.Client, optional
         Has the workers of this Dask cluster do the work. They must see the pictures under the same paths or
         URLs. For an :class:`~d2np.dataset.HlocOutput` only.
@@ -130,7 +133,8 @@ def extract(
         If ``stop`` said so.
     """
     report = Report()
-    done = _where(net, output, settings, threads, client, shards)
+    ended = threading.Event()
+    done = _where(net, output, settings, workers, threads, client, shards, ended)
     try:
         failures = Failures(output.failed_list, retry=retry_failed)
         waiting = []
@@ -149,8 +153,10 @@ def extract(
         if progress is not None and report.failed:
             progress.update(report.failed_before)
         for _ in range(ATTEMPTS):
+            left = len(waiting)
             with closing(done(waiting)) as results:
-                for number, (entry, outcome) in enumerate(results, 1):
+                for entry, outcome in results:
+                    left -= 1
                     if isinstance(outcome, str):
                         reason = _reason(entry, outcome)
                         failures.add(entry, reason.removeprefix(f"{entry.path}: "))
@@ -160,8 +166,10 @@ def extract(
                         report.keypoints += outcome
                     if progress is not None:
                         progress.update()
-                    if stop is not None and number < len(waiting) and stop():
-                        raise KeyboardInterrupt
+                    if stop is not None and stop():
+                        ended.set()
+            if left:
+                raise KeyboardInterrupt
             if output.finish():
                 break
             failed = {entry.name for entry, _ in report.failed}
@@ -177,27 +185,44 @@ def _where(
     net: Net,
     output: Output,
     settings: Settings,
+    workers: int | None,
     threads: int | None,
     client: Client | None,
     shards: str | os.PathLike[str] | None,
+    ended: threading.Event,
 ) -> Callable[[list[Entry]], Generator[tuple[Entry, int | str]]]:
     """What does the work: this process or a cluster."""
     if client is None:
-        return partial(_done_here, net, output, settings, threads)
-    from . import workers
+        return partial(_done_here, net, output, settings, workers, threads, ended)
+    from . import workers as cluster
     from .hdf import HlocOutput
 
     if not isinstance(output, HlocOutput):
         raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
-    store = workers.store_for(output, shards)
-    return partial(workers.extracted, client, net, output, settings, threads, store)
+    store = cluster.store_for(output, shards)
+
+    def done_there(entries: list[Entry]) -> Generator[tuple[Entry, int | str]]:
+        with closing(cluster.extracted(client, net, output, settings, threads, store, entries)) as results:
+            for result in results:
+                yield result
+                if ended.is_set():
+                    return
+
+    return done_there
 
 
 def _done_here(
-    net: Net, output: Output, settings: Settings, threads: int | None, entries: Sequence[Entry]
+    net: Net,
+    output: Output,
+    settings: Settings,
+    workers: int | None,
+    threads: int | None,
+    ended: threading.Event,
+    entries: Sequence[Entry],
 ) -> Generator[tuple[Entry, int | str]]:
     """The pictures, each with the number of its keypoints, which are stored, or the reason why it failed."""
-    with closing(features_of(net, entries, settings, threads)) as results:
+    share = {"workers": workers, "threads": threads}
+    with closing(features_of(net, entries, settings, **share, stop=ended)) as results:
         for entry, found in results:
             try:
                 if isinstance(found, Exception):
@@ -212,20 +237,6 @@ def _done_here(
 def damaged_again() -> FormatError:
     """The error when doing again does not help."""
     return FormatError("what was stored turns out to be damaged again and again: check the disk")
-
-
-def features_of(
-    net: Net, entries: Sequence[Entry], settings: Settings, threads: int | None
-) -> Generator[tuple[Entry, Features | Exception]]:
-    """The features of the pictures, or why there are none."""
-    options = settings.options()
-    for entry in entries:
-        found: Features | Exception
-        try:
-            found = net(entry.path, threads=threads, **options)
-        except (ImageError, MemoryError) as error:
-            found = error
-        yield entry, found
 
 
 def text_of(error: Exception) -> str:

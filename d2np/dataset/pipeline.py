@@ -15,12 +15,14 @@ for, and share the threads; one that needs more than half of the memory is worke
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,7 +64,7 @@ def features_of(
     memory: int | None = None,
     ahead: int | None = None,
     stop: threading.Event | None = None,
-) -> Iterator[tuple[Entry, Features | Exception]]:
+) -> Generator[tuple[Entry, Features | Exception], None, None]:
     """Features of pictures, worked out while the caller deals with those before them.
 
     They come in the order of the entries and not in that of their completion: what is written is then the
@@ -118,7 +120,9 @@ def features_of(
         workers = 1  # of pictures that somebody else opens no size is known
     most = 4 * (workers or cores) if ahead is None else whole_number(ahead, "ahead")
     shares = _Shares(cores, workers, at_work, settings.scales)
-    return _in_order(_Line(net, settings, shares, stop or threading.Event(), opens), entries, most)
+    count = len(entries) if isinstance(entries, Sequence) else None
+    line = _Line(net, settings, shares, stop or threading.Event(), opens, count)
+    return _in_order(line, entries, most)
 
 
 def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
@@ -161,18 +165,20 @@ class _Stopped(Exception):
 
 
 class _Stock:
-    """So many of something, taken and given back."""
+    """So many of something, taken and given back.
 
-    def __init__(self, total: int) -> None:
+    If it is known how many ``takers`` there will be, the last ones share what is free.
+    """
+
+    def __init__(self, total: int, takers: int | None = None) -> None:
         self.total = self._free = total
+        self._takers = takers
         self._closed = False
         self._entrance = threading.Lock()
         self._changed = threading.Condition()
 
-    def take(self, least: int, takers: int | None = None) -> int:
+    def take(self, least: int) -> int:
         """Wait until ``least`` are free, and take them; returns how many were taken.
-
-        The last so many ``takers`` share what is free.
 
         Raises
         ------
@@ -184,9 +190,15 @@ class _Stock:
             self._changed.wait_for(lambda: self._closed or self._free >= least)
             if self._closed:
                 raise _Stopped
-            taken = max(least, self._free // takers if takers else 0)
+            taken = max(least, self._free // self._takers if self._takers else 0)
             self._free -= taken
+            self._count_off()
         return taken
+
+    def pass_by(self) -> None:
+        """One of the takers takes nothing."""
+        with self._changed:
+            self._count_off()
 
     def give(self, count: int) -> None:
         """Give so many back."""
@@ -200,16 +212,26 @@ class _Stock:
             self._closed = True
             self._changed.notify_all()
 
+    def _count_off(self) -> None:
+        if self._takers is not None:
+            self._takers -= 1
 
-class _Stoppable(Source):
-    """A picture that cannot be read further once the work is given up, so that the network ends early."""
 
-    def __init__(self, source: Source, stopped: threading.Event) -> None:
+class _Opened(Source):
+    """A picture file that was opened, which is still a path for those who want to know which one it is.
+
+    Once the work is given up it cannot be read further, so that the network comes to an end.
+    """
+
+    def __init__(self, path: os.PathLike[str], source: Source, given_up: threading.Event) -> None:
         self.given, self.shape = source.given, source.shape
-        self._source, self._stopped = source, stopped
+        self._path, self._source, self._given_up = path, source, given_up
+
+    def __fspath__(self) -> str:
+        return os.fspath(self._path)
 
     def read(self, first: int, last: int) -> NDArray[Any]:
-        if self._stopped.is_set():
+        if self._given_up.is_set():
             raise _Stopped
         return self._source.read(first, last)
 
@@ -240,25 +262,33 @@ class _Line:
         Once it is set, nothing is begun.
     opens : bool
         Whether the network takes pictures that were opened, or only their paths.
+    count : int or None
+        Of all pictures, if it is known.
     """
 
     def __init__(
-        self, net: Net, settings: Settings, shares: _Shares, stop: threading.Event, opens: bool
+        self,
+        net: Net,
+        settings: Settings,
+        shares: _Shares,
+        stop: threading.Event,
+        opens: bool,
+        count: int | None,
     ) -> None:
         self._net, self._shares, self._opens = net, shares, opens
         self._options = settings.options()
         self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
         self._opening = {name: self._options[name] for name in ("orient", "max_pixels")}
         self._stop, self._given_up = stop, threading.Event()
-        self._threads = _Stock(max(shares.threads, shares.most_workers))
+        self._threads = _Stock(max(shares.threads, shares.most_workers), count)
         self._room = _Stock(_DECODED_BYTES)
         self._reader = ThreadPoolExecutor(1, "d2np-read")
         self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
 
-    def submit(self, entry: Entry, left: int | None) -> tuple[Future[_Read], Future[Features]]:
-        """Have a picture read and worked on, one of the last ``left``, if that is known."""
+    def submit(self, entry: Entry) -> tuple[Future[_Read], Future[Features]]:
+        """Have a picture read and worked on."""
         read = self._reader.submit(self._read, entry)
-        return read, self._computers.submit(self._compute, entry, read, left)
+        return read, self._computers.submit(self._compute, entry, read)
 
     def close(self, unfinished: Iterable[Future[_Read]]) -> None:
         """Give up what is being worked on, end all threads and close what was opened."""
@@ -277,6 +307,13 @@ class _Line:
         return self._stop.is_set() or self._given_up.is_set()
 
     def _read(self, entry: Entry) -> _Read:
+        try:
+            return self._opened_or_not(entry)
+        except BaseException:
+            self._threads.pass_by()
+            raise
+
+    def _opened_or_not(self, entry: Entry) -> _Read:
         if self.stopping:
             raise _Stopped
         if not self._opens:
@@ -297,13 +334,14 @@ class _Line:
         return _Read(source, self._shares.of(source.shape), kept)
 
     def _open(self, entry: Entry) -> Source:
-        return _Stoppable(open_source(entry.path, **self._limits, **self._opening), self._given_up)
+        source = open_source(entry.path, **self._limits, **self._opening)
+        return _Opened(entry.path, source, self._given_up)
 
-    def _compute(self, entry: Entry, reading: Future[_Read], left: int | None) -> Features:
+    def _compute(self, entry: Entry, reading: Future[_Read]) -> Features:
         read = reading.result()
         source = read.source
         try:
-            threads = self._threads.take(read.threads, left)
+            threads = self._threads.take(read.threads)
             try:
                 if self.stopping:
                     raise _Stopped
@@ -327,15 +365,13 @@ class _Waiting(NamedTuple):
 
 def _in_order(
     line: _Line, entries: Iterable[Entry], most: int
-) -> Iterator[tuple[Entry, Features | Exception]]:
-    count = len(entries) if isinstance(entries, Sequence) else None
-    numbered = enumerate(entries)
+) -> Generator[tuple[Entry, Features | Exception], None, None]:
+    coming = iter(entries)
     waiting: deque[_Waiting] = deque()
     try:
         while True:
-            for number, entry in islice(numbered, 0 if line.stopping else most - len(waiting)):
-                left = None if count is None else count - number
-                waiting.append(_Waiting(entry, *line.submit(entry, left)))
+            for entry in islice(coming, 0 if line.stopping else most - len(waiting)):
+                waiting.append(_Waiting(entry, *line.submit(entry)))
             if not waiting:
                 return
             try:
