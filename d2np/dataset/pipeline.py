@@ -22,7 +22,6 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -76,7 +75,7 @@ def features_of(
     Parameters
     ----------
     net : Net
-        Anything else that is called like one is given the paths, and opens them itself.
+        Anything else that is called like one is given the paths, by default one at a time, and opens them itself.
     entries : iterable of Entry
     settings : Settings
     workers : int, optional
@@ -89,7 +88,7 @@ def features_of(
         for each thread. A picture that takes more is worked on alone.
     ahead : int, optional
         Most pictures that are read, worked on or done, and not handed out yet; by default four for each of
-        those side by side.
+        those side by side. So many at most are worked out again after a job was killed.
     stop : threading.Event, optional
         Once it is set, no further picture is begun, and those that were begun are the last ones.
 
@@ -117,7 +116,8 @@ def features_of(
     if workers is not None:
         workers = whole_number(workers, "workers")
     elif not opens:
-        workers = 1  # of pictures that somebody else opens no size is known
+        # Of pictures that somebody else opens no size is known: one at a time.
+        workers, ahead = 1, ahead or 1
     most = 4 * (workers or cores) if ahead is None else whole_number(ahead, "ahead")
     shares = _Shares(cores, workers, at_work, settings.scales)
     count = len(entries) if isinstance(entries, Sequence) else None
