@@ -75,7 +75,8 @@ def features_of(
     Parameters
     ----------
     net : Net
-        Anything else that is called like one is given the paths, by default one at a time, and opens them itself.
+        Anything else that is called like one opens the pictures itself, from their paths; by default one at a
+        time.
     entries : iterable of Entry
     settings : Settings
     workers : int, optional
