@@ -48,3 +48,19 @@ def test_matching():
     assert float(row[2]) > 0
     assert int(row[5]) >= 150  # those that have a partner
     assert row[6] == "0"
+
+
+def test_scale():
+    rows = table("scale.py", "--entries", "40", "--full", "3", "50", "--tasks", "60")
+    assert [row[:3] for row in rows[:6]] == [
+        ["960", "0", "receipts through Dask"],
+        ["40", "2", "shards are written"],
+        ["40", "2", "client takes them in"],
+        ["40", "2", "client, started again, finds them"],
+        ["40", "2", "the file is assembled"],
+        ["40", "2", "the file is looked through"],
+    ]
+    assert len(rows) == 11
+    assert all(float(row[3]) >= 0 and float(row[4]) > 0 and float(row[7]) > 50 for row in rows)
+    # 512 floats for each keypoint, and what comes with them.
+    assert 50 * 2068 < int(rows[9][6]) < 50 * 2068 + 5000
