@@ -64,3 +64,19 @@ def test_memory_and_open_files_stay_flat_over_many_pictures():
     rows = table("soak.py", "--count", "200", "--size", "24x16", "--warm-up", "50")
     assert rows[0][0] == "1 to 20"
     assert all(float(row[1]) > 50 for row in rows)
+
+
+def test_scale():
+    rows = table("scale.py", "--entries", "40", "--full", "3", "50", "--tasks", "60")
+    assert [row[:3] for row in rows[:6]] == [
+        ["960", "0", "receipts through Dask"],
+        ["40", "2", "shards are written"],
+        ["40", "2", "client takes them in"],
+        ["40", "2", "client, started again, finds them"],
+        ["40", "2", "the file is assembled"],
+        ["40", "2", "the file is looked through"],
+    ]
+    assert len(rows) == 11
+    assert all(float(row[3]) >= 0 and float(row[4]) > 0 and float(row[7]) > 50 for row in rows)
+    # 512 floats for each keypoint, and what comes with them.
+    assert 50 * 2068 < int(rows[9][6]) < 50 * 2068 + 5000
