@@ -27,8 +27,7 @@ ALGORITHMS = ("winograd", "direct")
 
 # Multiply-adds in one task: long against the cost of handing it out, short against the waiting at the end.
 _TASK_SIZE = 5_000_000
-# Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
-_TILES_AT_A_TIME = 240
+# Channels of the output that are computed at a time: few, since their products are kept for 36 points.
 _OUTPUTS_AT_A_TIME = 64
 
 
@@ -75,6 +74,8 @@ def stages(
     ``relu`` says whether the last convolution gets a ReLU too. The more ``flows`` are at work, the less each
     may hold back.
     """
+    # Several at once wait for as little as one that is so much wider, between them.
+    tiles = tiles_at_a_time(width * flows) // flows
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:
@@ -91,12 +92,20 @@ def stages(
                 pooled = bool(layers) and layers[0].type == "max_pooling"
                 if pooled:
                     layers.pop(0)
-                tiles = _TILES_AT_A_TIME // flows
                 made.append(WinogradConvolution(layer, packed, width, floor, pooled, memory, tiles))
             else:
                 made.append(DirectConvolution(layer, packed, width, floor, memory))
         width = made[-1].width
     return made
+
+
+def tiles_at_a_time(width: int) -> int:
+    """Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
+
+    The more of them the faster, and the more memory: of which wide pictures need a lot for their margins
+    alone. From 720 to 1600 px of width they become fewer; see ``benchmarks/NOTES.md``.
+    """
+    return min(896, max(240, 1440 - 3 * width // 4))
 
 
 class Pooling:
@@ -219,7 +228,7 @@ class WinogradConvolution(_Convolution):
         floor: float,
         pooled: bool,
         memory: Memory = fresh_memory,
-        tiles_at_a_time: int = _TILES_AT_A_TIME,
+        at_a_time: int = 896,
     ) -> None:
         source = RowBuffer(width, layer.in_channels, layer.padding, memory)
         super().__init__(layer, packed, width, floor, source)
@@ -229,7 +238,7 @@ class WinogradConvolution(_Convolution):
         self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
         tiles = _tiles_in_a_block(layer, self.weights.nbytes, host_caches())
         self.tiles_in_a_block = self.block.rows * max(1, round(tiles / self.block.rows))
-        self.rows_at_a_time = self.tile_rows * max(1, round(tiles_at_a_time / self.tiles_in_a_row))
+        self.rows_at_a_time = self.tile_rows * max(1, round(at_a_time / self.tiles_in_a_row))
         # One row of tiles less is enough: the rows that come first lack one, since the margin stands for it.
         self.waits_for = max(self.tile_rows, self.rows_at_a_time - self.tile_rows)
         self.finished = False

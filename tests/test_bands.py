@@ -99,7 +99,7 @@ def test_features_are_the_same_for_every_height_of_bands(
         patch.setattr(bands, "band_height", lambda _: 10_000)
         expected = net(picture, threads=1, **options)
         patch.setattr(bands, "band_height", lambda _: band)
-        patch.setattr(stages, "_TILES_AT_A_TIME", waits)
+        patch.setattr(stages, "tiles_at_a_time", lambda width: waits)
         found = net(picture, threads=threads, **options)
     for name in ("keypoints", "scores", "descriptors"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -119,7 +119,7 @@ def test_every_vector_width_gives_the_same_map(packed, weights_arrays, monkeypat
 @EVERY_ALGORITHM
 def test_memory_does_not_grow_with_the_height(packed, algorithm, monkeypatch):
     # A picture as narrow as this one would otherwise be too low to fill the batches of the last layers.
-    monkeypatch.setattr(stages, "_TILES_AT_A_TIME", 16)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
 
     def most_memory(height):
         pixels = random_pixels(height, 24)

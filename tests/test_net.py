@@ -374,7 +374,7 @@ def test_an_unknown_algorithm(weights_arrays):
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 2.0)])
 def test_a_stream_gives_what_the_call_gives(net, make_picture, monkeypatch, detector, scales):
     # So small a picture would come in one piece.
-    monkeypatch.setattr(stages, "_TILES_AT_A_TIME", 16)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
     picture = make_picture(200, 90)
     mask = np.ones((200, 90), bool)
     mask[50:60] = False
@@ -398,7 +398,7 @@ def test_a_stream_gives_what_the_call_gives(net, make_picture, monkeypatch, dete
 
 
 def test_a_stream_that_is_left_early_leaves_no_threads(net, make_picture, monkeypatch):
-    monkeypatch.setattr(stages, "_TILES_AT_A_TIME", 16)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
     before = threading.active_count()
     stream = net.stream(make_picture(200, 60), threads=3)
     next(stream)
