@@ -66,16 +66,15 @@ def stages(
     *,
     relu: bool,
     name: object = None,
-    flows: int = 1,
+    tiles: int | None = None,
 ) -> list[Stage]:
     """The network's stages for a picture of the given width in pixels.
 
     Their memory comes from ``workspace``, where ``name`` tells them from others at work at the same time;
-    ``relu`` says whether the last convolution gets a ReLU too. The more ``flows`` are at work, the less each
-    may hold back.
+    ``relu`` says whether the last convolution gets a ReLU too. ``tiles`` are those that Winograd stages wait
+    for, by default :func:`tiles_at_a_time`.
     """
-    # Several at once wait for as little as one that is so much wider, between them.
-    tiles = tiles_at_a_time(width * flows) // flows
+    tiles = tiles_at_a_time(width) if tiles is None else tiles
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:
