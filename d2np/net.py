@@ -24,7 +24,7 @@ from .kernels import topk
 from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
 from .profile import Profile, summarise
 from .source import Source, open_source
-from .stages import PackedWeights, stages, tiles_at_a_time
+from .stages import PackedWeights, stages
 from .threads import Clock, Team, Workspace
 
 FloatArray = NDArray[np.float32]
@@ -358,9 +358,6 @@ class Net:
             read = _preprocessed(source, options.preprocessing)
             found: list[tuple[int, Features]] = []
 
-            # Levels share what the widest of them may wait for.
-            tiles = tiles_at_a_time(steps[-1].width) // len(steps)
-
             def flows(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
                 # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
                 return self._flow(
@@ -369,7 +366,7 @@ class Net:
                     team,
                     relu=options.relu and not ranked,
                     name=level.number,
-                    tiles=tiles,
+                    beside=(steps[-1].width, len(steps)),
                 )
 
             def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
@@ -537,18 +534,18 @@ class Net:
         *,
         relu: bool,
         name: object = None,
-        tiles: int | None = None,
+        beside: tuple[int, int] | None = None,
     ) -> tuple[Iterator[int], RowBuffer, int]:
         """The flow of a preprocessed picture, the buffer of its map, and the rows of the whole map.
 
-        ``name`` tells apart those that share the team's workspace at the same time; for ``tiles`` see
+        ``name`` tells apart those that share the team's workspace at the same time; for ``beside`` see
         :func:`stages`.
         """
         height, width = size
         rows, columns = map_size(height, width)
         memory = partial(team.workspace.array, (name, "map"))
         window = RowBuffer(columns, DESCRIPTOR_SIZE, 0, memory, straight=True, dense=True)
-        made = stages(self._packed, width, team.workspace, relu=relu, name=name, tiles=tiles)
+        made = stages(self._packed, width, team.workspace, relu=relu, name=name, beside=beside)
         return flow(read, height, made, window, team), window, rows
 
     def _rows(

@@ -66,15 +66,16 @@ def stages(
     *,
     relu: bool,
     name: object = None,
-    tiles: int | None = None,
+    beside: tuple[int, int] | None = None,
 ) -> list[Stage]:
     """The network's stages for a picture of the given width in pixels.
 
     Their memory comes from ``workspace``, where ``name`` tells them from others at work at the same time;
-    ``relu`` says whether the last convolution gets a ReLU too. ``tiles`` are those that Winograd stages wait
-    for, by default :func:`tiles_at_a_time`.
+    ``relu`` says whether the last convolution gets a ReLU too. Where several flows are at work, ``beside`` is
+    the width of the widest and their number: they share the tiles that it may wait for.
     """
-    tiles = tiles_at_a_time(width) if tiles is None else tiles
+    widest, flows = beside or (width, 1)
+    tiles = tiles_at_a_time(widest) // flows
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 import d2np
+from d2np import stages
 
 WIDTH = 160
 UNBOUNDED = {"max_edge": None, "max_sum_edges": None}
+
+
+@pytest.fixture(autouse=True)
+def few_tiles(monkeypatch):
+    """Layers wait for as few rows as in wide pictures: for narrow ones these pictures are not high."""
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 240)
 
 
 @pytest.fixture
