@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .errors import ImageError
+from .errors import Error, ImageError
+from .extras import require
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 _WEB = ("http", "https")
@@ -103,7 +104,7 @@ class RemoteFile:
         if self.content is not None:
             return self.content
         with _told_in_one_line(self.url):
-            system, path = _system(self.url)
+            system, path = file_system(self.url, ImageError)
             size = system.info(path).get("size")
             if size is not None:
                 content = system.cat_file(path) if size <= most else b""
@@ -118,7 +119,7 @@ class RemoteFile:
         if self.told is not None:
             return self.told
         with _told_in_one_line(self.url):
-            system, path = _system(self.url)
+            system, path = file_system(self.url, ImageError)
             info: Mapping[str, Any] = system.info(path)
             return info
 
@@ -133,7 +134,7 @@ def below(url: str) -> list[tuple[RemoteFile, str]] | None:
         If the file system cannot be reached.
     """
     with _told_in_one_line(url):
-        system, path = _system(url)
+        system, path = file_system(url, ImageError)
         # Of a web server only an index page can be a folder, and to ask is to read it.
         if not (url.endswith("/") if _is_web(url) else system.isdir(path)):
             return None
@@ -153,7 +154,7 @@ def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
         If the file system cannot be reached.
     """
     with _told_in_one_line(url):
-        system, path = _system(url)
+        system, path = file_system(url, ImageError)
         # In the address of a page, a question mark stands before its parameters.
         parts = [part.replace("?", "") for part in path.split("/")] if _is_web(url) else path.split("/")
         fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), None)
@@ -205,13 +206,15 @@ def _is_web(url: str) -> bool:
     return url.partition("://")[0].lower() in _WEB
 
 
-def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path there."""
-    try:
-        import fsspec.core
-    except ImportError:
-        raise ImageError(f"{url}: URLs need the package fsspec: pip install 'd2np[cloud]'") from None
-    system, path = fsspec.core.url_to_fs(url)
+def file_system(url: str, error: type[Error]) -> tuple[Any, str]:
+    """The file system of a URL, and the path there.
+
+    Raises
+    ------
+    Error
+        Of the type given, if fsspec is missing.
+    """
+    system, path = require("fsspec.core", f"{url}: URLs need", "cloud", error).url_to_fs(url)
     return system, str(path)
 
 

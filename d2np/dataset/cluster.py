@@ -16,6 +16,7 @@ from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import Error, OptionError
+from ..extras import require
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -268,8 +269,4 @@ class Work(Generic[Item, Receipt]):
 
 
 def _library() -> Any:
-    try:
-        import distributed
-    except ImportError:
-        raise Error("a Dask cluster needs the package distributed: pip install 'd2np[dask]'") from None
-    return distributed
+    return require("distributed", "a Dask cluster needs", "dask", Error)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import FormatError
-from ..remote import is_url, local_path, reason_of
+from ..remote import file_system, is_url, local_path, reason_of
 from .shards import sync_folder
 
 UNFINISHED = ".unfinished"
@@ -182,14 +182,8 @@ class Store:
 
     def _system(self) -> tuple[Any, str]:
         """The file system of the URL, and the folder there."""
-        try:
-            import fsspec.core
-        except ImportError:
-            raise FormatError(
-                f"{self.where}: URLs need the package fsspec: pip install 'd2np[cloud]'"
-            ) from None
-        system, folder = fsspec.core.url_to_fs(self.where)
-        return system, str(folder).rstrip("/")
+        system, folder = file_system(self.where, FormatError)
+        return system, folder.rstrip("/")
 
     @contextmanager
     def _problems(self) -> Iterator[None]:
