@@ -8,9 +8,10 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import FormatError, ImageError, OptionError
+from ..features import Features
 from ..image import network_size
 from .failures import Failures
 from .listing import Entry
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from ..net import Net
+
+Outcome = TypeVar("Outcome")
 
 ATTEMPTS = 3
 """How often what turns out to be damaged is done again."""
@@ -221,17 +224,45 @@ def _done_here(
     entries: Sequence[Entry],
 ) -> Generator[tuple[Entry, int | str]]:
     """The pictures, each with the number of its keypoints, which are stored, or the reason why it failed."""
-    share = {"workers": workers, "threads": threads}
-    with closing(features_of(net, entries, settings, **share, stop=ended)) as results:
+
+    def store(entry: Entry, features: Features, uncertainty: float) -> int:
+        output.put(entry, features, uncertainty)
+        return len(features)
+
+    results = features_of(net, entries, settings, workers=workers, threads=threads, stop=ended)
+    yield from outcomes(results, settings, store)
+
+
+def outcomes(
+    results: Generator[tuple[Entry, Features | Exception]],
+    settings: Settings,
+    use: Callable[[Entry, Features, float], Outcome],
+) -> Generator[tuple[Entry, Outcome | str]]:
+    """What becomes of the results of :func:`features_of`, which are closed in the end.
+
+    Parameters
+    ----------
+    results : generator
+    settings : Settings
+    use : callable
+        Is given each picture's features, with their uncertainty.
+
+    Yields
+    ------
+    Entry
+    object or str
+        What ``use`` has returned; or the reason why this picture has failed, there or before.
+    """
+    with closing(results):
         for entry, found in results:
             try:
                 if isinstance(found, Exception):
                     raise found
-                output.put(entry, found, uncertainty_of(found.image_size, settings))
+                outcome = use(entry, found, _uncertainty(found.image_size, settings))
             except (ImageError, MemoryError) as error:
-                yield entry, text_of(error)
+                yield entry, str(error) or "not enough memory"
             else:
-                yield entry, len(found)
+                yield entry, outcome
 
 
 def damaged_again() -> FormatError:
@@ -239,16 +270,11 @@ def damaged_again() -> FormatError:
     return FormatError("what was stored turns out to be damaged again and again: check the disk")
 
 
-def text_of(error: Exception) -> str:
-    """What has gone wrong with a picture."""
-    return str(error) or "not enough memory"
-
-
 def _reason(entry: Entry, text: str) -> str:
     return text if str(entry.path) in text else f"{entry.path}: {text}"
 
 
-def uncertainty_of(size: tuple[int, int], settings: Settings) -> float:
+def _uncertainty(size: tuple[int, int], settings: Settings) -> float:
     """Pixels of the picture for one pixel that the network saw: what hloc records, the mean of both axes."""
     seen = network_size(*size, max_edge=settings.max_edge, max_sum_edges=settings.max_sum_edges)
     return (size[0] / seen[0] + size[1] / seen[1]) / 2

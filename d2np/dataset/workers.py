@@ -25,7 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
-from ..errors import Error, FormatError, ImageError
+from ..errors import Error, FormatError
+from ..features import Features
 from ..formats import hloc, hloc_matches
 from ..threads import usable_cores
 from . import extraction, hdf, pairs, shards
@@ -141,16 +142,14 @@ class Extraction(Task[tuple[Entry, "str | None"]]):
         net = _network(self.store, self.network, self.sha256)
         stamps = {entry.name: stamp for entry, stamp in batch}
         entries = [entry for entry, _ in batch]
-        for entry, found in features_of(net, entries, self.settings, threads=self.threads):
-            try:
-                if isinstance(found, Exception):
-                    raise found
-                uncertainty = extraction.uncertainty_of(found.image_size, self.settings)
-                record = hdf.feature_record(entry, found, uncertainty, stamps[entry.name], half=self.half)
-            except (ImageError, MemoryError) as error:
-                yield entry.name, extraction.text_of(error)
-            else:
-                yield entry.name, record
+
+        def record(entry: Entry, features: Features, uncertainty: float) -> Record:
+            return hdf.feature_record(entry, features, uncertainty, stamps[entry.name], half=self.half)
+
+        found = features_of(net, entries, self.settings, threads=self.threads)
+        with closing(extraction.outcomes(found, self.settings, record)) as outcomes:
+            for entry, outcome in outcomes:
+                yield entry.name, outcome
 
 
 @dataclass(frozen=True)
