@@ -44,7 +44,7 @@ def packaged():
 
 @pytest.fixture(scope="module")
 def scene(make_picture):
-    return make_picture(176, 184, seed=3)
+    return make_picture(224, 240, seed=3)
 
 
 def inner(features, size, margin):
@@ -66,9 +66,7 @@ def test_a_shift_by_cells_shifts_keypoints(direct, scene, right, down):
     inside_both = (x >= REACH + right) & (y >= REACH + down) & (x < width - REACH) & (y < height - REACH)
     expected = a.select(inside_both)
     x, y = b.keypoints[:, :2].T
-    found = b.select(
-        (x >= REACH) & (y >= REACH) & (x < width - right - REACH) & (y < height - down - REACH)
-    )
+    found = b.select((x >= REACH) & (y >= REACH) & (x < width - right - REACH) & (y < height - down - REACH))
     assert len(found) >= 3
     np.testing.assert_array_equal(found.descriptors, expected.descriptors)
     np.testing.assert_array_equal(found.scores, expected.scores)
@@ -107,7 +105,11 @@ def test_nothing_is_found_inside_a_flat_picture(direct, value):
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 @pytest.mark.parametrize(
     "exponents",
-    [(0, 0, 0, 0, 0, 0, 0, 0, 0, 10), (3, -1, 2, -4, 5, 0, -3, 1, 2, -2), (-2, -2, -2, -2, -2, 0, 0, 0, 0, 0)],
+    [
+        (0, 0, 0, 0, 0, 0, 0, 0, 0, 10),
+        (3, -1, 2, -4, 5, 0, -3, 1, 2, -2),
+        (-2, -2, -2, -2, -2, 0, 0, 0, 0, 0),
+    ],
 )
 def test_scaled_weights_scale_the_map(weights_arrays, picture, algorithm, exponents):
     """By powers of two, which change no digit: the map scales, keypoints and descriptors stay."""
