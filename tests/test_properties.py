@@ -57,7 +57,8 @@ def inner(features, size, margin):
 
 @pytest.mark.parametrize(("right", "down"), SHIFTS)
 def test_a_shift_by_cells_shifts_keypoints(direct, scene, right, down):
-    """What a keypoint is depends on the pixels around it alone, bit for bit but for its position."""
+    """What a keypoint is depends on the pixels around it alone, bit for bit; its position has fewer digits
+    further from the corner, and its descriptor is sampled there."""
     height, width = scene.shape[0] - down, scene.shape[1] - right
     a = direct(scene[:height, :width])
     b = direct(scene[down:, right:])
@@ -68,8 +69,8 @@ def test_a_shift_by_cells_shifts_keypoints(direct, scene, right, down):
     x, y = b.keypoints[:, :2].T
     found = b.select((x >= REACH) & (y >= REACH) & (x < width - right - REACH) & (y < height - down - REACH))
     assert len(found) >= 3
-    np.testing.assert_array_equal(found.descriptors, expected.descriptors)
     np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_allclose(found.descriptors, expected.descriptors, atol=1e-5)
     moved = found.keypoints + np.array([right, down, 0], np.float32)
     np.testing.assert_allclose(moved, expected.keypoints, atol=1e-4)
 
@@ -92,11 +93,16 @@ def test_a_shift_by_cells_shifts_the_map(net, scene, right, down):
 
 
 @pytest.mark.parametrize("value", [0, 7, 128, 255])
-def test_nothing_is_found_inside_a_flat_picture(direct, value):
-    """The zeros around a picture may look like an edge to a network; what lies further in cannot."""
-    size = (136, 144)
-    found = direct(np.full((*size, 3), value, np.uint8))
-    assert len(inner(found, size, REACH)) == 0
+def test_nothing_is_found_inside_a_flat_picture(direct, packaged, value):
+    """The zeros around a picture look like an edge to a network; what lies further in cannot.
+
+    With Winograd's method that holds where a flat picture gives a map of zeros, as it does with the analytic
+    weights. With others its rounding makes summits of 1e-6 of the values there.
+    """
+    size = (144, 152)
+    picture = np.full((*size, 3), value, np.uint8)
+    for net in (direct, packaged):
+        assert len(inner(net(picture), size, 64)) == 0
 
 
 # Scales of the weights
