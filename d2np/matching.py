@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float32]
 # Rows of the first set in one task. The cut does not depend on the number of threads.
 _ROWS = 512
 _NOBODY = np.iinfo(np.int64).max
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def match(
@@ -62,7 +63,8 @@ def match(
     Raises
     ------
     FormatError
-        If the descriptors do not fit each other, or there are no keypoints to verify with.
+        If the descriptors do not fit each other, are not finite or far from normalised, or there are no
+        keypoints to verify with.
     OptionError
         If ``ratio`` is not above 0 and up to 1, ``min_similarity`` is not a number, or nothing can be
         verified as ``verify`` and ``threshold`` say.
@@ -181,8 +183,15 @@ def _descriptors(source: Features | ArrayLike) -> FloatArray:
         raise FormatError("descriptors must be an array (N, D) of numbers") from None
     if array.ndim != 2:
         raise FormatError(f"descriptors must have shape (N, D); got {array.shape}")
-    if not np.isfinite(array).all():
+    # NaN and infinities show in the extremes; no copy is made to look for them.
+    largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+    if not np.isfinite(largest):
         raise FormatError("descriptors must be finite; there is a NaN or an infinity among them")
+    # Products that overflow would have no order.
+    if largest**2 * array.shape[1] > _LARGEST:
+        raise FormatError(
+            f"descriptors must be L2-normalised; there is a value of {largest:g}, too large to be compared"
+        )
     return array
 
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import detect, image, pyramid, weights
 from .bands import RowBuffer, WholeMap, flow
-from .errors import ImageError, OptionError
+from .errors import ImageError, OptionError, WeightsError
 from .features import DESCRIPTOR_SIZE, Features
 from .gathering import Gathering, Pile
 from .image import Picture, network_size, open_picture
@@ -225,6 +225,8 @@ class Net:
             If the picture cannot be used, or is too small for one of the scales.
         OptionError
             If an option has a value that makes no sense.
+        WeightsError
+            If the weights are so large that the feature map overflows.
         """
         options = _Options(
             detector,
@@ -371,6 +373,7 @@ class Net:
 
             def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
                 xy = frame.to_picture(candidates.positions, level)
+                _check_finite(candidates.scores)
                 # Summed maps grow with the level's number; strengths are normalised and do not.
                 scores = candidates.scores if ranked else candidates.scores / np.float32(level.number)
                 chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
@@ -460,6 +463,7 @@ class Net:
             result = np.empty(map_size(*_checked_size(source)), np.float32)
             for rows in self._rows(_preprocessed(source, preprocessing), source.shape, team, relu=False):
                 result[rows.top : rows.top + len(rows.cells)] = detect.strength(rows.cells, team)
+        _check_finite(result)
         return result
 
     def describe(
@@ -524,6 +528,7 @@ class Net:
                 end = np.inf if last == rows.height - 1 else last
                 here = (positions[:, 0] >= rows.top) & (positions[:, 0] < end)
                 result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
+        _check_finite(result)
         return result, valid
 
     def _flow(
@@ -602,6 +607,15 @@ def _preprocessed(source: Source, preprocessing: str) -> Callable[[int, int], Fl
 def _checked_size(source: Source) -> tuple[int, int]:
     pyramid.levels(*source.shape, (1.0,))
     return source.shape
+
+
+def _check_finite(values: FloatArray) -> None:
+    """Weights are finite, but what they make of a picture may not be."""
+    if not np.isfinite(values).all():
+        raise WeightsError(
+            "the feature map goes beyond what float32 holds: the weights are too large to be those of a "
+            "working network"
+        )
 
 
 def _checked_mask(mask: ArrayLike | None, frame: _Frame) -> NDArray[np.bool_] | None:
