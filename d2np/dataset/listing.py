@@ -96,7 +96,8 @@ def _listed(path: Path) -> Iterator[Entry]:
         if not line or line.startswith("#"):
             continue
         beside = path.parent / line
-        here = beside if beside.exists() or not os.path.exists(line) else Path(line)
+        # Unlike Path.exists, this takes names that are too long for the system.
+        here = beside if os.path.exists(beside) or not os.path.exists(line) else Path(line)
         yield Entry(here, _plain_name(line))
 
 
