@@ -6,6 +6,7 @@ Everything else comes out: that is a bug.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import pickletools
@@ -48,6 +49,7 @@ def folder() -> Path:
     if _folder is None:
         place = "/dev/shm" if Path("/dev/shm").is_dir() else None
         _folder = tempfile.TemporaryDirectory(prefix="fuzz-", dir=place)
+        atexit.register(_folder.cleanup)
     return Path(_folder.name)
 
 
@@ -97,7 +99,7 @@ def _network(arrays: dict[str, object]) -> None:
 
 def _torch_legacy(data: bytes) -> None:
     # What is no such file is taken for its pickle, so that this gets to be read.
-    whole = data if sniff.kind(data) == "legacy" else checkpoints.legacy_around(data, _STORAGES)
+    whole = data if sniff.kind(data) == "legacy" else checkpoints.legacy_around(data, _LEGACY)
     _network(torch_checkpoint.read(io.BytesIO(whole))[0])
 
 
@@ -107,6 +109,7 @@ def _torch_zip(data: bytes) -> None:
     _network(torch_checkpoint.read(io.BytesIO(whole))[0])
 
 
+_LEGACY = {str(94757629632608 + 64 * key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(20)}
 _STORAGES = {str(key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(20)}
 
 
