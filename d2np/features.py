@@ -56,7 +56,7 @@ class Features:
             )
         try:
             width, height = (int(edge) for edge in self.image_size)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise FormatError(f"image_size must be (width, height); got {self.image_size!r}") from None
         object.__setattr__(self, "keypoints", keypoints)
         object.__setattr__(self, "scores", scores)
@@ -186,6 +186,9 @@ def _model(given: Any) -> NDArray[np.float64]:
 
 def _float32(name: str, values: Any) -> NDArray[np.float32]:
     try:
-        return np.ascontiguousarray(values, dtype=np.float32)
-    except (TypeError, ValueError):
+        if np.iscomplexobj(values):
+            raise TypeError
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.ascontiguousarray(values, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
         raise FormatError(f"{name} must be numbers") from None

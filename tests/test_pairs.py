@@ -24,6 +24,7 @@ from d2np.dataset import pairs as pairs_module
 from d2np.errors import FormatError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc, hloc_matches
+from d2np.formats.hdf5 import write_text
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["a.jpg", "b/1.jpg", "b/2.jpg", "c.jpg", "d.jpg"]
@@ -41,7 +42,7 @@ def write_features(path, names=NAMES, count=30, half=False, settings=None):
             features = Features(rng.uniform(0, 480, (n, 3)), rng.random(n), descriptors, (640, 480))
             hloc.write(file, name, features, half=half)
         if settings is not None:
-            file.attrs["d2np_settings"] = settings
+            write_text(file, "d2np_settings", settings)
     return path
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import FormatError, ImageError
 from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
+from ..formats.hdf5 import read_text, write_text
 from .listing import Entry
 from .parts import ASSEMBLED, STAMP, Job, Parts
 from .shards import Record, sync_folder
@@ -149,7 +150,7 @@ class HdfOutput:
         self._seen = self._state()
         if self.path.exists() and not (job and job.anew and not self._is_of(job)):
             with hloc.opened(self.path) as file:
-                self._check_settings(_recorded(file), self._shown)
+                self._check_settings(recorded_settings(file), self._shown)
                 self._there = {name: hloc.stamp_of(file, name) for name in self._listed(file)}
         if job is None:
             return
@@ -163,8 +164,8 @@ class HdfOutput:
         """Whether the file has been assembled by this job."""
         try:
             with hloc.opened(self.path) as file:
-                return bool(file.attrs.get(JOB) == job.token)
-        except FormatError:
+                return read_text(file, JOB) == job.token
+        except (FormatError, *hloc.H5_ERRORS):
             return False
 
     def _state(self) -> object:
@@ -187,8 +188,8 @@ class HdfOutput:
             shutil.copyfile(self.path, self._assembled)
         damaged = []
         with _written(self._assembled) as file:
-            file.attrs[SETTINGS] = json.dumps(self._settings, sort_keys=True)
-            file.attrs[JOB] = job.token
+            write_text(file, SETTINGS, json.dumps(self._settings, sort_keys=True))
+            write_text(file, JOB, job.token)
             for name, record in self.parts.records():
                 if record is None:
                     damaged.append(name)
@@ -429,11 +430,11 @@ def _of_the_system(error: BaseException | None) -> OSError | None:
     return OSError(number, os.strerror(number)) if number else None
 
 
-def _recorded(file: Any) -> dict[str, Any] | None:
+def recorded_settings(file: Any) -> dict[str, Any] | None:
     """What the content of a file was made with, or None if it is not told."""
     try:
-        return dict(json.loads(file.attrs[SETTINGS]))
-    except (KeyError, ValueError, TypeError):
+        return dict(json.loads(read_text(file, SETTINGS) or ""))
+    except hloc.H5_ERRORS:
         return None
 
 

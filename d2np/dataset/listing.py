@@ -119,7 +119,8 @@ def _listed(path: str) -> Iterator[Entry]:
             yield Entry(RemoteFile(remote.beside(path, line)), _plain_name(line))
         else:
             beside = Path(path).parent / line
-            here = beside if beside.exists() or not os.path.exists(line) else Path(line)
+            # Unlike Path.exists, this takes names that are too long for the system.
+            here = beside if os.path.exists(beside) or not os.path.exists(line) else Path(line)
             yield Entry(here, _plain_name(line))
 
 

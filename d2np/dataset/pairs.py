@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from ..formats import hloc, hloc_matches
 from ..matching import match
 from ..threads import Team
 from .extraction import ATTEMPTS, Progress, damaged_again
-from .hdf import SETTINGS, MatchOutput
+from .hdf import MatchOutput, recorded_settings
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -47,11 +46,7 @@ class MatchSettings:
             If the feature file cannot be read.
         """
         with hloc.opened(features) as file:
-            told = file.attrs.get(SETTINGS, "{}")
-        try:
-            of_features = dict(json.loads(told))
-        except (ValueError, TypeError):
-            of_features = {}
+            of_features = recorded_settings(file) or {}
         return {**self.options(), **{f"features' {name}": value for name, value in of_features.items()}}
 
     def options(self) -> dict[str, Any]:

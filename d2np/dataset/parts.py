@@ -180,7 +180,7 @@ class Parts:
     def next_number(self) -> int:
         """What the name of the next shard begins with."""
         numbers = [path.name[:6] for path in self.folder.glob(f"*{EXTENSION}")]
-        return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+        return 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def records(self) -> Iterator[tuple[str, Record | None]]:
         """All records with their names, in the order in which they lie on the disk; None for a damaged one.
@@ -253,7 +253,7 @@ class Parts:
             return None
         except FormatError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise FormatError(f"{self.folder / _JOB} is damaged: begin anew with --restart") from None
 
     def _scan(self) -> None:

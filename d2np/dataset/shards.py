@@ -49,6 +49,8 @@ _START = struct.Struct("<8sIQ")
 _CRC = struct.Struct("<I")
 _MOST_HEADER = 1 << 26
 _NUMBERS = "biuf"
+_MOST_AXES = 8
+_LONGEST_AXIS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -282,9 +284,15 @@ def _read_header(stream: BinaryIO, offset: int, end: int) -> _Header | None:
             for key, kind, shape in told["arrays"]
         ]
         place = Place(offset, length, str(told["name"]), dict(told["values"]))
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, SyntaxError, Warning):
         return None
-    plain = all(kind.kind in _NUMBERS and min(shape, default=0) >= 0 for _, kind, shape in arrays)
+    # Even without elements, arrays of such sizes cannot be.
+    plain = all(
+        kind.kind in _NUMBERS
+        and len(shape) <= _MOST_AXES
+        and all(0 <= edge <= _LONGEST_AXIS for edge in shape)
+        for _, kind, shape in arrays
+    )
     if not plain or sum(kind.itemsize * prod(shape) for _, kind, shape in arrays) != size:
         return None
     return _Header(place, arrays, offset + _START.size + header_size + _CRC.size, size)

@@ -61,7 +61,7 @@ def is_same(recorded: str | None, now: str | None) -> bool:
         return True
     try:
         before, after = dict(json.loads(recorded)), dict(json.loads(now))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
     if before.get(_CHECKSUM) and after.get(_CHECKSUM):
         return bool(before[_CHECKSUM] == after[_CHECKSUM])

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..features import Features
+from .hdf5 import read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """What every picture's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
@@ -32,7 +33,7 @@ STAMP = "d2np_stamp"
 UNFINISHED = ".unfinished"
 """The name of a group that is being written: one that still has it is no picture and no pair."""
 
-H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
 """What h5py raises where a file is damaged, cannot be written, or holds something else."""
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -105,7 +106,7 @@ def put(
             for key, named in (attributes or {}).items():
                 group[key].attrs.update(named)
             if stamp is not None:
-                group.attrs[STAMP] = stamp
+                write_text(group, STAMP, stamp)
     except H5_ERRORS as error:
         raise FormatError(f"{name} cannot be written: {one_line(error)}") from None
 
@@ -113,10 +114,9 @@ def put(
 def stamp_of(file: Any, name: str) -> str | None:
     """What the group of that name in an open file was made from, if it is told."""
     try:
-        stamp = file[name].attrs.get(STAMP)
+        return read_text(file[name], STAMP)
     except H5_ERRORS:
         return None
-    return stamp if isinstance(stamp, str) else None
 
 
 def read(source: Any, name: str) -> Features:
@@ -142,13 +142,13 @@ def read(source: Any, name: str) -> Features:
         group = source.get(name)
         if group is None or not is_complete(group):
             raise FormatError(f"no features of a picture {name!r}")
-        keypoints = group["keypoints"][()].astype(np.float32)
-        scales = group["scales"][()] if "scales" in group else np.ones(len(keypoints))
+        keypoints = _float32(read_array(group, "keypoints"))
+        scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
         return Features(
-            np.column_stack([keypoints, scales.astype(np.float32)]),
-            group["scores"][()],
-            _unit_rows(group["descriptors"][()]),
-            tuple(group["image_size"][()]),
+            np.column_stack([keypoints, _float32(scales)]),
+            _float32(read_array(group, "scores")),
+            _unit_rows(read_array(group, "descriptors")),
+            tuple(read_array(group, "image_size")),
         )
     except FormatError:
         raise
@@ -179,8 +179,8 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
         group = file.get(name)
         if group is None or not is_complete(group):
             raise FormatError(f"no features of a picture {name!r}")
-        width, height = group["image_size"][()]
-        return group["keypoints"][()].astype(np.float32), (int(width), int(height))
+        width, height = read_array(group, "image_size")
+        return _float32(read_array(group, "keypoints")), (int(width), int(height))
     except FormatError:
         raise
     except H5_ERRORS as error:
@@ -203,7 +203,7 @@ def names(source: Any) -> list[str]:
         with opened(source) as file:
             return names(file)
     try:
-        return sorted(_names(source, ""))
+        return sorted(_names(source, "", set()))
     except H5_ERRORS as error:
         raise FormatError(f"a damaged feature file: {one_line(error)}") from None
 
@@ -272,12 +272,17 @@ def _opened_for_writing(path: str | os.PathLike[str], *, create: bool) -> Any:
     return h5f.open(name, h5f.ACC_RDWR, fapl=access)
 
 
-def _names(group: Any, prefix: str) -> Iterator[str]:
+def _names(group: Any, prefix: str, seen: set[int]) -> Iterator[str]:
     if prefix and is_complete(group):
         yield prefix.rstrip("/")
+    # A folder that hangs in several places is looked into once: few links can make more ways than anyone
+    # can go.
+    if hash(group) in seen:
+        return
+    seen.add(hash(group))
     for key in group:
         if f"{prefix}{key}" != UNFINISHED and hasattr(group[key], "keys"):
-            yield from _names(group[key], f"{prefix}{key}/")
+            yield from _names(group[key], f"{prefix}{key}/", seen)
 
 
 def _to_arrays(features: Features) -> dict[str, NDArray[Any]]:
@@ -297,9 +302,14 @@ def _halved(values: NDArray[Any]) -> NDArray[Any]:
     return np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
 
 
+def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)
+
+
 def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
     """(512, N) as stored to (N, 512)."""
-    descriptors = np.ascontiguousarray(stored.T, np.float32)
+    descriptors = np.ascontiguousarray(_float32(stored.T))
     if stored.dtype != np.float16:
         return descriptors
     lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)

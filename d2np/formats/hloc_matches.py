@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..features import Matches
+from .hdf5 import read_array
 from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
 
 _ARRAYS = ("matches0", "matching_scores0")
@@ -129,7 +130,11 @@ def read(source: Any, a: str, b: str) -> Matches:
         with opened(source) as file:
             return read(file, a, b)
     for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
-        if name in source:
+        try:
+            there = name in source
+        except H5_ERRORS as error:
+            raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
+        if there:
             matches = read_pair(source, name)
             return Matches(matches.indices[:, columns], matches.similarities)
     raise FormatError(f"no matches of {a} and {b}")
@@ -141,14 +146,17 @@ def read_pair(file: Any, name: str) -> Matches:
         group = file[name]
         if not is_complete(group):
             raise FormatError(f"no matches in {name}")
-        partner, scores = (group[key][()] for key in _ARRAYS)
+        partner, scores = (read_array(group, key) for key in _ARRAYS)
+        if partner.dtype.kind not in "iu":
+            raise FormatError(f"matches of {name} cannot be read: indices are expected, not {partner.dtype}")
     except FormatError:
         raise
     except H5_ERRORS as error:
         raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
     (here,) = np.nonzero(partner != -1)
     indices = np.stack([here, partner[here].astype(np.int64)], axis=1)
-    return Matches(indices, 2 * scores[here].astype(np.float32) - 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Matches(indices, 2 * scores[here].astype(np.float32) - 1)
 
 
 def pair_names(source: Any) -> list[str]:

@@ -35,6 +35,7 @@ _KEYPOINTS, _DESCRIPTORS = (
     ("keypoints", ".kpt", 3),
     ("descriptors", ".desc", DESCRIPTOR_SIZE),
 )
+_LONGEST_TIMESTAMP = 20  # nanoseconds have 19 digits
 _SENSORS, _RECORDS = "# sensor_id, name, sensor_type, [sensor_params]+", "# timestamp, device_id, image_path"
 
 
@@ -133,7 +134,9 @@ class Records:
         if self._records.exists():
             _check_version(self._records)
             for row in _rows(self._records):
-                if len(row) != 3 or not row[0].isdigit():
+                if len(row) != 3 or not (
+                    row[0].isascii() and row[0].isdigit() and len(row[0]) <= _LONGEST_TIMESTAMP
+                ):
                     raise FormatError(f"{self._records}: not kapture's records: {', '.join(row)}")
                 self._next = max(self._next, int(row[0]) + 1)
                 self._pictures.add(row[2])

@@ -7,12 +7,13 @@ vectors, so ``scores`` is a row, (1, N).
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from ..atomic import replacing
 from ..errors import FormatError
 from ..extras import require
 from ..features import Features
+from ..streams import Capped
 from .npz import EXTENSION
 
 __all__ = ["EXTENSION", "MAGIC", "is_complete", "library", "read", "write"]
@@ -22,6 +23,8 @@ MAGIC = b"MATLAB 5.0 MAT-file"
 
 _ARRAYS = ("keypoints", "scores", "descriptors")
 _HEADER = 128
+_MATRIX = 14  # what stands before an array that is not compressed
+_NUMBERS = ("single", "double", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 def library() -> Any:
@@ -68,7 +71,9 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
     scipy_io = library()
     name = os.fspath(path)
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb") as file:
+            stream = Capped(file)
+            _check(scipy_io, stream)
             arrays = scipy_io.loadmat(stream, variable_names=_ARRAYS)
         scores = arrays["scores"].reshape(-1)
         return Features(arrays["keypoints"], scores, arrays["descriptors"], image_size)
@@ -88,10 +93,7 @@ def is_complete(path: str | os.PathLike[str]) -> bool:
     scipy_io = library()
     try:
         with open(path, "rb") as stream:
-            if stream.read(len(MAGIC)) != MAGIC or not _is_whole(stream):
-                return False
-            stream.seek(0)
-            shapes = {name: shape for name, shape, _ in scipy_io.whosmat(stream)}
+            shapes = _check(scipy_io, Capped(stream))
     # scipy raises almost anything on a damaged file.
     except Exception:
         return False
@@ -101,13 +103,32 @@ def is_complete(path: str | os.PathLike[str]) -> bool:
     return shapes == {"keypoints": (count, 3), "scores": scores, "descriptors": (count, 512)}
 
 
-def _is_whole(stream: Any) -> bool:
-    """Whether the file ends where its last array does; ``whosmat`` does not look."""
-    end = stream.seek(0, os.SEEK_END)
+def _check(scipy_io: Any, stream: Capped) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in a file, which is left at its beginning.
+
+    Raises
+    ------
+    ValueError
+        If it is of another format, cut short or compressed, or one of our arrays does not hold numbers.
+    """
+    if stream.read(len(MAGIC)) != MAGIC:
+        raise ValueError("it does not begin as MATLAB 5 files do")
+    # ``whosmat`` does not look whether the file ends where its last array does.
     stream.seek(_HEADER - 2)
-    order = "little" if stream.read(2) == b"IM" else "big"
+    order: Literal["little", "big"] = "little" if stream.read(2) == b"IM" else "big"
     place = _HEADER
-    while place < end:
-        stream.seek(place + 4)
-        place += 8 + int.from_bytes(stream.read(4), order)  # type: ignore[arg-type]
-    return place == end
+    while place < stream.size:
+        stream.seek(place)
+        kind, size = (int.from_bytes(stream.read(4), order) for _ in range(2))
+        if kind != _MATRIX:
+            raise ValueError("it is compressed, or holds something else than arrays: save it with -v6")
+        place += 8 + size
+    if place != stream.size:
+        raise ValueError("it is cut short")
+    stream.seek(0)
+    listed = [entry for entry in scipy_io.whosmat(stream) if entry[0] in _ARRAYS]
+    shapes = {name: shape for name, shape, _ in listed}
+    if len(shapes) < len(listed) or any(kind not in _NUMBERS for _, _, kind in listed):
+        raise ValueError(f"{', '.join(_ARRAYS)} must be arrays of numbers")
+    stream.seek(0)
+    return shapes

@@ -167,6 +167,9 @@ def _attribute(file: Any, name: str) -> object:
     identifier = file.attrs.get_id(name)
     if identifier.shape != () or identifier.get_storage_size() > _LONGEST_ATTRIBUTE:
         raise WeightsError(f"attribute {name}: expected a single value")
+    # HDF5 finds those through a heap of the file, and if that is damaged it may never return.
+    if identifier.dtype.kind == "O":
+        raise WeightsError(f"attribute {name}: expected a text of fixed length or a number")
     value: object = file.attrs[name]
     return value
 

@@ -17,10 +17,20 @@ from typing import Any, BinaryIO, Final
 from ..errors import WeightsError
 from .parameters import shortened
 
-LARGEST_PICKLE = 16 * 2**20
-"""Bytes. That of a D2-Net with its optimiser has about 20 thousand."""
+LARGEST_PICKLE = 2 * 2**20
+"""Bytes; one may make an object of a hundred. The pickle of a D2-Net with its optimiser has 20 thousand."""
 
-_MALFORMED = (ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error, RecursionError)
+# Warnings may be made errors; so pickletools ends at escapes that Python does not know.
+_MALFORMED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    RecursionError,
+    Warning,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], obj
     Returns
     -------
     object
-        Scalars, lists, tuples, dicts (keys that are not plain scalars are left out), :class:`Global`,
+        Scalars, lists, tuples, dicts (keys that are no texts are left out), :class:`Global`,
         :data:`OPAQUE` and what the functions return. The state that a pickle sets on objects is dropped.
 
     Raises
@@ -100,6 +110,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each MARK
         self.memo: dict[int, Any] = {}
+        self.work = 0
 
     def step(self, name: str, argument: Any) -> None:
         stack = self.stack
@@ -181,7 +192,9 @@ class _Machine:
                 stack.pop()
                 stack[-1]  # the object whose state is dropped must be there
             case "BINPERSID":
-                stack.append(self.storage(stack.pop()))
+                identifier = stack.pop()
+                self.charge(identifier)
+                stack.append(self.storage(identifier))
             case _:
                 raise ValueError(f"instruction {name} is not used by PyTorch")
 
@@ -203,11 +216,18 @@ class _Machine:
             raise ValueError("a key without its value")
         if isinstance(target, dict):
             for key, value in zip(items[::2], items[1::2], strict=True):
-                # Hashing nested tuples of a hostile file may take forever; only scalars are ever looked up.
-                if isinstance(key, (str, bytes, int, float)):
+                # Only names are ever looked up. Hashing nested tuples may take forever, and numbers can be
+                # chosen so that all have one hash.
+                if isinstance(key, str):
                     target[key] = value
         elif target is not OPAQUE:
             raise TypeError(f"a {type(target).__name__} takes no keys")
+
+    def charge(self, argument: object) -> None:
+        """Bound the work for containers that many calls are given again and again."""
+        self.work += len(argument) if isinstance(argument, (tuple, list)) else 1
+        if self.work > LARGEST_PICKLE:
+            raise ValueError("too many arguments")
 
     def known(self, name: str) -> Global:
         if name not in self.functions:
@@ -217,4 +237,7 @@ class _Machine:
     def call(self, function: object, arguments: object) -> object:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError("a call of something that is no function")
+        self.charge(arguments)
+        for argument in arguments:
+            self.charge(argument)
         return self.functions[function.name](*arguments)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from .. import streams
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
 from . import inert_pickle
@@ -203,7 +204,7 @@ def _dictionary(*arguments: object) -> dict[object, object]:
         case ():
             return {}
         case (list(pairs),):
-            return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and isinstance(pair[0], (str, int))}
+            return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and isinstance(pair[0], str)}
     raise WeightsError("its pickle is malformed: a dictionary made from something else")
 
 
@@ -346,8 +347,8 @@ def _load(
 
 def _read_zip(stream: BinaryIO) -> dict[str, NDArray[Any]]:
     try:
-        archive = zipfile.ZipFile(stream)
-    except zipfile.BadZipFile as error:
+        archive = streams.archive(stream)
+    except (zipfile.BadZipFile, ValueError) as error:
         raise WeightsError(
             f"truncated or damaged PyTorch checkpoint: the zip archive's table of contents, "
             f"at the end of the file, cannot be read ({shortened(str(error))})"

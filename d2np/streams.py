@@ -1,0 +1,70 @@
+"""Files that may come from anyone, for libraries that believe what they read."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from typing import BinaryIO
+
+_LARGEST_DIRECTORY = 1 << 20  # a file of weights has some 25 entries of about 80 bytes
+
+
+class Capped:
+    """A binary file of which nobody gets more than there is, or can have more room made for it.
+
+    Python makes room for as many bytes as it is asked for, and libraries ask for as many as a header says.
+
+    Parameters
+    ----------
+    stream : seekable binary file
+
+    Attributes
+    ----------
+    size : int
+        Of the file, in bytes.
+    most : int or None
+        How many bytes may be read at once.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.most: int | None = None
+        place = stream.tell()
+        self.size = stream.seek(0, os.SEEK_END)
+        stream.seek(place)
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self.size - self._stream.tell())
+        count = left if count is None or count < 0 else min(count, left)
+        if self.most is not None and count > self.most:
+            raise ValueError(f"{count:,} bytes are too many at once")
+        return self._stream.read(count)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+def archive(stream: BinaryIO) -> zipfile.ZipFile:
+    """A zip archive to read from. Its table of contents is small, and no part is larger than the file.
+
+    Raises
+    ------
+    Exception
+        Of almost any kind, if the file is something else.
+    """
+    capped = Capped(stream)
+    capped.most = _LARGEST_DIRECTORY
+    opened = zipfile.ZipFile(capped)
+    capped.most = None
+    if any(member.compress_size > capped.size for member in opened.infolist()):
+        raise zipfile.BadZipFile("a part of it is larger than the whole file")
+    return opened

@@ -1,0 +1,47 @@
+"""What one input may take: memory, and time of the processor."""
+
+from __future__ import annotations
+
+import faulthandler
+import resource
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MEMORY = 256 << 20
+"""Bytes that a reader may ask for, beyond what the process has already; inputs have a few kilobytes."""
+
+SECONDS = 2.0
+"""Of the processor, for one input."""
+
+_HANGS_AFTER = 120.0
+
+
+class TooSlow(Exception):
+    """An input took more than its time."""
+
+
+def bound_memory() -> None:
+    """From here on this process gets no more than that, and sees warnings as errors."""
+    warnings.simplefilter("error")
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MEMORY
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+@contextmanager
+def bounded_time() -> Iterator[None]:
+    """Complains where the block took too long."""
+    start = time.thread_time()
+    yield
+    taken = time.thread_time() - start
+    if taken > SECONDS:
+        raise TooSlow(f"{taken:.1f} s")
+
+
+def watch_for_hangs() -> None:
+    """End this process, telling where it is, if this is not called again soon: for what never returns."""
+    faulthandler.dump_traceback_later(_HANGS_AFTER, exit=True)

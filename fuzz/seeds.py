@@ -1,0 +1,157 @@
+"""Small valid files of each kind, made when they are needed."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+
+import d2np
+from d2np.dataset.shards import Record, write
+from d2np.features import Features, Matches
+from d2np.formats import hloc, hloc_matches, mat, npz
+from d2np.layers import PARAMETER_SHAPES
+
+SETTINGS = {"detector": "d2", "max_edge": 1600, "half": False}
+"""What the job files of the seeds belong to."""
+
+
+def _arrays() -> dict[str, np.ndarray]:
+    return {
+        name: np.full(shape, place, "<f4") for place, (name, shape) in enumerate(PARAMETER_SHAPES.items())
+    }
+
+
+def features(count: int = 2) -> Features:
+    rng = np.random.default_rng(0)
+    return Features(rng.random((count, 3)), rng.random(count), rng.random((count, 512)), (640, 480))
+
+
+def _state(dtype: str = "<f4", prefix: str = checkpoints.PUBLISHED) -> object:
+    return checkpoints.state_dict(
+        {
+            name: checkpoints.repeated(k, shape, dtype)
+            for k, (name, shape) in enumerate(PARAMETER_SHAPES.items())
+        },
+        prefix,
+    )
+
+
+def torch_legacy() -> list[bytes]:
+    whole = {"model": _state(), "epoch": 3, "history": [0.5, None, True]}
+    bodies = [checkpoints.pickled(whole, True)[0], pickle.dumps({"a": [1, (2.5, b"x"), {3: "y"}]}, 4)]
+    return [checkpoints.legacy(whole), checkpoints.legacy(_state("<f8", ""), 4), *bodies]
+
+
+def torch_zip() -> list[bytes]:
+    whole = {"model": _state(), "epoch": 3}
+    bfloat16 = {"model": _state("<u2", "module.model.")}
+    bodies = [checkpoints.pickled(whole, False)[0], checkpoints.pickled(bfloat16, False, 4)[0]]
+    return [checkpoints.zipped(whole), checkpoints.zipped(_state(), byte_order="big"), *bodies]
+
+
+def weights_h5(folder: Path) -> list[bytes]:
+    d2np.weights.save(folder / "seed.h5", _arrays())
+    return [(folder / "seed.h5").read_bytes()]
+
+
+def onnx() -> list[bytes]:
+    # Seen with two channels everywhere, the first layer's three are not true to ONNX's own shape inference.
+    import onnx as package
+
+    from d2np.weights.onnx import serialize
+
+    check, package.checker.check_model = package.checker.check_model, lambda *_, **__: None
+    try:
+        return [
+            serialize(_arrays(), relu=relu, preprocessing=how)
+            for relu, how in ((True, None), (False, "torch"))
+        ]
+    finally:
+        package.checker.check_model = check
+
+
+def features_h5(folder: Path) -> list[bytes]:
+    import h5py
+
+    path = folder / "seed.h5"
+    found = []
+    for half in (False, True):
+        with h5py.File(path, "w") as file:
+            file.attrs["d2np_settings"] = json.dumps({**SETTINGS, "half": half})
+            file.attrs["d2np_job"] = "0" * 16
+            arrays = hloc.arrays_of(features(1), half=half)
+            hloc.put(file, "a/b.jpg", arrays, hloc.attributes_of(1.0), '{"size": 3, "mtime_ns": 1}')
+        found.append(path.read_bytes())
+    with h5py.File(path, "w") as file:
+        file.create_dataset("c.jpg/keypoints", data=np.ones((3, 2), "f4"), compression="gzip")
+        file["c.jpg/scores"] = np.ones(3, "f4")
+        file.create_dataset(
+            "c.jpg/descriptors", data=np.ones((512, 3), "f2"), chunks=(64, 3), compression="gzip"
+        )
+        file["c.jpg/image_size"] = np.array([640.0, 480.0])
+    found.append(path.read_bytes())
+    with h5py.File(path, "w") as file:
+        hloc_matches.write(file, "a/b.jpg", "c.jpg", Matches([[0, 1], [2, 0]], [0.5, 1]), (3, 2))
+    found.append(path.read_bytes())
+    return found
+
+
+def features_npz(folder: Path) -> list[bytes]:
+    npz.write(folder / "seed.d2-net", features())
+    member = io.BytesIO()
+    np.save(member, features().keypoints)
+    packed = io.BytesIO()
+    np.savez_compressed(
+        packed, **{name: getattr(features(), name) for name in ("keypoints", "scores", "descriptors")}
+    )
+    return [(folder / "seed.d2-net").read_bytes(), packed.getvalue(), member.getvalue()]
+
+
+def features_mat(folder: Path) -> list[bytes]:
+    import scipy.io
+
+    mat.write(folder / "seed.mat", features(1))
+    packed = io.BytesIO()
+    arrays = {name: getattr(features(1), name) for name in ("keypoints", "scores", "descriptors")}
+    scipy.io.savemat(packed, arrays, do_compression=True)
+    old = io.BytesIO()
+    scipy.io.savemat(old, arrays, format="4")
+    return [(folder / "seed.mat").read_bytes(), packed.getvalue(), old.getvalue()]
+
+
+def lists() -> list[bytes]:
+    return [
+        b"# pictures\na.jpg\nsub/b.jpg\n../c.jpg\n/d.jpg\n\n",
+        "\ufeffà.jpg\r\n b c.png \r\n".encode(),
+        b"a.jpg sub/b.jpg\nsub/b.jpg c.jpg\n",
+        b"a.jpg\tno such file\nb\\tc.jpg\tnot a picture\n",
+        b"# kapture format: 1.1\n# timestamp, device_id, image_path\n0, camera_00000, a.jpg\n1, c, b.jpg\n",
+    ]
+
+
+def record_header() -> bytes:
+    arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(1)).items()]
+    values = {"stamp": '{"size": 3, "mtime_ns": 1}', "keypoints": 1, "attributes": hloc.attributes_of(1.0)}
+    return json.dumps({"name": "a/b.jpg", "values": values, "arrays": arrays}).encode()
+
+
+def shards() -> list[bytes]:
+    stream = io.BytesIO()
+    write(stream, Record("a.jpg", {"stamp": None}, {"scores": np.ones(3), "none": np.ones((0, 2), "i8")}))
+    write(stream, Record("b.jpg", {"keypoints": 1}, {"mask": np.array([True])}))
+    return [
+        stream.getvalue(),
+        record_header(),
+        b'{"name": "c", "values": {}, "arrays": [["x", "<f4", [1, 2]]]}',
+    ]
+
+
+def jobs() -> list[bytes]:
+    job = {"format": 1, "settings": SETTINGS, "anew": False, "token": "00ff" * 4}
+    (raw, *headers) = shards()
+    return [json.dumps(job, indent=1).encode() + b"\n--\n" + shard for shard in (raw, *headers)]

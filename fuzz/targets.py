@@ -1,0 +1,300 @@
+"""The harnesses: one function for each kind of file, which reads any bytes as that kind.
+
+``TARGETS[name].run(data)`` returns where d2np took the bytes or refused them with one of its own errors.
+Everything else comes out: that is a bug.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import json
+import pickletools
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+
+import d2np
+from d2np import dataset
+from d2np.dataset import failures, shards
+from d2np.formats import hloc, hloc_matches, kapture, mat, npz
+from d2np.weights import check as check_weights
+from d2np.weights import hdf5, onnx, sniff, torch_checkpoint
+
+from . import seeds
+
+CORPUS = Path(__file__).parent / "corpus"
+"""A folder for each harness, of inputs that were once read wrongly."""
+
+_MOST_NAMES = 3
+
+
+class TooMuchMemory(Exception):
+    """A reader asked for memory that it could not get, and only then refused the file."""
+
+
+def folder() -> Path:
+    """A folder of this process, in memory where there is such a file system."""
+    global _folder
+    if _folder is None:
+        place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        _folder = tempfile.TemporaryDirectory(prefix="fuzz-", dir=place)
+        atexit.register(_folder.cleanup)
+    return Path(_folder.name)
+
+
+_folder: tempfile.TemporaryDirectory[str] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A harness.
+
+    Attributes
+    ----------
+    name : str
+    read : callable
+        Reads bytes, and raises what the reader raises.
+    make_seeds : callable
+        Small valid files.
+    words : tuple of bytes
+        What the format has a meaning for.
+    """
+
+    name: str
+    read: Callable[[bytes], object]
+    make_seeds: Callable[[], list[bytes]]
+    words: tuple[bytes, ...] = ()
+
+    def run(self, data: bytes) -> None:
+        """Read any bytes; only what is no :class:`d2np.Error` comes out."""
+        try:
+            self.read(data)
+        except d2np.Error as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, MemoryError):
+                    raise TooMuchMemory(str(error)) from cause
+                cause = cause.__context__
+
+    @cached_property
+    def seeds(self) -> list[bytes]:
+        """Valid files, and those of the corpus."""
+        return [*self.make_seeds(), *(path.read_bytes() for path in sorted((CORPUS / self.name).glob("*")))]
+
+
+def _network(arrays: dict[str, object]) -> None:
+    check_weights(arrays)  # type: ignore[arg-type]
+
+
+def _torch_legacy(data: bytes) -> None:
+    # What is no such file is taken for its pickle, so that this gets to be read.
+    whole = data if sniff.kind(data) == "legacy" else checkpoints.legacy_around(data, _LEGACY)
+    _network(torch_checkpoint.read(io.BytesIO(whole))[0])
+
+
+def _torch_zip(data: bytes) -> None:
+    # Checksums would keep a changed pickle inside an archive from being read.
+    whole = data if data.startswith(b"PK") else checkpoints.zipped_around(data, _STORAGES)
+    _network(torch_checkpoint.read(io.BytesIO(whole))[0])
+
+
+_LEGACY = {str(94757629632608 + 64 * key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(20)}
+_STORAGES = {str(key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(20)}
+
+
+def _weights_h5(data: bytes) -> None:
+    _network(hdf5.read(io.BytesIO(data))[0])
+
+
+def _onnx(data: bytes) -> None:
+    _network(onnx.read(io.BytesIO(data), folder() / "d2.onnx")[0])
+
+
+def _features_h5(data: bytes) -> None:
+    path = folder() / "features.h5"
+    path.write_bytes(data)
+    calls: list[Callable[[], object]] = [
+        lambda: dataset.MatchSettings().recorded(path),
+        lambda: dataset.HlocOutput(path, seeds.SETTINGS).close(),
+    ]
+    with suppress(d2np.Error), hloc.opened(path) as file:
+        for name in _some(lambda: hloc.names(file)):
+            _each(
+                lambda name=name: hloc.read(file, name),
+                lambda name=name: hloc.read_keypoints(file, name),
+                lambda name=name: hloc.stamp_of(file, name),
+            )
+        for name in _some(lambda: hloc_matches.pair_names(file)):
+            _each(
+                lambda name=name: hloc_matches.read_pair(file, name),
+                lambda name=name: hloc_matches.read(file, *reversed(name.split("/", 1))),
+            )
+    _each(*calls)
+
+
+def _features_npz(data: bytes) -> None:
+    path = folder() / "a.jpg.d2-net"
+    if not data.startswith(b"PK"):
+        # An array in an archive with right checksums.
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name in ("keypoints", "scores", "descriptors"):
+                archive.writestr(f"{name}.npy", data if name == "keypoints" else _npy(name))
+        data = stream.getvalue()
+    path.write_bytes(data)
+    npz.is_complete(path)
+    npz.read(path, (640, 480))
+
+
+def _npy(name: str) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, getattr(seeds.features(), name))
+    return stream.getvalue()
+
+
+def _features_mat(data: bytes) -> None:
+    path = folder() / "a.jpg.d2-net"
+    path.write_bytes(data)
+    mat.is_complete(path)
+    mat.read(path, (640, 480))
+
+
+def _lists(data: bytes) -> None:
+    root = folder() / "lists"
+    (root / "sensors").mkdir(parents=True, exist_ok=True)
+    path = root / "list.txt"
+    path.write_bytes(data)
+    for name in ("sensors.txt", "records_camera.txt"):
+        (root / "sensors" / name).write_bytes(data)
+    entry = dataset.Entry(root / "a.jpg", "a.jpg")
+    _each(
+        lambda: dataset.listing([f"@{path}"]),
+        lambda: hloc_matches.read_pair_list(path),
+        lambda: failures.Failures(path).known(entry),
+        lambda: kapture.Records(root),
+    )
+
+
+def _shards(data: bytes) -> None:
+    stream = io.BytesIO(_shard(data))
+    for verify in (False, True):
+        for place in shards.scan(stream, verify=verify):
+            with suppress(d2np.Error):
+                shards.read(stream, place.offset)
+    shards.read(stream, 0)
+
+
+def _shard(data: bytes) -> bytes:
+    """The bytes, or if they are no shard, one whose record has them as its header, with right checksums."""
+    if data.startswith(b"d2np"):
+        return data
+    size = _size_of_arrays(data)
+    head = struct.pack("<8sIQ", b"d2npREC\x01", len(data), size) + data
+    body = bytes(size)
+    return head + struct.pack("<I", zlib.crc32(head)) + body + struct.pack("<I", zlib.crc32(body))
+
+
+def _size_of_arrays(header: bytes) -> int:
+    """So many bytes as the header speaks of, if it makes sense and these are few."""
+    try:
+        listed = json.loads(header)["arrays"]
+        size = sum(np.dtype(kind).itemsize * prod(map(int, shape)) for _, kind, shape in listed)
+    except Exception:
+        return 0
+    return size if 0 <= size < 10_000 else 0
+
+
+def _jobs(data: bytes) -> None:
+    job, _, shard = data.partition(b"\n--\n")
+    path = folder() / "job.h5"
+    parts = folder() / "job.h5.parts"
+    parts.mkdir(exist_ok=True)
+    for left in (path, *parts.iterdir()):
+        left.unlink(missing_ok=True)
+    (parts / "job.json").write_bytes(job)
+    (parts / "000001.shard").write_bytes(_shard(shard))
+    output = dataset.HlocOutput(path, {key: value for key, value in seeds.SETTINGS.items() if key != "half"})
+    try:
+        output.finish()
+    finally:
+        output.close()
+
+
+def _some(names: Callable[[], list[str]]) -> list[str]:
+    return names()[:_MOST_NAMES]
+
+
+def _each(*calls: Callable[[], object]) -> None:
+    """All of the calls; errors of d2np that are no sign of too much memory are passed over."""
+    for call in calls:
+        Target("", lambda _, call=call: call(), list).run(b"")
+
+
+_OPCODES = bytes(ord(info.code) for info in pickletools.opcodes)
+_PICKLE = tuple(_OPCODES[k : k + 1] for k in range(len(_OPCODES)))
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("torch-legacy", _torch_legacy, seeds.torch_legacy, _PICKLE),
+        Target(
+            "torch-zip", _torch_zip, seeds.torch_zip, (*_PICKLE, b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")
+        ),
+        Target(
+            "weights-h5",
+            _weights_h5,
+            lambda: seeds.weights_h5(folder()),
+            (b"TREE", b"HEAP", b"SNOD", b"OHDR"),
+        ),
+        Target(
+            "onnx",
+            _onnx,
+            seeds.onnx,
+            (b"Identity", b"Constant", b"Clip", b"location", b"../", b"planes", b"map"),
+        ),
+        Target(
+            "features-h5",
+            _features_h5,
+            lambda: seeds.features_h5(folder()),
+            (b"TREE", b"HEAP", b"SNOD", b"GCOL"),
+        ),
+        Target(
+            "features-npz",
+            _features_npz,
+            lambda: seeds.features_npz(folder()),
+            (b"PK\x01\x02", b"'<f4'", b"'|O'", b"(", b"L"),
+        ),
+        Target(
+            "features-mat",
+            _features_mat,
+            lambda: seeds.features_mat(folder()),
+            (b"\x0e\0\0\0", b"\x0f\0\0\0", b"MI"),
+        ),
+        Target(
+            "lists", _lists, seeds.lists, (b"\0", b"\n", b"#", b"\xff", b"..", b"/", b"\t", b",", b"\xc2\x85")
+        ),
+        Target(
+            "shards",
+            _shards,
+            seeds.shards,
+            (b"[", b"{", b'"<f4"', b'"O"', b"null", b'"f4,i4"', b"-1", b"d2npREC\x01"),
+        ),
+        Target(
+            "jobs",
+            _jobs,
+            seeds.jobs,
+            (b"[", b"{", b'"format"', b"null", b'"attributes"', b'"stamp"', b"/", b".."),
+        ),
+    )
+}
