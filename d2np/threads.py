@@ -187,11 +187,14 @@ def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tupl
     """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
 
     So the threads end at nearly the same time, whatever holds one of them up. Where there are only two for
-    each thread, all are of one length. Spans are multiples of ``unit``, but for the last.
+    each thread, all are of one length, or one unit less. Spans are multiples of ``unit``, but for the last.
     """
     rounds = -(-count // (size * threads))
     if rounds <= 2:
-        return spans(count, -(-count // (max(1, rounds) * threads * unit)) * unit)
+        units = -(-count // unit)
+        shares = max(1, min(units, max(1, rounds) * threads))
+        ends = [min(-(-units * share // shares) * unit, count) for share in range(shares + 1)]
+        return list(itertools.pairwise(ends))
     found, first = [], 0
     while first < count:
         share = -(-(count - first) // (2 * threads * unit)) * unit
