@@ -186,20 +186,18 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
 def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tuple[int, int]]:
     """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
 
-    So the threads end at nearly the same time, whatever holds one of them up. Where there are only two for
-    each thread, all are of one length, or one unit less. Spans are multiples of ``unit``, but for the last.
+    So the threads end at nearly the same time: in a round, each of them takes a span of the same length, and
+    the last rounds are short ones, which make up for whatever held a thread up. Two rounds or one are of one
+    length. Spans are multiples of ``unit``, but for the last, and may be a unit longer than others of a round.
     """
-    rounds = -(-count // (size * threads))
-    if rounds <= 2:
-        units = -(-count // unit)
-        shares = max(1, min(units, max(1, rounds) * threads))
-        ends = [min(-(-units * share // shares) * unit, count) for share in range(shares + 1)]
-        return list(itertools.pairwise(ends))
-    found, first = [], 0
-    while first < count:
-        share = -(-(count - first) // (2 * threads * unit)) * unit
-        # Not below two units: the cost of a task does not shrink with it.
-        last = min(first + min(size, max(share, 2 * unit)), count)
-        found.append((first, last))
-        first = last
-    return found
+    units, most = -(-count // unit), max(1, size // unit)
+    ends = [0]
+    if units > 2 * most * threads:
+        # Not much below four units for each thread: the cost of a task does not shrink with it.
+        while (share := (units - ends[-1]) // threads) > 4:
+            length = min(most, -(-share // 2))
+            ends += [ends[-1] + length * (thread + 1) for thread in range(threads)]
+    first, left = ends[-1], units - ends[-1]
+    tasks = min(left, threads * -(-left // (most * threads)))
+    ends += [first + -(-left * task // tasks) for task in range(1, tasks + 1)]
+    return [(first * unit, min(last * unit, count)) for first, last in itertools.pairwise(ends)]
