@@ -38,7 +38,7 @@ from .threads import Team
 FloatArray = NDArray[np.float32]
 
 # Bytes of conv1_1's output, the largest of all, in one band.
-_BAND_BYTES = 3 << 20
+_BAND_BYTES = 6 << 20
 
 
 class Rows(NamedTuple):

@@ -187,17 +187,20 @@ def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tupl
     """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
 
     So the threads end at nearly the same time: in a round, each of them takes a span of the same length, and
-    the last rounds are short ones, which make up for whatever held a thread up. Two rounds or one are of one
-    length. Spans are multiples of ``unit``, but for the last, and may be a unit longer than others of a round.
+    the last rounds are short ones, which make up for whatever held a thread up. Where there are only two
+    rounds, all spans are of one length, or a unit less. They are multiples of ``unit``, but for the last.
     """
-    units, most = -(-count // unit), max(1, size // unit)
-    ends = [0]
-    if units > 2 * most * threads:
+    left, most = -(-count // unit), max(1, size // unit)
+    lengths: list[int] = []
+    if left > 2 * most * threads:
         # Not much below four units for each thread: the cost of a task does not shrink with it.
-        while (share := (units - ends[-1]) // threads) > 4:
+        while (share := -(-left // threads)) > 4:
             length = min(most, -(-share // 2))
-            ends += [ends[-1] + length * (thread + 1) for thread in range(threads)]
-    first, left = ends[-1], units - ends[-1]
-    tasks = min(left, threads * -(-left // (most * threads)))
-    ends += [first + -(-left * task // tasks) for task in range(1, tasks + 1)]
+            lengths += [length] * threads
+            left -= length * threads
+    if left:
+        tasks = min(left, threads * -(-left // (most * threads)))
+        length, longer = divmod(left, tasks)
+        lengths += [length + 1] * longer + [length] * (tasks - longer)
+    ends = list(itertools.accumulate(lengths, initial=0))
     return [(first * unit, min(last * unit, count)) for first, last in itertools.pairwise(ends)]
