@@ -38,7 +38,7 @@ from .threads import Team
 FloatArray = NDArray[np.float32]
 
 # Bytes of conv1_1's output, the largest of all, in one band.
-_BAND_BYTES = 3 << 20
+_BAND_BYTES = 6 << 20
 
 
 class Rows(NamedTuple):
@@ -175,10 +175,10 @@ class Stage(Protocol):
     width: int
     channels: int
 
-    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
-        """Most rows held, most put out at a time, and all put out.
+    def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
+        """Learn that ``height`` rows come in all, at most ``incoming`` at a time.
 
-        Of the ``height`` rows that come in all, at most ``incoming`` come at a time.
+        What it will hold at most, put out at most at a time, and put out in all, in rows.
         """
 
     def finish(self) -> None:
@@ -247,7 +247,7 @@ def flow(
     step = rows_at_a_time or band_height(stages[0].source.width)
     incoming, rows = step, height
     for stage in stages:
-        held, incoming, rows = stage.most_rows(min(incoming, rows), rows)
+        held, incoming, rows = stage.prepare(min(incoming, rows), rows)
         stage.source.reserve(held)
     # The reader of the map keeps a row above and one below those it works on.
     target.reserve(min(incoming + 3, rows))

@@ -117,7 +117,7 @@ class Pooling:
         self.channels = layer.out_channels
         _, self.width = layer.output_size(layer.kernel, width)
 
-    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
+    def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
         held = min(self.layer.kernel - 1 + incoming, height)
         return held, held // self.layer.stride, (height - self.layer.kernel) // self.layer.stride + 1
 
@@ -176,7 +176,7 @@ class DirectConvolution(_Convolution):
         source = RowBuffer(width, layer.in_channels, layer.padding, memory, straight=True, slack=slack)
         super().__init__(layer, packed, width, floor, source)
 
-    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
+    def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
         rows = min(incoming + self.layer.padding, height)
         return rows + 2 * self.layer.padding, rows, height
 
@@ -238,28 +238,29 @@ class WinogradConvolution(_Convolution):
         self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
         tiles = _tiles_in_a_block(layer, self.weights.nbytes, host_caches())
         self.tiles_in_a_block = self.block.rows * max(1, round(tiles / self.block.rows))
-        self.rows_at_a_time = self.tile_rows * max(1, round(at_a_time / self.tiles_in_a_row))
-        # One row of tiles less is enough: the rows that come first lack one, since the margin stands for it.
-        self.waits_for = max(self.tile_rows, self.rows_at_a_time - self.tile_rows)
-        self.finished = False
+        self.most_lines = max(1, round(at_a_time / self.tiles_in_a_row))
+        self.rows_at_a_time = self.waits_for = self.rows_left = 0
 
-    def most_rows(self, incoming: int, height: int) -> tuple[int, int, int]:
+    def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
         padding, tile = self.layer.padding, self.tile_rows
-        complete = self.waits_for - 1 + incoming
-        # At the end the rows of zeros come, and the last row of tiles is filled up with more of them.
-        held = max(complete, -(-(self.waits_for - 1 + padding) // tile) * tile)
-        held = min(held, -(-height // tile) * tile) + 2 * padding
+        # About as many rows of tiles every time: a few that remain would keep the threads waiting.
+        lines = -(-height // tile)
+        share = -(-lines // -(-lines // self.most_lines))
+        self.rows_at_a_time = tile * min(share + 1, self.most_lines)
+        # One row of tiles less is enough: the rows that come first lack one, since the margin stands for it.
+        self.waits_for = tile * max(1, share - 1)
+        self.rows_left = height
+        held = max(self.waits_for - 1 + incoming, self.rows_at_a_time)
+        # The last row of tiles is filled up with zeros.
+        held = min(held, lines * tile) + 2 * padding
         return held, min(self.rows_at_a_time, height) // self.shrink, height // self.shrink
-
-    def finish(self) -> None:
-        super().finish()
-        self.finished = True
 
     def _rows(self) -> int:
         """Rows of the convolution that can be computed now, before the pooling."""
         rows = self.complete_rows()
-        if not self.finished:
-            rows = rows // self.tile_rows * self.tile_rows if rows >= self.waits_for else 0
+        if rows < self.rows_left:
+            enough = rows >= self.waits_for and self.rows_left > self.rows_at_a_time
+            rows = rows // self.tile_rows * self.tile_rows if enough else 0
         return min(rows, self.rows_at_a_time)
 
     def ready(self) -> int:
@@ -295,6 +296,7 @@ class WinogradConvolution(_Convolution):
         tasks = shrinking_spans(lines * self.tiles_in_a_row, self.tiles_in_a_block, block.rows, team.size)
         team.share(work, tasks)
         source.drop(rows + missing)
+        self.rows_left -= rows
 
     def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:
         """The kernel's working memory, cut from the thread's own.

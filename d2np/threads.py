@@ -186,17 +186,21 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
 def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tuple[int, int]]:
     """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
 
-    So the threads end at nearly the same time, whatever holds one of them up. Where there are only two for
-    each thread, all are of one length. Spans are multiples of ``unit``, but for the last.
+    So the threads end at nearly the same time: in a round, each of them takes a span of the same length, and
+    the last rounds are short ones, which make up for whatever held a thread up. Where there are only two
+    rounds, all spans are of one length, or a unit less. They are multiples of ``unit``, but for the last.
     """
-    rounds = -(-count // (size * threads))
-    if rounds <= 2:
-        return spans(count, -(-count // (max(1, rounds) * threads * unit)) * unit)
-    found, first = [], 0
-    while first < count:
-        share = -(-(count - first) // (2 * threads * unit)) * unit
-        # Not below two units: the cost of a task does not shrink with it.
-        last = min(first + min(size, max(share, 2 * unit)), count)
-        found.append((first, last))
-        first = last
-    return found
+    left, most = -(-count // unit), max(1, size // unit)
+    lengths: list[int] = []
+    if left > 2 * most * threads:
+        # Not much below four units for each thread: the cost of a task does not shrink with it.
+        while (share := -(-left // threads)) > 4:
+            length = min(most, -(-share // 2))
+            lengths += [length] * threads
+            left -= length * threads
+    if left:
+        tasks = min(left, threads * -(-left // (most * threads)))
+        length, longer = divmod(left, tasks)
+        lengths += [length + 1] * longer + [length] * (tasks - longer)
+    ends = list(itertools.accumulate(lengths, initial=0))
+    return [(first * unit, min(last * unit, count)) for first, last in itertools.pairwise(ends)]

@@ -29,7 +29,16 @@ def test_shrinking_spans_cover_everything_once_and_end_in_short_ones(count, unit
     assert lengths == sorted(lengths, reverse=True)
     if count > 8 * threads * units * unit:
         assert lengths[0] == units * unit
-        assert lengths[-1] <= 2 * unit
+        assert lengths[-1] <= 4 * unit
+
+
+@hypothesis_settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(0, 400), st.integers(1, 60), st.integers(1, 14), st.integers(1, 5))
+def test_threads_that_take_turns_get_equal_shares(count, units, unit, threads):
+    cut = shrinking_spans(count, units * unit, unit, threads)
+    shares = [sum(last - first for first, last in cut[thread::threads]) for thread in range(threads)]
+    # A unit that is left over, and a last one that is not whole.
+    assert max(shares) - min(shares) < 2 * unit
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
