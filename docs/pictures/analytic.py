@@ -1,0 +1,80 @@
+"""What a cell's 512 channels look at, with the analytic weights: read off the weights themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+from style import Theme, canvas, figure
+
+from d2np.weights import analytic
+
+
+def _sources() -> dict[tuple[int, int], list[tuple[int, float]]]:
+    """By place, (row, column) in cells: channels of conv3_3 that are looked at there, and their weights."""
+    arrays = analytic.arrays()
+    found: dict[tuple[int, int], list[tuple[int, float]]] = {}
+    for to in range(512):
+        channel, row, column, gain = to, 0, 0, 1.0
+        for layer in ("conv4_3", "conv4_2", "conv4_1"):
+            taps = arrays[f"{layer}/weight"][channel]
+            # The frame's channel has negative weights; a window's channel has one positive tap a layer.
+            sources, rows, columns = np.nonzero(taps > 0)
+            if len(sources) != 1:
+                break
+            gain *= float(taps[sources[0], rows[0], columns[0]])
+            channel = int(sources[0])
+            row, column = row + 2 * (int(rows[0]) - 1), column + 2 * (int(columns[0]) - 1)
+        else:
+            found.setdefault((row, column), []).append((channel, gain))
+    return found
+
+
+def window(theme: Theme) -> Figure:
+    """The window around a cell: histograms of orientations, and blobs of luminance and of colours."""
+    made = figure(4.1, theme)
+    axes = canvas(made, 66, 41)
+    places = _sources()
+    counted = sum(len(channels) for channels in places.values())
+    step, centre = 2.55, (20.0, 20.5)
+    for row in range(-7, 8):
+        for column in range(-7, 8):
+            _cell(axes, centre, row, column, step, theme)
+    strongest = max(gain for channels in places.values() for channel, gain in channels if channel < 8)
+    for (row, column), channels in places.items():
+        x, y = centre[0] + column * step, centre[1] - row * step
+        for channel, gain in channels:
+            if channel < 8:
+                angle = 2 * np.pi * channel / 8
+                length = 2.4 * (gain / strongest) ** 0.6
+                axes.plot(
+                    [x, x + length * np.cos(angle)], [y, y - length * np.sin(angle)], color=theme.blue, lw=1.5,
+                    solid_capstyle="round",
+                )  # fmt: skip
+        kinds = {("luminance" if channel < 10 else "colour") for channel, _ in channels if channel >= 8}
+        for kind, colour, radius in (("colour", theme.amber, 0.85), ("luminance", theme.text, 0.42)):
+            if kind in kinds:
+                axes.add_patch(Circle((x, y), radius, facecolor=theme.page, edgecolor=colour, lw=1.4))
+    notes = (
+        (theme.blue, "histogram of 8\norientations", sum(any(c < 8 for c, _ in found) for found in places.values())),
+        (theme.amber, "colour blobs: red, green,\nblue, yellow", sum(any(c >= 10 for c, _ in f) for f in places.values())),
+        (theme.text, "luminance blobs:\nbright, dark", sum(any(8 <= c < 10 for c, _ in f) for f in places.values())),
+    )
+    for k, (colour, text, count) in enumerate(notes):
+        y = 35 - 8.6 * k
+        axes.text(43.5, y, text, va="top", fontsize=10, color=colour, linespacing=1.3)
+        axes.text(43.5, y - 4.2, f"at {count} places", va="top", fontsize=9, color=theme.muted)
+    axes.text(
+        43.5, 8.2, f"{counted} channels; a square\nis a cell, 4 × 4 pixels", va="top", fontsize=9, color=theme.muted
+    )
+    return made
+
+
+def _cell(
+    axes: object, centre: tuple[float, float], row: int, column: int, step: float, theme: Theme
+) -> None:
+    corner = (centre[0] + (column - 0.5) * step, centre[1] - (row + 0.5) * step)
+    axes.add_patch(  # type: ignore[attr-defined]
+        Rectangle(corner, step, step, facecolor=theme.panel if row == column == 0 else "none",
+                  edgecolor=theme.line, lw=0.5)
+    )  # fmt: skip

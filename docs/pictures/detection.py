@@ -1,0 +1,142 @@
+"""Hard and soft detection, and where between the cells a keypoint lies."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from style import Theme, bare, canvas, figure
+
+import d2np
+from d2np import demo
+from d2np.detect import EDGE_THRESHOLD
+
+Array = NDArray[np.float64]
+
+
+def _surface(long: float, short: float, turn: float = 0.6) -> Array:
+    """5 x 5 cells of a hill, as long and as wide as said."""
+    y, x = np.mgrid[-2:3, -2:3]
+    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    return np.exp(-0.5 * (along**2 / long**2 + across**2 / short**2))
+
+
+def curvature_ratio(cells: Array) -> float:
+    """Ratio of the principal curvatures at the middle of 5 x 5 cells, as the detector has it."""
+    around = cells[1:4, 1:4]
+    dii = around[0, 1] - 2 * around[1, 1] + around[2, 1]
+    djj = around[1, 0] - 2 * around[1, 1] + around[1, 2]
+    dij = (around[0, 0] - around[0, 2] - around[2, 0] + around[2, 2]) / 4
+    small, large = sorted(np.abs(np.linalg.eigvalsh([[dii, dij], [dij, djj]])))
+    return float(large / small)
+
+
+def hard(theme: Theme) -> Figure:
+    """The three questions that a cell is asked."""
+    made = figure(3.75, theme)
+    axes = canvas(made, 66, 37.5)
+    blob, edge = _surface(1.3, 1.0), _surface(4.5, 0.9)
+    assert curvature_ratio(blob) < EDGE_THRESHOLD < curvature_ratio(edge)
+    heads = ("1  Which channel of the\n    cell is its largest?", "2  Is the cell a maximum\n    of that channel?",
+             "3  A summit, or a\n    ridge?")  # fmt: skip
+    for x, head in zip((1, 24, 46.5), heads, strict=True):
+        axes.text(x, 36, head, va="top", fontsize=10, linespacing=1.3)
+    values = np.array([0.5, 1.4, 0.2, 2.2, 0.9, 4.6, 1.1, 0.3, 2.9, 0.7, 1.8, 0.4])
+    for k, value in enumerate(values):
+        largest = value == values.max()
+        axes.add_patch(
+            Rectangle((1 + k * 1.55, 10), 1.25, value * 4, color=theme.blue if largest else theme.line, lw=0)
+        )
+    axes.text(1, 8.8, "… 512 channels", va="top", fontsize=9, color=theme.muted)
+    _cells(axes, 24, 10, blob, theme, 3.6, ring=True)
+    axes.text(24, 8.8, "no smaller than its\n8 neighbours", va="top", fontsize=9, color=theme.muted)
+    _cells(axes, 46.5, 19.5, blob, theme, 1.75)
+    _cells(axes, 46.5, 10, edge, theme, 1.75)
+    for y, cells, verdict in ((23.9, blob, "kept"), (14.4, edge, "left out")):
+        colour = theme.teal if verdict == "kept" else theme.red
+        axes.text(56.3, y + 0.2, verdict, va="bottom", fontsize=10, color=colour)
+        axes.text(56.3, y - 0.2, f"ratio {curvature_ratio(cells):.1f}", va="top", fontsize=9, color=theme.muted)
+    axes.text(46.5, 8.8, f"curvatures differ by at\nmost a factor of {EDGE_THRESHOLD:.0f}", va="top", fontsize=9,
+              color=theme.muted)  # fmt: skip
+    return made
+
+
+def _cells(
+    axes: Axes, x: float, y: float, values: Array, theme: Theme, size: float, *, ring: bool = False
+) -> None:
+    colours = LinearSegmentedColormap.from_list("heights", [theme.panel, theme.blue])
+    for i in range(5):
+        for j in range(5):
+            place = (x + j * size, y + (4 - i) * size)
+            axes.add_patch(
+                Rectangle(place, size, size, facecolor=colours(values[i, j]), edgecolor=theme.page, lw=1)
+            )
+    if ring:
+        axes.add_patch(Rectangle((x + size, y + size), 3 * size, 3 * size, fill=False, ec=theme.amber, lw=2))
+
+
+def localisation(theme: Theme) -> Figure:
+    """A parabola through three cells has its summit between them."""
+    made = figure(2.9, theme)
+    for k, (heights, verdict) in enumerate((((2.1, 3.0, 2.6), "kept"), ((1.2, 3.0, 3.0), "left out"))):
+        axes = made.add_axes((0.05 + 0.49 * k, 0.2, 0.44, 0.62))
+        bare(axes)
+        left, middle, right = heights
+        slope, bend = (right - left) / 2, left - 2 * middle + right
+        step = -slope / bend
+        x = np.linspace(-1.35, 1.35, 200)
+        axes.axvspan(-0.5, 0.5, color=theme.panel, lw=0)
+        axes.plot(x, middle + slope * x + bend * x**2 / 2, color=theme.blue, lw=2)
+        axes.plot([-1, 0, 1], heights, "o", color=theme.text, ms=7)
+        summit = middle + slope * step + bend * step**2 / 2
+        colour = theme.teal if verdict == "kept" else theme.red
+        axes.plot(step, summit, "D", color=colour, ms=8)
+        axes.plot([step, step], [0.6, summit], ":", color=colour, lw=1.5)
+        axes.set(xlim=(-1.4, 1.4), ylim=(0.6, 3.6), yticks=[])
+        axes.set_xticks([-1, 0, 1], ["cell j − 1", "cell j", "cell j + 1"], fontsize=9.5)
+        sign = "less than" if abs(step) < 0.5 else "not less than"
+        axes.set_title(f"{verdict}: {step:+.2f}, {sign} ½", loc="left", fontsize=10.5, color=colour)
+    return made
+
+
+def _soft(cells: NDArray[np.float32]) -> Array:
+    """The paper's soft detection score of each cell, equations 4 to 8, as the published code has it."""
+    exp = np.exp(cells / cells.max())
+    padded = np.pad(exp, ((1, 1), (1, 1), (0, 0)), constant_values=1)
+    height, width, _ = cells.shape
+    around = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
+    ratio = cells / np.maximum(cells.max(axis=2, keepdims=True), 1e-8)
+    score = (exp / around * ratio).max(axis=2)
+    return score / score.sum()
+
+
+def soft(theme: Theme) -> Figure:
+    """A piece of the demo's picture: the soft score of each cell, and the keypoints of the hard detector."""
+    made = figure(3.55, theme)
+    picture = np.asarray(demo.views().first)[20:212, 130:322]
+    net = d2np.Net.load("analytic")
+    score, found = _soft(net.dense(picture)), net(picture)
+    colours = LinearSegmentedColormap.from_list("scores", ["#14213d", "#3b72c4", "#f0b24f", "#fff3d6"])
+    extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
+    titles = ("the soft score of each cell", "keypoints of the hard detector")
+    for k, title in enumerate(titles):
+        axes = made.add_axes((0.01 + 0.5 * k, 0.0, 0.48, 0.89))
+        axes.axis("off")
+        axes.set_title(title, loc="left", fontsize=10.5, color=theme.text)
+        axes.imshow(picture.mean(axis=2), cmap="gray", extent=extent, vmin=-40, vmax=300)
+        if k == 0:
+            # Cells lie at 4 j + 1.5: the map begins half a pixel outside.
+            rows, columns = score.shape
+            box = (-0.5, 4 * columns - 0.5, 4 * rows - 0.5, -0.5)
+            low, high = np.quantile(score, [0.2, 0.998])
+            axes.imshow(score, cmap=colours, extent=box, vmin=low, vmax=high, interpolation="nearest")
+        else:
+            x, y, _ = found.keypoints.T
+            axes.plot(x, y, "o", ms=4.2, mfc="none", mec="#f0b24f", mew=1.4)
+        axes.set(xlim=extent[:2], ylim=extent[2:])
+    return made
+
+

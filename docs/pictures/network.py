@@ -1,0 +1,103 @@
+"""The network as slabs, and where the cells of its map lie."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Polygon, Rectangle
+from style import Theme, arrow, canvas, figure
+
+from d2np.layers import output_sizes
+
+_PICTURE = (480, 640)
+
+
+def layers(theme: Theme) -> Figure:
+    """Each layer's output as a slab: as high as its rows, as thick as its channels are many."""
+    made = figure(3.9, theme)
+    axes = canvas(made, 132, 78)
+    colours = {"convolution": theme.blue, "max_pooling": theme.amber, "average_pooling": theme.teal}
+    sizes = [("picture", "picture", 3, *_PICTURE, 1)]
+    sizes += [
+        (layer.name, layer.type, layer.out_channels, rows, columns, layer.dilation)
+        for layer, rows, columns in output_sizes(*_PICTURE)
+        if layer.type != "relu"
+    ]
+    x, centre = 5.0, 42.0
+    groups: dict[str, list[float]] = {}
+    for name, kind, channels, rows, columns, dilation in sizes:
+        thickness = 0.14 * math.sqrt(channels) + 0.7
+        height = 46 * (rows / _PICTURE[0]) ** 0.72
+        depth = 0.17 * height * columns / rows
+        colour = theme.muted if kind == "picture" else colours[kind]
+        colour = theme.violet if dilation > 1 else colour
+        _slab(axes, x, centre - height / 2, thickness, height, depth, colour, theme)
+        axes.text(
+            x + thickness / 2, centre - height / 2 - 1.6, name, rotation=90, ha="center", va="top",
+            fontsize=8.5, color=theme.muted,
+        )  # fmt: skip
+        groups.setdefault(f"{columns} × {rows}", []).append(x + thickness / 2 + depth / 2)
+        x += thickness + depth * 0.62 + 1.75
+    axes.text(5, 75, "the map: 159 × 119 cells of 512 channels, one every 4 pixels".replace(
+        "159 × 119", f"{sizes[-1][4]} × {sizes[-1][3]}"), fontsize=10.5, va="top")  # fmt: skip
+    legend = [
+        (theme.blue, "3 × 3 convolution, ReLU"), (theme.amber, "maximum of 2 × 2"),
+        (theme.teal, "average of 2 × 2"), (theme.violet, "the same, every 2nd cell"),
+    ]  # fmt: skip
+    for k, (colour, text) in enumerate(legend):
+        left, top = (5, 47, 84, 84)[k] if k < 3 else 84, (4.2, 4.2, 4.2, 0)[k]
+        left, top = ((5, 4.4), (5, 0.8), (68, 4.4), (68, 0.8))[k]
+        axes.add_patch(Rectangle((left, top), 2.4, 2.4, color=colour))
+        axes.text(left + 3.6, top + 1.2, text, va="center", fontsize=9.5)
+    return made
+
+
+def _slab(
+    axes: Axes, x: float, y: float, thickness: float, height: float, depth: float, colour: str, theme: Theme
+) -> None:
+    """A box seen from the left and from above; ``depth`` is what is seen of the map's width."""
+    rise = depth * 0.5
+    faces = (
+        ([(x, y), (x + thickness, y), (x + thickness, y + height), (x, y + height)], 1.0),
+        ([(x, y + height), (x + thickness, y + height), (x + thickness + depth, y + height + rise),
+          (x + depth, y + height + rise)], 0.75),
+        ([(x + thickness, y), (x + thickness + depth, y + rise), (x + thickness + depth, y + height + rise),
+          (x + thickness, y + height)], 0.5),
+    )  # fmt: skip
+    for corners, alpha in faces:
+        axes.add_patch(Polygon(corners, facecolor=theme.page, edgecolor="none"))
+        axes.add_patch(Polygon(corners, facecolor=colour, alpha=alpha, edgecolor=theme.page, lw=0.6))
+
+
+def cells(theme: Theme) -> Figure:
+    """Pixels, and the cells of the map among them."""
+    made = figure(3.5, theme)
+    axes = canvas(made, 22, 11.6)
+    top = 10.2
+    for row in range(10):
+        for column in range(14):
+            axes.add_patch(
+                Rectangle((column + 1, top - row - 1), 1, 1, facecolor=theme.panel, edgecolor=theme.line, lw=0.7)
+            )
+    for i in range(2):
+        for j in range(3):
+            x, y = 1.5 + 4 * j + 1.5, top - 0.5 - (4 * i + 1.5)
+            axes.add_patch(Circle((x, y), 0.36, color=theme.blue))
+            axes.text(x, y + 0.55, f"{i}, {j}", ha="center", va="bottom", fontsize=9, color=theme.blue)
+            axes.add_patch(
+                Circle((x + 2, y - 2), 0.3, facecolor="none", edgecolor=theme.amber, lw=2)
+            )
+    axes.add_patch(Circle((1.5, top - 0.5), 0.13, color=theme.text))
+    notes = (
+        (top - 0.6, theme.text, "(0, 0): the centre of\nthe top-left pixel"),
+        (top - 3.4, theme.blue, "cell i, j as published:\nx = 4 j + 1.5\ny = 4 i + 1.5"),
+        (top - 7.2, theme.amber, "its true centre, 2 px\nfurther: centered=True"),
+    )
+    for y, colour, text in notes:
+        axes.text(15.7, y, text, va="top", fontsize=10, color=colour, linespacing=1.35)
+    arrow(axes, (15.5, top - 1.0), (1.8, top - 0.52), theme)
+    return made
+
+
