@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Rectangle
-from style import Theme, canvas, figure
+from matplotlib.patches import Circle
+from style import Theme, box, canvas, figure, label
 
 from d2np.weights import analytic
 
@@ -35,46 +35,36 @@ def window(theme: Theme) -> Figure:
     made = figure(4.1, theme)
     axes = canvas(made, 66, 41)
     places = _sources()
-    counted = sum(len(channels) for channels in places.values())
     step, centre = 2.55, (20.0, 20.5)
     for row in range(-7, 8):
         for column in range(-7, 8):
-            _cell(axes, centre, row, column, step, theme)
+            x, y = centre[0] + (column - 0.5) * step, centre[1] - (row + 0.5) * step
+            own = row == column == 0
+            box(axes, x, y, step, step, theme.panel if own else "none", edge=theme.line)
     strongest = max(gain for channels in places.values() for channel, gain in channels if channel < 8)
     for (row, column), channels in places.items():
         x, y = centre[0] + column * step, centre[1] - row * step
         for channel, gain in channels:
             if channel < 8:
-                angle = 2 * np.pi * channel / 8
-                length = 2.4 * (gain / strongest) ** 0.6
-                axes.plot(
-                    [x, x + length * np.cos(angle)], [y, y - length * np.sin(angle)], color=theme.blue, lw=1.5,
-                    solid_capstyle="round",
-                )  # fmt: skip
+                angle, length = 2 * np.pi * channel / 8, 2.4 * (gain / strongest) ** 0.6
+                ends = [x, x + length * np.cos(angle)], [y, y - length * np.sin(angle)]
+                axes.plot(*ends, color=theme.blue, lw=1.5, solid_capstyle="round")
         kinds = {("luminance" if channel < 10 else "colour") for channel, _ in channels if channel >= 8}
         for kind, colour, radius in (("colour", theme.amber, 0.85), ("luminance", theme.text, 0.42)):
             if kind in kinds:
                 axes.add_patch(Circle((x, y), radius, facecolor=theme.page, edgecolor=colour, lw=1.4))
-    notes = (
-        (theme.blue, "histogram of 8\norientations", sum(any(c < 8 for c, _ in found) for found in places.values())),
-        (theme.amber, "colour blobs: red, green,\nblue, yellow", sum(any(c >= 10 for c, _ in f) for f in places.values())),
-        (theme.text, "luminance blobs:\nbright, dark", sum(any(8 <= c < 10 for c, _ in f) for f in places.values())),
-    )
-    for k, (colour, text, count) in enumerate(notes):
-        y = 35 - 8.6 * k
-        axes.text(43.5, y, text, va="top", fontsize=10, color=colour, linespacing=1.3)
-        axes.text(43.5, y - 4.2, f"at {count} places", va="top", fontsize=9, color=theme.muted)
-    axes.text(
-        43.5, 8.2, f"{counted} channels; a square\nis a cell, 4 × 4 pixels", va="top", fontsize=9, color=theme.muted
-    )
+
+    def count(first: int, last: int) -> int:
+        """Places that one of these channels is looked at in."""
+        return sum(any(first <= channel < last for channel, _ in channels) for channels in places.values())
+
+    for y, colour, text, number in (
+        (36, theme.blue, "histogram of 8\norientations", count(0, 8)),
+        (27, theme.amber, "colour blobs: red,\ngreen, blue, yellow", count(10, 14)),
+        (18, theme.text, "luminance blobs:\nbright, dark", count(8, 10)),
+    ):
+        label(axes, 43.5, y, text, colour)
+        label(axes, 43.5, y - 4.4, f"at {number} places", theme.muted, 9)
+    channels = sum(map(len, places.values()))
+    label(axes, 43.5, 8.4, f"{channels} channels; a square\nis a cell, 4 × 4 pixels", theme.muted, 9)
     return made
-
-
-def _cell(
-    axes: object, centre: tuple[float, float], row: int, column: int, step: float, theme: Theme
-) -> None:
-    corner = (centre[0] + (column - 0.5) * step, centre[1] - (row + 0.5) * step)
-    axes.add_patch(  # type: ignore[attr-defined]
-        Rectangle(corner, step, step, facecolor=theme.panel if row == column == 0 else "none",
-                  edgecolor=theme.line, lw=0.5)
-    )  # fmt: skip

@@ -12,7 +12,7 @@ _HEIGHT, _WIDTH = 1200, 1600
 
 
 def _needed(row: int) -> list[tuple[str, int, int, int]]:
-    """From the picture on: a name, first and last row needed there for one row of the map, and pixels a row."""
+    """What one row of the map needs, from the picture on: a name, the first and last row, pixels a row."""
     first = last = row
     found = []
     step = 4
@@ -74,19 +74,17 @@ def memory(theme: Theme) -> Figure:
     names = []
     for k, (layer, rows, columns) in enumerate(shown):
         row = columns * layer.out_channels * 4 / 1e6
-        whole, held = rows * row, kept.get(layer.name, 2) * row
+        whole = rows * row
         axes.barh(k, whole, color=theme.line, height=0.72)
-        axes.barh(k, held, color=theme.blue, height=0.72)
+        axes.barh(k, kept.get(layer.name, 2) * row, color=theme.blue, height=0.72)
         axes.text(whole + 6, k, f"{whole:.0f}", va="center", fontsize=9, color=theme.muted)
         names.append(layer.name)
     axes.set_yticks(range(len(names)), names, fontsize=9.5)
     axes.invert_yaxis()
     axes.set_xlabel("MB at 1600 × 1200", fontsize=10)
-    total = sum(kept.get(layer.name, 2) * columns * layer.out_channels * 4 for layer, _, columns in shown) / 1e6
-    axes.set_title(
-        f"Whole outputs, and the rows that must be kept (in all {total:.0f} MB)", loc="left", fontsize=11,
-        color=theme.text, x=-0.2,
-    )  # fmt: skip
+    held = [kept.get(layer.name, 2) * columns * layer.out_channels * 4 for layer, _, columns in shown]
+    title = f"Whole outputs, and the rows that must be kept (in all {sum(held) / 1e6:.0f} MB)"
+    axes.set_title(title, loc="left", fontsize=11, color=theme.text, x=-0.2)
     return made
 
 

@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from style import Theme, bare, canvas, figure
+from style import Theme, bare, box, canvas, figure, label
 
 import d2np
 from d2np import demo
@@ -40,42 +40,29 @@ def hard(theme: Theme) -> Figure:
     axes = canvas(made, 66, 37.5)
     blob, edge = _surface(1.3, 1.0), _surface(4.5, 0.9)
     assert curvature_ratio(blob) < EDGE_THRESHOLD < curvature_ratio(edge)
-    heads = ("1  Which channel of the\n    cell is its largest?", "2  Is the cell a maximum\n    of that channel?",
-             "3  A summit, or a\n    ridge?")  # fmt: skip
-    for x, head in zip((1, 24, 46.5), heads, strict=True):
-        axes.text(x, 36, head, va="top", fontsize=10, linespacing=1.3)
+    for x, question, answer in (
+        (1, "1  Which channel of the\n    cell is its largest?", "… of 512 channels"),
+        (24, "2  Is the cell a maximum\n    of that channel?", "no smaller than its\n8 neighbours"),
+        (46.5, "3  A summit, or a ridge?", f"curvatures differ by a\nfactor of {EDGE_THRESHOLD:.0f} at most"),
+    ):
+        label(axes, x, 36, question, theme.text)
+        label(axes, x, 8.8, answer, theme.muted, 9)
     values = np.array([0.5, 1.4, 0.2, 2.2, 0.9, 4.6, 1.1, 0.3, 2.9, 0.7, 1.8, 0.4])
     for k, value in enumerate(values):
-        largest = value == values.max()
-        axes.add_patch(
-            Rectangle((1 + k * 1.55, 10), 1.25, value * 4, color=theme.blue if largest else theme.line, lw=0)
-        )
-    axes.text(1, 8.8, "… 512 channels", va="top", fontsize=9, color=theme.muted)
-    _cells(axes, 24, 10, blob, theme, 3.6, ring=True)
-    axes.text(24, 8.8, "no smaller than its\n8 neighbours", va="top", fontsize=9, color=theme.muted)
-    _cells(axes, 46.5, 19.5, blob, theme, 1.75)
-    _cells(axes, 46.5, 10, edge, theme, 1.75)
-    for y, cells, verdict in ((23.9, blob, "kept"), (14.4, edge, "left out")):
-        colour = theme.teal if verdict == "kept" else theme.red
-        axes.text(56.3, y + 0.2, verdict, va="bottom", fontsize=10, color=colour)
-        axes.text(56.3, y - 0.2, f"ratio {curvature_ratio(cells):.1f}", va="top", fontsize=9, color=theme.muted)
-    axes.text(46.5, 8.8, f"curvatures differ by at\nmost a factor of {EDGE_THRESHOLD:.0f}", va="top", fontsize=9,
-              color=theme.muted)  # fmt: skip
+        box(axes, 1 + k * 1.55, 10, 1.25, value * 4, theme.blue if value == values.max() else theme.line)
+    _cells(axes, 24, 10, blob, theme, 3.6)
+    axes.add_patch(Rectangle((27.6, 13.6), 10.8, 10.8, fill=False, ec=theme.amber, lw=2))
+    for y, cells, verdict, colour in ((19.5, blob, "kept", theme.teal), (10, edge, "left out", theme.red)):
+        _cells(axes, 46.5, y, cells, theme, 1.75)
+        label(axes, 56.3, y + 4.6, verdict, colour, 10, "left bottom")
+        label(axes, 56.3, y + 4.2, f"ratio {curvature_ratio(cells):.1f}", theme.muted, 9)
     return made
 
 
-def _cells(
-    axes: Axes, x: float, y: float, values: Array, theme: Theme, size: float, *, ring: bool = False
-) -> None:
+def _cells(axes: Axes, x: float, y: float, values: Array, theme: Theme, size: float) -> None:
     colours = LinearSegmentedColormap.from_list("heights", [theme.panel, theme.blue])
-    for i in range(5):
-        for j in range(5):
-            place = (x + j * size, y + (4 - i) * size)
-            axes.add_patch(
-                Rectangle(place, size, size, facecolor=colours(values[i, j]), edgecolor=theme.page, lw=1)
-            )
-    if ring:
-        axes.add_patch(Rectangle((x + size, y + size), 3 * size, 3 * size, fill=False, ec=theme.amber, lw=2))
+    for (i, j), value in np.ndenumerate(values[::-1]):
+        box(axes, x + j * size, y + i * size, size, size, colours(value), edge=theme.page)
 
 
 def localisation(theme: Theme) -> Figure:
@@ -138,5 +125,3 @@ def soft(theme: Theme) -> Figure:
             axes.plot(x, y, "o", ms=4.2, mfc="none", mec="#f0b24f", mew=1.4)
         axes.set(xlim=extent[:2], ylim=extent[2:])
     return made
-
-

@@ -6,8 +6,8 @@ import math
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Polygon, Rectangle
-from style import Theme, arrow, canvas, figure
+from matplotlib.patches import Circle, Polygon
+from style import Theme, arrow, box, canvas, figure, label
 
 from d2np.layers import output_sizes
 
@@ -26,7 +26,6 @@ def layers(theme: Theme) -> Figure:
         if layer.type != "relu"
     ]
     x, centre = 5.0, 42.0
-    groups: dict[str, list[float]] = {}
     for name, kind, channels, rows, columns, dilation in sizes:
         thickness = 0.14 * math.sqrt(channels) + 0.7
         height = 46 * (rows / _PICTURE[0]) ** 0.72
@@ -38,19 +37,23 @@ def layers(theme: Theme) -> Figure:
             x + thickness / 2, centre - height / 2 - 1.6, name, rotation=90, ha="center", va="top",
             fontsize=8.5, color=theme.muted,
         )  # fmt: skip
-        groups.setdefault(f"{columns} × {rows}", []).append(x + thickness / 2 + depth / 2)
         x += thickness + depth * 0.62 + 1.75
-    axes.text(5, 75, "the map: 159 × 119 cells of 512 channels, one every 4 pixels".replace(
-        "159 × 119", f"{sizes[-1][4]} × {sizes[-1][3]}"), fontsize=10.5, va="top")  # fmt: skip
-    legend = [
-        (theme.blue, "3 × 3 convolution, ReLU"), (theme.amber, "maximum of 2 × 2"),
-        (theme.teal, "average of 2 × 2"), (theme.violet, "the same, every 2nd cell"),
-    ]  # fmt: skip
-    for k, (colour, text) in enumerate(legend):
-        left, top = (5, 47, 84, 84)[k] if k < 3 else 84, (4.2, 4.2, 4.2, 0)[k]
-        left, top = ((5, 4.4), (5, 0.8), (68, 4.4), (68, 0.8))[k]
-        axes.add_patch(Rectangle((left, top), 2.4, 2.4, color=colour))
-        axes.text(left + 3.6, top + 1.2, text, va="center", fontsize=9.5)
+    label(
+        axes,
+        5,
+        75,
+        f"the map: {columns} × {rows} cells of 512 channels, one every 4 pixels",
+        theme.text,
+        10.5,
+    )
+    for left, top, colour, text in (
+        (5, 4.4, theme.blue, "3 × 3 convolution, ReLU"),
+        (5, 0.8, theme.violet, "the same, every 2nd cell"),
+        (68, 4.4, theme.amber, "maximum of 2 × 2"),
+        (68, 0.8, theme.teal, "average of 2 × 2"),
+    ):
+        box(axes, left, top, 2.4, 2.4, colour)
+        label(axes, left + 3.6, top + 1.2, text, theme.text, 9.5, "left center")
     return made
 
 
@@ -78,26 +81,19 @@ def cells(theme: Theme) -> Figure:
     top = 10.2
     for row in range(10):
         for column in range(14):
-            axes.add_patch(
-                Rectangle((column + 1, top - row - 1), 1, 1, facecolor=theme.panel, edgecolor=theme.line, lw=0.7)
-            )
+            box(axes, column + 1, top - row - 1, 1, 1, theme.panel, edge=theme.line)
     for i in range(2):
         for j in range(3):
             x, y = 1.5 + 4 * j + 1.5, top - 0.5 - (4 * i + 1.5)
             axes.add_patch(Circle((x, y), 0.36, color=theme.blue))
-            axes.text(x, y + 0.55, f"{i}, {j}", ha="center", va="bottom", fontsize=9, color=theme.blue)
-            axes.add_patch(
-                Circle((x + 2, y - 2), 0.3, facecolor="none", edgecolor=theme.amber, lw=2)
-            )
+            label(axes, x, y + 0.55, f"{i}, {j}", theme.blue, 9, "center bottom")
+            axes.add_patch(Circle((x + 2, y - 2), 0.3, facecolor="none", edgecolor=theme.amber, lw=2))
     axes.add_patch(Circle((1.5, top - 0.5), 0.13, color=theme.text))
-    notes = (
+    for y, colour, text in (
         (top - 0.6, theme.text, "(0, 0): the centre of\nthe top-left pixel"),
         (top - 3.4, theme.blue, "cell i, j as published:\nx = 4 j + 1.5\ny = 4 i + 1.5"),
         (top - 7.2, theme.amber, "its true centre, 2 px\nfurther: centered=True"),
-    )
-    for y, colour, text in notes:
-        axes.text(15.7, y, text, va="top", fontsize=10, color=colour, linespacing=1.35)
+    ):
+        label(axes, 15.7, y, text, colour)
     arrow(axes, (15.5, top - 1.0), (1.8, top - 0.52), theme)
     return made
-
-

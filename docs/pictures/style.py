@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -11,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 WIDTH = 6.6
 """Inches. Narrow, so that the text can still be read on a phone."""
@@ -80,10 +82,32 @@ def bare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def box(
+    axes: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    colour: Any,
+    *,
+    alpha: float = 1,
+    edge: str = "none",
+) -> None:
+    """A filled rectangle; ``edge`` is the colour of a thin line around it."""
+    axes.add_patch(Rectangle((x, y), width, height, facecolor=colour, alpha=alpha, edgecolor=edge, lw=1))
+
+
+def label(
+    axes: Axes, x: float, y: float, text: str, colour: str, size: float = 10, place: str = "left top"
+) -> None:
+    """Text at a point; ``place`` says which of its sides are there."""
+    across, down = place.split()
+    axes.text(x, y, text, color=colour, fontsize=size, ha=across, va=down, linespacing=1.3)
+
+
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], theme: Theme) -> None:
-    axes.annotate(
-        "", end, start, arrowprops={"arrowstyle": "-|>", "color": theme.muted, "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
-    )
+    shape = {"arrowstyle": "-|>", "color": theme.muted, "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=shape)
 
 
 def save(made: Figure, folder: Path, name: str, theme: Theme) -> Path:

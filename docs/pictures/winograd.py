@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from style import Theme, arrow, canvas, figure
+from style import Theme, arrow, box, canvas, figure, label
 
 from d2np.kernels import winograd
 
@@ -60,34 +58,38 @@ def tile(theme: Theme) -> Figure:
     axes = canvas(made, 66, 50)
     patch, kernel, patch_points, kernel_points, product, outputs = stations()
     top, bottom = 33.0, 11.5
-    _grid(axes, 1, top, patch, theme, 1.9)
-    _grid(axes, 4, bottom, kernel, theme, 1.9)
-    _grid(axes, 22, top, patch_points, theme, 1.9)
-    _grid(axes, 22, bottom - 2.85, kernel_points, theme, 1.9)
-    _grid(axes, 40.4, 20.3, product, theme, 1.9)
-    _grid(axes, 57.7, 22.2, outputs, theme, 1.9)
-    for x, y, text in (
-        (6.7, 45.3, "patch, 6 × 6"), (6.7, 18.1, "filter, 3 × 3"), (27.7, 45.3, "36 points"),
-        (27.7, 21.0, "36 points"), (46.1, 32.7, "products"), (61.5, 31.1, "4 × 4 outputs"),
-    ):  # fmt: skip
-        axes.text(x, y, text, ha="center", va="bottom", fontsize=10)
-    arrow(axes, (13.4, top + 5.7), (21.2, top + 5.7), theme)
-    arrow(axes, (10.8, bottom + 2.8), (21.2, bottom + 2.8), theme)
-    arrow(axes, (34.2, top + 4.2), (39.6, 28.6), theme)
-    arrow(axes, (34.2, bottom + 4.2), (39.6, 23.6), theme)
-    arrow(axes, (52.6, 26.0), (57.0, 26.0), theme)
-    for x, y, text in (
-        (17.3, top + 6.4, "input\ntransform"), (17.0, bottom + 3.5, "weight\ntransform,\nonce"),
-    ):  # fmt: skip
-        axes.text(x, y, text, ha="center", va="bottom", fontsize=8.5, color=theme.muted)
-    axes.text(46.1, 19.4, "36 multiplications,\nsummed over channels", ha="center", va="top", fontsize=8.5,
-              color=theme.muted)  # fmt: skip
-    axes.text(56.2, 21.0, "output\ntransform", ha="left", va="top", fontsize=8.5, color=theme.muted)
+    for x, y, values, text in (
+        (1, top, patch, "patch, 6 × 6"),
+        (4, bottom, kernel, "filter, 3 × 3"),
+        (22, top, patch_points, "36 points"),
+        (22, bottom - 2.85, kernel_points, "36 points"),
+        (40.4, 20.3, product, "products"),
+        (57.7, 22.2, outputs, "4 × 4 outputs"),
+    ):
+        _grid(axes, x, y, values, theme, 1.9)
+        rows, columns = values.shape
+        label(axes, x + 0.95 * columns, y + 1.9 * rows + 0.9, text, theme.text, 10, "center bottom")
+    for start, end in (
+        ((13.4, top + 5.7), (21.2, top + 5.7)),
+        ((10.8, bottom + 2.8), (21.2, bottom + 2.8)),
+        ((34.2, top + 4.2), (39.6, 28.6)),
+        ((34.2, bottom + 4.2), (39.6, 23.6)),
+        ((52.6, 26.0), (57.0, 26.0)),
+    ):
+        arrow(axes, start, end, theme)
+    for x, y, text, place in (
+        (17.3, top + 6.4, "input\ntransform", "center bottom"),
+        (16.0, bottom + 3.5, "weight\ntransform,\nonce", "center bottom"),
+        (46.1, 19.4, "36 multiplications,\nsummed over channels", "center top"),
+        (61.5, 21.2, "output\ntransform", "center top"),
+    ):
+        label(axes, x, y, text, theme.muted, 8.5, place)
     for y, width, colour, text in (
-        (3.6, 48.0, theme.line, "directly: 16 × 9 = 144"), (0.6, 12.0, theme.blue, "Winograd: 36")
-    ):  # fmt: skip
-        axes.add_patch(Rectangle((1, y), width, 2.2, color=colour))
-        axes.text(width + 2, y + 1.1, text, va="center", fontsize=9.5)
+        (3.6, 48.0, theme.line, "directly: 16 × 9 = 144"),
+        (0.6, 12.0, theme.blue, "Winograd: 36"),
+    ):
+        box(axes, 1, y, width, 2.2, colour)
+        label(axes, width + 2, y + 1.1, text, theme.text, 9, "left center")
     return made
 
 
@@ -95,43 +97,31 @@ def _grid(axes: Axes, x: float, y: float, values: Array, theme: Theme, size: flo
     """Numbers as squares: amber below zero, blue above."""
     colours = LinearSegmentedColormap.from_list("signed", [theme.amber, theme.panel, theme.blue])
     scale = np.abs(values).max()
-    rows, columns = values.shape
-    for i in range(rows):
-        for j in range(columns):
-            colour = colours(0.5 + 0.5 * values[i, j] / scale)
-            place = (x + j * size, y + (rows - 1 - i) * size)
-            axes.add_patch(Rectangle(place, size, size, facecolor=colour, edgecolor=theme.page, lw=1))
+    for (i, j), value in np.ndenumerate(values[::-1]):
+        box(axes, x + j * size, y + i * size, size, size, colours(0.5 + 0.5 * value / scale), edge=theme.page)
 
 
 def dilation(theme: Theme) -> Figure:
     """The taps of a dilated filter all lie among the cells of one colour: four plain convolutions."""
     made = figure(3.3, theme)
     axes = canvas(made, 66, 33)
-    size, top, left = 2.7, 27.5, 1.0
+    size, top, left = 2.7, 27.0, 1.0
     taps = {(4 + 2 * i, 4 + 2 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
-    for i in range(10):
-        for j in range(10):
-            _cell(axes, left + j * size, top - i * size, size, theme, i % 2 * 2 + j % 2, (i, j) in taps)
-    arrow(axes, (30.2, 16.6), (36.4, 16.6), theme)
-    for quarter in range(4):
-        down, right = divmod(quarter, 2)
-        x, y = 38.5 + right * 14.6, top - down * 14.9
-        for i in range(5):
-            for j in range(5):
-                tapped = (2 * i + down, 2 * j + right) in taps
-                _cell(axes, x + j * size * 0.97, y - i * size * 0.97, size * 0.97, theme, quarter, tapped)
-    axes.text(14.5, 31.4, "dilation 2: every second cell", ha="center", va="bottom", fontsize=10)
-    axes.text(52.0, 31.4, "four maps, neighbours again", ha="center", va="bottom", fontsize=10)
+
+    def cell(x: float, y: float, row: int, column: int) -> None:
+        tapped = (row, column) in taps
+        colour = theme.four[row % 2 * 2 + column % 2]
+        box(axes, x, y, size, size, colour, alpha=1 if tapped else 0.33, edge=theme.page)
+        if tapped:
+            axes.plot(x + size / 2, y + size / 2, "o", color=theme.page, ms=4.5)
+
+    for row in range(10):
+        for column in range(10):
+            cell(left + column * size, top - row * size, row, column)
+            x = 37.6 + column // 2 * size + column % 2 * 14.4
+            y = top - row // 2 * size - row % 2 * 13.9
+            cell(x, y + 0.2, row, column)
+    arrow(axes, (29.8, 16.2), (35.8, 16.2), theme)
+    label(axes, 14.5, 30.6, "dilation 2: every second cell", theme.text, 10, "center bottom")
+    label(axes, 51.5, 30.6, "four maps, neighbours again", theme.text, 10, "center bottom")
     return made
-
-
-def _cell(axes: Axes, x: float, y: float, size: float, theme: Theme, colour: int, tapped: bool) -> None:
-    axes.add_patch(
-        Rectangle(
-            (x, y), size, size, facecolor=theme.four[colour], alpha=1.0 if tapped else 0.33, edgecolor=theme.page, lw=1
-        )
-    )
-    if tapped:
-        axes.plot(x + size / 2, y + size / 2, "o", color=theme.page, ms=4.5)
-
-

@@ -24,7 +24,15 @@ LOADING = {
     "object": ("data",),
 }
 """What a browser fetches without being asked. Of links in the head, those of :data:`LOADED_RELATIONS`."""
-LOADED_RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "preconnect", "dns-prefetch", "manifest"}
+LOADED_RELATIONS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "modulepreload",
+    "preconnect",
+    "dns-prefetch",
+    "manifest",
+}
 
 
 class Page(HTMLParser):
@@ -52,9 +60,7 @@ class Page(HTMLParser):
 
 def complaints(site: Path) -> Iterator[str]:
     """One sentence for each link that leads nowhere, and for each thing that would come from elsewhere."""
-    pages = {
-        path.resolve(): Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))
-    }
+    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     if not pages:
         yield f"there are no pages in {site}"
     for path, page in pages.items():

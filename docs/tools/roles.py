@@ -1,7 +1,7 @@
 """Sphinx's roles in docstrings, such as ``:func:`match```, as links that mkdocstrings makes.
 
-Editors and Sphinx know these roles, mkdocstrings does not. A name is looked up where the docstring stands; one
-that has no place in the reference is shown as code.
+Editors and Sphinx know these roles, mkdocstrings does not. A name is looked up where the docstring stands; if
+it has no place in the reference, it is shown as code.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ def _rewrite(obj: griffe.Object) -> None:
 def _link(obj: griffe.Object, text: str, target: str | None) -> str:
     shown = text.removeprefix("~").rpartition(".")[2] if text.startswith("~") else text
     named = (target or text).removeprefix("~")
-    return (
-        f'<autoref identifier="{escape(_resolved(obj, named))}" optional><code>{escape(shown)}</code></autoref>'
-    )
+    identifier = escape(_resolved(obj, named))
+    return f'<autoref identifier="{identifier}" optional><code>{escape(shown)}</code></autoref>'
 
 
 def _resolved(obj: griffe.Object, name: str) -> str:

@@ -55,7 +55,9 @@ def test_public_names_are_in_the_reference(site):
     for path in (site / "api").glob("*.html"):
         anchors |= links.Page(path.read_text()).anchors
     assert {f"d2np.{name}" for name in d2np.__all__} - {"d2np.opencv"} <= anchors
-    assert {f"d2np.Net.{name}" for name in ("load", "save", "dense", "strength", "describe", "profile")} <= anchors
+    assert {
+        f"d2np.Net.{name}" for name in ("load", "save", "dense", "strength", "describe", "profile")
+    } <= anchors
     assert {"d2np.Net.__call__", "d2np.Features.select", "d2np.opencv.D2Net", "d2np.draw.heatmap"} <= anchors
 
 
