@@ -50,9 +50,10 @@ def window(theme: Theme) -> Figure:
                 ends = [x, x + length * np.cos(angle)], [y, y - length * np.sin(angle)]
                 axes.plot(*ends, color=theme.blue, lw=1.5, solid_capstyle="round")
         kinds = {("luminance" if channel < 10 else "colour") for channel, _ in channels if channel >= 8}
-        for kind, colour, radius in (("colour", theme.amber, 0.85), ("luminance", theme.text, 0.42)):
-            if kind in kinds:
-                axes.add_patch(Circle((x, y), radius, facecolor=theme.page, edgecolor=colour, lw=1.4))
+        if "colour" in kinds:
+            axes.add_patch(Circle((x, y), 0.9, fill=False, edgecolor=theme.amber, lw=1.6, zorder=3))
+        if "luminance" in kinds:
+            axes.add_patch(Circle((x, y), 0.4, color=theme.text, lw=0, zorder=3))
 
     def count(first: int, last: int) -> int:
         """Places that one of these channels is looked at in."""

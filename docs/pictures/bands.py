@@ -76,7 +76,7 @@ def memory(theme: Theme) -> Figure:
         row = columns * layer.out_channels * 4 / 1e6
         whole = rows * row
         axes.barh(k, whole, color=theme.line, height=0.72)
-        axes.barh(k, kept.get(layer.name, 2) * row, color=theme.blue, height=0.72)
+        axes.barh(k, kept.get(layer.name, 2) * row, color=theme.amber, height=0.72)
         axes.text(whole + 6, k, f"{whole:.0f}", va="center", fontsize=9, color=theme.muted)
         names.append(layer.name)
     axes.set_yticks(range(len(names)), names, fontsize=9.5)

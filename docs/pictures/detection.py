@@ -38,7 +38,7 @@ def hard(theme: Theme) -> Figure:
     """The three questions that a cell is asked."""
     made = figure(3.75, theme)
     axes = canvas(made, 66, 37.5)
-    blob, edge = _surface(1.3, 1.0), _surface(4.5, 0.9)
+    blob, edge = _surface(1.3, 1.0), _surface(8.0, 1.2)
     assert curvature_ratio(blob) < EDGE_THRESHOLD < curvature_ratio(edge)
     for x, question, answer in (
         (1, "1  Which channel of the\n    cell is its largest?", "… of 512 channels"),
@@ -66,26 +66,41 @@ def _cells(axes: Axes, x: float, y: float, values: Array, theme: Theme, size: fl
 
 
 def localisation(theme: Theme) -> Figure:
-    """A parabola through three cells has its summit between them."""
-    made = figure(2.9, theme)
-    for k, (heights, verdict) in enumerate((((2.1, 3.0, 2.6), "kept"), ((1.2, 3.0, 3.0), "left out"))):
-        axes = made.add_axes((0.05 + 0.49 * k, 0.2, 0.44, 0.62))
-        bare(axes)
-        left, middle, right = heights
-        slope, bend = (right - left) / 2, left - 2 * middle + right
-        step = -slope / bend
-        x = np.linspace(-1.35, 1.35, 200)
-        axes.axvspan(-0.5, 0.5, color=theme.panel, lw=0)
-        axes.plot(x, middle + slope * x + bend * x**2 / 2, color=theme.blue, lw=2)
-        axes.plot([-1, 0, 1], heights, "o", color=theme.text, ms=7)
-        summit = middle + slope * step + bend * step**2 / 2
-        colour = theme.teal if verdict == "kept" else theme.red
-        axes.plot(step, summit, "D", color=colour, ms=8)
-        axes.plot([step, step], [0.6, summit], ":", color=colour, lw=1.5)
-        axes.set(xlim=(-1.4, 1.4), ylim=(0.6, 3.6), yticks=[])
-        axes.set_xticks([-1, 0, 1], ["cell j − 1", "cell j", "cell j + 1"], fontsize=9.5)
-        sign = "less than" if abs(step) < 0.5 else "not less than"
-        axes.set_title(f"{verdict}: {step:+.2f}, {sign} ½", loc="left", fontsize=10.5, color=colour)
+    """In one direction, a parabola through three cells; in two, a summit more than half a cell away."""
+    made = figure(3.2, theme)
+    axes = made.add_axes((0.03, 0.13, 0.5, 0.72))
+    bare(axes)
+    left, middle, right = heights = 2.1, 3.0, 2.6
+    slope, bend = (right - left) / 2, left - 2 * middle + right
+    step = -slope / bend
+    x = np.linspace(-1.35, 1.35, 200)
+    axes.axvspan(-0.5, 0.5, color=theme.panel, lw=0)
+    axes.plot(x, middle + slope * x + bend * x**2 / 2, color=theme.blue, lw=2)
+    axes.plot([-1, 0, 1], heights, "o", color=theme.text, ms=7)
+    summit = middle + slope * step + bend * step**2 / 2
+    axes.plot([step, step], [1.4, summit], ":", color=theme.teal, lw=1.5)
+    axes.plot(step, summit, "D", color=theme.teal, ms=8)
+    axes.set(xlim=(-1.4, 1.4), ylim=(1.4, 3.4), yticks=[])
+    axes.set_xticks([-1, 0, 1], ["cell j − 1", "cell j", "cell j + 1"], fontsize=9.5)
+    axes.set_title(f"kept: {step:+.2f}, less than ½", loc="left", fontsize=10.5, color=theme.teal)
+
+    axes = made.add_axes((0.6, 0.05, 0.4, 0.8))
+    axes.axis("off")
+    slopes, bends = np.array([0.32, 0.06]), np.array([[-1, 0.6], [0.6, -1]])
+    steps = -np.linalg.solve(bends, slopes)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1.5, 1.5, 151)] * 2), axis=-1)
+    height = grid @ slopes + 0.5 * ((grid @ bends) * grid).sum(axis=-1)
+    around = height[25::50, 25::50]
+    assert around[1, 1] == around.max()  # and yet the summit is that far away
+    assert steps[0] > 0.5
+    box(axes, -0.5, -0.5, 1, 1, theme.panel)
+    axes.contour(grid[..., 0], grid[..., 1], height, 9, colors=theme.blue, linewidths=1.2, linestyles="-")
+    y, x = np.mgrid[-1:2, -1:2]
+    axes.plot(x.ravel(), y.ravel(), "o", color=theme.text, ms=6)
+    axes.plot(*steps, "D", color=theme.red, ms=8)
+    axes.set(xlim=(-1.5, 1.5), ylim=(1.5, -1.5))
+    axes.set_aspect("equal")
+    axes.set_title(f"left out: {steps[0]:+.2f}, more than ½", loc="center", fontsize=10.5, color=theme.red)
     return made
 
 

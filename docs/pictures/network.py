@@ -16,8 +16,8 @@ _PICTURE = (480, 640)
 
 def layers(theme: Theme) -> Figure:
     """Each layer's output as a slab: as high as its rows, as thick as its channels are many."""
-    made = figure(3.9, theme)
-    axes = canvas(made, 132, 78)
+    made = figure(4.3, theme)
+    axes = canvas(made, 132, 86)
     colours = {"convolution": theme.blue, "max_pooling": theme.amber, "average_pooling": theme.teal}
     sizes = [("picture", "picture", 3, *_PICTURE, 1)]
     sizes += [
@@ -25,7 +25,7 @@ def layers(theme: Theme) -> Figure:
         for layer, rows, columns in output_sizes(*_PICTURE)
         if layer.type != "relu"
     ]
-    x, centre = 5.0, 42.0
+    x, centre = 5.0, 46.0
     for name, kind, channels, rows, columns, dilation in sizes:
         thickness = 0.14 * math.sqrt(channels) + 0.7
         height = 46 * (rows / _PICTURE[0]) ** 0.72
@@ -34,18 +34,14 @@ def layers(theme: Theme) -> Figure:
         colour = theme.violet if dilation > 1 else colour
         _slab(axes, x, centre - height / 2, thickness, height, depth, colour, theme)
         axes.text(
-            x + thickness / 2, centre - height / 2 - 1.6, name, rotation=90, ha="center", va="top",
-            fontsize=8.5, color=theme.muted,
+            x + thickness / 2, centre - 24.6, name, rotation=90, ha="center", va="top", fontsize=8.5,
+            color=theme.muted,
         )  # fmt: skip
-        x += thickness + depth * 0.62 + 1.75
-    label(
-        axes,
-        5,
-        75,
-        f"the map: {columns} × {rows} cells of 512 channels, one every 4 pixels",
-        theme.text,
-        10.5,
-    )
+        if name in ("conv1_1", "conv2_1", "conv3_1", "conv4_1"):
+            top = centre + height / 2 + depth / 2 + 1.2
+            text = f"{columns} × {rows}\n{channels} channels"
+            label(axes, x + thickness / 2, top, text, theme.text, 9, "left bottom")
+        x += thickness + depth * 0.62 + 2.2
     for left, top, colour, text in (
         (5, 4.4, theme.blue, "3 × 3 convolution, ReLU"),
         (5, 0.8, theme.violet, "the same, every 2nd cell"),

@@ -64,7 +64,7 @@ def tile(theme: Theme) -> Figure:
         (22, top, patch_points, "36 points"),
         (22, bottom - 2.85, kernel_points, "36 points"),
         (40.4, 20.3, product, "products"),
-        (57.7, 22.2, outputs, "4 × 4 outputs"),
+        (56.4, 22.2, outputs, "4 × 4 outputs"),
     ):
         _grid(axes, x, y, values, theme, 1.9)
         rows, columns = values.shape
@@ -74,14 +74,14 @@ def tile(theme: Theme) -> Figure:
         ((10.8, bottom + 2.8), (21.2, bottom + 2.8)),
         ((34.2, top + 4.2), (39.6, 28.6)),
         ((34.2, bottom + 4.2), (39.6, 23.6)),
-        ((52.6, 26.0), (57.0, 26.0)),
+        ((52.4, 26.0), (55.8, 26.0)),
     ):
         arrow(axes, start, end, theme)
     for x, y, text, place in (
         (17.3, top + 6.4, "input\ntransform", "center bottom"),
         (16.0, bottom + 3.5, "weight\ntransform,\nonce", "center bottom"),
         (46.1, 19.4, "36 multiplications,\nsummed over channels", "center top"),
-        (61.5, 21.2, "output\ntransform", "center top"),
+        (60.2, 21.2, "output\ntransform", "center top"),
     ):
         label(axes, x, y, text, theme.muted, 8.5, place)
     for y, width, colour, text in (
