@@ -35,7 +35,7 @@ PAGES = {
 
 _SOURCES = {page: source for source, page in PAGES.items()}
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
 log = logging.getLogger("mkdocs.hooks.d2np")
 
@@ -49,8 +49,10 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    return rewritten(markdown, page.file.src_uri)
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # there would be nothing but itself
+    return rewritten(markdown, page.file.src_uri, titles(config.nav))
 
 
 def on_post_build(config: Any) -> None:
@@ -58,8 +60,19 @@ def on_post_build(config: Any) -> None:
         log.warning(complaint)
 
 
-def rewritten(markdown: str, page: str) -> str:
+def titles(nav: list[dict[str, Any]]) -> dict[str, str]:
+    """The pages' titles by where they stand, from the configuration's ``nav``."""
+    found: dict[str, str] = {}
+    for entry in nav:
+        for title, inside in entry.items():
+            found.update({inside: title} if isinstance(inside, str) else titles(inside))
+    return found
+
+
+def rewritten(markdown: str, page: str, titles: dict[str, str]) -> str:
     """The text of a page of the site, its links to files of the repository turned into links to pages.
+
+    A link whose text is a file's name, as one writes it in a repository, gets the page's title for a text.
 
     Parameters
     ----------
@@ -67,11 +80,13 @@ def rewritten(markdown: str, page: str) -> str:
     page : str
         Where it stands in the site, such as ``"index.md"``. Links are as seen from the file that it comes
         from, ``README.md``.
+    titles : dict of str to str
+        Of the pages, by where they stand.
     """
     folder = posixpath.dirname(_SOURCES.get(page, f"docs/{page}"))
 
     def link(match: re.Match[str]) -> str:
-        before, target, after = match.groups()
+        text, target = match.groups()
         path, hash_sign, anchor = target.partition("#")
         if not path or re.match(r"\w+:", path):
             return match.group()
@@ -83,8 +98,10 @@ def rewritten(markdown: str, page: str) -> str:
         else:
             log.warning("%s links to %s, which is no page of the site", page, named)
             return match.group()
+        if text == path:
+            text = titles.get(there, text)
         seen = posixpath.relpath(there, posixpath.dirname(page) or ".")
-        return f"{before}{seen}{hash_sign}{anchor}{after}"
+        return f"[{text}]({seen}{hash_sign}{anchor})"
 
     # Code between fences is the reader's, and stays as it is.
     parts = _FENCE.split(markdown)

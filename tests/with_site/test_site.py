@@ -107,6 +107,8 @@ def test_a_site_without_pages_is_a_complaint(tmp_path):
     ("page", "given", "wanted"),
     [
         ("index.md", "[a](docs/many.md#x) ![b](docs/demo.jpg)", "[a](many.md#x) ![b](demo.jpg)"),
+        ("index.md", "see [docs/many.md](docs/many.md)", "see [Many pictures](many.md)"),
+        ("scale.md", "[many.md](many.md) [many](many.md)", "[Many pictures](many.md) [many](many.md)"),
         ("index.md", "[a](SECURITY.md) [b](LICENSE)", "[a](security.md) [b](licence.md)"),
         ("how/bands.md", "[a](../../README.md#speed)", "[a](../index.md#speed)"),
         ("fuzzing.md", "[a](../docs/reliability.md)", "[a](reliability.md)"),
@@ -115,9 +117,14 @@ def test_a_site_without_pages_is_a_complaint(tmp_path):
     ],
 )
 def test_links_lead_to_pages(page, given, wanted):
-    assert hooks.rewritten(given, page) == wanted
+    assert hooks.rewritten(given, page, {"many.md": "Many pictures"}) == wanted
+
+
+def test_titles_are_those_of_the_navigation():
+    nav = [{"Home": "index.md"}, {"API": [{"Overview": "api/index.md"}]}]
+    assert hooks.titles(nav) == {"index.md": "Home", "api/index.md": "Overview"}
 
 
 def test_a_link_to_no_page_is_a_warning(caplog):
-    assert hooks.rewritten("[a](pyproject.toml)", "index.md") == "[a](pyproject.toml)"
+    assert hooks.rewritten("[a](pyproject.toml)", "index.md", {}) == "[a](pyproject.toml)"
     assert "pyproject.toml, which is no page of the site" in caplog.text
