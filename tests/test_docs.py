@@ -89,7 +89,7 @@ def name(page):
     return page.relative_to(ROOT / "docs").with_suffix("").as_posix()
 
 
-@pytest.mark.parametrize("page", filter(runs, PAGES), ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name)
 def test_page(page, folder):
     extras = set(EXTRAS.findall((ROOT / "pyproject.toml").read_text()))
     for language, text in blocks(page):
