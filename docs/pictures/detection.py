@@ -117,26 +117,26 @@ def _soft(cells: NDArray[np.float32]) -> Array:
 
 def soft(theme: Theme) -> Figure:
     """A piece of the demo's picture: the soft score of each cell, and the keypoints of the hard detector."""
-    made = figure(3.55, theme)
-    picture = np.asarray(demo.views().first)[20:212, 130:322]
+    made = figure(3.5, theme)
+    picture = np.asarray(demo.views().first)
     net = d2np.Net.load("analytic")
     score, found = _soft(net.dense(picture)), net(picture)
+    left, top, edge = 132, 20, 192
+    rows, columns = score.shape
     colours = LinearSegmentedColormap.from_list("scores", ["#14213d", "#3b72c4", "#f0b24f", "#fff3d6"])
-    extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
-    titles = ("the soft score of each cell", "keypoints of the hard detector")
-    for k, title in enumerate(titles):
-        axes = made.add_axes((0.01 + 0.5 * k, 0.0, 0.48, 0.89))
+    inside = score[top // 4 : (top + edge) // 4, left // 4 : (left + edge) // 4]
+    low, high = np.quantile(inside, [0.02, 0.995])
+    for k, title in enumerate(("the soft score of each cell", "the picture, and the keypoints")):
+        axes = made.add_axes((0.01 + 0.5 * k, 0.0, 0.48, 0.9))
         axes.axis("off")
         axes.set_title(title, loc="left", fontsize=10.5, color=theme.text)
-        axes.imshow(picture.mean(axis=2), cmap="gray", extent=extent, vmin=-40, vmax=300)
         if k == 0:
-            # Cells lie at 4 j + 1.5: the map begins half a pixel outside.
-            rows, columns = score.shape
-            box = (-0.5, 4 * columns - 0.5, 4 * rows - 0.5, -0.5)
-            low, high = np.quantile(score, [0.2, 0.998])
-            axes.imshow(score, cmap=colours, extent=box, vmin=low, vmax=high, interpolation="nearest")
+            # Cells lie at 4 j + 1.5, so that they begin where pixels do.
+            box_of_all = (-0.5, 4 * columns - 0.5, 4 * rows - 0.5, -0.5)
+            axes.imshow(score, cmap=colours, extent=box_of_all, vmin=low, vmax=high, interpolation="nearest")
         else:
-            x, y, _ = found.keypoints.T
-            axes.plot(x, y, "o", ms=4.2, mfc="none", mec="#f0b24f", mew=1.4)
-        axes.set(xlim=extent[:2], ylim=extent[2:])
+            axes.imshow(picture.mean(axis=2), cmap="gray", vmin=-40, vmax=300)
+        x, y, _ = found.keypoints.T
+        axes.plot(x, y, "o", ms=6, mfc="none", mec="#ffffff" if k == 0 else "#f0b24f", mew=1.3)
+        axes.set(xlim=(left - 0.5, left + edge - 0.5), ylim=(top + edge - 0.5, top - 0.5))
     return made
