@@ -85,7 +85,7 @@ class D2Net:
         Returns
         -------
         keypoints : tuple of cv2.KeyPoint
-            See :func:`keypoints`.
+            See :func:`to_keypoints`.
         descriptors : (N, 512) float32, or None
             None where nothing was found, as with OpenCV.
 

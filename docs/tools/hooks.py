@@ -36,6 +36,7 @@ PAGES = {
 _SOURCES = {page: source for source, page in PAGES.items()}
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+_SAYS_NOTHING = re.compile(r"–\s*<div class=\"doc-md-description\">\s*</div>")
 
 log = logging.getLogger("mkdocs.hooks.d2np")
 
@@ -53,6 +54,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation"]  # there would be nothing but itself
     return rewritten(markdown, page.file.src_uri, titles(config.nav))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    # mkdocstrings puts a dash behind a parameter's type even where nothing is said of it.
+    return _SAYS_NOTHING.sub("", html)
 
 
 def on_post_build(config: Any) -> None:
