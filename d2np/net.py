@@ -164,6 +164,7 @@ class Net:
 
     @property
     def parameter_count(self) -> int:
+        """How many numbers all arrays hold: 7,635,264."""
         return PARAMETER_COUNT
 
     def __call__(
@@ -482,14 +483,14 @@ class Net:
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Descriptors at positions of your own.
 
+        For the other parameters and the errors see :meth:`__call__`.
+
         Parameters
         ----------
         image : path, PIL.Image or array
         xy : (N, 2) array
             x, y in pixels of the picture as given. More columns, such as the scale in
             ``features.keypoints``, are left out.
-
-        The others are those of :meth:`__call__`, as are the errors.
 
         Returns
         -------

@@ -25,7 +25,8 @@ from d2np.demo import views
 from d2np.weights import analytic, store
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+RUN = ("sh", "python")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXTRAS = re.compile(r"^(\w+) = \[", re.MULTILINE)
 
@@ -80,16 +81,28 @@ def installs(script, extras):
     return "\n".join(rest)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def runs(page):
+    return any(language in RUN for language, _ in blocks(page))
+
+
+def name(page):
+    return page.relative_to(ROOT / "docs").with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name)
 def test_page(page, folder):
     extras = set(EXTRAS.findall((ROOT / "pyproject.toml").read_text()))
-    found = blocks(page)
-    assert any(language in ("sh", "python") for language, _ in found)
-    for language, text in found:
+    for language, text in blocks(page):
         if language == "sh":
             run(["bash", "-ec", installs(text, extras)], folder)
         elif language == "python":
             run([sys.executable, "-W", "error", "-c", text], folder)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_are_marked_as_what_is_run_or_not_at_all(page):
+    assert page.read_text().count("\n```") == 2 * len(blocks(page))
+    assert {language for language, _ in blocks(page)} <= {*RUN, ""}
 
 
 def test_readme(folder):

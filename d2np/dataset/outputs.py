@@ -119,13 +119,26 @@ class _FileOutput:
 
 
 class NpzOutput(_FileOutput):
-    """NumPy archives; see :class:`_FileOutput`."""
+    """NumPy archives, one for each picture: beside it or, under its name, in a folder.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where to; by default beside the pictures.
+    restart : bool
+        Do pictures again whose files are there.
+
+    Raises
+    ------
+    FormatError
+        If the folder is none.
+    """
 
     _format: ClassVar[Any] = npz
 
 
 class MatOutput(_FileOutput):
-    """MATLAB files; see :class:`_FileOutput`."""
+    """MATLAB files, one for each picture; needs scipy. For parameters and errors see :class:`NpzOutput`."""
 
     _format: ClassVar[Any] = mat
 

@@ -4,12 +4,11 @@ The match file is one HDF5 file with a group for each pair of pictures. The grou
 slashes in their names replaced by hyphens: ``db-day-1.jpg/query-2.jpg`` (``names_to_pair`` in hloc's
 ``utils/parsers.py``). As ``match_features.py`` writes them, it holds for the N keypoints of the first picture
 
-``matches0`` (N,)
-    index of the keypoint in the second picture, -1 where there is none; int16, or int32 if the second picture
-    has more keypoints than int16 can count (hloc would store wrong indices then; its readers take both)
-``matching_scores0`` (N,)
-    (1 + cosine) / 2, as hloc's nearest-neighbour matcher has it, and 0 where there is no match; float32,
-    since float16 could not tell many of the best matches apart
+- ``matches0`` (N,): index of the keypoint in the second picture, -1 where there is none; int16, or int32 if
+  the second picture has more keypoints than int16 can count (hloc would store wrong indices then; its readers
+  take both)
+- ``matching_scores0`` (N,): (1 + cosine) / 2, as hloc's nearest-neighbour matcher has it, and 0 where there
+  is no match; float32, since float16 could not tell many of the best matches apart
 
 A pair is in the file once, in either order.
 """

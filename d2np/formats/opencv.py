@@ -85,7 +85,7 @@ class D2Net:
         Returns
         -------
         keypoints : tuple of cv2.KeyPoint
-            See :func:`keypoints`.
+            See :func:`to_keypoints`.
         descriptors : (N, 512) float32, or None
             None where nothing was found, as with OpenCV.
 
@@ -130,18 +130,23 @@ class D2Net:
         return kept, vectors[valid] if len(kept) else None
 
     def descriptorSize(self) -> int:
+        """512."""
         return DESCRIPTOR_SIZE
 
     def descriptorType(self) -> int:
+        """``cv2.CV_32F``."""
         return int(_opencv().CV_32F)
 
     def defaultNorm(self) -> int:
+        """``cv2.NORM_L2``: the distance that matchers are to use."""
         return int(_opencv().NORM_L2)
 
     def empty(self) -> bool:
+        """False: there is a network."""
         return False
 
     def getDefaultName(self) -> str:
+        """What OpenCV would call it."""
         return "Feature2D.D2Net"
 
 
