@@ -13,6 +13,9 @@ conv3_3            half a cell back, against the half a cell that the average po
 conv4_1 … conv4_3  each channel looks at one neighbouring cell: a window of histograms and blobs
 =================  ==============================================================================
 
+On the way the layers also take out what the zeros around the picture have made, so that a picture without
+anything in it has no keypoints.
+
 A map cell's vector is then a Gaussian-weighted window around it: orientation histograms at 37 places two
 cells (8 pixels) apart, colour blobs at 28 and luminance blobs at 20 of them. The six blob channels of the
 cell itself come last, scaled up so that at a blob one of them is the cell's largest.
@@ -59,15 +62,18 @@ _LUMINANCE_DETECTOR, _COLOUR_DETECTOR = 3.0, 2.0
 
 _OFFSET = 160.0
 """Keeps signed pictures (luminance: -118 … 137 after preprocessing) above the ReLU's zero."""
-_ROUNDING = 1e-3
+_ROUNDING = 4e-3
 """Grey levels: what is less comes from rounding. The smallest step of a picture is 1."""
-_FRAME_GAIN = 600.0
-"""Three neighbours are missing at the frame, or more, and three times this is more than any channel reaches:
-a blob is three times a difference of at most 3/4 of the picture's range, 765 with what resampling overshoots.
-A larger number would show in the rounding errors of a fast convolution."""
+_SILENCE = 128.0
+"""Taken away for each neighbour that the padding has reached, half of it where that is one at a corner: more
+than the padding makes there. A larger number would show in the rounding errors of a fast convolution."""
+_FRAME_GAIN = 1800.0
+"""More than any channel reaches: a blob is three times a difference of at most 3/4 of the picture's range,
+765 with what resampling overshoots."""
 
 _IDENTITY: _Kernel = np.pad([[1.0]], 1)
 _BLUR: _Kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
+_LIGHT_BLUR: _Kernel = np.outer([1, 14, 1], [1, 14, 1]) / 256
 _HALF_CELL_BACK: _Kernel = np.pad(np.full((2, 2), 0.25), ((0, 1), (0, 1)))
 _SOBEL: _Kernel = np.outer([1, 2, 1], [-1, 0, 1]) / 8
 
@@ -84,6 +90,9 @@ _SIGNED = range(_ORIENTATIONS, _ORIENTATIONS + 2 * len(_PICTURES))
 _SURROUND = range(_SIGNED.stop, _SIGNED.stop + 2 * len(_PICTURES))
 _LUMINANCE_BLOBS = _SIGNED[:2]
 _COLOUR_BLOBS = _SIGNED[2:]
+# 1 where the padding has not reached, as the difference of two channels; and more than 0 where it has.
+_INSIDE = range(_SURROUND.stop, _SURROUND.stop + 2)
+_REACHED = _INSIDE.stop
 
 
 def arrays() -> _Arrays:
@@ -95,6 +104,7 @@ def arrays() -> _Arrays:
     _pooled_pictures(filled)
     _blobs(filled)
     _half_cell_back(filled)
+    _without_padding(filled)
     _window(filled)
     return filled
 
@@ -152,13 +162,14 @@ def _pooled_orientations(filled: _Arrays) -> None:
 def _pooled_pictures(filled: _Arrays) -> None:
     """conv2_1, conv2_2, conv3_1: the pictures blurred ahead of the second pooling, then split in two.
 
-    conv3_1 passes them on as they are (the centres, a Gaussian of about 2.5 pixels) and, in channels of
-    their own, once more blurred (the surrounds).
+    conv3_1 passes them on nearly as they are (the centres, a Gaussian of about 2.3 pixels) and, in channels
+    of their own, once more blurred (the surrounds). conv2_1 does not blur: what the padding makes would then
+    reach a cell further into the picture than conv3_3 can take it out again.
     """
     for centre, surround in zip(_SIGNED[::2], _SURROUND[::2], strict=True):
-        _signed(filled, "conv2_1", centre, centre, _BLUR)
+        _signed(filled, "conv2_1", centre, centre, _IDENTITY)
         _signed(filled, "conv2_2", centre, centre, _BLUR)
-        _signed(filled, "conv3_1", centre, centre, _IDENTITY)
+        _signed(filled, "conv3_1", centre, centre, _LIGHT_BLUR)
         _signed(filled, "conv3_1", surround, centre, _BLUR)
 
 
@@ -254,18 +265,41 @@ def _look(filled: _Arrays, to: int, sources: Iterable[int], row: int, column: in
     return to
 
 
-def _silent_frame(filled: _Arrays, frame: int) -> None:
-    """conv4_1 to conv4_3: nothing fires within two cells of the picture's frame.
+def _without_padding(filled: _Arrays) -> None:
+    """conv1_1 to conv3_3: what the zeros around the picture have made is taken out again.
 
-    The frame is where the camera stopped looking, not a thing in the scene, and the zero padding makes
-    gradients there. One channel is 1 everywhere, and outside the map it is padded with 0: the next layer
-    counts the neighbours it lacks, and the last one takes more than there can be from every channel where it
-    lacks any. The channel itself never shows in the map.
+    To a network they look like an edge, and a flat picture would have keypoints all along its frame. One
+    channel is 1 in the picture, and zeros stand around it too; from conv2_1 on it becomes 0 wherever a layer
+    has looked at such a zero. Where it has not, nothing is taken away, not even a rounding error.
     """
+    inside, excess = _INSIDE
+    filled["conv1_1/bias"][inside] = 1
+    filled["conv1_2/weight"][inside, inside] = _IDENTITY
+    for layer in ("conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3"):
+        weight, bias = filled[f"{layer}/weight"], filled[f"{layer}/bias"]
+        # All 9 neighbours are inside, or 8 at most. Rounded to 1 or 0, lest errors grow from layer to layer.
+        weight[_INSIDE, inside], weight[_INSIDE, excess] = 4, -4
+        bias[_INSIDE] = -34, -35
+        weight[_REACHED, inside], weight[_REACHED, excess] = -1, 1
+        bias[_REACHED] = 8.5
+    for layer, channels in (("conv2_2", _HISTOGRAM), ("conv3_2", _SIGNED), ("conv3_3", _SIGNED)):
+        filled[f"{layer}/weight"][channels, _REACHED] = -_SILENCE
+
+
+def _silent_frame(filled: _Arrays, frame: int) -> None:
+    """conv4_1 to conv4_3: nothing fires within six cells of the picture's frame.
+
+    The frame is where the camera stopped looking, not a thing in the scene, and a slope that ends where
+    something was taken out looks like a blob. conv4_1 makes a channel that is 1 where no cell around was
+    reached by the padding, conv4_2 one that is 1 elsewhere, and conv4_3 takes more than there can be from
+    every channel there. The channel itself never shows in the map.
+    """
+    filled["conv4_1/weight"][frame, _REACHED] = -8
     filled["conv4_1/bias"][frame] = 1
-    filled["conv4_2/weight"][frame, frame] = -1
-    filled["conv4_2/bias"][frame] = 9 - _ROUNDING
+    filled["conv4_2/weight"][frame, frame, 1, 1] = -1
+    filled["conv4_2/bias"][frame] = 1 - _ROUNDING
     filled["conv4_3/weight"][:frame, frame, 1, 1] = -_FRAME_GAIN
+    filled["conv4_3/bias"][:frame] = -_ROUNDING
 
 
 if __name__ == "__main__":
