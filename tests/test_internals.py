@@ -97,8 +97,9 @@ def strays(source):
         if isinstance(node, ast.Attribute):
             owner = ast.unparse(node.value)
             public = PUBLIC.get(modules.get(owner, ""))
-            # The target context is Numba's own, whatever it is called in.
-            if owner in ("context", "self.context") or (public is not None and node.attr not in public):
+            # The target context of an intrinsic is Numba's own.
+            is_context = modules and owner in ("context", "self.context")
+            if is_context or (public is not None and node.attr not in public):
                 found.append(f"{owner}.{node.attr}")
     return found
 
@@ -125,7 +126,7 @@ def test_no_other_module_uses_what_is_not_public(path):
         "import numba as nb\nnb.config",
         "from numba import extending\nextending.overload",
         "from llvmlite.ir import builder",
-        "def f(context): context.make_array",
+        "from llvmlite import ir\ndef f(context): context.make_array",
         "import_module('numba.core.config')",
     ],
 )

@@ -36,9 +36,9 @@ NAMES = (
     "numba.core.base:BaseContext.make_array",
     "numba.core.base:BaseContext.get_dummy_value",
     "numba.core.config:DISABLE_JIT",
-    "numba.core.caching:Cache.load_overload",
-    "numba.core.caching:Cache.save_overload",
-    "numba.core.caching:Cache.flush",
+    "numba.core.caching:_Cache.load_overload",
+    "numba.core.caching:_Cache.save_overload",
+    "numba.core.caching:_Cache.flush",
 )
 """What can be looked up without a kernel, as ``module:name``."""
 
