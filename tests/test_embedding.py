@@ -57,18 +57,18 @@ def test_eight_threads_call_one_net_at_once(net, make_picture, assert_same_featu
 def test_many_nets_in_many_threads(make_weights, make_picture, assert_same_features):
     """Each is made, used and dropped beside the others, and gives its own numbers."""
     picture = make_picture(48, 56)
-    expected = [d2np.Net(make_weights(seed))(picture, threads=1) for seed in range(3)]
-    assert len({found.scores.tobytes() for found in expected}) == 3
-    barrier = threading.Barrier(6)
+    weights = [make_weights(seed) for seed in range(2)]
+    expected = [d2np.Net(arrays)(picture, threads=1) for arrays in weights]
+    assert expected[0].scores.tobytes() != expected[1].scores.tobytes()
+    barrier = threading.Barrier(4)
 
     def work(n):
         barrier.wait(timeout=30)
-        return [d2np.Net(make_weights(n % 3))(picture, threads=n % 2 + 1) for _ in range(2)]
+        return d2np.Net(weights[n % 2])(picture, threads=n // 2 + 1)
 
-    with ThreadPoolExecutor(6) as pool:
-        for n, results in enumerate(pool.map(work, range(6))):
-            for found in results:
-                assert_same_features(found, expected[n % 3])
+    with ThreadPoolExecutor(4) as pool:
+        for n, found in enumerate(pool.map(work, range(4))):
+            assert_same_features(found, expected[n % 2])
 
 
 def test_pickled_while_others_use_it(net, picture, assert_same_features):
@@ -81,10 +81,10 @@ def test_pickled_while_others_use_it(net, picture, assert_same_features):
             count += 1
         return count
 
-    with ThreadPoolExecutor(3) as pool:
-        users = [pool.submit(use) for _ in range(3)]
+    with ThreadPoolExecutor(2) as pool:
+        users = [pool.submit(use) for _ in range(2)]
         try:
-            for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            for protocol in (2, pickle.HIGHEST_PROTOCOL):
                 copy = pickle.loads(pickle.dumps(net, protocol))
                 assert_same_features(copy(picture, threads=1), expected)
         finally:
@@ -128,11 +128,11 @@ def work():
     while not stop.is_set():
         if not same(net(picture, threads=2)):
             wrong.append(1)
-busy = [threading.Thread(target=work) for _ in range(3)]
+busy = [threading.Thread(target=work) for _ in range(2)]
 for thread in busy:
     thread.start()
 codes = []
-for _ in range(6):
+for _ in range(3):
     child = os.fork()
     if not child:
         # A grandchild, too: what a child has used is inherited once more.
@@ -145,7 +145,7 @@ for _ in range(6):
 stop.set()
 for thread in busy:
     thread.join()
-assert codes == [0] * 6 and not wrong, (codes, wrong)
+assert codes == [0] * 3 and not wrong, (codes, wrong)
 """
 
 POOL = """

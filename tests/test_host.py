@@ -26,7 +26,7 @@ else:
     raise SystemExit("a picture is no file of weights")
 """
 
-FLAGS = [("-O",), ("-OO",), ("-W", "error"), ("-X", "dev", "-W", "error")]
+FLAGS = [("-O",), ("-OO",), ("-X", "dev", "-W", "error")]
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,12 @@ def test_options_of_the_interpreter(flags, pictures, expected, tmp_path):
             np.testing.assert_array_equal(found[name], wanted, err_msg=name)
 
 
-@pytest.mark.parametrize("flags", [("-OO",), ("-W", "error")], ids=" ".join)
-def test_the_command_line_under_options_of_the_interpreter(flags, pictures, tmp_path):
+@pytest.mark.parametrize(("flags", "name"), [(("-OO",), "view.png"), (("-W", "error"), "view.html")], ids=str)
+def test_the_command_line_under_options_of_the_interpreter(flags, name, pictures, tmp_path):
     command = ["-m", "d2np", "match", "--weights", "analytic"]
-    for name in ("view.png", "view.html"):
-        done = scripts.run(command, *pictures, "-o", tmp_path / name, flags=flags)
-        assert "Warning" not in done.stderr
-        assert (tmp_path / name).stat().st_size > 1000
-    done = scripts.run([*command[:2], "info", "analytic"], flags=flags)
-    assert "7,635,264" in done.stdout
+    done = scripts.run(command, *pictures, "-o", tmp_path / name, flags=flags)
+    assert "Warning" not in done.stderr
+    assert (tmp_path / name).stat().st_size > 1000
 
 
 PLAIN = """
@@ -83,7 +80,7 @@ np.savez(sys.argv[2], dense=net.dense(picture, threads=1), strength=net.strength
 
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 def test_without_the_compiler(make_picture, tmp_path, algorithm):
-    np.save(tmp_path / "picture.npy", make_picture(29, 35))
+    np.save(tmp_path / "picture.npy", make_picture(25, 28))
     for name, changes in (("compiled", {}), ("plain", {"NUMBA_DISABLE_JIT": "1"})):
         path = tmp_path / f"{name}.npz"
         scripts.run(PLAIN, tmp_path / "picture.npy", path, algorithm, flags=("-W", "error"), **changes)
@@ -124,7 +121,7 @@ def state():
         },
         "logging": (logging.root.manager.disable, str(logging.getLoggerClass())),
         "numba threads": numba.get_num_threads(),
-        "pools": [(pool["filepath"], pool["num_threads"]) for pool in threadpoolctl.threadpool_info()],
+        "pools": {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()},
         "numpy errors": (np.geterr(), str(np.geterrcall())),
         "numpy printing": str(np.get_printoptions()),
         "denormals": (tiny * np.float32(1)).tolist(),
@@ -150,8 +147,7 @@ def state():
         "sockets": socket.getdefaulttimeout(),
         "threads": threading.active_count(),
         "children": open(f"/proc/self/task/{os.getpid()}/children").read(),
-        "h5py": (str(h5py.get_config().track_order), str(h5py.get_config().default_file_mode)
-                 if hasattr(h5py.get_config(), "default_file_mode") else ""),
+        "h5py": h5py.get_config().track_order,
     }
 
 np.zeros((9, 9)) @ np.zeros((9, 9))
@@ -183,8 +179,9 @@ commands = [
 ]
 assert [d2np.cli.main(command) for command in commands] == [0, 0, 0, 1, 2, 0]
 after = state()
-# Loggers that modules have made for themselves, and sets the level of none, are no change.
-after["loggers"] = {name: after["loggers"].get(name) for name in before["loggers"]}
+# Modules that are imported meanwhile may have loggers and pools of their own.
+for what in ("loggers", "pools"):
+    after[what] = {name: after[what].get(name) for name in before[what]}
 changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 assert not changed, changed
 """

@@ -12,7 +12,7 @@ import atexit, os, signal, sys, threading, time
 import numpy as np
 import d2np
 net = d2np.Net.load("analytic")
-picture = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+picture = np.random.default_rng(0).integers(0, 256, (160, 200, 3)).astype(np.uint8)
 threads = int(sys.argv[1])
 start = time.perf_counter()
 expected = net(picture, threads=threads)
@@ -27,13 +27,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 start = time.perf_counter()
 net(picture, threads=threads)
 seconds = time.perf_counter() - start
-large = np.tile(picture, (6, 1, 1))  # at the default sizes some six times the work
+large = np.tile(picture, (8, 1, 1))  # eight times the work
 sent = []
 def interrupt():
     sent.append(time.perf_counter())
     os.kill(os.getpid(), signal.SIGINT)
 late = []
-for share in (0.05, 0.3, 0.9, 1.6, 2.5):
+for share in (0.05, 0.4, 1.3, 2.6):
     timer = threading.Timer(share * seconds, interrupt)
     timer.start()
     try:
@@ -64,11 +64,11 @@ def work():
 
 ENDS = {
     "a daemon is in a call": (
-        BUSY + "threading.Thread(target=work, daemon=True).start(); time.sleep(0.2)",
+        BUSY + "threading.Thread(target=work, daemon=True).start(); time.sleep(0.1)",
         0,
     ),
     "with an exit code": (
-        BUSY + "[threading.Thread(target=work, daemon=True).start() for _ in range(3)]; time.sleep(0.2)\n"
+        BUSY + "[threading.Thread(target=work, daemon=True).start() for _ in range(3)]; time.sleep(0.1)\n"
         "sys.exit(3)",
         3,
     ),
@@ -77,11 +77,11 @@ ENDS = {
         0,
     ),
     "an exception": (
-        BUSY + "threading.Thread(target=work, daemon=True).start(); time.sleep(0.2); raise LookupError",
+        BUSY + "threading.Thread(target=work, daemon=True).start(); time.sleep(0.1); raise LookupError",
         1,
     ),
     "a thread goes on behind the main one": (
-        "def last():\n    time.sleep(0.2); check(net(picture, threads=threads)); os._exit(7)\n"
+        "def last():\n    time.sleep(0.1); check(net(picture, threads=threads)); os._exit(7)\n"
         "threading.Thread(target=last).start()",
         7,
     ),

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import leaks
 
-CALLS = 60
+CALLS = 20
 # For so many calls: less than 100 bytes each, where the smallest array that could be left takes that.
-ALLOWED = 6000
+ALLOWED = 2000
 
 
 @pytest.fixture(scope="module")
