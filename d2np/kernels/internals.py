@@ -100,7 +100,8 @@ def guard_cache(kernel: Any, say: Callable[[str], None]) -> None:
     cache = getattr(kernel, "_cache", None)
     if cache is None:
         return
-    index, digest = getattr(cache, "_cache_file", None), _digest_of_kernels()
+    index: Any = getattr(cache, "_cache_file", None)
+    digest = _digest_of_kernels()
     if digest and hasattr(index, "_source_stamp"):
         index._source_stamp = (index._source_stamp, digest)
     kernel._cache = _ForgivingCache(cache, say)
