@@ -3,8 +3,7 @@
     python benchmarks/leaks.py --calls 10000
 
 Each kind of call is warmed up first. Flat means: from the first quarter of the calls that count to the last
-one, the median of resident memory has grown by no more than 2 MB, or 2 % of it if that is more; and after the
-last call there are as many threads, open files and child processes as before the first.
+one, the median of resident memory has grown by no more than 2 MB; and after the last call there are as many threads, open files and child processes as before the first.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from d2np.formats import hloc, npz
 
 WARM_UP = 500
 ALLOWED_BYTES = 2 * MB
-ALLOWED_SHARE = 0.02
 # Of what takes longer, there are fewer calls: one in so many.
 RARE = 20
 
@@ -103,7 +101,7 @@ class Result:
     @property
     def is_flat(self) -> bool:
         grown = self.last - self.first
-        return grown <= max(ALLOWED_BYTES, ALLOWED_SHARE * self.first) and self.before == self.after
+        return grown <= ALLOWED_BYTES and self.before == self.after
 
 
 def measure(name: str, call: Callable[[], object], calls: int, warm_up: int) -> Result:
