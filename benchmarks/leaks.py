@@ -3,7 +3,8 @@
     python benchmarks/leaks.py --calls 10000
 
 Each kind of call is warmed up first. Flat means: from the first quarter of the calls that count to the last
-one, the median of resident memory has grown by no more than 2 MB; and after the last call there are as many threads, open files and child processes as before the first.
+one, the median of resident memory has grown by no more than 2 MB; and after the last call there are as many
+threads, open files and child processes as before the first.
 """
 
 from __future__ import annotations

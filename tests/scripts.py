@@ -46,6 +46,7 @@ def run(script, *arguments, flags=(), code=0, timeout=120, package=PACKAGE, **ch
     done = subprocess.run(
         [sys.executable, *flags, *what, *map(str, arguments)],
         env=environment(package, **changes),
+        cwd=package,  # where Python looks first
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
