@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import Error, FormatError, ImageError, OptionError, WeightsError
+from .errors import CacheWarning, Error, FormatError, ImageError, OptionError, WeightsError
 
 if TYPE_CHECKING:
     from . import draw, opencv
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "1.0.0"
 
 __all__ = [
+    "CacheWarning",
     "Error",
     "Features",
     "FormatError",

@@ -25,6 +25,13 @@ class OptionError(Error, ValueError):
     """An option has a value that makes no sense, such as an unknown detector."""
 
 
+class CacheWarning(RuntimeWarning):
+    """Compiled kernels cannot be kept for other processes; said once in a process, and never an error.
+
+    Everything works, but each process compiles the kernels that it uses, which takes some seconds.
+    """
+
+
 def several(names: Iterable[str], most: int = 10) -> str:
     """Names for a message; of very many, the first ones and how many more there are."""
     listed = list(names)

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
@@ -138,8 +138,15 @@ class Team:
                         waiting.clear()
                     raise
 
-        helpers = [self._pool.submit(run) for _ in range(min(self.size - 1, len(waiting) - 1))]
+        helpers: list[Future[None]] = []
         try:
+            try:
+                for _ in range(min(self.size - 1, len(waiting) - 1)):
+                    helpers.append(self._pool.submit(run))
+            except RuntimeError:
+                # No thread can be started: the interpreter is ending, or the system allows no more. Those
+                # that there are do the work.
+                pass
             run()
         finally:
             with lock:

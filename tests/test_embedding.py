@@ -1,14 +1,12 @@
 """One net among threads and processes, whose results are the same bit for bit."""
 
-import os
-import subprocess
-import sys
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 
 import d2np
 
@@ -56,6 +54,44 @@ def test_eight_threads_call_one_net_at_once(net, make_picture, assert_same_featu
                 assert_same_features(found, wanted)
 
 
+def test_many_nets_in_many_threads(make_weights, make_picture, assert_same_features):
+    """Each is made, used and dropped beside the others, and gives its own numbers."""
+    picture = make_picture(48, 56)
+    weights = [make_weights(seed) for seed in range(2)]
+    expected = [d2np.Net(arrays)(picture, threads=1) for arrays in weights]
+    assert expected[0].scores.tobytes() != expected[1].scores.tobytes()
+    barrier = threading.Barrier(4)
+
+    def work(n):
+        barrier.wait(timeout=30)
+        return d2np.Net(weights[n % 2])(picture, threads=n // 2 + 1)
+
+    with ThreadPoolExecutor(4) as pool:
+        for n, found in enumerate(pool.map(work, range(4))):
+            assert_same_features(found, expected[n % 2])
+
+
+def test_pickled_while_others_use_it(net, picture, assert_same_features):
+    expected, stop = net(picture, threads=1), threading.Event()
+
+    def use():
+        count = 0
+        while not stop.is_set() or count == 0:
+            assert_same_features(net(picture, threads=2), expected)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        users = [pool.submit(use) for _ in range(2)]
+        try:
+            for protocol in (2, pickle.HIGHEST_PROTOCOL):
+                copy = pickle.loads(pickle.dumps(net, protocol))
+                assert_same_features(copy(picture, threads=1), expected)
+        finally:
+            stop.set()
+        assert all(user.result(timeout=30) for user in users)
+
+
 FORK = """
 import os, sys
 import numpy as np
@@ -73,6 +109,43 @@ _, status = os.waitpid(child, 0)
 after = net(picture, threads=2)
 assert np.array_equal(after.descriptors, before.descriptors)
 sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+FORK_WHILE_BUSY = """
+import os, sys, threading, warnings
+import numpy as np
+import d2np
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads
+net, picture = d2np.Net.load(sys.argv[1]), np.load(sys.argv[2])
+expected = net(picture, threads=2)
+stop = threading.Event()
+def same(found):
+    return all(np.array_equal(getattr(found, name), getattr(expected, name))
+               for name in ("keypoints", "scores", "descriptors"))
+wrong = []
+def work():
+    while not stop.is_set():
+        if not same(net(picture, threads=2)):
+            wrong.append(1)
+busy = [threading.Thread(target=work) for _ in range(2)]
+for thread in busy:
+    thread.start()
+codes = []
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        # A grandchild, too: what a child has used is inherited once more.
+        good = same(net(picture, threads=2))
+        grandchild = os.fork()
+        if not grandchild:
+            os._exit(0 if good and same(net(picture, threads=3)) else 3)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+stop.set()
+for thread in busy:
+    thread.join()
+assert codes == [0] * 3 and not wrong, (codes, wrong)
 """
 
 POOL = """
@@ -100,26 +173,20 @@ def files(net, picture, tmp_path_factory):
 
 
 def run(script, folder, *arguments):
-    """Run a script of its own, in which a hanging child becomes a failure."""
+    """Run a script of its own, which a spawned process can import."""
     path = folder / "script.py"
     path.write_text(script)
-    package = str(Path(d2np.__file__).parents[1])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, path, folder / "net.h5", folder / "picture.npy", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    scripts.run([str(path)], folder / "net.h5", folder / "picture.npy", *arguments)
 
 
 def test_a_forked_child_uses_the_net_of_its_parent(files):
     run(FORK, files)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_forked_while_others_use_the_net(files):
+    run(FORK_WHILE_BUSY, files)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_pool_of_processes(files, method):
     run(POOL, files, method)

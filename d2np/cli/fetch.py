@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from .parser import Commands
+from .progress import unwatched
 from .report import complain, note, say
 
 if TYPE_CHECKING:
@@ -99,15 +100,13 @@ def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
 @contextmanager
 def _bar(name: str) -> Iterator[Progress]:
     """A progress bar that appears with the first bytes: of a server that refuses, only the error is seen."""
-    from tqdm import tqdm
-
     bar: Any = None
 
     def show(done: int, whole: int | None) -> None:
         nonlocal bar
         if bar is None:
             bar = stack.enter_context(
-                tqdm(
+                unwatched()(
                     desc=name,
                     total=whole,
                     initial=done,
@@ -115,6 +114,7 @@ def _bar(name: str) -> Iterator[Progress]:
                     unit_scale=True,
                     # In a log file a line now and then will do.
                     mininterval=0.1 if sys.stderr.isatty() else 30.0,
+                    miniters=1,
                     file=sys.stderr,
                 )
             )
@@ -128,7 +128,5 @@ def _bar(name: str) -> Iterator[Progress]:
 
 
 def _note_above_the_bar(text: str) -> None:
-    from tqdm import tqdm
-
-    with tqdm.external_write_mode(file=sys.stderr):
+    with unwatched().external_write_mode(file=sys.stderr):
         note(text)

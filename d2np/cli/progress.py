@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -18,8 +19,19 @@ def bar(what: str, unit: str, total: int, done: int = 0) -> Any:
     total, done : int
         How many there are, and how many of them were done before.
     """
-    from tqdm import tqdm
-
     # In a log file a line now and then will do.
     pause = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(total=total, initial=done, desc=what, unit=unit, mininterval=pause, file=sys.stderr)
+    return unwatched()(
+        total=total, initial=done, desc=what, unit=unit, mininterval=pause, miniters=1, file=sys.stderr
+    )
+
+
+@functools.cache
+def unwatched() -> Any:
+    """tqdm's class of progress bars, without the thread that it would leave behind for good.
+
+    That thread wakes bars that count several steps at once: not needed where ``miniters`` is 1.
+    """
+    from tqdm import tqdm
+
+    return type("Bar", (tqdm,), {"monitor_interval": 0})

@@ -62,9 +62,27 @@ def connected(where: str) -> Iterator[Client]:
     """
     processes = local_processes(where)
     distributed = _library()
-    # What becomes of workers that die is told by the job.
-    for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with _quiet():
+        yield from _clients(where, processes, distributed)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What becomes of workers that die is told by the job, and not by Dask's loggers."""
+    names = ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _clients(where: str, processes: int | None, distributed: Any) -> Iterator[Client]:
+    """The one client of :func:`connected`."""
     if processes is None:
         with _reached(where, distributed) as client:
             yield client

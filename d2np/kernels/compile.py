@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
+from numba import extending
+
+from ..errors import CacheWarning
+from . import internals
+
+# Taken by the first who says it, and never given back.
+_said = threading.Lock()
 
 
-@functools.cache
-def _say_that_nothing_is_kept() -> None:
-    warnings.warn(
-        "d2np cannot keep its compiled kernels, so every process compiles them anew: set "
-        "NUMBA_CACHE_DIR to a folder that can be written",
-        RuntimeWarning,
-        stacklevel=2,
+def _say_that_nothing_is_kept(reason: str = "no folder can be written") -> None:
+    """Warn, once in a process."""
+    if not _said.acquire(blocking=False):
+        return
+    text = (
+        f"d2np cannot keep its compiled kernels ({reason}), so every process compiles them anew: set "
+        "NUMBA_CACHE_DIR to a folder that can be written"
     )
+    try:
+        warnings.warn(text, CacheWarning, stacklevel=3)
+    except CacheWarning as warning:
+        # Where warnings are errors this is none all the same, for everything works; it is shown, though.
+        warnings.showwarning(warning, CacheWarning, __file__, 0)
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Numba's ``njit`` as all kernels use it; ``options`` are added to it."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if internals.is_jit_disabled():
+            # Compiled code does not warn of what overflows, either.
+            return np.errstate(all="ignore")(function)
         try:
-            return numba.njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:  # no folder for the cache
+            kernel = numba.njit(nogil=True, cache=True, **options)(function)
+        except (RuntimeError, OSError):  # no folder for the cache
             _say_that_nothing_is_kept()
             return numba.njit(nogil=True, **options)(function)
+        internals.guard_cache(kernel, _say_that_nothing_is_kept)
+        return kernel
+
+    return decorate
+
+
+def intrinsic(plain: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Numba's ``intrinsic`` with literal constants.
+
+    Parameters
+    ----------
+    plain : callable
+        What takes its place where nothing is compiled, with the same arguments but the first.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if internals.is_jit_disabled():
+            return plain
+        return extending.intrinsic(prefer_literal=True)(function)
 
     return decorate

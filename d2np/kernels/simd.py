@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ..errors import OptionError
+from . import plain
+from .compile import intrinsic
+from .internals import array_data, nothing
 
 
 class Block(NamedTuple):
@@ -106,9 +107,12 @@ class VectorBuilder:
         self.type = ir.VectorType(_FLOAT, lanes)
         # fmuladd becomes one fused instruction where the processor has it; fma would be a slow library
         # call where it has not.
-        self._fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(self.type, [self.type] * 3), f"llvm.fmuladd.v{lanes}f32"
-        )
+        self._fma = self._declared(f"llvm.fmuladd.v{lanes}f32", ir.FunctionType(self.type, [self.type] * 3))
+
+    def _declared(self, name: str, kind: Any) -> Any:
+        """A function of LLVM's, declared in the module once."""
+        module = self.builder.module
+        return module.globals.get(name) or ir.Function(module, kind, name)
 
     def constant(self, value: Any) -> Any:
         return ir.Constant(self.type, [value] * self.lanes) if isinstance(value, float) else value
@@ -139,7 +143,7 @@ class VectorBuilder:
 
     def element(self, array_type: Any, array: Any, offset: Any) -> Any:
         """Pointer to an element of an array by its flat position."""
-        data = self.context.make_array(array_type)(self.context, self.builder, array).data
+        data = array_data(self.context, self.builder, array_type, array)
         return self.builder.gep(data, [offset], inbounds=True)
 
     def step(self, pointer: Any, *moves: tuple[int, Any]) -> Any:
@@ -155,7 +159,7 @@ class VectorBuilder:
         """Ask for a cache line, for reading or writing, into the cache of that level. Never faults."""
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
-        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        ask = self._declared("llvm.prefetch.p0", kind)
         line = self.builder.bitcast(pointer, byte_pointer)
         self.builder.call(ask, [line, flag(int(write)), flag(4 - level), flag(1)])
 
@@ -163,7 +167,7 @@ class VectorBuilder:
         self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic(plain.multiply_block)
 def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start, c_step, add, lanes, rows):
     """``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
 
@@ -227,12 +231,12 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
                 place = v.step(c_first, (r, args[8]), (half, second))
                 value = new_sums[2 * r + half]
                 v.store(v.add(v.load(place), value) if add.literal_value else value, place)
-        return context.get_dummy_value()
+        return nothing(context)
 
     return signature, codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic(plain.keep_two_best)
 def keep_two_best(typingctx, values, values_start, partner, best, index, second, start, lanes):
     """Take one vector of values into running pairs of best values, lane by lane.
 
@@ -262,12 +266,12 @@ def keep_two_best(typingctx, values, values_start, partner, best, index, second,
         v.store(builder.select(larger, value, held), best_place)
         builder.store(builder.select(larger, new_index, held_index), index_place, align=4)
         v.store(v.maximum(held_second, builder.select(larger, held, value)), second_place)
-        return context.get_dummy_value()
+        return nothing(context)
 
     return signature, codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic(plain.largest)
 def largest(typingctx, values, start, vectors, lanes):
     """The largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
 

@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from .compile import jit
+from .compile import intrinsic, jit
+from .internals import nothing
+from .plain import PlainVector, line
 from .simd import Block, VectorBuilder, multiply_block
 
 OUTPUTS = 4
@@ -69,7 +70,7 @@ def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     return packed
 
 
-def _input_1d(v: VectorBuilder, d: Sequence[Any]) -> list[Any]:
+def _input_1d(v: VectorBuilder | PlainVector, d: Sequence[Any]) -> list[Any]:
     aa, bb = A * A, B * B
     even_a, odd_a = v.fma(-bb, d[2], d[4]), v.fma(-bb, d[1], d[3])
     even_b, odd_b = v.fma(-aa, d[2], d[4]), v.fma(-aa, d[1], d[3])
@@ -83,7 +84,7 @@ def _input_1d(v: VectorBuilder, d: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _output_1d(v: VectorBuilder, m: Sequence[Any]) -> list[Any]:
+def _output_1d(v: VectorBuilder | PlainVector, m: Sequence[Any]) -> list[Any]:
     sum_a, sum_b = v.add(m[1], m[2]), v.add(m[3], m[4])
     difference_a, difference_b = v.sub(m[1], m[2]), v.sub(m[3], m[4])
     return [
@@ -94,7 +95,54 @@ def _output_1d(v: VectorBuilder, m: Sequence[Any]) -> list[Any]:
     ]
 
 
-@intrinsic(prefer_literal=True)
+def _plain_input_tile(
+    source, rows, start, column_step, target, target_start, point_step, ahead, lanes
+):  # fmt: skip
+    """:func:`input_tile` where nothing is compiled."""
+    v = PlainVector()
+    columns = [
+        _input_1d(v, [line(source, rows[u] + start + c * column_step, lanes) for u in range(INPUTS)])
+        for c in range(INPUTS)
+    ]
+    for u in range(INPUTS):
+        for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
+            line(target, target_start + (u * INPUTS + c) * point_step, lanes)[:] = value
+
+
+def _plain_output_tile(
+    source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
+    pooled, lanes,
+):  # fmt: skip
+    """:func:`output_tile` where nothing is compiled."""
+    v = PlainVector()
+    columns = [
+        _output_1d(v, [line(source, start + (u * INPUTS + c) * point_step, lanes) for u in range(INPUTS)])
+        for c in range(INPUTS)
+    ]
+    outputs = _pooled(v, [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)], pooled)
+    for i, row in enumerate(outputs):
+        for j, value in enumerate(row):
+            place = line(target, rows[i] + target_start + j * column_step, lanes)
+            place[:] = v.maximum(v.add(value, line(bias, bias_start, lanes)), floor)
+
+
+def _pooled(v: VectorBuilder | PlainVector, outputs: list[list[Any]], pooled: int) -> list[list[Any]]:
+    """The maxima of 2 x 2 outputs, if so asked: bias and ReLU keep the order of values, and may follow."""
+    if not pooled:
+        return outputs
+    return [
+        [
+            v.maximum(
+                v.maximum(upper[j], upper[j + 1]),
+                v.maximum(lower[j], lower[j + 1]),
+            )
+            for j in range(0, OUTPUTS, 2)
+        ]
+        for upper, lower in zip(outputs[::2], outputs[1::2], strict=True)
+    ]
+
+
+@intrinsic(_plain_input_tile)
 def input_tile(typingctx, source, rows, start, column_step, target, target_start, point_step, ahead, lanes):
     """Input transform of one tile for as many channels as a vector has lanes.
 
@@ -124,12 +172,12 @@ def input_tile(typingctx, source, rows, start, column_step, target, target_start
         for u in range(INPUTS):
             for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
                 v.store(value, v.step(target_first, (u * INPUTS + c, args[6])))
-        return context.get_dummy_value()
+        return nothing(context)
 
     return signature, codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic(_plain_output_tile)
 def output_tile(
     typingctx, source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
     pooled, lanes,
@@ -157,18 +205,7 @@ def output_tile(
         bias_vector = v.load(v.element(sig.args[3], args[3], args[4]))
         lowest = v.splat(args[5])
         outputs = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
-        if pooled.literal_value:
-            # Bias and ReLU keep the order of values: the maximum may be taken first.
-            outputs = [
-                [
-                    v.maximum(
-                        v.maximum(upper[j], upper[j + 1]),
-                        v.maximum(lower[j], lower[j + 1]),
-                    )
-                    for j in range(0, OUTPUTS, 2)
-                ]
-                for upper, lower in zip(outputs[::2], outputs[1::2], strict=True)
-            ]
+        outputs = _pooled(v, outputs, pooled.literal_value)
         for i, row in enumerate(outputs):
             first_output = v.step(
                 v.element(sig.args[6], args[6], builder.extract_value(args[7], i)), (1, args[8])
@@ -176,7 +213,7 @@ def output_tile(
             for j, value in enumerate(row):
                 finished = v.maximum(v.add(value, bias_vector), lowest)
                 v.store(finished, v.step(first_output, (j, args[9])))
-        return context.get_dummy_value()
+        return nothing(context)
 
     return signature, codegen
 

@@ -1,0 +1,211 @@
+"""Numba's cache where it cannot be written, is damaged, or shared: the kernels are compiled, and right."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import pytest
+import scripts
+
+# Becomes an ordinary user who may read everything and write only what is their own, if it was the
+# administrator: Python itself may lie in a folder that others cannot enter.
+ORDINARY = """
+import ctypes, os
+def become_ordinary():
+    if os.geteuid():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(8, 1, 0, 0, 0)  # keep capabilities
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    only_reading = (ctypes.c_uint32 * 6)(1 << 2, 1 << 2)
+    assert libc.capset(header, only_reading) == 0, os.strerror(ctypes.get_errno())
+"""
+
+# Two kernels, one of them with intrinsics and another one inside; prints what they gave and the hits and
+# misses of their caches.
+WORK = """
+import numpy as np
+from d2np.kernels import normalize, pool
+values = np.random.default_rng(0).standard_normal((7, 37)).astype(np.float32)
+found = np.empty(7, np.float32)
+normalize.strength(values, found, 0, 7)
+expected = values.max(axis=1) / np.linalg.norm(values, axis=1)
+np.testing.assert_allclose(found, expected, rtol=1e-5)
+pool.relu(values)
+assert (values >= 0).all() and (values > 0).any()
+kernels = (normalize.strength, pool.relu)
+for counts in ("cache_hits", "cache_misses"):
+    print(sum(sum(getattr(kernel.stats, counts).values()) for kernel in kernels))
+"""
+
+
+def counts(done):
+    """Hits and misses of the cache."""
+    return tuple(int(line) for line in done.stdout.split()[-2:])
+
+
+def warnings_in(done):
+    return re.findall(r"CacheWarning: d2np cannot keep its compiled kernels \((.+?)\)", done.stderr)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of d2np in which nobody but the administrator can write."""
+    copy = tmp_path / "package"
+    shutil.copytree(
+        scripts.PACKAGE / "d2np", copy / "d2np", ignore=shutil.ignore_patterns("__pycache__", "*.h5")
+    )
+    for folder, _, files in os.walk(copy):
+        for name in files:
+            os.chmod(os.path.join(folder, name), 0o444)
+        os.chmod(folder, 0o555)
+    os.chmod(tmp_path, 0o755)
+    yield copy
+    for folder, _, _ in os.walk(copy):
+        os.chmod(folder, 0o755)
+
+
+@pytest.fixture
+def nowhere(tmp_path):
+    """A home in which an ordinary user cannot write."""
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o555)
+    # pytest's folders are for its own user only.
+    return {"HOME": home, "XDG_CACHE_HOME": home, "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": None}
+
+
+@pytest.mark.parametrize("flags", [(), ("-W", "error")], ids=str)
+def test_where_nothing_can_be_written(package, nowhere, flags):
+    done = scripts.run(ORDINARY + "become_ordinary()\n" + WORK, package=package, flags=flags, **nowhere)
+    assert warnings_in(done) == ["no folder can be written"]
+    assert "NUMBA_CACHE_DIR" in done.stderr
+    assert list(package.rglob("*.nb?")) == []
+
+
+def test_the_warning_can_be_silenced(package, nowhere):
+    silence = "import warnings, d2np\nwarnings.simplefilter('ignore', d2np.CacheWarning)\n"
+    script = ORDINARY + "become_ordinary()\n" + silence + WORK
+    assert scripts.run(script, package=package, **nowhere).stderr == ""
+
+
+def test_a_full_disk(tmp_path):
+    """No file may grow beyond 100 bytes: as where a disk is full, files can be made and not filled."""
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    done = scripts.run(limit + WORK, NUMBA_CACHE_DIR=tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    assert len(warnings_in(done)) == 1
+    assert "no folder" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if ".tmp." in path.name]
+    assert counts(scripts.run(WORK, NUMBA_CACHE_DIR=tmp_path))[1] > 0
+    assert counts(scripts.run(WORK, NUMBA_CACHE_DIR=tmp_path)) == (2, 0)
+
+
+@pytest.fixture(scope="module")
+def filled_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("filled") / "cache"
+    assert counts(scripts.run(WORK, NUMBA_CACHE_DIR=folder)) == (0, 2)
+    assert counts(scripts.run(WORK, NUMBA_CACHE_DIR=folder)) == (2, 0)
+    return folder
+
+
+@pytest.fixture
+def filled(filled_once, tmp_path):
+    """A cache that holds the kernels."""
+    return shutil.copytree(filled_once, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("suffix", "kept"), [(".nbi", 0), (".nbi", 20), (".nbc", 1000)])
+def test_a_damaged_cache_is_mended(filled, suffix, kept):
+    for path in filled.rglob(f"*{suffix}"):
+        path.write_bytes(path.read_bytes()[:kept])
+    done = scripts.run(WORK, NUMBA_CACHE_DIR=filled, flags=("-W", "error"))
+    assert counts(done) == (0, 2)
+    assert done.stderr == ""
+    assert counts(scripts.run(WORK, NUMBA_CACHE_DIR=filled)) == (2, 0)
+
+
+def test_a_cache_that_cannot_be_read(filled):
+    """A folder where a file should be: reading and writing fail, whoever tries."""
+    for path in filled.rglob("*.nbi"):
+        path.unlink()
+        path.mkdir()
+    assert len(warnings_in(scripts.run(WORK, NUMBA_CACHE_DIR=filled))) == 1
+
+
+def test_two_users_share_a_folder(tmp_path, package, nowhere):
+    """Where the administrator has filled it, others compile for themselves; and the other way round."""
+    shared = {**nowhere, "NUMBA_CACHE_DIR": tmp_path / "cache"}
+    ordinary = ORDINARY + "become_ordinary()\n" + WORK
+    assert counts(scripts.run(WORK, package=package, **shared)) == (0, 2)
+    for folder, _, files in os.walk(tmp_path / "cache"):
+        for name in files:
+            os.chmod(os.path.join(folder, name), 0o444)
+        os.chmod(folder, 0o555)
+    assert len(warnings_in(scripts.run(ordinary, package=package, **shared))) == 1
+    assert counts(scripts.run(WORK, package=package, **shared)) == (2, 0)
+
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o1777)
+    shared["NUMBA_CACHE_DIR"] = open_to_all
+    first, second = (scripts.run(script, package=package, **shared) for script in (ordinary, WORK))
+    assert first.stderr == second.stderr == ""
+    assert counts(first) == (0, 2)
+
+
+MATCH = """
+import json
+import numpy as np
+import d2np
+from d2np.kernels import nearest
+from d2np.kernels.simd import host_block
+random = np.random.default_rng(0)
+a, b = (random.standard_normal((40, 512)).astype(np.float32) for _ in range(2))
+a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
+def features(v):
+    return d2np.Features(np.zeros((40, 3)), np.zeros(40), v, (9, 9))
+matches = d2np.match(features(a), features(b))
+product = a @ b.T
+best = product.argmax(axis=1)
+mutual = product.argmax(axis=0)[best] == np.arange(40)
+np.testing.assert_array_equal(matches.indices[:, 0], np.flatnonzero(mutual))
+np.testing.assert_array_equal(matches.indices[:, 1], best[mutual])
+np.testing.assert_allclose(matches.similarities, product.max(axis=1)[mutual], atol=1e-5)
+stats = nearest.kernel(host_block().lanes, host_block().rows).stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+PROCESSORS = [
+    {"NUMBA_CPU_NAME": "generic", "D2NP_SIMD": "avx2"},
+    {"NUMBA_CPU_NAME": "generic", "D2NP_SIMD": "sse"},
+    {"NUMBA_CPU_NAME": None, "D2NP_SIMD": "avx512"},
+    {"NUMBA_CPU_NAME": None, "D2NP_SIMD": "sse"},
+]
+
+
+def test_processors_of_several_kinds_share_a_folder(tmp_path):
+    """Each has kernels of its own there, which the others neither run nor replace."""
+    for expected in ("0 1", "1 0"):
+        for processor in PROCESSORS:
+            done = scripts.run(MATCH, NUMBA_CACHE_DIR=tmp_path, **processor)
+            assert done.stdout.split("\n")[0] == expected, processor
+
+
+def test_a_change_of_any_kernel_is_noticed(tmp_path):
+    """Numba looks at the file of a kernel, and not at those that hold what is compiled into it."""
+    copy, cache = tmp_path / "copy", {"NUMBA_CACHE_DIR": tmp_path / "cache"}
+    shutil.copytree(
+        scripts.PACKAGE / "d2np", copy / "d2np", ignore=shutil.ignore_patterns("__pycache__", "*.h5")
+    )
+    assert counts(scripts.run(WORK, package=copy, **cache)) == (0, 2)
+    source = copy / "d2np" / "kernels" / "simd.py"
+    source.write_text(source.read_text().replace("v.maximum(running,", "v.sub(running,"))
+    check = "np.testing.assert_allclose(found, expected"
+    assert check in WORK
+    script = WORK.replace(check, "assert not np.allclose(found, expected")
+    assert counts(scripts.run(script, package=copy, **cache)) == (0, 2)
