@@ -67,7 +67,7 @@ import sys
 import numpy as np
 import d2np
 picture = np.load(sys.argv[1])
-net = d2np.Net.load("analytic", algorithm=sys.argv[3])
+net = d2np.Net.load(sys.argv[4], algorithm=sys.argv[3])
 features = net(picture, threads=1)
 kept = features.select(np.arange(min(len(features), 6)))
 matches = d2np.match(kept, kept, ratio=1.0)
@@ -79,11 +79,13 @@ np.savez(sys.argv[2], dense=net.dense(picture, threads=1), strength=net.strength
 
 
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
-def test_without_the_compiler(make_picture, tmp_path, algorithm):
+def test_without_the_compiler(net, make_picture, tmp_path, algorithm):
     np.save(tmp_path / "picture.npy", make_picture(25, 28))
+    net.save(tmp_path / "d2.h5")
     for name, changes in (("compiled", {}), ("plain", {"NUMBA_DISABLE_JIT": "1"})):
         path = tmp_path / f"{name}.npz"
-        scripts.run(PLAIN, tmp_path / "picture.npy", path, algorithm, flags=("-W", "error"), **changes)
+        given = (tmp_path / "picture.npy", path, algorithm, tmp_path / "d2.h5")
+        scripts.run(PLAIN, *given, flags=("-W", "error"), **changes)
     with np.load(tmp_path / "compiled.npz") as compiled, np.load(tmp_path / "plain.npz") as plain:
         assert len(compiled["keypoints"])
         for name in compiled:
