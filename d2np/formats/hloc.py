@@ -278,9 +278,9 @@ def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) 
     first = 0
     for piece in pieces:
         last = first + len(piece["scores"])
-        for key, values in piece.items():
-            where = (*[slice(None)] * KEYPOINT_AXES[key], slice(first, last))
-            group[key][where] = values
+        for key, axis in KEYPOINT_AXES.items():
+            where = (*[slice(None)] * axis, slice(first, last))
+            group[key][where] = piece[key]
         first = last
     if first != count:
         raise ValueError(f"{count} keypoints were to come, and {first} came")
