@@ -45,7 +45,8 @@ class HdfOutput:
 
     During a job its groups are records in the folder ``OUT.parts``, where each is safe at once. At the end
     the file is assembled from them, and from what ``OUT`` held before, and takes its name in one step. A job
-    that was ended before goes on with ``OUT.parts`` and ``OUT``. See :class:`~d2np.dataset.parts.Parts`.
+    that was ended before goes on with ``OUT.parts`` and ``OUT``. See :class:`~d2np.dataset.parts.Parts`. A
+    group may come in pieces, and is assembled from them, without ever being held as a whole.
 
     Parameters
     ----------

@@ -48,7 +48,10 @@ class Output(Protocol):
 
 @runtime_checkable
 class OutputOfPieces(Output, Protocol):
-    """An output that takes the features of a large picture as they come, so that nobody holds them all."""
+    """An output that takes the features of a large picture as they come, so that nobody holds them all.
+
+    Others are given them as a whole.
+    """
 
     def put_pieces(self, entry: Entry, pieces: Pieces, uncertainty: float) -> None:
         """Store the features of one picture; once this returns they are safe.
