@@ -55,8 +55,9 @@ _MEMORY_PER_THREAD = 512 * MB
 _WORKING_BYTES_OF_A_PIXEL = 800
 _WORKING_BYTES = 300 * MB
 _WORKING_BYTES_OF_A_COLUMN = 36 << 10
-# Of the pictures from which on features come in pieces: those of smaller ones take 100 MB at most, about.
-_LARGE_PIXELS = 4_000_000
+# From which on features come in pieces: more than the published limits let through. Those of smaller pictures
+# take 50 MB at most, about.
+_LARGE_PIXELS = 2_000_000
 # In a piece, at least: 8 MB of descriptors.
 _KEYPOINTS_OF_A_PIECE = 4096
 
