@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -55,6 +55,33 @@ class Gathering:
     def blocks(self) -> Iterator[Features]:
         """What :meth:`features` gives, as the only block; see :class:`Pile`."""
         yield self.features()
+
+
+def in_blocks(pieces: Iterable[Features], least: int) -> Iterator[Features]:
+    """Pieces of one picture's features put together to larger ones.
+
+    Each has so many keypoints at least, but for the last one.
+    """
+    waiting: list[Features] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(map(len, waiting)) >= least:
+            block = _joined(waiting)
+            # Not held while the next ones are awaited.
+            waiting.clear()
+            yield block
+            del block
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(pieces: list[Features]) -> Features:
+    return Features(
+        np.concatenate([piece.keypoints for piece in pieces]),
+        np.concatenate([piece.scores for piece in pieces]),
+        np.concatenate([piece.descriptors for piece in pieces]),
+        pieces[0].image_size,
+    )
 
 
 # Keypoints in a block of memory: their descriptors are 32 MiB, which malloc always takes from the system and

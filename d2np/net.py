@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -278,7 +278,7 @@ class Net:
 
     def stream(
         self,
-        image: Picture,
+        image: Picture | Source,
         *,
         detector: str = "d2",
         scales: Sequence[float] = (1.0,),
@@ -291,7 +291,7 @@ class Net:
         orient: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
-    ) -> Iterator[Features]:
+    ) -> Generator[Features]:
         """Find and describe keypoints, and hand them out as the picture is worked through from its top.
 
         For callers who do not want to hold all features of a large picture. The parameters and errors are
@@ -319,7 +319,7 @@ class Net:
         )
         return self._stream(image, options, threads)
 
-    def _stream(self, image: Picture, options: _Options, threads: int | None) -> Iterator[Features]:
+    def _stream(self, image: Picture | Source, options: _Options, threads: int | None) -> Generator[Features]:
         with self._team(threads) as team:
             for _, features in self._pieces(image, options, team):
                 if len(features):

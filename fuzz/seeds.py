@@ -140,6 +140,25 @@ def record_header() -> bytes:
     return json.dumps({"name": "a/b.jpg", "values": values, "arrays": arrays}).encode()
 
 
+def ending_header() -> bytes:
+    """Of a record that ends pieces of which there are none."""
+    arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(0)).items()]
+    values = {"pieces": 0, "keypoints": 0}
+    return json.dumps({"name": "a/b.jpg", "values": values, "arrays": arrays}).encode()
+
+
+def pieces() -> bytes:
+    stream = io.BytesIO()
+    arrays = hloc.arrays_of(features(1))
+    for number in (1, 2):
+        write(
+            stream,
+            Record("a.jpg", {"piece": number}, {key: arrays[key] for key in hloc.KEYPOINT_AXES}),
+        )
+    write(stream, Record("a.jpg", {"pieces": 2, "keypoints": 2}, hloc.arrays_of(features(0))))
+    return stream.getvalue()
+
+
 def shards() -> list[bytes]:
     stream = io.BytesIO()
     write(stream, Record("a.jpg", {"stamp": None}, {"scores": np.ones(3), "none": np.ones((0, 2), "i8")}))
@@ -148,6 +167,8 @@ def shards() -> list[bytes]:
         stream.getvalue(),
         record_header(),
         b'{"name": "c", "values": {}, "arrays": [["x", "<f4", [1, 2]]]}',
+        pieces(),
+        ending_header(),
     ]
 
 

@@ -192,6 +192,10 @@ def _shards(data: bytes) -> None:
         for place in shards.scan(stream, verify=verify):
             with suppress(d2np.Error):
                 shards.read(stream, place.offset)
+    for whole in shards.wholes(shards.scan(stream)):
+        with suppress(d2np.Error):
+            for _ in shards.read_between(stream, whole.offset, whole.end):
+                pass
     shards.read(stream, 0)
 
 

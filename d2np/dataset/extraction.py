@@ -15,14 +15,16 @@ from ..features import Features
 from ..image import network_size
 from .failures import Failures
 from .listing import Entry
-from .outputs import Output
-from .pipeline import features_of
+from .outputs import Output, OutputOfPieces
+from .pieces import Pieces
+from .pipeline import features_of, features_or_pieces_of
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from ..net import Net
 
+Found = TypeVar("Found", bound=Features | Pieces)
 Outcome = TypeVar("Outcome")
 
 ATTEMPTS = 3
@@ -225,27 +227,34 @@ def _done_here(
 ) -> Generator[tuple[Entry, int | str]]:
     """The pictures, each with the number of its keypoints, which are stored, or the reason why it failed."""
 
-    def store(entry: Entry, features: Features, uncertainty: float) -> int:
-        output.put(entry, features, uncertainty)
-        return len(features)
+    def store(entry: Entry, found: Features | Pieces, uncertainty: float) -> int:
+        if isinstance(found, Features):
+            output.put(entry, found, uncertainty)
+            return len(found)
+        assert isinstance(output, OutputOfPieces)
+        output.put_pieces(entry, found, uncertainty)
+        return found.count
 
-    results = features_of(net, entries, settings, workers=workers, threads=threads, stop=ended)
-    yield from outcomes(results, settings, store)
+    work = features_or_pieces_of if isinstance(output, OutputOfPieces) else features_of
+    yield from outcomes(
+        work(net, entries, settings, workers=workers, threads=threads, stop=ended), settings, store
+    )
 
 
 def outcomes(
-    results: Generator[tuple[Entry, Features | Exception]],
+    results: Generator[tuple[Entry, Found | Exception]],
     settings: Settings,
-    use: Callable[[Entry, Features, float], Outcome],
+    use: Callable[[Entry, Found, float], Outcome],
 ) -> Generator[tuple[Entry, Outcome | str]]:
     """What becomes of the results of :func:`features_of`, which are closed in the end.
 
     Parameters
     ----------
     results : generator
+        Or that of :func:`features_or_pieces_of`.
     settings : Settings
     use : callable
-        Is given each picture's features, with their uncertainty.
+        Is given each picture's features, or their pieces, with their uncertainty.
 
     Yields
     ------

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -16,9 +16,11 @@ from ..errors import FormatError, ImageError
 from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
 from ..formats.hdf5 import read_text, write_text
+from ..gathering import Gathering
 from .listing import Entry
-from .parts import ASSEMBLED, STAMP, Job, Parts
-from .shards import Record, sync_folder
+from .parts import ASSEMBLED, STAMP, Damaged, Job, Parts
+from .pieces import Pieces
+from .shards import PIECE, PIECES, Record, sync_folder
 from .stamps import has_checksum, is_same, stamp_of, with_checksum
 
 SETTINGS = "d2np_settings"
@@ -32,6 +34,9 @@ JOB = "d2np_job"
 _ATTRIBUTES = "attributes"
 """The value of a record that holds the attributes of its arrays."""
 
+_KEYPOINTS = "keypoints"
+"""The value of a record that tells how many there are."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,7 +45,8 @@ class HdfOutput:
 
     During a job its groups are records in the folder ``OUT.parts``, where each is safe at once. At the end
     the file is assembled from them, and from what ``OUT`` held before, and takes its name in one step. A job
-    that was ended before goes on with ``OUT.parts`` and ``OUT``. See :class:`~d2np.dataset.parts.Parts`.
+    that was ended before goes on with ``OUT.parts`` and ``OUT``. See :class:`~d2np.dataset.parts.Parts`. A
+    group may come in pieces, and is assembled from them, without ever being held as a whole.
 
     Parameters
     ----------
@@ -124,6 +130,20 @@ class HdfOutput:
         with self._writing():
             self.parts.append(record)
 
+    def store_pieces(self, records: Iterable[Record]) -> None:
+        """Keep a group that comes in pieces, at last with the record that ends them; see :class:`Parts`.
+
+        Once this returns it is safe. If the records end with an error, nothing of the group is kept.
+        """
+        self.start()
+        with self._writing():
+            pieces = self.parts.pieces()
+        with pieces as append:
+            # What is wrong with a record that has not come has nothing to do with the disk.
+            for record in records:
+                with self._writing():
+                    append(record)
+
     def finish(self) -> bool:
         if self.parts.job is None:
             return True
@@ -186,19 +206,19 @@ class HdfOutput:
         self._assembled.unlink(missing_ok=True)
         if self._there:
             shutil.copyfile(self.path, self._assembled)
-        damaged = []
+        damaged: list[str] = []
         with _written(self._assembled) as file:
             write_text(file, SETTINGS, json.dumps(self._settings, sort_keys=True))
             write_text(file, JOB, job.token)
-            for name, record in self.parts.records():
-                if record is None:
+            for name, records in self.parts.records():
+                try:
+                    if damaged:
+                        for _ in records:
+                            pass
+                    else:
+                        self._put(file, name, records)
+                except Damaged:
                     damaged.append(name)
-                elif not damaged:
-                    values = record.values
-                    if name in self._there:
-                        # First, so that its room is used again.
-                        del file[name]
-                    hloc.put(file, name, record.arrays, values.get(_ATTRIBUTES), values.get(STAMP))
         for name in damaged:
             self.parts.forget(name)
         if damaged:
@@ -208,6 +228,19 @@ class HdfOutput:
         sync_folder(self.path.parent)
         self._put_away()
         return True
+
+    def _put(self, file: Any, name: str, records: Iterator[Record]) -> None:
+        """A group, from the record that tells about it and the pieces that follow."""
+        record = next(records)
+        values = record.values
+        if name in self._there:
+            # First, so that its room is used again.
+            del file[name]
+        hloc.put(
+            *(file, name, record.arrays, values.get(_ATTRIBUTES), values.get(STAMP)),
+            count=values.get(_KEYPOINTS, -1) if PIECES in values else None,
+            pieces=(piece.arrays for piece in records),
+        )
 
     def _put_away(self) -> None:
         # The next job tries again.
@@ -287,6 +320,9 @@ class HlocOutput(HdfOutput):
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         self.store(feature_record(entry, features, uncertainty, self.stamp(entry), half=self.half))
 
+    def put_pieces(self, entry: Entry, pieces: Pieces, uncertainty: float) -> None:
+        self.store_pieces(piece_records(entry, pieces, uncertainty, self.stamp(entry), half=self.half))
+
     def stamp(self, entry: Entry) -> str | None:
         """What the picture was like when it was first asked for, with its checksum if that is wanted."""
         stamp = self._seen_as(entry)
@@ -314,8 +350,29 @@ def feature_record(
         entry.name.encode()
     except UnicodeEncodeError:
         raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
-    values = {STAMP: stamp, "keypoints": len(features), _ATTRIBUTES: hloc.attributes_of(uncertainty)}
+    values = {STAMP: stamp, _KEYPOINTS: len(features), _ATTRIBUTES: hloc.attributes_of(uncertainty)}
     return Record(entry.name, values, hloc.arrays_of(features, half=half))
+
+
+def piece_records(
+    entry: Entry, pieces: Pieces, uncertainty: float, stamp: str | None, *, half: bool = False
+) -> Iterator[Record]:
+    """What is kept of a picture whose features come in pieces: a record for each, and one that ends them.
+
+    Raises
+    ------
+    ImageError
+        If HDF5 has no place for a picture of this name.
+    """
+    whole = feature_record(entry, Gathering(pieces.image_size).features(), uncertainty, stamp, half=half)
+    number = count = 0
+    for piece in pieces:
+        number += 1
+        count += len(piece)
+        arrays = hloc.arrays_of(piece, half=half)
+        of_keypoints = {key: arrays[key] for key in hloc.KEYPOINT_AXES}
+        yield Record(entry.name, {PIECE: number, _KEYPOINTS: len(piece)}, of_keypoints)
+    yield Record(entry.name, {**whole.values, PIECES: number, _KEYPOINTS: count}, whole.arrays)
 
 
 class MatchOutput(HdfOutput):

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ..atomic import replacing
 from ..errors import FormatError
@@ -14,6 +14,7 @@ from ..features import Features
 from ..formats import hloc, kapture, mat, npz
 from ..remote import RemoteFile
 from .listing import Entry
+from .pieces import Pieces
 
 
 class Output(Protocol):
@@ -43,6 +44,25 @@ class Output(Protocol):
 
     def close(self) -> None:
         """Let go of everything, whether finished or not."""
+
+
+@runtime_checkable
+class OutputOfPieces(Output, Protocol):
+    """An output that takes the features of a large picture as they come, so that nobody holds them all.
+
+    Others are given them as a whole.
+    """
+
+    def put_pieces(self, entry: Entry, pieces: Pieces, uncertainty: float) -> None:
+        """Store the features of one picture; once this returns they are safe.
+
+        If the pieces end with an error, nothing of this picture is kept.
+
+        Raises
+        ------
+        ImageError
+            If this picture cannot be stored, though others can; or what the pieces end with.
+        """
 
 
 class _FileOutput:

@@ -9,23 +9,37 @@
 
 The headers of the records are the job's journal: there is no second list that could say something else. Any
 file that ends in ``.shard`` counts, whoever wrote it. Of several records of one name the last counts, shards
-being taken in the order of their names.
+being taken in the order of their names. Pieces of something large are in one shard, and are taken as one
+record; where they have no end, as after a kill, they do not count, and their room is taken back.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..atomic import replacing
 from ..errors import FormatError
 from .lock import Lock
-from .shards import EXTENSION, Place, Record, ShardWriter, read, scan, sync_folder
+from .shards import (
+    EXTENSION,
+    PIECE,
+    Place,
+    Record,
+    ShardWriter,
+    Whole,
+    read,
+    read_between,
+    scan,
+    sync_folder,
+    wholes,
+)
 
 FORMAT = 1
 
@@ -61,9 +75,16 @@ class Job:
     token: str
 
 
+class Damaged(Exception):
+    """A record cannot be read as it was written."""
+
+
 class _Where(NamedTuple):
     shard: str
     offset: int
+    """Of the first record."""
+    last: int
+    """Of the last one; the same where there is one only."""
     stamp: str | None
 
 
@@ -158,10 +179,33 @@ class Parts:
         OSError
             If it cannot be written.
         """
-        if self._writer is None or self._writer.size >= LARGEST:
-            self._close_shard()
-            self._writer = self._next_shard()
-        self._add(self._writer.path.name, self._writer.append(record))
+        writer = self._with_room()
+        place = writer.append(record)
+        self._add(writer.path.name, Whole(place.offset, place))
+
+    def pieces(self) -> AbstractContextManager[Callable[[Record], None]]:
+        """A function that adds pieces and, at last, the record that ends them.
+
+        They count, and are safe, once the block has ended well; otherwise they are cut off again. Nothing
+        else may be added meanwhile.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written: here or by the function.
+        """
+        return self._pieces(self._with_room())
+
+    @contextmanager
+    def _pieces(self, writer: ShardWriter) -> Iterator[Callable[[Record], None]]:
+        places: list[Place] = []
+
+        def append(record: Record) -> None:
+            places.append(writer.append(record))
+
+        with writer.all_or_none():
+            yield append
+        self._add_all(writer.path.name, places)
 
     def adopt(self, shard: str) -> list[str]:
         """Take a whole shard that somebody else has put into the folder; returns the names of its records.
@@ -171,37 +215,32 @@ class Parts:
         OSError
             If it cannot be read.
         """
-        with open(self.folder / shard, "rb") as stream:
-            places = list(scan(stream))
-        for place in places:
-            self._add(shard, place)
-        return [place.name for place in places]
+        return [whole.place.name for whole in self._add_all(shard, self._places(shard))]
 
     def next_number(self) -> int:
         """What the name of the next shard begins with."""
         numbers = [path.name[:6] for path in self.folder.glob(f"*{EXTENSION}")]
         return 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
 
-    def records(self) -> Iterator[tuple[str, Record | None]]:
-        """All records with their names, in the order in which they lie on the disk; None for a damaged one.
+    def records(self) -> Iterator[tuple[str, Iterator[Record]]]:
+        """All that is kept, by names, in the order in which it lies on the disk.
+
+        Of what is in pieces, the record that ends them comes first, since it tells what they belong to, and
+        then the pieces from the first to the last. These iterators raise Damaged; each is to be gone through
+        before the next one.
 
         Raises
         ------
         OSError
             If a shard cannot be read.
         """
-        by_shard: dict[str, list[tuple[int, str]]] = {}
+        by_shard: dict[str, list[tuple[int, int, str]]] = {}
         for name, where in self._index.items():
-            by_shard.setdefault(where.shard, []).append((where.offset, name))
+            by_shard.setdefault(where.shard, []).append((where.offset, where.last, name))
         for shard, places in sorted(by_shard.items()):
             with open(self.folder / shard, "rb") as stream:
-                for offset, name in sorted(places):
-                    record: Record | None
-                    try:
-                        record = read(stream, offset)
-                    except FormatError:
-                        record = None
-                    yield name, record
+                for offset, last, name in sorted(places):
+                    yield name, _read_all(stream, offset, last)
 
     def forget(self, name: str) -> None:
         """Take a record off the index."""
@@ -258,13 +297,38 @@ class Parts:
 
     def _scan(self) -> None:
         for path in sorted(self.folder.glob(f"*{EXTENSION}")):
-            self.adopt(path.name)
+            places = self._places(path.name)
+            found = self._add_all(path.name, places)
+            if places and PIECE in places[-1].values:
+                # Nothing ends these pieces any more, and they may be most of a large picture.
+                with suppress(OSError):
+                    os.truncate(path, found[-1].end if found else 0)
 
-    def _add(self, shard: str, place: Place) -> None:
+    def _places(self, shard: str) -> list[Place]:
+        with open(self.folder / shard, "rb") as stream:
+            return list(scan(stream))
+
+    def _add_all(self, shard: str, places: list[Place]) -> list[Whole]:
+        found = list(wholes(places))
+        for whole in found:
+            self._add(shard, whole)
+        return found
+
+    def _add(self, shard: str, whole: Whole) -> None:
+        place = whole.place
         stamp = place.values.get(STAMP)
         # Later records lie further back in the index too.
         self._index.pop(place.name, None)
-        self._index[place.name] = _Where(shard, place.offset, None if stamp is None else str(stamp))
+        self._index[place.name] = _Where(
+            shard, whole.offset, place.offset, None if stamp is None else str(stamp)
+        )
+
+    def _with_room(self) -> ShardWriter:
+        """The shard that is written to, or the next one if it has grown large."""
+        if self._writer is None or self._writer.size >= LARGEST:
+            self._close_shard()
+            self._writer = self._next_shard()
+        return self._writer
 
     def _next_shard(self) -> ShardWriter:
         return ShardWriter(self.folder / f"{self.next_number():06d}{EXTENSION}", sync_every=self._sync_every)
@@ -279,3 +343,12 @@ class Parts:
         for pattern in _OURS:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
+
+
+def _read_all(stream: BinaryIO, offset: int, last: int) -> Iterator[Record]:
+    """The record at ``last``, and the pieces from ``offset`` on that it ends."""
+    try:
+        yield read(stream, last)
+        yield from read_between(stream, offset, last)
+    except FormatError:
+        raise Damaged from None

@@ -5,7 +5,8 @@
                 shrinks                 its share of cores
 
 The reading thread is a few pictures ahead, never more than a fixed number of them and of bytes. What was
-computed waits for the caller, in the order of the entries.
+computed waits for the caller, in the order of the entries. Of a large picture the caller may have the
+features in pieces, while the picture is still worked on, so that nobody holds them all.
 
 Whether the cores work on one picture together or each on a picture of its own was measured
 (``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small pictures, and takes
@@ -20,20 +21,23 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..gathering import in_blocks
 from ..image import most_bytes, open_file
 from ..remote import RemoteFile
 from ..source import Source, open_source
 from ..threads import thread_count, whole_number
 from ..tiff import TiffRows
 from .listing import Entry
+from .pieces import Pieces
 
 if TYPE_CHECKING:
     from ..features import Features
@@ -51,6 +55,11 @@ _MEMORY_PER_THREAD = 512 * MB
 _WORKING_BYTES_OF_A_PIXEL = 800
 _WORKING_BYTES = 300 * MB
 _WORKING_BYTES_OF_A_COLUMN = 36 << 10
+# From which on features come in pieces: more than the published limits let through. Those of smaller pictures
+# take 50 MB at most, about.
+_LARGE_PIXELS = 2_000_000
+# In a piece, at least: 8 MB of descriptors.
+_KEYPOINTS_OF_A_PIECE = 4096
 
 
 def features_of(
@@ -63,7 +72,7 @@ def features_of(
     memory: int | None = None,
     ahead: int | None = None,
     stop: threading.Event | None = None,
-) -> Generator[tuple[Entry, Features | Exception], None, None]:
+) -> Generator[tuple[Entry, Features | Exception]]:
     """Features of pictures, worked out while the caller deals with those before them.
 
     They come in the order of the entries and not in that of their completion: what is written is then the
@@ -109,6 +118,39 @@ def features_of(
     Closing the iterator (``contextlib.closing``) ends all threads before it returns; pictures that are being
     worked on are given up.
     """
+    found = _found(net, entries, settings, workers, threads, memory, ahead, stop, in_pieces=False)
+    return cast("Generator[tuple[Entry, Features | Exception]]", found)
+
+
+def features_or_pieces_of(
+    net: Net,
+    entries: Iterable[Entry],
+    settings: Settings,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    stop: threading.Event | None = None,
+) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
+    """As :func:`features_of`, but large pictures have their features in pieces, if these come in their order.
+
+    They do at one scale, without ``max_keypoints``, and with the detector ``"d2"``. Pieces that are not gone
+    through before the next picture is asked for are lost.
+    """
+    return _found(net, entries, settings, workers, threads, None, None, stop, in_pieces=True)
+
+
+def _found(
+    net: Net,
+    entries: Iterable[Entry],
+    settings: Settings,
+    workers: int | None,
+    threads: int | None,
+    memory: int | None,
+    ahead: int | None,
+    stop: threading.Event | None,
+    *,
+    in_pieces: bool,
+) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
     from ..net import Net  # here, since it takes a second and the caller has it already
 
     cores = thread_count(threads)
@@ -122,7 +164,8 @@ def features_of(
     most = 4 * (workers or cores) if ahead is None else whole_number(ahead, "ahead")
     shares = _Shares(cores, workers, at_work, settings.scales)
     count = len(entries) if isinstance(entries, Sequence) else None
-    line = _Line(net, settings, shares, stop or threading.Event(), opens, count)
+    in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None
+    line = _Line(net, settings, shares, stop or threading.Event(), opens, count, in_pieces and in_order)
     return _in_order(line, entries, most)
 
 
@@ -265,6 +308,8 @@ class _Line:
         Whether the network takes pictures that were opened, or only their paths.
     count : int or None
         Of all pictures, if it is known.
+    in_pieces : bool
+        Whether the features of large pictures are handed out in pieces.
     """
 
     def __init__(
@@ -275,7 +320,9 @@ class _Line:
         stop: threading.Event,
         opens: bool,
         count: int | None,
+        in_pieces: bool,
     ) -> None:
+        self._in_pieces = in_pieces and opens
         self._net, self._shares, self._opens = net, shares, opens
         self._options = settings.options()
         self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
@@ -286,10 +333,12 @@ class _Line:
         self._reader = ThreadPoolExecutor(1, "d2np-read")
         self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
 
-    def submit(self, entry: Entry) -> tuple[Future[_Read], Future[Features]]:
+    def submit(self, entry: Entry) -> _Waiting:
         """Have a picture read and worked on."""
         read = self._reader.submit(self._read, entry)
-        return read, self._computers.submit(self._compute, entry, read)
+        found: Future[Features | Pieces] = Future()
+        self._computers.submit(self._compute, entry, read, found)
+        return _Waiting(entry, read, found)
 
     def close(self, unfinished: Iterable[Future[_Read]]) -> None:
         """Give up what is being worked on, end all threads and close what was opened."""
@@ -338,7 +387,20 @@ class _Line:
         source = open_source(entry.path, **self._limits, **self._opening)
         return _Opened(entry.path, source, self._given_up)
 
-    def _compute(self, entry: Entry, reading: Future[_Read]) -> Features:
+    def _compute(self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]) -> None:
+        """Work on a picture; what is found is told once all is done, or if it is in pieces, before."""
+        try:
+            features = self._worked_on(entry, reading, found)
+        except BaseException as error:
+            if not found.done():
+                found.set_exception(error)
+        else:
+            if features is not None:
+                found.set_result(features)
+
+    def _worked_on(
+        self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]
+    ) -> Features | None:
         read = reading.result()
         source = read.source
         try:
@@ -349,6 +411,9 @@ class _Line:
                 if self._opens and source is None:
                     source = self._open(entry)
                 threads_inside = min(threads, self._shares.threads)
+                if source is not None and self._comes_in_pieces(source):
+                    self._hand_on(source, threads_inside, found)
+                    return None
                 return self._net(source or entry.path, threads=threads_inside, **self._options)
             finally:
                 self._threads.give(threads)
@@ -357,41 +422,56 @@ class _Line:
                 source.close()
             self._room.give(read.nbytes)
 
+    def _comes_in_pieces(self, source: Source) -> bool:
+        return self._in_pieces and source.shape[0] * source.shape[1] >= _LARGE_PIXELS
+
+    def _hand_on(self, source: Source, threads: int, found: Future[Features | Pieces]) -> None:
+        options = {name: value for name, value in self._options.items() if name != "max_keypoints"}
+        height, width = source.given
+        with closing(self._net.stream(source, threads=threads, **options)) as stream:
+            pieces = Pieces((width, height))
+            found.set_result(pieces)
+            pieces.fill(in_blocks(stream, _KEYPOINTS_OF_A_PIECE))
+
 
 class _Waiting(NamedTuple):
     entry: Entry
     read: Future[_Read]
-    features: Future[Features]
+    found: Future[Features | Pieces]
 
 
 def _in_order(
     line: _Line, entries: Iterable[Entry], most: int
-) -> Generator[tuple[Entry, Features | Exception], None, None]:
+) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
     coming = iter(entries)
     waiting: deque[_Waiting] = deque()
     try:
         while True:
             for entry in islice(coming, 0 if line.stopping else most - len(waiting)):
-                waiting.append(_Waiting(entry, *line.submit(entry)))
+                waiting.append(line.submit(entry))
             if not waiting:
                 return
             try:
-                found = _outcome(waiting[0].features)
+                found = _outcome(waiting[0].found)
             except _Stopped:
                 waiting.popleft()
                 continue
             # Only now, so that it is not lost sight of if the caller is interrupted while it waits.
             entry = waiting.popleft().entry
-            yield entry, found
+            try:
+                yield entry, found
+            finally:
+                if isinstance(found, Pieces):
+                    found.close()
             # Not held while the next one is awaited.
             del found
     finally:
         line.close(one.read for one in waiting)
 
 
-def _outcome(features: Future[Features]) -> Features | Exception:
+def _outcome(found: Future[Features | Pieces]) -> Features | Pieces | Exception:
     try:
-        return features.result()
+        return found.result()
     except (ImageError, MemoryError) as error:
         return error
 

@@ -20,6 +20,11 @@ read without the arrays, which makes a list of what a shard holds cheap.
 ...     [place.name for place in scan(stream)], read(stream, place.offset).arrays["scores"]
 (['a.jpg'], array([1., 1., 1.]))
 
+What is too large for one record is split into pieces: records of its name, one right behind the other, with
+the values ``{"piece": 1}``, ``{"piece": 2}``, …, and at last a record that tells how many they are,
+``{"pieces": 2, ...}``, beside everything that is told once. Only with that last one does any of it count; see
+:func:`wholes`.
+
 To write a shard elsewhere than into a local file, call :func:`write` on any binary stream.
 """
 
@@ -29,7 +34,8 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -43,6 +49,12 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 
 EXTENSION = ".shard"
+
+PIECE = "piece"
+"""The value of a record that is a piece of something larger: which one, from 1 on."""
+
+PIECES = "pieces"
+"""The value of the record that ends such pieces: how many there are."""
 
 _MAGIC = b"d2npREC\x01"
 _START = struct.Struct("<8sIQ")
@@ -129,13 +141,24 @@ def read(stream: BinaryIO, offset: int) -> Record:
     FormatError
         If there is no whole record.
     """
-    header = _read_header(stream, offset, _end(stream))
-    if header is None:
-        raise FormatError(f"no whole record at byte {offset}")
+    header = _header_at(stream, offset)
     arrays = _read_arrays(stream, header)
     if arrays is None:
         raise FormatError(f"the arrays of {header.place.name!r} are damaged")
     return Record(header.place.name, header.place.values, arrays)
+
+
+def read_between(stream: BinaryIO, first: int, end: int) -> Iterator[Record]:
+    """Read the records from one offset to another, one after the other.
+
+    Raises
+    ------
+    FormatError
+        If one is not whole.
+    """
+    while first < end:
+        yield read(stream, first)
+        first += _header_at(stream, first).place.length
 
 
 def scan(stream: BinaryIO, *, verify: bool = False) -> Iterator[Place]:
@@ -157,6 +180,44 @@ def scan(stream: BinaryIO, *, verify: bool = False) -> Iterator[Place]:
             return
         yield header.place
         header = following
+
+
+class Whole(NamedTuple):
+    """Where something whole is in its shard: a record, or pieces and the record that ends them.
+
+    Attributes
+    ----------
+    offset : int
+        Of the first record.
+    place : Place
+        Of the last record, or the only one, which tells what this is about.
+    """
+
+    offset: int
+    place: Place
+
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+        return self.place.offset + self.place.length
+
+
+def wholes(places: Iterable[Place]) -> Iterator[Whole]:
+    """What the records of a shard, one after the other, make up; pieces without their end are left out."""
+    first: Place | None = None
+    count = 0
+    for place in places:
+        number, pieces = place.values.get(PIECE), place.values.get(PIECES)
+        if number == 1:
+            first, count = place, 1
+        elif first is not None and place.name == first.name and number == count + 1:
+            count += 1
+        else:
+            if number is None and not pieces:
+                yield Whole(place.offset, place)
+            elif number is None and first is not None and (place.name, pieces) == (first.name, count):
+                yield Whole(first.offset, place)
+            first = None
 
 
 class ShardWriter:
@@ -204,6 +265,17 @@ class ShardWriter:
         place = Place(self.size, length, record.name, dict(record.values))
         self.size += length
         return place
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """What is appended in this block is cut off again unless the block ends well."""
+        before = self.size
+        try:
+            yield
+        except BaseException:
+            self.size = before
+            self._cut_off()
+            raise
 
     def sync(self) -> None:
         """Have the disk write what it holds back."""
@@ -260,6 +332,13 @@ class _Header(NamedTuple):
     """Where the arrays begin."""
     size: int
     """How many bytes they are."""
+
+
+def _header_at(stream: BinaryIO, offset: int) -> _Header:
+    header = _read_header(stream, offset, _end(stream))
+    if header is None:
+        raise FormatError(f"no whole record at byte {offset}")
+    return header
 
 
 def _read_header(stream: BinaryIO, offset: int, end: int) -> _Header | None:

@@ -3,6 +3,7 @@
 A task is a batch of pictures, or of pairs. Its worker writes one shard for it into the store, and sends back
 a receipt with no more than the shard's name and some numbers. The client takes the shard into ``OUT.parts``,
 where it counts like those that a job without a cluster writes, and the output is assembled in the same way.
+Features of a picture are gathered before they are written, however large it is.
 
 What makes a job safe from deaths: a shard has its name only once it is whole. Of a task that is done again,
 since its worker died, the shard has the same name, so nothing is there twice. A worker that dies between

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -26,6 +26,9 @@ from .hdf5 import read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """What every picture's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
+
+KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0}
+"""Along which axis of an array its keypoints lie; other arrays are about the whole picture."""
 
 STAMP = "d2np_stamp"
 """The attribute of a group that tells, as a text, what it was made from, as far as d2np wrote it."""
@@ -79,6 +82,9 @@ def put(
     arrays: Mapping[str, NDArray[Any]],
     attributes: Mapping[str, Mapping[str, Any]] | None = None,
     stamp: str | None = None,
+    *,
+    count: int | None = None,
+    pieces: Iterable[Mapping[str, NDArray[Any]]] = (),
 ) -> None:
     """Put a group of arrays into an open file; it is whole once it has its name.
 
@@ -93,6 +99,10 @@ def put(
         Of some arrays, by their names.
     stamp : str, optional
         What the group was made from.
+    count : int, optional
+        How many keypoints come in pieces. ``arrays`` are then those of the picture without any keypoint.
+    pieces : iterable of mappings, optional
+        Arrays of some keypoints at a time, in their order. No more than one of these is held.
 
     Raises
     ------
@@ -102,7 +112,12 @@ def put(
     try:
         with whole_group(file, name) as group:
             for key, values in arrays.items():
-                group.create_dataset(key, data=values)
+                if count is None or key not in KEYPOINT_AXES:
+                    group.create_dataset(key, data=values)
+                else:
+                    group.create_dataset(key, _lengthened(values.shape, key, count), values.dtype)
+            if count is not None:
+                _fill(group, count, pieces)
             for key, named in (attributes or {}).items():
                 group[key].attrs.update(named)
             if stamp is not None:
@@ -252,6 +267,23 @@ def whole_group(file: Any, name: str) -> Iterator[Any]:
     if name in file:
         del file[name]
     file.move(UNFINISHED, name)
+
+
+def _lengthened(shape: tuple[int, ...], key: str, count: int) -> tuple[int, ...]:
+    axis = KEYPOINT_AXES[key]
+    return (*shape[:axis], count, *shape[axis + 1 :])
+
+
+def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+    first = 0
+    for piece in pieces:
+        last = first + len(piece["scores"])
+        for key, axis in KEYPOINT_AXES.items():
+            where = (*[slice(None)] * axis, slice(first, last))
+            group[key][where] = piece[key]
+        first = last
+    if first != count:
+        raise ValueError(f"{count} keypoints were to come, and {first} came")
 
 
 def _opened_for_writing(path: str | os.PathLike[str], *, create: bool) -> Any:
