@@ -165,9 +165,16 @@ def _npy(name: str) -> bytes:
 
 def _features_mat(data: bytes) -> None:
     path = folder() / "a.jpg.d2-net"
+    if not data.startswith(b"MATLAB"):
+        # A variable in a file, packed with a right checksum.
+        packed = zlib.compress(data)
+        data = _MAT_HEADER + struct.pack("<II", 15, len(packed)) + packed
     path.write_bytes(data)
     mat.is_complete(path)
     mat.read(path, (640, 480))
+
+
+_MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
 
 
 def _lists(data: bytes) -> None:
