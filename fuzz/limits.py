@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import resource
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 MEMORY = 256 << 20
 """Bytes that a reader may ask for, beyond what the process has already; inputs have a few kilobytes."""
@@ -40,6 +44,28 @@ def bounded_time() -> Iterator[None]:
     taken = time.thread_time() - start
     if taken > SECONDS:
         raise TooSlow(f"{taken:.1f} s")
+
+
+class MemoryMadeUp(Exception):
+    """What was read depends on what was in memory before."""
+
+
+def read_twice(read: Callable[[], Sequence[NDArray[Any]]]) -> None:
+    """Complains where a reader takes numbers from memory that nobody has written to.
+
+    Before the two calls the C library is told to fill new memory with different bytes.
+    """
+    found = []
+    for byte in (0x11, 0xEE):
+        if _fill is not None:
+            _fill(_PERTURB, byte)
+        found.append([array.tobytes() for array in read()])
+    if found[0] != found[1]:
+        raise MemoryMadeUp
+
+
+_fill = getattr(ctypes.CDLL(None), "mallopt", None)
+_PERTURB = -6  # M_PERTURB of glibc
 
 
 def watch_for_hangs() -> None:

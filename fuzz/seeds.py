@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 from pathlib import Path
 
 import checkpoints
@@ -121,7 +122,9 @@ def features_mat(folder: Path) -> list[bytes]:
     scipy.io.savemat(packed, arrays, do_compression=True)
     old = io.BytesIO()
     scipy.io.savemat(old, arrays, format="4")
-    return [(folder / "seed.mat").read_bytes(), packed.getvalue(), old.getvalue()]
+    whole = (folder / "seed.mat").read_bytes()
+    _, size = struct.unpack_from("<II", whole, 128)
+    return [whole, packed.getvalue(), old.getvalue(), whole[128 : 128 + 8 + size]]
 
 
 def lists() -> list[bytes]:

@@ -20,18 +20,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import numpy as np
+from numpy.typing import NDArray
 
 import d2np
 from d2np import dataset
 from d2np.dataset import failures, shards
+from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, mat, npz
 from d2np.weights import check as check_weights
 from d2np.weights import hdf5, onnx, sniff, torch_checkpoint
 
-from . import seeds
+from . import limits, seeds
 
 CORPUS = Path(__file__).parent / "corpus"
 """A folder for each harness, of inputs that were once read wrongly."""
@@ -114,6 +117,7 @@ _STORAGES = {str(key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(
 
 
 def _weights_h5(data: bytes) -> None:
+    limits.read_twice(lambda: list(hdf5.read(io.BytesIO(data))[0].values()))
     _network(hdf5.read(io.BytesIO(data))[0])
 
 
@@ -131,16 +135,20 @@ def _features_h5(data: bytes) -> None:
     with suppress(d2np.Error), hloc.opened(path) as file:
         for name in _some(lambda: hloc.names(file)):
             _each(
-                lambda name=name: hloc.read(file, name),
+                lambda name=name: limits.read_twice(lambda: _arrays(hloc.read(file, name))),
                 lambda name=name: hloc.read_keypoints(file, name),
                 lambda name=name: hloc.stamp_of(file, name),
             )
         for name in _some(lambda: hloc_matches.pair_names(file)):
             _each(
-                lambda name=name: hloc_matches.read_pair(file, name),
+                lambda name=name: limits.read_twice(lambda: _arrays(hloc_matches.read_pair(file, name))),
                 lambda name=name: hloc_matches.read(file, *reversed(name.split("/", 1))),
             )
     _each(*calls)
+
+
+def _arrays(found: Features | Matches) -> list[NDArray[Any]]:
+    return [value for value in vars(found).values() if isinstance(value, np.ndarray)]
 
 
 def _features_npz(data: bytes) -> None:
@@ -165,9 +173,16 @@ def _npy(name: str) -> bytes:
 
 def _features_mat(data: bytes) -> None:
     path = folder() / "a.jpg.d2-net"
+    if not data.startswith(b"MATLAB"):
+        # A variable in a file, packed with a right checksum.
+        packed = zlib.compress(data)
+        data = _MAT_HEADER + struct.pack("<II", 15, len(packed)) + packed
     path.write_bytes(data)
     mat.is_complete(path)
     mat.read(path, (640, 480))
+
+
+_MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
 
 
 def _lists(data: bytes) -> None:

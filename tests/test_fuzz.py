@@ -17,7 +17,7 @@ from checkpoints import legacy_around
 
 from d2np.errors import FormatError, WeightsError
 from d2np.features import Features
-from d2np.formats import hloc, hloc_matches, mat, npz
+from d2np.formats import hloc, hloc_matches, npz
 from d2np.formats.hdf5 import read_text, write_text
 from d2np.weights import hdf5, torch_checkpoint
 
@@ -113,19 +113,6 @@ def test_npz_with_a_damaged_header(header, tmp_path):
     data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
     with pytest.raises(FormatError, match="not a feature file"):
         npz.read(archive(tmp_path / "a.d2-net", keypoints=data), (1, 1))
-
-
-@pytest.mark.parametrize("compressed", [True, False])
-def test_mat_reads_plain_numbers_only(compressed, tmp_path):
-    import scipy.io
-
-    arrays = {"keypoints": np.ones((1, 3)), "scores": np.ones((1, 1)), "descriptors": np.ones((1, 512))}
-    if not compressed:
-        arrays["scores"] = np.array([[{"a": 1}]], dtype=object)
-    scipy.io.savemat(tmp_path / "a.mat", arrays, do_compression=compressed)
-    with pytest.raises(FormatError, match="-v6" if compressed else "arrays of numbers"):
-        mat.read(tmp_path / "a.mat", (1, 1))
-    assert not mat.is_complete(tmp_path / "a.mat")
 
 
 def claimed(path, **shapes):

@@ -62,7 +62,7 @@ _CRC = struct.Struct("<I")
 _MOST_HEADER = 1 << 26
 _NUMBERS = "biuf"
 _MOST_AXES = 8
-_LONGEST_AXIS = 1 << 40
+_MOST_BYTES = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -369,7 +369,8 @@ def _read_header(stream: BinaryIO, offset: int, end: int) -> _Header | None:
     plain = all(
         kind.kind in _NUMBERS
         and len(shape) <= _MOST_AXES
-        and all(0 <= edge <= _LONGEST_AXIS for edge in shape)
+        and all(edge >= 0 for edge in shape)
+        and kind.itemsize * prod(edge for edge in shape if edge) <= _MOST_BYTES
         for _, kind, shape in arrays
     )
     if not plain or sum(kind.itemsize * prod(shape) for _, kind, shape in arrays) != size:

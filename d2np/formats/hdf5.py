@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import chunks
 from ..errors import FormatError
 
 _LONGEST_TEXT = 60_000  # an attribute ends at 64 kB
 _PLAIN = "biuf"
-# deflate, shuffle, fletcher32, LZF. Any other filter could make HDF5 load a plug-in.
-_FILTERS = {1, 2, 3, 32000}
+# Any other filter could make HDF5 load a plug-in.
+_FILTERS = {chunks.DEFLATE, chunks.SHUFFLE, chunks.FLETCHER32, chunks.LZF}
 # Features hardly get smaller when they are compressed. What is this much smaller was made to fill the memory.
 _MOST_COMPRESSED = 100
 _ALWAYS_READ = 1 << 20
@@ -93,5 +94,9 @@ def read_array(group: Any, name: str) -> NDArray[Any]:
         raise FormatError(
             f"{told}: {size:,} bytes in chunks of {chunk:,}, of which the file holds {held:,}: refused"
         )
+    try:
+        chunks.check(dataset)
+    except ValueError as error:
+        raise FormatError(f"{told}: {error}") from None
     values: NDArray[Any] = dataset[()]
     return values

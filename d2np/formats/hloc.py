@@ -344,8 +344,10 @@ def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
     descriptors = np.ascontiguousarray(_float32(stored.T))
     if stored.dtype != np.float16:
         return descriptors
-    lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
-    descriptors /= np.where(lengths > 0, lengths, 1)
+    # Values that are not finite stay what they are, without a warning.
+    with np.errstate(invalid="ignore"):
+        lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
+        descriptors /= np.where(lengths > 0, lengths, 1)
     return descriptors
 
 

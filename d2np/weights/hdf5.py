@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import chunks
 from ..atomic import replacing
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
@@ -27,8 +28,8 @@ ARCHITECTURE = "D2-Net"
 
 _LONGEST_ATTRIBUTE = 4096
 _CHANNELS_IN_A_CHUNK = 16
-# deflate, shuffle, fletcher32. Any other filter could make HDF5 load a plug-in.
-_FILTERS = {1, 2, 3}
+# Any other filter could make HDF5 load a plug-in.
+_FILTERS = {chunks.DEFLATE, chunks.SHUFFLE, chunks.FLETCHER32}
 
 
 def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
@@ -60,7 +61,7 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
             check_names(datasets, PARAMETER_SHAPES)
             for name, shape in PARAMETER_SHAPES.items():
                 _check_dataset(name, datasets[name], shape)
-            return {name: datasets[name][()] for name in PARAMETER_SHAPES}, provenance
+            return {name: _values(name, datasets[name]) for name in PARAMETER_SHAPES}, provenance
     except WeightsError:
         raise
     except DAMAGE as error:
@@ -214,3 +215,12 @@ def _check_dataset(name: str, dataset: Any, shape: tuple[int, ...]) -> None:
         raise WeightsError(f"{name}: expected gzip compression or none, found filters {sorted(filters)}")
     if dataset.chunks is not None and prod(dataset.chunks) > prod(shape):
         raise WeightsError(f"{name}: stored in chunks larger than itself")
+
+
+def _values(name: str, dataset: Any) -> NDArray[Any]:
+    try:
+        chunks.check(dataset)
+    except ValueError as error:
+        raise WeightsError(f"{name}: {error}") from None
+    values: NDArray[Any] = dataset[()]
+    return values
