@@ -26,8 +26,8 @@ def table(script, *options):
 
 
 def test_size():
-    rows = table("size.py", "--megapixels", "0.003", "0.006", "--scales", "1", "3", "--rounds", "1")
-    assert [row[:2] for row in rows] == [["0.003", "63 x 47"], ["0.006", "89 x 67"]] * 2
+    rows = table("size.py", "--megapixels", "0.02", "0.04", "--scales", "1", "3", "--rounds", "1")
+    assert [row[:2] for row in rows] == [["0.02", "163 x 122"], ["0.04", "231 x 173"]] * 2
     for *_, keypoints, seconds, peak, beyond in rows:
         assert int(keypoints) > 0
         assert float(seconds) > 0
@@ -35,8 +35,8 @@ def test_size():
 
 
 def test_memory():
-    rows = table("memory.py", "--sizes", "64x48", "64x96", "--threads", "1")
-    assert [row[:2] for row in rows] == [[size, n] for n in "13" for size in ("64 x 48", "64 x 96")]
+    rows = table("memory.py", "--sizes", "160x120", "160x240", "--threads", "1")
+    assert [row[:2] for row in rows] == [[size, n] for n in "13" for size in ("160 x 120", "160 x 240")]
     assert [row[4] for row in rows] == ["450", "", "700", ""]
     assert [row[6] for row in rows] == ["", "1.05", "", "1.1"]
     assert all(int(row[2]) > 0 and int(row[3]) > 50 for row in rows)

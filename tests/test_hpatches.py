@@ -157,10 +157,10 @@ def test_the_table():
 def dataset(tmp_path, monkeypatch, make_picture):
     """Pictures in other light, and moved by whole cells: what the network finds moves with them."""
     monkeypatch.chdir(tmp_path)
-    wide = make_picture(136, 176, 3)
-    darker = [np.rint(wide[:96, :128] * (1 - 0.08 * k) + 5 * k).astype(np.uint8) for k in range(6)]
+    wide = make_picture(232, 272, 3)
+    darker = [np.rint(wide[:192, :224] * (1 - 0.08 * k) + 5 * k).astype(np.uint8) for k in range(6)]
     sequence(tmp_path / "set", "i_dim", LIGHT, darker)
-    moved = [wide[4 * k :, 4 * k :][:96, :128] for k in range(6)]
+    moved = [wide[4 * k :, 4 * k :][:192, :224] for k in range(6)]
     sequence(tmp_path / "set", "v_moved", np.array([[1, 0, -4], [0, 1, -4], [0, 0, 1]]), moved)
     return tmp_path / "set"
 
