@@ -20,6 +20,12 @@ _MOST_CHUNKS = 1 << 16
 _CHECKSUM = 4
 
 
+def filters(dataset: Any) -> list[tuple[Any, ...]]:
+    """The filters of an array in the order in which they were applied, each with its number first."""
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(index) for index in range(properties.get_nfilters())]
+
+
 def check(dataset: Any) -> None:
     """See that every piece of an array is as long as it should be, once it is unpacked.
 
@@ -35,8 +41,7 @@ def check(dataset: Any) -> None:
     """
     import h5py
 
-    properties = dataset.id.get_create_plist()
-    layout = properties.get_layout()
+    layout = dataset.id.get_create_plist().get_layout()
     item_size = dataset.id.get_type().get_size()
     if layout != h5py.h5d.CHUNKED:
         held = dataset.id.get_storage_size()
@@ -48,7 +53,7 @@ def check(dataset: Any) -> None:
     starts = [range(0, edge, step) for edge, step in zip(dataset.shape, dataset.chunks, strict=True)]
     if prod(map(len, starts)) > _MOST_CHUNKS:
         raise ValueError(f"it is in {prod(map(len, starts)):,} chunks: refused, repack it in larger ones")
-    filters = [properties.get_filter(index) for index in range(properties.get_nfilters())]
+    applied = filters(dataset)
     file_size = dataset.file.id.get_filesize()
     for place in product(*starts):
         info = dataset.id.get_chunk_info_by_coord(place)
@@ -58,17 +63,17 @@ def check(dataset: Any) -> None:
             raise ValueError(f"the chunk at {place} claims more bytes than the file has")
         skipped, packed = dataset.id.read_direct_chunk(place)
         # Without filters HDF5 makes up what is missing.
-        found = _unpacked_size(packed[: info.size], filters, skipped, size)
+        found = _unpacked_size(packed[: info.size], applied, skipped, size)
         if found != size:
             raise ValueError(f"the chunk at {place} unpacks to {found:,} bytes, expected {size:,}")
 
 
-def _unpacked_size(packed: bytes, filters: Sequence[tuple[Any, ...]], skipped: int, size: int) -> int:
+def _unpacked_size(packed: bytes, applied: Sequence[tuple[Any, ...]], skipped: int, size: int) -> int:
     """How long a chunk is once it is unpacked, or some length above ``size`` if it is longer than that.
 
     The filters are listed as they were applied; ``skipped`` has a bit for each that this chunk does without.
     """
-    for index, (number, _, settings, _) in reversed(list(enumerate(filters))):
+    for index, (number, _, settings, _) in reversed(list(enumerate(applied))):
         if skipped >> index & 1 or number == SHUFFLE:
             continue
         if number == FLETCHER32:

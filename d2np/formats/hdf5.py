@@ -82,7 +82,7 @@ def read_array(group: Any, name: str) -> NDArray[Any]:
     properties = dataset.id.get_create_plist()
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
         raise FormatError(f"{told}: keeps its values in another file, expected them in this one")
-    filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
+    filters = {number for number, *_ in chunks.filters(dataset)}
     if not filters <= _FILTERS:
         raise FormatError(
             f"{told}: expected gzip or LZF compression or none, found filters {sorted(filters)}"

@@ -207,10 +207,9 @@ def _check_dataset(name: str, dataset: Any, shape: tuple[int, ...]) -> None:
         raise WeightsError(f"{name}: expected shape {shape}, found {dataset.shape}")
     if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
         raise WeightsError(f"{name}: expected floating-point values, found {dataset.dtype}")
-    properties = dataset.id.get_create_plist()
     if dataset.is_virtual or dataset.external:
         raise WeightsError(f"{name}: keeps its values in another file, expected them in this one")
-    filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
+    filters = {number for number, *_ in chunks.filters(dataset)}
     if not filters <= _FILTERS:
         raise WeightsError(f"{name}: expected gzip compression or none, found filters {sorted(filters)}")
     if dataset.chunks is not None and prod(dataset.chunks) > prod(shape):
