@@ -373,8 +373,8 @@ class Net:
                 )
 
             def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
+                _check_finite(rows.cells)
                 xy = frame.to_picture(candidates.positions, level)
-                _check_finite(candidates.scores)
                 # Summed maps grow with the level's number; strengths are normalised and do not.
                 scores = candidates.scores if ranked else candidates.scores / np.float32(level.number)
                 chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
@@ -430,6 +430,8 @@ class Net:
             made = stages(self._packed, width, team.workspace, relu=relu)
             for _ in flow(_preprocessed(source, preprocessing), height, made, WholeMap(cells), team):
                 pass
+        for row in cells:  # the whole map at once would need a quarter of its memory again
+            _check_finite(row)
         return cells
 
     def strength(
@@ -464,7 +466,6 @@ class Net:
             result = np.empty(map_size(*_checked_size(source)), np.float32)
             for rows in self._rows(_preprocessed(source, preprocessing), source.shape, team, relu=False):
                 result[rows.top : rows.top + len(rows.cells)] = detect.strength(rows.cells, team)
-        _check_finite(result)
         return result
 
     def describe(
@@ -529,7 +530,6 @@ class Net:
                 end = np.inf if last == rows.height - 1 else last
                 here = (positions[:, 0] >= rows.top) & (positions[:, 0] < end)
                 result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
-        _check_finite(result)
         return result, valid
 
     def _flow(
@@ -566,7 +566,9 @@ class Net:
         """The map as it comes, from top to bottom; ``kept`` rows are handed out again before the next."""
         advance, window, height = self._flow(read, size, team, relu=relu)
         for _ in advance:
-            yield detect.MapRows(window.held(), window.dropped, height)
+            cells = window.held()
+            _check_finite(cells)
+            yield detect.MapRows(cells, window.dropped, height)
             window.drop(window.count - kept)
 
     @contextmanager

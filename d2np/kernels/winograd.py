@@ -123,7 +123,7 @@ def _plain_output_tile(
     for i, row in enumerate(outputs):
         for j, value in enumerate(row):
             place = line(target, rows[i] + target_start + j * column_step, lanes)
-            place[:] = v.maximum(v.add(value, line(bias, bias_start, lanes)), floor)
+            place[:] = v.maximum(floor, v.add(value, line(bias, bias_start, lanes)))
 
 
 def _pooled(v: VectorBuilder | PlainVector, outputs: list[list[Any]], pooled: int) -> list[list[Any]]:
@@ -211,7 +211,7 @@ def output_tile(
                 v.element(sig.args[6], args[6], builder.extract_value(args[7], i)), (1, args[8])
             )
             for j, value in enumerate(row):
-                finished = v.maximum(v.add(value, bias_vector), lowest)
+                finished = v.maximum(lowest, v.add(value, bias_vector))  # in this order a NaN stays one
                 v.store(finished, v.step(first_output, (j, args[9])))
         return nothing(context)
 
