@@ -648,6 +648,51 @@ def test_a_reader_that_stops_reading(weights_file):
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_closed_standard_streams(closed, photos, weights_file):
+    """As where a service starts d2np. What is written must not be mixed with what goes to their numbers."""
+    command = ["extract", "photos", "-o", "f.h5", "--weights", weights_file]
+    starter = (
+        "import os, sys\n"
+        "for number in map(int, sys.argv[1].split(',')): os.close(number)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'd2np', *sys.argv[2:]])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", starter, ",".join(map(str, closed)), *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ("picture" in ended.stdout) == (1 not in closed)
+    assert "Traceback" not in ended.stderr
+    with h5py.File("f.h5") as file:
+        assert len(file) > 0
+
+
+@pytest.mark.parametrize(
+    "command", [["extract", "photos", "-o", "f.h5"], ["info", "nosuch.h5"]], ids=" ".join
+)
+def test_nobody_can_take_remarks(command, photos, weights_file):
+    """The disk of a log may be full, or its file not open for writing: the work goes on."""
+    if command[0] == "extract":
+        command = [*command, "--weights", weights_file]
+    codes = []
+    for path, mode in (("/dev/full", "w"), ("/dev/null", "r")):
+        with open(path, mode) as useless:
+            ended = subprocess.run(
+                [sys.executable, "-m", "d2np", *command],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=useless,
+                text=True,
+            )
+        codes.append(ended.returncode)
+        assert ("picture" in ended.stdout) == (command[0] == "extract")
+    assert codes == [int(command[0] == "info")] * 2
+
+
 def test_interrupt(photos, weights_file, make_picture):
     for seed in range(30):
         Image.fromarray(make_picture(120, 160, seed)).save(f"photos/{seed}.png")

@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import Error, OptionError
 from . import colmap, convert, demo, extract, fetch, info, match, pairs, profile, show, warmup
 from .parser import Parser
-from .report import complain
+from .report import complain, silence
 
 __all__ = ["main"]
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0: done. 1: the job failed, or a part of it. 2: bad usage. 130: interrupted. 141: whoever read the
         output stopped reading.
     """
+    _open_closed_streams()
     try:
         code = _run(argv)
         sys.stdout.flush()
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return 130
     except BrokenPipeError:
-        _forget_output()
+        silence(sys.stdout)
         return 141
     except MemoryError as error:
         complain(f"not enough memory: {error}" if str(error) else "not enough memory")
@@ -91,9 +92,17 @@ def _parser() -> Parser:
     return parser
 
 
-def _forget_output() -> None:
-    """Nobody reads on: what is still buffered must not raise again when Python exits."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        return
+def _open_closed_streams() -> None:
+    """Services may start a program without its standard streams.
+
+    Python may then have None for them; and the files that it opens next would get their numbers, so that what
+    a C library writes to "standard error" would end up in a picture or in features.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, "w" if number else "r", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nowhere)

@@ -6,6 +6,8 @@ import functools
 import sys
 from typing import Any
 
+from .report import silence
+
 
 def bar(what: str, unit: str, total: int, done: int = 0) -> Any:
     """A progress bar on standard error, as :class:`tqdm.tqdm`.
@@ -30,8 +32,19 @@ def bar(what: str, unit: str, total: int, done: int = 0) -> Any:
 def unwatched() -> Any:
     """tqdm's class of progress bars, without the thread that it would leave behind for good.
 
-    That thread wakes bars that count several steps at once: not needed where ``miniters`` is 1.
+    That thread wakes bars that count several steps at once: not needed where ``miniters`` is 1. Where nobody
+    can take what is shown, as where the disk of a log is full, the work goes on without.
     """
     from tqdm import tqdm
 
-    return type("Bar", (tqdm,), {"monitor_interval": 0})
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0
+
+        def display(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().display(*args, **options)
+            except OSError:
+                silence(sys.stderr)
+                return True
+
+    return Bar

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TextIO
 
@@ -12,13 +13,16 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A remark that is no result, on standard error."""
-    _print(text, sys.stderr)
+    """A remark that is no result, on standard error. Where nobody can take it, the work goes on without."""
+    try:
+        _print(text, sys.stderr)
+    except OSError:
+        silence(sys.stderr)
 
 
 def complain(problem: object) -> None:
     """What went wrong, in one line on standard error."""
-    _print(f"d2np: {' '.join(str(problem).split())}", sys.stderr)
+    note(f"d2np: {' '.join(str(problem).split())}")
 
 
 def count(number: int, what: str) -> str:
@@ -39,6 +43,14 @@ def file_size(size: int) -> str:
         if size >= step:
             return f"{size / step:.1f} {unit}"
     return f"{size} bytes"
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is written go nowhere, also what could not be written: Python tries that again at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return
 
 
 def _print(text: str, stream: TextIO) -> None:
