@@ -14,7 +14,7 @@ class ImageError(Error, ValueError):
 
 
 class WeightsError(Error, ValueError):
-    """Weights cannot be read, or are not those of a D2-Net."""
+    """Weights cannot be read, are not those of a D2-Net, or are too large to compute with."""
 
 
 class FormatError(Error, ValueError):

@@ -203,8 +203,10 @@ class Net:
             Whether the last convolution is followed by a ReLU.
         centered : bool
             Put keypoints at the true centre of their cells, 2 px further right and down than published.
-        max_edge, max_sum_edges : int or None
-            The picture is shrunk until its longest edge and the sum of its edges are no larger, in pixels.
+        max_edge : int or None
+            The picture is shrunk until its longest edge is no larger, in pixels.
+        max_sum_edges : int or None
+            Then it is shrunk until the sum of its width and height is no larger.
         mask : (H, W) array, optional
             Keypoints are kept only where it is not zero.
         orient : bool
