@@ -87,8 +87,10 @@ def open_picture(
     if is_dataset(image):
         check_form(image.shape, image.dtype, "the image dataset")
         return _from_array(np.asarray(image[:]), "the image dataset")
+    encoded = isinstance(image, (bytes, bytearray, memoryview)) or hasattr(image, "read")
     raise ImageError(
         f"an image is a path, a PIL image, a NumPy array or an HDF5 dataset; got {type(image).__name__}"
+        + (", which PIL.Image.open makes an image of (bytes through io.BytesIO)" if encoded else "")
     )
 
 

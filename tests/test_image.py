@@ -195,6 +195,20 @@ def test_palette_files(tmp_path, rgb):
     np.testing.assert_array_equal(pictures.open_picture(transparent), expected)
 
 
+def test_encoded_pictures_in_memory_are_told_what_to_do(rgb):
+    encoded = io.BytesIO()
+    Image.fromarray(rgb).save(encoded, "png")
+    for kind in (bytes, bytearray, memoryview, io.BytesIO):
+        message = (
+            rf"got {kind.__name__}, which PIL.Image.open makes an image of \(bytes through io.BytesIO\)$"
+        )
+        with pytest.raises(d2np.ImageError, match=message):
+            pictures.open_picture(kind(encoded.getvalue()))
+    with pytest.raises(d2np.ImageError, match=r"got NoneType$"):
+        pictures.open_picture(None)
+    np.testing.assert_array_equal(pictures.open_picture(Image.open(encoded)), rgb)
+
+
 @pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif"])
 def test_cmyk_files(tmp_path, rgb, name):
     cmyk = Image.fromarray(np.kron(rgb, np.ones((8, 8, 1), np.uint8))).convert("CMYK")
