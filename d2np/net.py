@@ -66,22 +66,31 @@ class _Frame:
     centered: bool = False
 
     @property
-    def offset(self) -> np.float32:
+    def _offset(self) -> np.float32:
         # Two poolings by 2 put cell 0 at pixel 1.5. The 2 x 2 average that follows moves the centre by half
         # a cell more, which the published code leaves out.
         return np.float32(3.5 if self.centered else 1.5)
 
+    @property
+    def _edge(self) -> np.float32:
+        # Shrinking puts edges of images on edges, which are half a pixel outside the centres of the outermost
+        # pixels. The published code scales positions about the centre of the first pixel instead.
+        return np.float32(0.5 if self.centered else 0)
+
     def to_picture(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
-        """Cells (N, 2) row, column of a level's map to x, y in pixels of the picture as given."""
-        inner = np.array(self.seen)
-        pixels = positions * np.float32(4) + self.offset
-        pixels *= (inner / (level.height, level.width)).astype(np.float32)
-        pixels *= (self.given / inner).astype(np.float32)
+        """Cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
+        inner, size = np.array(self.seen), np.array((level.height, level.width))
+        # The pyramid puts centres of corner pixels on each other. The published code divides whole sizes.
+        factor = (inner - 1) / (size - 1) if self.centered else inner / size
+        pixels = (positions * np.float32(4) + self._offset) * factor.astype(np.float32)
+        pixels = (pixels + self._edge) * (self.given / inner).astype(np.float32) - self._edge
         return pixels[:, ::-1]
 
     def to_cells(self, xy: NDArray[np.float64]) -> FloatArray:
-        """x, y in pixels of the picture as given to cells (N, 2) row, column."""
-        cells = (xy[:, ::-1] * (np.array(self.seen) / self.given) - float(self.offset)) / 4
+        """x, y in pixels of the image as given to cells (N, 2) row, column."""
+        edge = float(self._edge)
+        pixels = (xy[:, ::-1] + edge) * (np.array(self.seen) / self.given) - edge
+        cells = (pixels - float(self._offset)) / 4
         # Keypoints on the map's border must not fall off it by a rounding error.
         last = np.array(map_size(*self.seen)) - 1
         near = (cells > -1e-4) & (cells < last + 1e-4)
@@ -202,7 +211,9 @@ class Net:
         relu : bool
             Whether the last convolution is followed by a ReLU.
         centered : bool
-            Put keypoints at the true centre of their cells, 2 px further right and down than published.
+            Put keypoints where their cells truly lie in the image. The published positions lack the 2 px by which
+            the average pooling moves a cell's centre, and up to half a pixel times the factor where the image or
+            a level of the pyramid was resized.
         max_edge : int or None
             The picture is shrunk until its longest edge is no larger, in pixels.
         max_sum_edges : int or None

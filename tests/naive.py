@@ -93,8 +93,10 @@ def nearest_resize(flags, height, width):
     return result
 
 
-def detect(cells, banned, edge_threshold=5):
+def detect(cells, banned, edge_threshold=5, least_curvature=1e-4, tie=1e-5):
     """The published hard detection and localisation, one condition after another, on the whole map.
+
+    What differs by rounding only counts as equal: cells that are flat hold no keypoint, and neighbours are tied.
 
     Returns keypoints as (row, column, channel) with their positions and scores, and where a detection
     stands.
@@ -108,7 +110,8 @@ def detect(cells, banned, edge_threshold=5):
 
     around = [(di, dj) for di in (-1, 0, 1) for dj in (-1, 0, 1)]
     is_channel_maximum = cells == cells.max(-1, keepdims=True)
-    is_local_maximum = cells == np.max([shifted(di, dj, -np.inf) for di, dj in around], axis=0)
+    tied = cells + number(tie) * abs(cells)
+    is_local_maximum = tied >= np.max([shifted(di, dj, -np.inf) for di, dj in around], axis=0)
 
     value = {(di, dj): shifted(di, dj, 0) for di, dj in around}
     dii = value[-1, 0] - 2 * value[0, 0] + value[1, 0]
@@ -117,13 +120,14 @@ def detect(cells, banned, edge_threshold=5):
     di = number(0.5) * (value[1, 0] - value[-1, 0])
     dj = number(0.5) * (value[0, 1] - value[0, -1])
     determinant, trace = dii * djj - dij * dij, dii + djj
+    is_curved = np.minimum(-dii, -djj) > number(least_curvature) * abs(cells)
     with np.errstate(divide="ignore", invalid="ignore"):
         limit = (number(edge_threshold) + 1) ** 2 / number(edge_threshold)
         is_not_edge = (determinant > 0) & (trace * trace / determinant <= limit)
         step_i = -(djj / determinant * di - dij / determinant * dj)
         step_j = -(dii / determinant * dj - dij / determinant * di)
 
-    detected = is_channel_maximum & is_local_maximum & is_not_edge & ~banned[:, :, np.newaxis]
+    detected = is_channel_maximum & is_local_maximum & is_curved & is_not_edge & ~banned[:, :, np.newaxis]
     places, positions, scores = [], [], []
     for i, j, c in np.argwhere(detected):
         y, x = number(i) + step_i[i, j, c], number(j) + step_j[i, j, c]

@@ -91,6 +91,45 @@ def test_flat_maps_have_a_detection_only_where_zeros_outside_bend_them():
     assert len(detect(np.zeros((5, 6, 2), np.float32))[0]) == 0
 
 
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.floats(-30, 30), st.integers(0, 10_000))
+def test_rounding_of_a_flat_map_is_no_keypoint(exponent, seed):
+    """Neither in the map nor along its borders, whatever the size of the values; nor does it block a cell."""
+    rng = np.random.RandomState(seed)
+    cells = (2.0**exponent * (1 + 2e-5 * rng.rand(9, 11, 3))).astype(np.float32)
+    places, _, _, taken = detect(cells)
+    assert len(places) == 0
+    corners = {(0, 0), (0, 10), (8, 0), (8, 10)}
+    assert {(i, j) for i, j in np.argwhere(taken)} <= corners
+    assert_equals_naive(cells, np.zeros((9, 11), bool), 4)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("curvature", "found"), [(9e-3, True), (1.5e-4, True), (0.5e-4, False)])
+def test_a_keypoint_needs_curvature_in_both_directions(curvature, found, sign):
+    y, x = np.mgrid[:9, :9] - 4
+    # Second differences of the given share of the value; without ReLU, values may be negative.
+    for stretch in ((1, 1), (1, 4), (4, 1)):
+        bend = curvature / 2 * (stretch[0] * y**2 + stretch[1] * x**2)
+        cells = (1000 * (sign - bend)).astype(np.float32)[:, :, np.newaxis]
+        assert len(detect(cells)[0]) == found
+        assert detect(cells)[3][4, 4] == found
+
+
+def test_a_neighbour_that_is_higher_by_rounding_is_tied():
+    """The corner of a plateau: which of its cells is the highest must not depend on rounding."""
+    cells = np.zeros((5, 5, 1), np.float32)
+    cells[1:4, 1:4, 0] = [[195.7, 195.7, 195.3], [197.3, 197.3, 196.9], [197.3, 197.3, 196.9]]
+    expected = detect(cells)
+    assert expected[3][2, 2]
+    cells[2, 1] += np.float32(3e-5)
+    found = detect(cells)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-4)
+    cells[2, 1] += np.float32(0.01)
+    assert not detect(cells)[3][2, 2]
+
+
 def test_a_single_cell():
     places, positions, scores, _ = detect(np.array([[[1, 3, 2]]], np.float32))
     np.testing.assert_array_equal(places, [[0, 0, 1]])

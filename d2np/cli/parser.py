@@ -162,6 +162,11 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
     group.add_argument(
         "--no-relu", dest="relu", action="store_false", help="leave out the ReLU behind the last layer"
     )
+    group.add_argument(
+        "--centered",
+        action="store_true",
+        help="keypoints where their cells truly lie, about 2 px further right and down than published",
+    )
     add_threads(group)  # type: ignore[arg-type]
     group = parser.add_argument_group("pictures")
     for option, limit, what in (
@@ -202,6 +207,7 @@ def settings(options: argparse.Namespace) -> Settings:
         max_keypoints=options.max_keypoints,
         preprocessing=options.preprocessing,
         relu=options.relu,
+        centered=options.centered,
         max_edge=options.max_edge,
         max_sum_edges=options.max_sum_edges,
         orient=options.orient,

@@ -40,6 +40,7 @@ class Settings:
     max_keypoints: int | None = None
     preprocessing: str = "caffe"
     relu: bool = True
+    centered: bool = False
     max_edge: int | None = 1600
     max_sum_edges: int | None = 2800
     orient: bool = False

@@ -264,6 +264,8 @@ class HdfOutput:
                 f"{path} is there but was not written by {self._command}: choose another output, or replace "
                 "it with --restart"
             )
+        # Version 1.0 has no such option.
+        recorded = {"centered": False, "features' centered": False, **recorded}
         differing = [
             f"{name} {recorded.get(name)!r} there, {value!r} now"
             for name, value in self._settings.items()
