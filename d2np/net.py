@@ -211,9 +211,9 @@ class Net:
         relu : bool
             Whether the last convolution is followed by a ReLU.
         centered : bool
-            Put keypoints where their cells truly lie in the image. The published positions lack the 2 px by which
-            the average pooling moves a cell's centre, and up to half a pixel times the factor where the image or
-            a level of the pyramid was resized.
+            Put keypoints where their cells truly lie in the image. The published positions lack the 2 px by
+            which the average pooling moves a cell's centre, and up to half a pixel times the factor where the
+            image or a level of the pyramid was resized.
         max_edge : int or None
             The picture is shrunk until its longest edge is no larger, in pixels.
         max_sum_edges : int or None

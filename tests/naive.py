@@ -96,7 +96,8 @@ def nearest_resize(flags, height, width):
 def detect(cells, banned, edge_threshold=5, least_curvature=1e-4, tie=1e-5):
     """The published hard detection and localisation, one condition after another, on the whole map.
 
-    What differs by rounding only counts as equal: cells that are flat hold no keypoint, and neighbours are tied.
+    What differs by rounding only counts as equal: cells that are flat hold no keypoint, and neighbours are
+    tied.
 
     Returns keypoints as (row, column, channel) with their positions and scores, and where a detection
     stands.

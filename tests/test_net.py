@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import d2np
-from d2np.layers import PARAMETER_SHAPES
 from d2np import stages
+from d2np.layers import PARAMETER_SHAPES
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -185,7 +185,7 @@ def test_scales_of_keypoints(net, picture):
 
 @pytest.fixture(scope="module")
 def blur_net():
-    """A network whose first channel is the blurred brightness: its keypoints are the middles of bright dots."""
+    """A network whose first channel is the blurred brightness: keypoints are the middles of bright dots."""
     arrays = {name: np.zeros(shape, np.float32) for name, shape in PARAMETER_SHAPES.items()}
     blur = np.outer([1, 2, 1], [1, 2, 1]) / 16
     for name in arrays:
@@ -199,8 +199,8 @@ def blur_net():
 def dots(height, width, size):
     """An image of smooth dots of the given radius, and their middles, (N, 2) x, y.
 
-    They are at places of all kinds within a cell, and symmetric about the image's centre: what moves one of them to
-    the left moves its counterpart to the right, so the mean shows offsets of positions and nothing else.
+    They are at places of all kinds within a cell, and symmetric about the image's centre: what moves one of
+    them to the left moves its counterpart to the right, so the mean shows offsets of positions alone.
     """
     ends = width - 5 * size, height / 2 - 3.5 * size
     x, y = np.meshgrid(*(np.arange(5.3 * size, end, 8.13 * size) for end in ends))

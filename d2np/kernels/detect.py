@@ -14,8 +14,8 @@ from .normalize import largest_channel
 LEAST_CURVATURE = np.float32(1e-4)
 """Least second difference of a keypoint, over the feature's value.
 
-Where the image has one colour, all cells are equal but for rounding, and the published detector finds local maxima of
-that. Their relative curvature is 1e-6 at most, that of keypoints of photographs 9e-3 at least.
+Where the image has one colour, all cells are equal but for rounding, and the published detector finds local
+maxima of that. Their relative curvature is 1e-6 at most, that of keypoints of photographs 9e-3 at least.
 """
 
 TIE = np.float32(1e-5)
