@@ -102,6 +102,9 @@ LAYERS: tuple[Layer, ...] = (
     _convolution("conv4_3", 512, 512, dilation=2),
 )
 
+PREPROCESSING = ("caffe", "torch")
+"""How the colours of an image are scaled; which of them it is belongs to the weights."""
+
 PARAMETER_SHAPES: dict[str, tuple[int, ...]] = {
     name: shape for layer in LAYERS for name, shape in layer.parameters.items()
 }

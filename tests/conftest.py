@@ -47,6 +47,12 @@ def net(weights_arrays):
 
 
 @pytest.fixture(scope="session")
+def trained():
+    """The packaged trained network."""
+    return d2np.Net.load(Path(__file__).parent.parent / "weights" / "vgg16.h5")
+
+
+@pytest.fixture(scope="session")
 def make_weights():
     return random_weights
 

@@ -42,7 +42,7 @@ from hypothesis import strategies as st
 from d2np import errors, weights
 from d2np.errors import WeightsError
 from d2np.layers import PARAMETER_SHAPES
-from d2np.weights import Provenance, store
+from d2np.weights import Provenance, hdf5, store
 from d2np.weights.torch_checkpoint import PUBLISHED_NAMES
 
 FORMATS = pytest.mark.parametrize("write", [legacy, zipped], ids=["legacy", "zip"])
@@ -550,9 +550,10 @@ def plain_path(plain_file: bytes, tmp_path: Path) -> Path:
 
 def test_hdf5_layout(plain_path: Path) -> None:
     with h5py.File(plain_path) as file:
-        assert file.attrs["format_version"] == 1
+        assert file.attrs["format_version"] == 2
         for name, text in (
             ("architecture", "D2-Net"),
+            ("preprocessing", "caffe"),
             ("source_name", SOURCE.name),
             ("source_sha256", SOURCE.sha256),
         ):
@@ -604,17 +605,46 @@ def replaced(name: str, **options: Any) -> Callable[[h5py.File], None]:
 
 
 def test_hdf5_versions(plain_path: Path) -> None:
-    message = edited(plain_path, lambda file: file.attrs.modify("format_version", 2))
-    assert "newer d2np (format version 2, this one reads 1): upgrade d2np" in message
-    assert "format version 1, found 0" in edited(
+    message = edited(plain_path, lambda file: file.attrs.modify("format_version", 3))
+    assert "newer d2np (format version 3, this one reads 2): upgrade d2np" in message
+    assert "format version 1 to 2, found 0" in edited(
         plain_path, lambda file: file.attrs.modify("format_version", 0)
     )
     assert "single value" in edited(
         plain_path, lambda file: file.attrs.create("format_version", np.ones(3, "i8"))
     )
-    assert "of fixed length or a number" in edited(
-        plain_path, lambda file: file.attrs.create("format_version", "one")
+    compound = np.dtype([("text", h5py.string_dtype())])
+    for value in ("one", np.zeros((), compound), 1.5):
+        message = edited(plain_path, lambda file, v=value: file.attrs.create("format_version", v))  # type: ignore
+        assert "of fixed length or a whole number" in message
+
+
+def test_hdf5_preprocessing(plain: Arrays, plain_path: Path, tmp_path: Path) -> None:
+    torch = replace(SOURCE, preprocessing="torch")
+    weights.save(tmp_path / "torch.h5", plain, torch)
+    assert weights.load(tmp_path / "torch.h5")[1].preprocessing == "torch"
+    message = edited(plain_path, lambda file: file.attrs.create("preprocessing", b"tf", dtype="S2"))
+    assert "expected the preprocessing caffe or torch, found tf" in message
+    assert "lacks the attribute preprocessing" in edited(
+        plain_path, lambda file: file.attrs.__delitem__("preprocessing")
     )
+
+
+def test_hdf5_of_version_1(plain_path: Path) -> None:
+    with h5py.File(plain_path, "r+") as file:
+        file.attrs.modify("format_version", 1)
+        del file.attrs["preprocessing"]
+    found, provenance = weights.load(plain_path)
+    assert is_small(found)
+    assert provenance == Provenance(SOURCE.name, SOURCE.sha256, "HDF5")
+
+
+def test_hdf5_of_halves(plain: Arrays, tmp_path: Path) -> None:
+    hdf5.write(tmp_path / "half.h5", plain, SOURCE, half=True)
+    found, _ = weights.load(tmp_path / "half.h5")
+    for name, array in found.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, plain[name].astype("f2"))
 
 
 def test_hdf5_attributes(plain_path: Path) -> None:

@@ -1,8 +1,9 @@
 """d2np's own weights file: HDF5 with a group per convolution.
 
-``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32; the root's attributes say what they
-are and where they came from: ``format_version``, ``architecture``, ``source_name``, ``source_sha256``, and
-``source_url`` if d2np downloaded it.
+``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32, or float16 in packaged weights; the root's
+attributes say what they are and where they came from: ``format_version``, ``architecture``, ``preprocessing``,
+``source_name``, ``source_sha256``, and ``source_url`` if d2np downloaded it. Version 1 of the format lacks
+``preprocessing``, which is ``caffe`` there.
 The same content gives the same bytes, so files can be compared by their sums.
 """
 
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 from .. import chunks
 from ..atomic import replacing
 from ..errors import WeightsError
-from ..layers import PARAMETER_SHAPES
+from ..layers import PARAMETER_SHAPES, PREPROCESSING
 from .parameters import DAMAGE, Provenance, check_names, listed, shortened
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ARCHITECTURE = "D2-Net"
 
 _LONGEST_ATTRIBUTE = 4096
@@ -70,7 +71,9 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
         ) from None
 
 
-def write(path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) -> None:
+def write(
+    path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, *, half: bool = False
+) -> None:
     """Write a weights file; all of it or nothing.
 
     Parameters
@@ -80,14 +83,16 @@ def write(path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Pro
     arrays : mapping of str to float32 arrays
         As :func:`d2np.weights.check` returns them.
     provenance : Provenance
-        Its name, sum and address are recorded.
+        Its name, sum and address, and the preprocessing, are recorded.
+    half : bool
+        Store float16, which rounds the weights to 11 bits.
 
     Raises
     ------
     WeightsError
         If the file cannot be written there.
     """
-    image = _image(arrays, provenance)
+    image = _image(arrays, provenance, "<f2" if half else "<f4")
     try:
         with replacing(path) as stream:
             stream.write(image)
@@ -96,7 +101,7 @@ def write(path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Pro
         raise WeightsError(f"{path}: cannot be written: {reason}") from None
 
 
-def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) -> bytes:
+def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dtype: str) -> bytes:
     """The file's bytes, made in memory: what fails while HDF5 writes never reaches the disk."""
     import h5py
 
@@ -105,6 +110,7 @@ def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) ->
         file.attrs["format_version"] = np.int64(FORMAT_VERSION)
         for key, text in (
             ("architecture", ARCHITECTURE),
+            ("preprocessing", provenance.preprocessing),
             ("source_name", provenance.name),
             ("source_sha256", provenance.sha256),
             *([("source_url", provenance.url)] if provenance.url else []),
@@ -119,7 +125,7 @@ def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) ->
                 name,
                 data=arrays[name],
                 shape=shape,
-                dtype="<f4",
+                dtype=dtype,
                 chunks=(min(shape[0], _CHANNELS_IN_A_CHUNK), *shape[1:]),
                 compression="gzip",
                 shuffle=True,
@@ -139,7 +145,7 @@ def _read_provenance(file: Any) -> Provenance:
     if isinstance(version, np.integer):
         version = int(version)
     if not isinstance(version, int) or version < 1:
-        raise WeightsError(f"expected format version {FORMAT_VERSION}, found {shortened(version)}")
+        raise WeightsError(f"expected format version 1 to {FORMAT_VERSION}, found {shortened(version)}")
     if version > FORMAT_VERSION:
         raise WeightsError(
             f"was written by a newer d2np (format version {version}, this one reads {FORMAT_VERSION}): "
@@ -148,8 +154,14 @@ def _read_provenance(file: Any) -> Provenance:
     architecture = _text(file, "architecture")
     if architecture != ARCHITECTURE:
         raise WeightsError(f"expected the architecture {ARCHITECTURE}, found {shortened(architecture)}")
+    preprocessing = _text(file, "preprocessing") if version > 1 else "caffe"
+    if preprocessing not in PREPROCESSING:
+        raise WeightsError(
+            f"expected the preprocessing {' or '.join(PREPROCESSING)}, found {shortened(preprocessing)}"
+        )
     url = _text(file, "source_url") if "source_url" in file.attrs else ""
-    return Provenance(_text(file, "source_name"), _text(file, "source_sha256"), "HDF5", url)
+    name, sha256 = _text(file, "source_name"), _text(file, "source_sha256")
+    return Provenance(name, sha256, "HDF5", url, preprocessing=preprocessing)
 
 
 def _text(file: Any, name: str) -> str:
@@ -168,9 +180,10 @@ def _attribute(file: Any, name: str) -> object:
     identifier = file.attrs.get_id(name)
     if identifier.shape != () or identifier.get_storage_size() > _LONGEST_ATTRIBUTE:
         raise WeightsError(f"attribute {name}: expected a single value")
-    # HDF5 finds those through a heap of the file, and if that is damaged it may never return.
-    if identifier.dtype.kind == "O":
-        raise WeightsError(f"attribute {name}: expected a text of fixed length or a number")
+    # HDF5 finds what has no fixed length, in compound types too, through a heap of the file, and if that is
+    # damaged it may never return.
+    if identifier.dtype.kind not in "Siu":
+        raise WeightsError(f"attribute {name}: expected a text of fixed length or a whole number")
     value: object = file.attrs[name]
     return value
 

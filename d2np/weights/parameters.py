@@ -50,6 +50,8 @@ class Provenance:
         Where the source was downloaded from, as far as d2np did it; else empty.
     beside : tuple of str
         Names of further files, in the same folder, that the values were read from, as with ONNX.
+    preprocessing : {"caffe", "torch"}
+        What the weights were trained with.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Provenance:
     format: str
     url: str = ""
     beside: tuple[str, ...] = ()
+    preprocessing: str = "caffe"
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:

