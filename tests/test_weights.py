@@ -613,10 +613,19 @@ def test_hdf5_versions(plain_path: Path) -> None:
     assert "single value" in edited(
         plain_path, lambda file: file.attrs.create("format_version", np.ones(3, "i8"))
     )
-    compound = np.dtype([("text", h5py.string_dtype())])
-    for value in ("one", np.zeros((), compound), 1.5):
-        message = edited(plain_path, lambda file, v=value: file.attrs.create("format_version", v))  # type: ignore
-        assert "of fixed length or a whole number" in message
+    compound = np.dtype([("text", h5py.string_dtype()), ("number", "i4")])
+    for value, dtype in (("one", None), (1.5, None), (np.zeros((), "i4,i4"), None), (None, compound)):
+
+        def edit(file: h5py.File, value: Any = value, dtype: Any = dtype) -> None:
+            if value is not None:
+                file.attrs.create("format_version", value, dtype=dtype)
+                return
+            # h5py does not write text of variable length in a compound type; HDF5 reads it.
+            del file.attrs["format_version"]
+            scalar = h5py.h5s.create(h5py.h5s.SCALAR)
+            h5py.h5a.create(file.id, b"format_version", h5py.h5t.py_create(dtype, logical=True), scalar)
+
+        assert "of fixed length or a whole number" in edited(plain_path, edit)
 
 
 def test_hdf5_preprocessing(plain: Arrays, plain_path: Path, tmp_path: Path) -> None:

