@@ -626,7 +626,7 @@ def _check_finite(values: FloatArray) -> None:
 def _checked_mask(mask: ArrayLike | None, frame: _Frame) -> NDArray[np.bool_] | None:
     if mask is None:
         return None
-    allowed = np.asarray(mask)
+    allowed = image.to_array(mask, "the mask")
     if allowed.shape != frame.given:
         raise ImageError(f"the mask must have the picture's shape {frame.given}; got {allowed.shape}")
     return allowed != 0

@@ -7,7 +7,6 @@ and so is every picture that has to be shrunk first.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from PIL import Image
 from . import image as pictures
 from .errors import ImageError
 from .image import Picture
+from .messages import reading
 from .tiff import TiffRows
 
 # How many rows are remembered where rows can be read only many at once: the levels of a pyramid read the same
@@ -113,19 +113,18 @@ def open_source(
     if isinstance(image, Source):
         return image
     limits = {"max_edge": max_edge, "max_sum_edges": max_sum_edges}
-    stored: Any = None
-    if isinstance(image, (str, os.PathLike)):
-        opened = pictures.open_file(image, max_pixels)
-        upright = not orient or (isinstance(opened, TiffRows) and opened.orientation == 1)
-        if not isinstance(opened, TiffRows) or not upright:
-            return _Whole(pictures.load(opened, orient, os.fspath(image)), limits)
-        stored, name = opened, opened.name
-    elif not isinstance(image, (np.ndarray, Image.Image)) and pictures.is_dataset(image):
-        stored, name = image, "the image dataset"
-    elif isinstance(image, np.ndarray):
-        stored, name = image, "the image array"
-    if stored is None:
+    image = pictures.known(image)
+    stored: Any = image
+    if pictures.is_encoded(image):
+        name = pictures.name_of(image)
+        stored = pictures.open_file(image, max_pixels)
+        upright = not orient or (isinstance(stored, TiffRows) and stored.orientation == 1)
+        if not isinstance(stored, TiffRows) or not upright:
+            return _Whole(pictures.load(stored, orient, name), limits)
+    elif isinstance(image, Image.Image):
         return _Whole(pictures.open_picture(image, orient=orient), limits)
+    else:
+        name = "the image array" if isinstance(image, np.ndarray) else "the image dataset"
     source = _Rows(stored, name)
     try:
         height, width = source.given
@@ -164,6 +163,7 @@ class _Rows(Source):
         self._step = _step(stored)
         self._pieces: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
+        self._told: set[str] = set()
         try:
             pictures.check_form(stored.shape, stored.dtype, name)
             self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
@@ -221,10 +221,12 @@ class _Rows(Source):
 
     def _fetch(self, first: int, last: int) -> NDArray[Any]:
         try:
-            return np.asarray(self._stored[first:last])
+            with reading(self._name, self._told):
+                return np.asarray(self._stored[first:last])
         except ImageError:
             raise
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # a damaged or a closed HDF5 file
+        # A damaged or a closed HDF5 file, or what another library's array raises.
+        except Exception as error:
             raise ImageError(f"{self._name} cannot be read from row {first} on: {error}") from error
 
 

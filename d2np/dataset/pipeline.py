@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..gathering import in_blocks
 from ..image import most_bytes, open_file
+from ..messages import reading
 from ..remote import RemoteFile
 from ..source import Source, open_source
 from ..threads import thread_count, whole_number
@@ -368,6 +369,10 @@ class _Line:
             raise _Stopped
         if not self._opens:
             return _Read(None, self._shares.each, 0)
+        with reading(os.fspath(entry.path)):
+            return self._looked_at(entry)
+
+    def _looked_at(self, entry: Entry) -> _Read:
         entry = _fetched(entry, self._options["max_pixels"])
         width, height, pixel_bytes = _header(entry, self._options["max_pixels"])
         needed = width * height * pixel_bytes
