@@ -11,7 +11,7 @@ import os
 import struct
 from contextlib import suppress
 from numbers import Real
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import ImageError, OptionError
-from .messages import reading
+from .messages import LOGGER, ONCE, reading
 from .remote import RemoteFile
 from .tiff import TiffRows, as_16_bits, first_bytes, is_tiff
 
@@ -66,6 +66,10 @@ TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 _MOST_BYTES_PER_PIXEL = 16
 _MOST_BYTES_AROUND = 64 << 20
 _PIECE = 1 << 20
+FULL = (0, 65535)
+"""What 16 bits can hold."""
+# An image that uses fewer grey levels of 255 is remarked on.
+_FEW_LEVELS = 16
 # Of a TIFF: none, CCITT, LZW, JPEG, Deflate, LZMA, Zstandard.
 _PACKBITS = 32773
 _BY_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, _PACKBITS, 32946, 34925, 50000)
@@ -73,7 +77,7 @@ _ORIENTATION = ExifTags.Base.Orientation
 
 
 def open_picture(
-    image: Picture, *, orient: bool = False, max_pixels: int | None = None
+    image: Picture, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Any picture as an (H, W, 3) array, red first, in 0..255.
 
@@ -88,6 +92,9 @@ def open_picture(
     orient : bool
         Turn the picture as its EXIF orientation says. Off by default, as in COLMAP and hloc. Arrays have
         no orientation, and a PIL image of a TIFF file is one that Pillow has turned already.
+    stretch : bool
+        Spread the values that a 16-bit image uses over the full range, but for one pixel in a thousand at
+        each end: thermal and scientific cameras leave most of it empty. Others are as they are.
     max_pixels : int, optional
         Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
         the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
@@ -104,22 +111,25 @@ def open_picture(
     OptionError
         If ``max_pixels`` makes no sense.
     """
-    image = known(image)
-    if is_encoded(image):
-        return load(open_file(image, max_pixels), orient, name_of(image))
-    if isinstance(image, Image.Image):
-        name = getattr(image, "filename", "") or "the image"
+    given = known(image)
+    if is_encoded(given):
+        return load(open_file(given, max_pixels), orient, name_of(given), stretch)
+    if isinstance(given, Image.Image):
+        name = getattr(given, "filename", "") or "the image"
         with reading(name):
-            return _from_pil(image, orient, name)
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    check_form(image.shape, image.dtype, "the image dataset")
-    return _from_array(to_array(image[:], "the image dataset"), "the image dataset")
+            return _from_pil(given, orient, name, stretch)
+    if isinstance(given, np.ndarray):
+        return _from_array(given, "the image array", stretch)
+    dataset, name = cast("Dataset", given), "the image dataset"
+    check_form(dataset.shape, dataset.dtype, name)
+    return _from_array(to_array(dataset[:], name), name, stretch)
 
 
-def open_rgb(image: Picture, *, orient: bool = False, max_pixels: int | None = None) -> NDArray[np.uint8]:
+def open_rgb(
+    image: Picture, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
+) -> NDArray[np.uint8]:
     """Like :func:`open_picture`, rounded to uint8: for looking at."""
-    picture = open_picture(image, orient=orient, max_pixels=max_pixels)
+    picture = open_picture(image, orient=orient, stretch=stretch, max_pixels=max_pixels)
     if picture.dtype == np.uint8:
         return picture  # type: ignore[return-value]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
@@ -250,7 +260,8 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
                 name, size, "Pillow's limit" if max_pixels is None else f"the limit of {allowed}"
             )
         if isinstance(opened, TiffImageFile) and (size[0] * size[1] > limit or _misread(opened)):
-            opened.close()
+            if isinstance(file, str):  # what is in memory would be closed with it
+                opened.close()
             opened = TiffRows(file, name)
     return opened
 
@@ -336,23 +347,24 @@ def _open_with_pillow(file: str | BinaryIO, name: str) -> Image.Image:
         try:
             if not isinstance(file, str):
                 file.seek(0)
-            return factory(file, name)  # type: ignore[arg-type]  # the classes open paths themselves
+            # A stream's name may be that of another file, which must not be opened instead.
+            return factory(file, name if isinstance(file, str) else "")  # type: ignore[arg-type]
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # it only looked like this format
     raise UnidentifiedImageError(name)
 
 
-def load(opened: Image.Image | TiffRows, orient: bool, name: str) -> NDArray[Any]:
+def load(opened: Image.Image | TiffRows, orient: bool, name: str, stretch: bool = False) -> NDArray[Any]:
     """All of a file's picture as :func:`open_picture` returns it; the file is closed."""
     with opened, reading(name):
         if not isinstance(opened, TiffRows):
-            return _from_pil(opened, orient, name, file=True)
+            return _from_pil(opened, orient, name, stretch, file=True)
         if orient and opened.orientation != 1 and opened.shape[0] * opened.shape[1] > pixels_by_default():
             raise ImageError(
                 f"{name} is too large to be turned as its orientation {opened.orientation} says: "
                 "turn it first, or leave orient out"
             )
-        picture = _from_array(opened[0 : opened.shape[0]], name)
+        picture = _from_array(opened[0 : opened.shape[0]], name, stretch)
         return _turned(picture, opened.orientation) if orient else picture
 
 
@@ -367,26 +379,30 @@ def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(picture)
 
 
-def _from_pil(picture: Image.Image, orient: bool, name: str, *, file: bool = False) -> NDArray[Any]:
+def _from_pil(
+    picture: Image.Image, orient: bool, name: str, stretch: bool, *, file: bool = False
+) -> NDArray[Any]:
     """The array of a PIL image; of that of a ``file`` as it is stored there."""
     try:
         size, turn = picture.size, 1
-        if picture.format == "TIFF":
+        if isinstance(picture, TiffImageFile):
+            # Where Pillow knows a path it may map the file, as if its rows and columns were turned already.
+            picture.filename = ""
             # Pillow turns TIFF files, and only these, when it loads them.
             turn = picture.getexif().get(_ORIENTATION, 1) if file and not orient else 1
         picture.load()
         if sorted(picture.size) != sorted(size):
             raise ImageError(f"{name} is damaged: its image has another size than its header says")
-        if orient and picture.format != "TIFF":
+        if orient and not isinstance(picture, TiffImageFile):
             picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-            array = _from_array(_deep_grey(picture, name), name)
+            array = _from_array(_deep_grey(picture, name), name, stretch)
         else:
             if picture.mode == "P" and "transparency" in picture.info:
                 picture = picture.convert("RGBA")  # Pillow warns where transparency is dropped at once
             if picture.mode != "RGB":
                 picture = picture.convert("RGB")
-            array = _from_array(np.asarray(picture), name)
+            array = _from_array(np.asarray(picture), name, stretch)
         # Quarter turns undo each other; all other orientations undo themselves.
         return array if turn == 1 else _turned(array, {6: 8, 8: 6}.get(turn, turn))
     except ImageError:
@@ -402,12 +418,51 @@ def _deep_grey(picture: Image.Image, name: str) -> NDArray[Any]:
     return values if picture.mode == "F" else as_16_bits(values, name)
 
 
-def _from_array(array: NDArray[Any], name: str = "the image array") -> NDArray[Any]:
+def _from_array(array: NDArray[Any], name: str, stretch: bool) -> NDArray[Any]:
     check_form(array.shape, array.dtype, name)
     if np.issubdtype(array.dtype, np.floating):
         low, high = check_floats(array, name)
         refuse_fractions(low, high, name)
-    return as_rgb(array)
+    levels = Levels()
+    levels.add(array)
+    if not stretch:
+        levels.remark(name)
+    return as_rgb(array, levels.range if stretch else FULL)
+
+
+class Levels:
+    """Which values a 16-bit image uses. Other images have none here."""
+
+    def __init__(self) -> None:
+        self._counts: NDArray[np.int64] | None = None
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Count the values of some rows."""
+        if rows.dtype.kind == "u" and rows.dtype.itemsize == 2:
+            colours = rows[:, :, :3] if rows.ndim == 3 else rows
+            counts = np.bincount(colours.ravel(), minlength=1 << 16)
+            self._counts = counts if self._counts is None else self._counts + counts
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The lowest and highest value, but for one pixel in a thousand at each end: dead and hot ones."""
+        if self._counts is None:
+            return FULL
+        below = np.cumsum(self._counts)
+        low, high = np.searchsorted(below, [0.001 * below[-1], 0.999 * below[-1]])
+        return (int(low), int(high)) if low < high else FULL
+
+    def remark(self, name: str) -> None:
+        """Say once if so few values are used that few keypoints will be found."""
+        low, high = self.range
+        if high - low < _FEW_LEVELS * 257:
+            LOGGER.warning(
+                "%s: its 16-bit values go from %d to %d, which is %.1f of 255 grey levels, where few "
+                "keypoints may be found; stretch=True (--stretch on the command line) spreads the values of "
+                "such images over the full range",
+                *(name, low, high, (high - low) / 257),
+                extra=ONCE,
+            )
 
 
 def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
@@ -450,13 +505,21 @@ def refuse_fractions(low: float, high: float, name: str) -> None:
         )
 
 
-def as_rgb(array: NDArray[Any]) -> NDArray[Any]:
-    """Rows of a checked array as (rows, W, 3) uint8 or float32 in 0..255."""
+def as_rgb(array: NDArray[Any], levels: tuple[int, int] = FULL) -> NDArray[Any]:
+    """Rows of a checked array as (rows, W, 3) uint8 or float32 in 0..255.
+
+    Of 16 bits, ``levels`` are the values that become 0 and 255.
+    """
     if array.ndim == 2:
         array = array[:, :, np.newaxis]
     array = array[:, :, :3]
     if array.dtype.newbyteorder("=") == np.uint16:
-        array = array.astype(np.float32) / np.float32(257)
+        low, high = levels
+        array = array.astype(np.float32)
+        if levels == FULL:
+            array /= np.float32(257)
+        else:
+            array = np.clip((array - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
     elif array.dtype != np.uint8:
         array = array.astype(np.float32)
     if array.shape[2] == 1:

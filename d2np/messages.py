@@ -83,25 +83,49 @@ def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
             known.update(texts)
 
 
+ONCE = {"d2np_once": True}
+"""``extra`` of a message that is to be shown for one image of a job only, in a process without jobs once."""
+
+_collectors = 0
+_shown = False
+
+
+def _first_of_its_kind(record: logging.LogRecord) -> bool:
+    global _shown
+    if not hasattr(record, "d2np_once") or _collectors:
+        return True
+    first, _shown = not _shown, True
+    return first
+
+
+LOGGER.addFilter(_first_of_its_kind)
+
+
 @contextmanager
-def collected() -> Iterator[list[str]]:
+def collected() -> Iterator[list[logging.LogRecord]]:
     """Collect what is logged, each message once, instead of showing it at once: a job has other things there.
 
     Yields
     ------
-    list of str
-        To be looked at when the block has ended.
+    list of LogRecord
+        Filled when the block ends.
     """
-    found: dict[str, None] = {}
-    texts: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: found.setdefault(record.getMessage())  # type: ignore[method-assign]
-    propagated = LOGGER.propagate
+    global _collectors
+    found: dict[str, logging.LogRecord] = {}
+    records: list[logging.LogRecord] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.setdefault("once" if hasattr(record, "d2np_once") else record.getMessage(), record)
+
+    handler, propagated = Collector(logging.WARNING), LOGGER.propagate
     LOGGER.addHandler(handler)
     LOGGER.propagate = False
+    _collectors += 1
     try:
-        yield texts
+        yield records
     finally:
+        _collectors -= 1
         LOGGER.removeHandler(handler)
         LOGGER.propagate = propagated
-        texts.extend(found)
+        records.extend(found.values())

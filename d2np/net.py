@@ -47,6 +47,7 @@ class _Options:
     max_sum_edges: int | None = 2800
     mask: ArrayLike | None = None
     orient: bool = False
+    stretch: bool = False
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -181,6 +182,7 @@ class Net:
         max_sum_edges: int | None = 2800,
         mask: ArrayLike | None = None,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> Features:
@@ -211,6 +213,8 @@ class Net:
             Keypoints are kept only where it is not zero.
         orient : bool
             Turn the picture as its EXIF orientation says; keypoints are those of the turned picture.
+        stretch : bool
+            Spread the values that a 16-bit image uses over the full range.
         max_pixels : int, optional
             Open files with up to so many pixels; by default Pillow's limit against decompression bombs holds.
         threads : int, optional
@@ -242,6 +246,7 @@ class Net:
             max_sum_edges,
             mask,
             orient,
+            stretch,
             max_pixels,
         )
         with self._team(threads) as team:
@@ -263,7 +268,9 @@ class Net:
             Time per layer and phase; ``print`` shows it as a table.
         """
         chosen = _Options(**options)
-        picture = open_picture(image, orient=chosen.orient, max_pixels=chosen.max_pixels)
+        picture = open_picture(
+            image, orient=chosen.orient, stretch=chosen.stretch, max_pixels=chosen.max_pixels
+        )
         with self._team(threads) as team:
             self._extract(picture, chosen, team)  # compiles what has not been compiled yet
         clock = Clock()
@@ -291,6 +298,7 @@ class Net:
         max_sum_edges: int | None = 2800,
         mask: ArrayLike | None = None,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> Generator[Features]:
@@ -317,6 +325,7 @@ class Net:
             max_sum_edges,
             mask,
             orient,
+            stretch,
             max_pixels,
         )
         return self._stream(image, options, threads)
@@ -352,6 +361,7 @@ class Net:
         with open_source(
             image,
             orient=options.orient,
+            stretch=options.stretch,
             max_edge=options.max_edge,
             max_sum_edges=options.max_sum_edges,
             max_pixels=options.max_pixels,
@@ -404,6 +414,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> FloatArray:
@@ -422,6 +433,7 @@ class Net:
             open_source(
                 image,
                 orient=orient,
+                stretch=stretch,
                 max_edge=max_edge,
                 max_sum_edges=max_sum_edges,
                 max_pixels=max_pixels,
@@ -444,6 +456,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> FloatArray:
@@ -460,6 +473,7 @@ class Net:
             open_source(
                 image,
                 orient=orient,
+                stretch=stretch,
                 max_edge=max_edge,
                 max_sum_edges=max_sum_edges,
                 max_pixels=max_pixels,
@@ -481,6 +495,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -515,6 +530,7 @@ class Net:
             open_source(
                 image,
                 orient=orient,
+                stretch=stretch,
                 max_edge=max_edge,
                 max_sum_edges=max_sum_edges,
                 max_pixels=max_pixels,

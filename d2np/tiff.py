@@ -289,7 +289,11 @@ class TiffRows:
         tile = np.empty((rows, columns, samples) if samples > 1 else (rows, columns), self._stored)
         options = {"hasalpha": True} if self._page.compression == _WEBP and samples == 4 else {}
         TIFF.DECOMPRESSORS[self._page.compression](data, out=tile, **options)
-        return tile.reshape(rows, columns, samples)
+        tile = tile.reshape(rows, columns, samples)
+        # As tifffile has it: image files know no predictor, but LERC is none of them.
+        if self._page.predictor != 1 and self._page.compression not in TIFF.IMAGE_COMPRESSIONS:
+            tile = TIFF.UNPREDICTORS[self._page.predictor](tile, axis=-2)
+        return tile
 
     def _check_size(self, data: bytes) -> None:
         """Fail if a JPEG or JPEG 2000 file in a strip or tile has more pixels than that may have."""

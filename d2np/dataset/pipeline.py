@@ -327,7 +327,7 @@ class _Line:
         self._net, self._shares, self._opens = net, shares, opens
         self._options = settings.options()
         self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
-        self._opening = {name: self._options[name] for name in ("orient", "max_pixels")}
+        self._opening = {name: self._options[name] for name in ("orient", "stretch", "max_pixels")}
         self._stop, self._given_up = stop, threading.Event()
         self._threads = _Stock(max(shares.threads, shares.most_workers), count)
         self._room = _Stock(_DECODED_BYTES)
