@@ -298,7 +298,8 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
         return io.BytesIO(image)
     most = most_bytes(max_pixels)
     found = bytearray()
-    with suppress(AttributeError, OSError):  # a pipe is read from where it is
+    # A pipe is read from where it is; one that is closed says so again.
+    with suppress(AttributeError, OSError, ValueError):
         image.seek(0)
     try:
         while len(found) <= most and (piece := image.read(_PIECE)):

@@ -296,9 +296,11 @@ def writable(byteorder, dtype, bits):
     ):
         array, options = arrays[photometric], {"photometric": photometric, **layout}
         # Not defined; and tifffile gives the codec bytes in the wrong order.
-        if (photometric == "miniswhite" and np.dtype(dtype).kind not in "u") or (
-            byteorder == ">" and compression in ("jpeg2000", "jpegxl", "jpegxr", "lerc", "png")
-        ) or (compression == "jpeg" and bits not in (8, 12)):
+        if (
+            (photometric == "miniswhite" and np.dtype(dtype).kind not in "u")
+            or (byteorder == ">" and compression in ("jpeg2000", "jpegxl", "jpegxr", "lerc", "png"))
+            or (compression == "jpeg" and bits not in (8, 12))
+        ):
             continue
         if photometric == "rgb":
             options["planarconfig"] = planes
@@ -340,7 +342,7 @@ def test_every_kind_of_tiff_by_rows_and_whole(monkeypatch, byteorder, dtype, bit
         with open_source(content, **WHOLE) as source:
             height = source.given[0]
             rows = np.concatenate([source.read(k, min(k + 5, height)) for k in range(0, height, 5)])
-        # Pillow keeps the upper eight bits of 16-bit colour; decoders of JPEG spread colours in their own ways.
+        # Pillow keeps the upper eight bits of 16-bit colour; decoders of JPEG differ in their colours.
         coarse = 40 if kind[4] == "jpeg" else 1.01 if bits == 16 and kind[0] == "rgb" else 0.01
         assert abs(rows - expected).max() < 0.01, kind
         assert abs(whole - expected).max() < coarse, kind
