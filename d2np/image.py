@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from contextlib import suppress
+from importlib.util import find_spec
 from numbers import Real
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
 
@@ -70,9 +71,9 @@ FULL = (0, 65535)
 """What 16 bits can hold."""
 # An image that uses fewer grey levels of 255 is remarked on.
 _FEW_LEVELS = 16
-# Of a TIFF: none, CCITT, LZW, JPEG, Deflate, LZMA, Zstandard.
+# Of a TIFF: none, CCITT, LZW, JPEG, Deflate; not every Pillow has others.
 _PACKBITS = 32773
-_BY_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, _PACKBITS, 32946, 34925, 50000)
+_BY_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, _PACKBITS, 32946)
 _ORIENTATION = ExifTags.Base.Orientation
 
 
@@ -279,7 +280,7 @@ def _misread(picture: TiffImageFile) -> bool:
     return (
         misread
         or 2 in signs
-        or compression not in _BY_PILLOW
+        or (compression not in _BY_PILLOW and find_spec("tifffile") is not None)
         or (compression == _PACKBITS and predictor != 1)
         or (compression in (6, 7) and bits != {8})
         or (compression != 1 and bits == {32})
