@@ -316,7 +316,7 @@ def writable(byteorder, dtype, bits):
             tifffile.imwrite(
                 stream, array, byteorder=byteorder, compression=compression, predictor=predictor, **options
             )
-            stored = tifffile.imread(stream).astype(np.float64)
+            stored = tifffile.imread(io.BytesIO(stream.getvalue())).astype(np.float64)
         except Exception:  # no such combination
             continue
         yield (photometric, planes, layout, predictor, compression), stream.getvalue(), stored
