@@ -9,16 +9,27 @@ import io
 import math
 import os
 import struct
+from contextlib import suppress
+from importlib.util import find_spec
 from numbers import Real
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import ImageError, OptionError
+from .layers import PREPROCESSING
+from .messages import LOGGER, ONCE, reading
 from .remote import RemoteFile
-from .tiff import TiffRows, first_bytes, is_tiff
+from .tiff import TiffRows, as_16_bits, first_bytes, is_tiff
+
+
+class SupportsArray(Protocol):
+    """An array of another library."""
+
+    def __array__(self) -> NDArray[Any]: ...
 
 
 class Dataset(Protocol):
@@ -33,12 +44,21 @@ class Dataset(Protocol):
     def __getitem__(self, key: Any, /) -> Any: ...
 
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Dataset"
-"""A path, a PIL image, or an array (H, W[, 3 | 4]) uint8, uint16 or float in 0..255, in memory or in a file
-(``numpy.memmap``, an h5py dataset)."""
+Picture: TypeAlias = (
+    "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Dataset | SupportsArray"
+)
+"""A path, the content of a file or the file opened in binary mode, a PIL image, or an array (H, W[, 3 | 4])
+uint8, uint16 or float in 0..255, in memory or in a file (``numpy.memmap``, an h5py dataset). Arrays of other
+libraries are those that NumPy converts (``__array__``, DLPack)."""
+
+# What Pillow may open, wherever it is told to: its other readers start programs (EPS), open again whatever
+# they hold (IPTC), or are little used and so little tested. MPO opens as JPEG; HEIF is there where
+# pillow-heif has registered it. TGA has no signature, so it comes last.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "BMP", "GIF", "JPEG2000", "PPM", "TGA")
+
+Encoded: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 
 # Channel order and scaling by name; published file ``lib/utils.py``, ``preprocess_image``.
-PREPROCESSING = ("caffe", "torch")
 CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
 TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
@@ -46,22 +66,36 @@ TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 # No picture within the limit on pixels needs more: four channels of four bytes, and what else is in the file.
 _MOST_BYTES_PER_PIXEL = 16
 _MOST_BYTES_AROUND = 64 << 20
+_PIECE = 1 << 20
+FULL = (0, 65535)
+"""What 16 bits can hold."""
+# An image that uses fewer grey levels of 255 is remarked on.
+_FEW_LEVELS = 16
+# Of a TIFF: none, CCITT, LZW, JPEG, Deflate; not every Pillow has others.
+_PACKBITS = 32773
+_BY_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, _PACKBITS, 32946)
+_ORIENTATION = ExifTags.Base.Orientation
 
 
 def open_picture(
-    image: Picture, *, orient: bool = False, max_pixels: int | None = None
+    image: Picture, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Any picture as an (H, W, 3) array, red first, in 0..255.
 
     Parameters
     ----------
-    image : path, PIL.Image, array or HDF5 dataset
-        Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): grey, grey, RGB, RGB with an alpha channel
-        that is left out. uint8; float in 0..255; or uint16, of which the full range 0..65535 is brought
+    image : path, bytes, binary file, PIL.Image, array or HDF5 dataset
+        Bytes and files hold an encoded image; a file is read from its beginning, and left open. Arrays of
+        other libraries count if NumPy can convert them. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4):
+        grey, grey, RGB, RGB with an alpha channel that is left out. uint8; float in 0..255; or uint16, of
+        which the full range 0..65535 is brought
         to 0..255.
     orient : bool
         Turn the picture as its EXIF orientation says. Off by default, as in COLMAP and hloc. Arrays have
-        no orientation.
+        no orientation, and a PIL image of a TIFF file is one that Pillow has turned already.
+    stretch : bool
+        Spread the values that a 16-bit image uses over the full range, but for one pixel in a thousand at
+        each end: thermal and scientific cameras leave most of it empty. Others are as they are.
     max_pixels : int, optional
         Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
         the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
@@ -78,42 +112,102 @@ def open_picture(
     OptionError
         If ``max_pixels`` makes no sense.
     """
-    if isinstance(image, (str, os.PathLike)):
-        return load(open_file(image, max_pixels), orient, os.fspath(image))
-    if isinstance(image, Image.Image):
-        return _from_pil(image, orient, "the picture")
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    if is_dataset(image):
-        check_form(image.shape, image.dtype, "the image dataset")
-        return _from_array(np.asarray(image[:]), "the image dataset")
-    encoded = isinstance(image, (bytes, bytearray, memoryview)) or hasattr(image, "read")
-    raise ImageError(
-        f"an image is a path, a PIL image, a NumPy array or an HDF5 dataset; got {type(image).__name__}"
-        + (", which PIL.Image.open makes an image of (bytes through io.BytesIO)" if encoded else "")
-    )
+    given = known(image)
+    if is_encoded(given):
+        return load(open_file(given, max_pixels), orient, name_of(given), stretch)
+    if isinstance(given, Image.Image):
+        name = getattr(given, "filename", "") or "the image"
+        with reading(name):
+            return _from_pil(given, orient, name, stretch)
+    if isinstance(given, np.ndarray):
+        return _from_array(given, "the image array", stretch)
+    dataset, name = cast("Dataset", given), "the image dataset"
+    check_form(dataset.shape, dataset.dtype, name)
+    return _from_array(to_array(dataset[:], name), name, stretch)
 
 
-def open_rgb(image: Picture, *, orient: bool = False, max_pixels: int | None = None) -> NDArray[np.uint8]:
+def open_rgb(
+    image: Picture, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
+) -> NDArray[np.uint8]:
     """Like :func:`open_picture`, rounded to uint8: for looking at."""
-    picture = open_picture(image, orient=orient, max_pixels=max_pixels)
+    picture = open_picture(image, orient=orient, stretch=stretch, max_pixels=max_pixels)
     if picture.dtype == np.uint8:
         return picture  # type: ignore[return-value]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def is_dataset(thing: object) -> bool:
+def is_dataset(thing: object) -> TypeGuard[Dataset]:
     """Whether this is an array in a file, by what it can do: h5py need not be there."""
-    return all(hasattr(thing, name) for name in ("shape", "dtype", "ndim", "__getitem__"))
+    if not all(hasattr(thing, name) for name in ("shape", "dtype", "ndim", "__getitem__")):
+        return False
+    try:
+        np.dtype(thing.dtype)  # type: ignore[attr-defined]
+    except TypeError:  # of another library
+        return False
+    return True
 
 
-def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Image.Image | TiffRows:
+def is_encoded(image: object) -> TypeGuard[Encoded]:
+    """Whether this is a path, or the content of a file or a file, not pixels."""
+    if isinstance(image, memoryview):
+        return image.ndim == 1
+    return isinstance(image, (str, os.PathLike, bytes, bytearray)) or callable(getattr(image, "read", None))
+
+
+def name_of(image: Encoded) -> str:
+    """What an encoded image is called in messages: its path, if it has one."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fsdecode(image)
+    name = getattr(image, "name", None)
+    return name if isinstance(name, str) else "the encoded image"
+
+
+def known(image: Any) -> Encoded | Image.Image | NDArray[Any] | Dataset:
+    """An image in one of the forms that d2np reads; arrays of other libraries become NumPy's.
+
+    Raises
+    ------
+    ImageError
+        If it is no image at all, or cannot be converted.
+    """
+    if is_encoded(image) or isinstance(image, (Image.Image, np.ndarray)) or is_dataset(image):
+        return image
+    if not isinstance(image, memoryview) and not any(
+        hasattr(image, name) for name in ("__array__", "__array_interface__", "__dlpack__")
+    ):
+        raise ImageError(
+            "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
+            f"{type(image).__name__}"
+        )
+    return to_array(image, "the image")
+
+
+def to_array(thing: Any, name: str) -> NDArray[Any]:
+    """An array of any library as NumPy's.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be converted, as where it is in the memory of a graphics processor.
+    """
+    only_dlpack = hasattr(thing, "__dlpack__") and not hasattr(thing, "__array__")
+    try:
+        return np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
+    # Libraries raise almost anything.
+    except Exception as error:
+        raise ImageError(
+            f"{name}: NumPy cannot convert this {type(thing).__name__}, which must be an array in the CPU's "
+            f"memory: {error or type(error).__name__}"
+        ) from error
+
+
+def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | TiffRows:
     """Open a picture's file, of which only the head is read.
 
     Parameters
     ----------
-    path : str or path
-        A :class:`~d2np.remote.RemoteFile` is read whole.
+    image : path, bytes or binary file
+        A :class:`~d2np.remote.RemoteFile` and an open file are read whole.
     max_pixels : int, optional
         See :func:`open_picture`.
 
@@ -135,37 +229,90 @@ def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Im
         raise OptionError(
             f"max_pixels must be a whole number from 1 up, or None for Pillow's limit; got {max_pixels!r}"
         )
-    name = os.fspath(path)
+    name = name_of(image)
     limit = pixels_by_default()
     allowed = limit if max_pixels is None else max_pixels
-    file: str | BinaryIO = name
-    if isinstance(path, RemoteFile):
-        file = io.BytesIO(path.read(most_bytes(max_pixels)))
     opened: Image.Image | TiffRows
-    try:
-        opened = Image.open(file) if max_pixels is None else _open_unlimited(file, name)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: there is no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name} is a folder, not a picture") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(file, name, max_pixels, error) from None
-    # Pillow's readers raise almost anything on a damaged file.
-    except Exception as error:
-        if not is_tiff(file):
-            if isinstance(error, UnidentifiedImageError):
-                raise ImageError(f"{name} is not a picture in a format that Pillow reads") from None
-            raise ImageError(f"{name} cannot be read as a picture: {error}") from error
-        opened = TiffRows(file, name)
-    size = (opened.shape[1], opened.shape[0]) if isinstance(opened, TiffRows) else opened.size
-    pixels = size[0] * size[1]
-    if pixels > allowed:
-        opened.close()
-        raise _too_large(name, size, f"the limit of {allowed:.0f}")
-    if pixels > limit and isinstance(opened, Image.Image) and opened.format == "TIFF":
-        opened.close()
-        opened = TiffRows(file, name)
+    with reading(name):
+        file = _content(image, name, max_pixels)
+        try:
+            opened = _open_with_pillow(file, name)
+        except FileNotFoundError:
+            raise ImageError(f"{name}: there is no such file") from None
+        except IsADirectoryError:
+            raise ImageError(f"{name} is a folder, not a picture") from None
+        except Image.DecompressionBombError as error:
+            # WebP, for one, which holds no more than 16383 x 16383 px.
+            raise ImageError(
+                f"{name} is too large, and Pillow's reader of this format has a limit that only "
+                f"PIL.Image.MAX_IMAGE_PIXELS raises: {error}"
+            ) from None
+        # Pillow's readers raise almost anything on a damaged file.
+        except Exception as error:
+            if not is_tiff(file):
+                if isinstance(error, UnidentifiedImageError):
+                    raise ImageError(f"{name} is not a picture in a format that d2np reads") from None
+                raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+            opened = TiffRows(file, name)
+        size = (opened.shape[1], opened.shape[0]) if isinstance(opened, TiffRows) else opened.size
+        if size[0] * size[1] > allowed:
+            opened.close()
+            raise _too_large(
+                name, size, "Pillow's limit" if max_pixels is None else f"the limit of {allowed}"
+            )
+        if isinstance(opened, TiffImageFile) and (size[0] * size[1] > limit or _misread(opened)):
+            if isinstance(file, str):  # what is in memory would be closed with it
+                opened.close()
+            opened = TiffRows(file, name)
     return opened
+
+
+def _misread(picture: TiffImageFile) -> bool:
+    """Whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
+
+    Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
+    knows nothing between 8 and 16 bits; signed integers may become unsigned ones.
+    """
+    tag = picture.tag_v2.get
+    bits, signs, predictor = set(tag(258, (1,))), set(tag(339, (1,))), tag(317, 1)
+    misread = max(bits) > 8 and (bits not in ({16}, {32}) or tag(262) == 0 or tag(284) == 2)
+    compression = tag(259, 1)
+    return (
+        misread
+        or 2 in signs
+        or (compression not in _BY_PILLOW and find_spec("tifffile") is not None)
+        or (compression == _PACKBITS and predictor != 1)
+        or (compression in (6, 7) and bits != {8})
+        or (compression != 1 and bits == {32})
+    )
+
+
+def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryIO:
+    """A path, or a file in memory."""
+    if isinstance(image, RemoteFile):
+        return io.BytesIO(image.read(most_bytes(max_pixels)))
+    if isinstance(image, (str, os.PathLike)):
+        if "\0" in name:
+            raise ImageError(f"{name!r} is no path: it holds a NUL character")
+        return name
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return io.BytesIO(image)
+    most = most_bytes(max_pixels)
+    found = bytearray()
+    # A pipe is read from where it is; one that is closed says so again.
+    with suppress(AttributeError, OSError, ValueError):
+        image.seek(0)
+    try:
+        while len(found) <= most and (piece := image.read(_PIECE)):
+            found += piece
+    # Anything may call itself a file.
+    except Exception as error:
+        raise ImageError(
+            f"{name} cannot be read as a file that is open in binary mode: {error or type(error).__name__}"
+        ) from error
+    if len(found) > most:
+        raise ImageError(f"{name} is too large: it has more than {most:.0f} bytes")
+    return io.BytesIO(found)
 
 
 def most_bytes(max_pixels: int | None) -> float:
@@ -179,21 +326,6 @@ def pixels_by_default() -> float:
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
-def _bomb(file: str | BinaryIO, name: str, max_pixels: int | None, error: Exception) -> ImageError:
-    """What to say where Pillow itself has refused a file."""
-    if max_pixels is None:
-        try:
-            with _open_unlimited(file, name) as picture:
-                return _too_large(name, picture.size, "Pillow's limit")
-        except Image.DecompressionBombError:
-            pass
-    # WebP, for one, which holds no more than 16383 x 16383 px.
-    return ImageError(
-        f"{name} is too large, and Pillow's reader of this format has a limit that only "
-        f"PIL.Image.MAX_IMAGE_PIXELS raises: {error}"
-    )
-
-
 def _too_large(name: str, size: tuple[int, int], limit: str) -> ImageError:
     pixels = size[0] * size[1]
     return ImageError(
@@ -203,43 +335,39 @@ def _too_large(name: str, size: tuple[int, int], limit: str) -> ImageError:
     )
 
 
-def _open_unlimited(file: str | BinaryIO, name: str) -> Image.Image:
-    """What ``Image.open`` does without its limit, which holds for all threads of the process."""
+def _open_with_pillow(file: str | BinaryIO, name: str) -> Image.Image:
+    """What ``Image.open`` does, for :data:`FORMATS`, and without its limit, which is one for all threads."""
     prefix = first_bytes(file, 16)
-    for register in (Image.preinit, Image.init):
-        register()
-        for format in Image.ID:
-            factory, accept = Image.OPEN[format]
-            fits = accept is None or accept(prefix)
-            if not fits or isinstance(fits, str):  # a text says why it does not
-                continue
-            try:
-                if not isinstance(file, str):
-                    file.seek(0)
-                return factory(file, name)  # type: ignore[arg-type]  # the classes open paths themselves
-            except (SyntaxError, IndexError, TypeError, struct.error):
-                continue  # it only looked like this format
+    Image.init()
+    for format in FORMATS:
+        if format not in Image.OPEN:
+            continue
+        factory, accept = Image.OPEN[format]
+        fits = accept is None or accept(prefix)
+        if not fits or isinstance(fits, str):  # a text says why it does not
+            continue
+        try:
+            if not isinstance(file, str):
+                file.seek(0)
+            # A stream's name may be that of another file, which must not be opened instead.
+            return factory(file, name if isinstance(file, str) else "")  # type: ignore[arg-type]
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # it only looked like this format
     raise UnidentifiedImageError(name)
 
 
-def load(opened: Image.Image | TiffRows, orient: bool, name: str) -> NDArray[Any]:
+def load(opened: Image.Image | TiffRows, orient: bool, name: str, stretch: bool = False) -> NDArray[Any]:
     """All of a file's picture as :func:`open_picture` returns it; the file is closed."""
-    with opened:
-        if isinstance(opened, TiffRows):
-            if orient and opened.orientation != 1 and opened.shape[0] * opened.shape[1] > pixels_by_default():
-                raise ImageError(
-                    f"{name} is too large to be turned as its orientation {opened.orientation} says: "
-                    "turn it first, or leave orient out"
-                )
-            picture = _from_array(opened[0 : opened.shape[0]], name)
-            return _turned(picture, opened.orientation) if orient else picture
-        try:
-            return _from_pil(opened, orient, name)
-        except ImageError:
-            raise
-        # As above: decoders.
-        except Exception as error:
-            raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+    with opened, reading(name):
+        if not isinstance(opened, TiffRows):
+            return _from_pil(opened, orient, name, stretch, file=True)
+        if orient and opened.orientation != 1 and opened.shape[0] * opened.shape[1] > pixels_by_default():
+            raise ImageError(
+                f"{name} is too large to be turned as its orientation {opened.orientation} says: "
+                "turn it first, or leave orient out"
+            )
+        picture = _from_array(opened[0 : opened.shape[0]], name, stretch)
+        return _turned(picture, opened.orientation) if orient else picture
 
 
 def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -253,55 +381,109 @@ def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(picture)
 
 
-def _from_pil(picture: Image.Image, orient: bool, name: str) -> NDArray[Any]:
+def _from_pil(
+    picture: Image.Image, orient: bool, name: str, stretch: bool, *, file: bool = False
+) -> NDArray[Any]:
+    """The array of a PIL image; of that of a ``file`` as it is stored there."""
     try:
-        if orient:
+        size, turn = picture.size, 1
+        if isinstance(picture, TiffImageFile):
+            # Where Pillow knows a path it may map the file, as if its rows and columns were turned already.
+            picture.filename = ""
+            # Pillow turns TIFF files, and only these, when it loads them.
+            turn = picture.getexif().get(_ORIENTATION, 1) if file and not orient else 1
+        picture.load()
+        if sorted(picture.size) != sorted(size):
+            raise ImageError(f"{name} is damaged: its image has another size than its header says")
+        if orient and not isinstance(picture, TiffImageFile):
             picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-            return _from_array(_deep_grey(picture), name)
-        if picture.mode == "P" and "transparency" in picture.info:
-            picture = picture.convert("RGBA")  # Pillow warns where transparency is dropped at once
-        if picture.mode != "RGB":
-            picture = picture.convert("RGB")
-        return _from_array(np.asarray(picture), name)
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+            array = _from_array(_deep_grey(picture, name), name, stretch)
+        else:
+            if picture.mode == "P" and "transparency" in picture.info:
+                picture = picture.convert("RGBA")  # Pillow warns where transparency is dropped at once
+            if picture.mode != "RGB":
+                picture = picture.convert("RGB")
+            array = _from_array(np.asarray(picture), name, stretch)
+        # Quarter turns undo each other; all other orientations undo themselves.
+        return array if turn == 1 else _turned(array, {6: 8, 8: 6}.get(turn, turn))
+    except ImageError:
+        raise
+    # As above: decoders.
+    except Exception as error:
+        raise ImageError(f"{name} cannot be read as a picture: {error or type(error).__name__}") from error
 
 
-def _deep_grey(picture: Image.Image) -> NDArray[Any]:
+def _deep_grey(picture: Image.Image, name: str) -> NDArray[Any]:
     """Grey of more than eight bits; Pillow opens 16-bit files as ``I;16`` or, older ones, as ``I``."""
     values = np.asarray(picture)
-    if picture.mode == "F":
-        return values
-    if picture.mode == "I" and values.size and (values.min() < 0 or values.max() > 65535):
-        raise ImageError(
-            f"32-bit grey values from {values.min()} to {values.max()} have no known range: "
-            "bring the picture to 0..255"
-        )
-    return values.astype(np.uint16)
+    return values if picture.mode == "F" else as_16_bits(values, name)
 
 
-def _from_array(array: NDArray[Any], name: str = "the image array") -> NDArray[Any]:
+def _from_array(array: NDArray[Any], name: str, stretch: bool) -> NDArray[Any]:
     check_form(array.shape, array.dtype, name)
     if np.issubdtype(array.dtype, np.floating):
         low, high = check_floats(array, name)
         refuse_fractions(low, high, name)
-    return as_rgb(array)
+    levels = Levels()
+    levels.add(array)
+    if not stretch:
+        levels.remark(name)
+    return as_rgb(array, levels.range if stretch else FULL)
+
+
+class Levels:
+    """Which values a 16-bit image uses. Other images have none here."""
+
+    def __init__(self) -> None:
+        self._counts: NDArray[np.int64] | None = None
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Count the values of some rows."""
+        if rows.dtype.kind == "u" and rows.dtype.itemsize == 2:
+            colours = rows[:, :, :3] if rows.ndim == 3 else rows
+            counts = np.bincount(colours.ravel(), minlength=1 << 16)
+            self._counts = counts if self._counts is None else self._counts + counts
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The lowest and highest value, but for one pixel in a thousand at each end: dead and hot ones."""
+        if self._counts is None:
+            return FULL
+        below = np.cumsum(self._counts)
+        low, high = np.searchsorted(below, [0.001 * below[-1], 0.999 * below[-1]])
+        return (int(low), int(high)) if low < high else FULL
+
+    def remark(self, name: str) -> None:
+        """Say once if so few values are used that few keypoints will be found."""
+        low, high = self.range
+        if high - low < _FEW_LEVELS * 257:
+            LOGGER.warning(
+                "%s: its 16-bit values go from %d to %d, which is %.1f of 255 grey levels, where few "
+                "keypoints may be found; stretch=True (--stretch on the command line) spreads the values of "
+                "such images over the full range",
+                *(name, low, high, (high - low) / 257),
+                extra=ONCE,
+            )
 
 
 def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
     """Fails unless arrays of this shape and type are pictures."""
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
-        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}")
+        first = len(shape) == 3 and shape[0] in (1, 3, 4)
+        advice = ": bring the channels to the end with numpy.moveaxis(image, 0, -1)" if first else ""
+        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}{advice}")
     if 0 in shape:
         raise ImageError(f"{name} is empty: its shape is {shape}")
-    if dtype not in (np.uint8, np.uint16) and not np.issubdtype(dtype, np.floating):
-        raise ImageError(
-            f"{name} must be uint8, uint16 or float in 0..255; got {dtype}: convert it with "
-            ".astype(numpy.uint8)"
-        )
+    dtype = np.dtype(dtype).newbyteorder("=")
+    if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
+        advice = ""
+        if dtype.kind in "biu":
+            advice = (
+                ": multiply it by 255.0 / WHITE, where WHITE is the value of full brightness (1 for bool, "
+                "255 for 8 bits, 4095 for 12 bits)"
+            )
+        raise ImageError(f"{name} must be uint8, uint16 or float in 0..255; got {dtype}{advice}")
 
 
 def check_floats(array: NDArray[Any], name: str) -> tuple[float, float]:
@@ -325,13 +507,21 @@ def refuse_fractions(low: float, high: float, name: str) -> None:
         )
 
 
-def as_rgb(array: NDArray[Any]) -> NDArray[Any]:
-    """Rows of a checked array as (rows, W, 3) uint8 or float32 in 0..255."""
+def as_rgb(array: NDArray[Any], levels: tuple[int, int] = FULL) -> NDArray[Any]:
+    """Rows of a checked array as (rows, W, 3) uint8 or float32 in 0..255.
+
+    Of 16 bits, ``levels`` are the values that become 0 and 255.
+    """
     if array.ndim == 2:
         array = array[:, :, np.newaxis]
     array = array[:, :, :3]
-    if array.dtype == np.uint16:
-        array = array.astype(np.float32) / np.float32(257)
+    if array.dtype.newbyteorder("=") == np.uint16:
+        low, high = levels
+        array = array.astype(np.float32)
+        if levels == FULL:
+            array /= np.float32(257)
+        else:
+            array = np.clip((array - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
     elif array.dtype != np.uint8:
         array = array.astype(np.float32)
     if array.shape[2] == 1:

@@ -47,6 +47,7 @@ class _Options:
     max_sum_edges: int | None = 2800
     mask: ArrayLike | None = None
     orient: bool = False
+    stretch: bool = False
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -190,6 +191,7 @@ class Net:
         max_sum_edges: int | None = 2800,
         mask: ArrayLike | None = None,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> Features:
@@ -222,6 +224,8 @@ class Net:
             Keypoints are kept only where it is not zero.
         orient : bool
             Turn the picture as its EXIF orientation says; keypoints are those of the turned picture.
+        stretch : bool
+            Spread the values that a 16-bit image uses over the full range.
         max_pixels : int, optional
             Open files with up to so many pixels; by default Pillow's limit against decompression bombs holds.
         threads : int, optional
@@ -253,6 +257,7 @@ class Net:
             max_sum_edges,
             mask,
             orient,
+            stretch,
             max_pixels,
         )
         with self._team(threads) as team:
@@ -274,7 +279,9 @@ class Net:
             Time per layer and phase; ``print`` shows it as a table.
         """
         chosen = _Options(**options)
-        picture = open_picture(image, orient=chosen.orient, max_pixels=chosen.max_pixels)
+        picture = open_picture(
+            image, orient=chosen.orient, stretch=chosen.stretch, max_pixels=chosen.max_pixels
+        )
         with self._team(threads) as team:
             self._extract(picture, chosen, team)  # compiles what has not been compiled yet
         clock = Clock()
@@ -302,6 +309,7 @@ class Net:
         max_sum_edges: int | None = 2800,
         mask: ArrayLike | None = None,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> Generator[Features]:
@@ -328,6 +336,7 @@ class Net:
             max_sum_edges,
             mask,
             orient,
+            stretch,
             max_pixels,
         )
         return self._stream(image, options, threads)
@@ -363,6 +372,7 @@ class Net:
         with open_source(
             image,
             orient=options.orient,
+            stretch=options.stretch,
             max_edge=options.max_edge,
             max_sum_edges=options.max_sum_edges,
             max_pixels=options.max_pixels,
@@ -415,6 +425,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> FloatArray:
@@ -433,6 +444,7 @@ class Net:
             open_source(
                 image,
                 orient=orient,
+                stretch=stretch,
                 max_edge=max_edge,
                 max_sum_edges=max_sum_edges,
                 max_pixels=max_pixels,
@@ -455,6 +467,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> FloatArray:
@@ -471,6 +484,7 @@ class Net:
             open_source(
                 image,
                 orient=orient,
+                stretch=stretch,
                 max_edge=max_edge,
                 max_sum_edges=max_sum_edges,
                 max_pixels=max_pixels,
@@ -492,6 +506,7 @@ class Net:
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
+        stretch: bool = False,
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -526,6 +541,7 @@ class Net:
             open_source(
                 image,
                 orient=orient,
+                stretch=stretch,
                 max_edge=max_edge,
                 max_sum_edges=max_sum_edges,
                 max_pixels=max_pixels,
@@ -637,7 +653,7 @@ def _check_finite(values: FloatArray) -> None:
 def _checked_mask(mask: ArrayLike | None, frame: _Frame) -> NDArray[np.bool_] | None:
     if mask is None:
         return None
-    allowed = np.asarray(mask)
+    allowed = image.to_array(mask, "the mask")
     if allowed.shape != frame.given:
         raise ImageError(f"the mask must have the picture's shape {frame.given}; got {allowed.shape}")
     return allowed != 0

@@ -7,7 +7,6 @@ and so is every picture that has to be shrunk first.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from PIL import Image
 from . import image as pictures
 from .errors import ImageError
 from .image import Picture
+from .messages import reading
 from .tiff import TiffRows
 
 # How many rows are remembered where rows can be read only many at once: the levels of a pyramid read the same
@@ -76,6 +76,7 @@ def open_source(
     image: Picture | Source,
     *,
     orient: bool = False,
+    stretch: bool = False,
     max_edge: int | None = 1600,
     max_sum_edges: int | None = 2800,
     max_pixels: int | None = None,
@@ -92,7 +93,7 @@ def open_source(
 
     Parameters
     ----------
-    image, orient, max_pixels
+    image, orient, stretch, max_pixels
         See :func:`d2np.image.open_picture`. What is a source already is given back as it is, whatever the
         options: it was opened ahead of its use.
     max_edge, max_sum_edges : int or None
@@ -113,20 +114,19 @@ def open_source(
     if isinstance(image, Source):
         return image
     limits = {"max_edge": max_edge, "max_sum_edges": max_sum_edges}
-    stored: Any = None
-    if isinstance(image, (str, os.PathLike)):
-        opened = pictures.open_file(image, max_pixels)
-        upright = not orient or (isinstance(opened, TiffRows) and opened.orientation == 1)
-        if not isinstance(opened, TiffRows) or not upright:
-            return _Whole(pictures.load(opened, orient, os.fspath(image)), limits)
-        stored, name = opened, opened.name
-    elif not isinstance(image, (np.ndarray, Image.Image)) and pictures.is_dataset(image):
-        stored, name = image, "the image dataset"
-    elif isinstance(image, np.ndarray):
-        stored, name = image, "the image array"
-    if stored is None:
-        return _Whole(pictures.open_picture(image, orient=orient), limits)
-    source = _Rows(stored, name)
+    given = pictures.known(image)
+    stored: Any = given
+    if pictures.is_encoded(given):
+        name = pictures.name_of(given)
+        stored = pictures.open_file(given, max_pixels)
+        upright = not orient or (isinstance(stored, TiffRows) and stored.orientation == 1)
+        if not isinstance(stored, TiffRows) or not upright:
+            return _Whole(pictures.load(stored, orient, name, stretch), limits)
+    elif isinstance(given, Image.Image):
+        return _Whole(pictures.open_picture(given, orient=orient, stretch=stretch), limits)
+    else:
+        name = "the image array" if isinstance(given, np.ndarray) else "the image dataset"
+    source = _Rows(stored, name, stretch)
     try:
         height, width = source.given
         if pictures.network_size(width, height, **limits) == (width, height):
@@ -158,18 +158,25 @@ class _Whole(Source):
 class _Rows(Source):
     """Rows of anything of which rows can be cut, checked and converted when they are asked for."""
 
-    def __init__(self, stored: Any, name: str) -> None:
+    def __init__(self, stored: Any, name: str, stretch: bool) -> None:
         self._stored = stored
         self._name = name
         self._step = _step(stored)
         self._pieces: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self._levels, self._range = pictures.Levels(), pictures.FULL
+        self._stretch = stretch
         try:
             pictures.check_form(stored.shape, stored.dtype, name)
             self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
             self._floats = np.issubdtype(stored.dtype, np.floating)
             if self._floats:
                 self._refuse_fractions()
+            if stretch:
+                for first in range(0, self.given[0], _PIECE):
+                    self._levels.add(self._cut(first, min(first + _PIECE, self.given[0])))
+                self._range = self._levels.range
         except BaseException:
             self.close()
             raise
@@ -178,9 +185,14 @@ class _Rows(Source):
         rows = self._cut(first, last)
         if self._floats and rows.size:
             pictures.check_floats(rows, self._name)
-        return pictures.as_rgb(rows)
+        if not self._stretch:
+            with self._lock:
+                self._levels.add(rows)
+        return pictures.as_rgb(rows, self._range)
 
     def close(self) -> None:
+        if not self._stretch:
+            self._levels.remark(self._name)
         self._pieces.clear()
         if isinstance(self._stored, TiffRows):
             self._stored.close()
@@ -221,10 +233,12 @@ class _Rows(Source):
 
     def _fetch(self, first: int, last: int) -> NDArray[Any]:
         try:
-            return np.asarray(self._stored[first:last])
+            with reading(self._name, self._told):
+                return np.asarray(self._stored[first:last])
         except ImageError:
             raise
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # a damaged or a closed HDF5 file
+        # A damaged or a closed HDF5 file, or what another library's array raises.
+        except Exception as error:
             raise ImageError(f"{self._name} cannot be read from row {first} on: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -15,8 +16,14 @@ from .extras import require
 
 # Little and big endian; the last two are BigTIFF, for files above 4 GB.
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SIZ = b"\xff\x4f\xff\x51"
 _GREY_INVERTED, _GREY, _RGB, _YCBCR = 0, 1, 2, 6
-_JPEG = (6, 7)
+_JPEG = (6, 7, 33007, 34892)
+# Strips and tiles that are files of their own, and say themselves how large they are.
+_JPEG_2000 = (33003, 33004, 33005, 34712)
+_LERC, _WEBP = 34887, 50001
+_IMAGES = (_LERC, _WEBP, 22610, 34927, 34933, 34934, 50002, 52546)  # WebP, JPEG XR, PNG, JPEG XL
+_OTHERS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013)
 
 
 def is_tiff(file: str | os.PathLike[str] | BinaryIO) -> bool:
@@ -34,6 +41,55 @@ def first_bytes(file: str | os.PathLike[str] | BinaryIO, count: int) -> bytes:
             return stream.read(count)
     file.seek(0)
     return file.read(count)
+
+
+def full_range(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Bring values of fewer bits than their type has to the whole range of the type, as white is white."""
+    factor = np.iinfo(values.dtype).max / (2**bits - 1)
+    return np.rint(values * np.float32(factor)).astype(values.dtype)
+
+
+def as_16_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
+    """Integers of other types as uint16; fails unless they are in its range."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"{name}: {values.dtype} values from {low} to {high} have no known range: bring the image to "
+            "0..255"
+        )
+    return values.astype(np.uint16)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int, int]:
+    """Rows, columns and components that a JPEG file says it has."""
+    position = 2
+    while data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            rows, columns, components = struct.unpack_from(">HHB", data, position + 5)
+            return rows, columns, components
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
+            position += 1 if marker == 0xFF else 2
+        else:
+            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    raise ImageError("the size of a JPEG file in it cannot be found")
+
+
+def _jpeg_2000_size(data: bytes) -> tuple[int, int, int]:
+    """Rows, columns and components that a JPEG 2000 file says it has.
+
+    If what looks like a head is there more than once, the largest counts.
+    """
+    found, position = (0, 0, 0), data.find(_SIZ)
+    while position >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", data, position + 8)
+        (components,) = struct.unpack_from(">H", data, position + 40)
+        size = (bottom - top, right - left, components)
+        found = (max(found[0], size[0]), max(found[1], size[1]), max(found[2], size[2]))
+        position = data.find(_SIZ, position + 1)
+    if found == (0, 0, 0):
+        raise ImageError("the size of a JPEG 2000 file in it cannot be found")
+    return found
 
 
 class TiffRows:
@@ -87,7 +143,8 @@ class TiffRows:
     def _open(self) -> None:
         page: Any = self._file.pages[0]
         self._page = page
-        self.orientation = int(getattr(page.tags.get("Orientation"), "value", 1))
+        orientation = getattr(page.tags.get("Orientation"), "value", 1)
+        self.orientation = int(orientation) if isinstance(orientation, int) else 1
         # Colours of JPEG strips come out of the decoder as RGB.
         kinds = (_GREY_INVERTED, _GREY, _RGB, *([_YCBCR] if page.compression in _JPEG else []))
         if page.photometric not in kinds or page.imagedepth != 1:
@@ -95,12 +152,23 @@ class TiffRows:
                 f"{self.name} holds a picture of a kind that is not read by rows "
                 f"({getattr(page.photometric, 'name', page.photometric)}): save it as grey or RGB"
             )
-        if page.dtype is None or page.bitspersample != page.dtype.itemsize * 8:
+        if page.dtype is None or not isinstance(page.bitspersample, int):
             raise ImageError(
                 f"{self.name} has {page.bitspersample} bits per sample: save it with 8 or 16 bits"
             )
-        self.dtype: np.dtype[Any] = np.dtype(page.dtype)
-        self._inverted = page.photometric == _GREY_INVERTED and self.dtype.kind == "u"
+        stored = np.dtype(page.dtype)
+        self._bits = page.bitspersample if stored.kind in "bu" else 8 * stored.itemsize
+        if page.compression not in (*_JPEG, *_JPEG_2000, *_IMAGES, *_OTHERS):
+            raise ImageError(
+                f"{self.name} is compressed in a way that is not read "
+                f"({getattr(page.compression, 'name', page.compression)}): save it with another compression"
+            )
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8 if stored.kind == "b" else stored)
+        self._wide = stored in (np.int16, np.int32, np.uint32)
+        if self._wide:
+            self.dtype = np.dtype(np.uint16)
+        self._inverted = page.photometric == _GREY_INVERTED and stored.kind in "bu"
+        self._stored = stored
         # What stands behind the colours, such as an alpha channel, is left out.
         self._colours = 1 if page.photometric in (_GREY_INVERTED, _GREY) else 3
         height, width = int(page.imagelength), int(page.imagewidth)
@@ -109,7 +177,7 @@ class TiffRows:
         self.shape = (height, width, 3) if self._colours == 3 else (height, width)
         self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
         self._mapped: NDArray[Any] | None = None
-        if page.is_final and self._file.filehandle.is_file:
+        if page.is_final and self._bits == 8 * stored.itemsize and self._file.filehandle.is_file:
             self._mapped = self._map()
             self.step = 1
         else:
@@ -126,13 +194,13 @@ class TiffRows:
     def _map(self) -> NDArray[Any]:
         height, width = self.shape[:2]
         samples = self._page.samplesperpixel
-        if self._page.dataoffsets[0] + height * width * samples * self.dtype.itemsize > os.path.getsize(
+        if self._page.dataoffsets[0] + height * width * samples * self._stored.itemsize > os.path.getsize(
             self.name
         ):
             raise ImageError(f"{self.name} is cut short")
         mapped: NDArray[Any] = np.memmap(
             self.name,
-            self.dtype.newbyteorder(self._file.byteorder),
+            self._stored.newbyteorder(self._file.byteorder),
             "r",
             self._page.dataoffsets[0],
             (samples, height, width) if self._separate else (height, width, samples),
@@ -151,9 +219,15 @@ class TiffRows:
         if self._mapped is not None:
             found = self._mapped[first:last, :, : self._colours]
         else:
-            found = np.zeros((last - first, self.shape[1], self._colours), self.dtype)
+            found = np.zeros((last - first, self.shape[1], self._colours), self._stored)
             for band in range(first // self.step, math.ceil(last / self.step)):
                 self._decode(band, found[band * self.step - first :])
+        if self._wide:
+            found = as_16_bits(found, self.name)
+        else:
+            found = found.astype(self.dtype, copy=False)  # a mapped file may have the other byte order
+            if self._bits < 8 * self.dtype.itemsize:
+                found = full_range(found, self._bits)
         if self._inverted:
             found = np.iinfo(self.dtype).max - found
         return found if self._colours == 3 else found[:, :, 0]
@@ -184,6 +258,11 @@ class TiffRows:
                     data = handle.read(count)
                 if len(data) < count:
                     raise ImageError("the file is cut short")
+            if data and self._page.compression in _IMAGES:
+                _, position, _ = self._page.decode(None, index, **self._jpeg)
+                return self._image(data, band), int(position[3])
+            if data:
+                self._check_size(data)
             tile, position, _ = self._page.decode(data, index, **self._jpeg)
             return (None if tile is None else tile[0]), int(position[3])
         except Exception as error:  # decoders raise almost anything on damaged data
@@ -191,6 +270,46 @@ class TiffRows:
                 f"{self.name} is damaged, or compressed in a way that is not read, at row "
                 f"{band * self.step}: {error or type(error).__name__}"
             ) from error
+
+    def _expected(self, band: int) -> tuple[int, int, int]:
+        """Rows, columns and samples of the strip or tile."""
+        page, samples = self._page, 1 if self._separate else self._page.samplesperpixel
+        if page.is_tiled:
+            return page.tilelength, page.tilewidth, samples
+        return min(self.step, self.shape[0] - band * self.step), self.shape[1], samples
+
+    def _image(self, data: bytes, band: int) -> NDArray[Any]:
+        """Decode a strip or tile that is an image file, into memory of the size that it should have.
+
+        imagecodecs compares the size in the file's head with that before it decodes anything.
+        """
+        from tifffile import TIFF
+
+        rows, columns, samples = self._expected(band)
+        tile = np.empty((rows, columns, samples) if samples > 1 else (rows, columns), self._stored)
+        options = {"hasalpha": True} if self._page.compression == _WEBP and samples == 4 else {}
+        TIFF.DECOMPRESSORS[self._page.compression](data, out=tile, **options)
+        tile = tile.reshape(rows, columns, samples)
+        # As tifffile has it: image files know no predictor, but LERC is none of them.
+        if self._page.predictor != 1 and self._page.compression not in TIFF.IMAGE_COMPRESSIONS:
+            tile = TIFF.UNPREDICTORS[self._page.predictor](tile, axis=-2)
+        return tile
+
+    def _check_size(self, data: bytes) -> None:
+        """Fail if a JPEG or JPEG 2000 file in a strip or tile has more pixels than that may have."""
+        compression = self._page.compression
+        if compression in _JPEG:
+            rows, columns, samples = _jpeg_size((self._jpeg["jpegheader"] or b"") + data)
+        elif compression in _JPEG_2000:
+            rows, columns, samples = _jpeg_2000_size(data)
+        else:
+            return
+        expected = self._expected(0)
+        if rows > expected[0] or columns > expected[1] or samples > self._page.samplesperpixel:
+            raise ImageError(
+                f"its data hold an image of {columns} x {rows} px where {expected[1]} x {expected[0]} px "
+                "belong"
+            )
 
     def close(self) -> None:
         """Close the file."""

@@ -304,6 +304,19 @@ def test_extract_reports_what_it_cannot_read(run, photos):
     assert Path("f.h5.failed.txt").read_text() == listed
 
 
+def test_extract_tells_once_what_libraries_say_and_stretches(run, photos):
+    narrow = np.linspace(7000, 7900, 60 * 80).reshape(60, 80).astype(np.uint16)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(narrow).save(name)
+    code, _, err = run("extract", "a.png", "b.png", "-o", "f.h5")
+    assert code == 0
+    lines = err.splitlines()
+    assert sum("--stretch" in line for line in lines) == 1
+    assert lines[-1].startswith("d2np: a.png: its 16-bit values go from 70")
+    _, _, err = run("extract", "a.png", "b.png", "-o", "g.h5", "--stretch")
+    assert "--stretch" not in err
+
+
 def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatch):
     original = hloc.arrays_of
     stored = []

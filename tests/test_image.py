@@ -1,5 +1,11 @@
 import io
+import logging
+import re
+import threading
+import warnings
+import zipfile
 from fractions import Fraction
+from pathlib import Path
 
 import naive
 import numpy as np
@@ -7,9 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 import d2np
 from d2np import image as pictures
+from d2np import messages
+from d2np.dataset.listing import EXTENSIONS
+from d2np.source import open_source
 
 
 @pytest.fixture(scope="module")
@@ -195,18 +205,239 @@ def test_palette_files(tmp_path, rgb):
     np.testing.assert_array_equal(pictures.open_picture(transparent), expected)
 
 
-def test_encoded_pictures_in_memory_are_told_what_to_do(rgb):
-    encoded = io.BytesIO()
-    Image.fromarray(rgb).save(encoded, "png")
-    for kind in (bytes, bytearray, memoryview, io.BytesIO):
-        message = (
-            rf"got {kind.__name__}, which PIL.Image.open makes an image of \(bytes through io.BytesIO\)$"
-        )
-        with pytest.raises(d2np.ImageError, match=message):
-            pictures.open_picture(kind(encoded.getvalue()))
-    with pytest.raises(d2np.ImageError, match=r"got NoneType$"):
-        pictures.open_picture(None)
-    np.testing.assert_array_equal(pictures.open_picture(Image.open(encoded)), rgb)
+class Pipe:
+    """A file that cannot be sought in, and gives little at a time."""
+
+    def __init__(self, content):
+        self.left = content
+
+    def read(self, count):
+        found, self.left = self.left[: min(count, 50)], self.left[min(count, 50) :]
+        return found
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_encoded_images_in_memory(tmp_path, net, suffix):
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 50, 3), np.uint8))
+    path = saved(tmp_path, image, f"image.{suffix}")
+    content = path.read_bytes()
+    expected = net(path)
+    with (
+        open(path, "rb") as file,
+        open(path, "rb", buffering=0) as raw,
+        zipfile.ZipFile(tmp_path / "images.zip", "w") as archive,
+    ):
+        file.read(7)  # is read from the beginning all the same
+        archive.writestr("image", content)
+        forms = [content, bytearray(content), memoryview(content), io.BytesIO(content), file, file, raw]
+        for form in [*forms, Pipe(content), archive.open("image")]:
+            np.testing.assert_array_equal(net(form).descriptors, expected.descriptors)
+        assert not file.closed
+        np.testing.assert_array_equal(pictures.open_rgb(file), pictures.open_rgb(path))
+
+
+def test_files_that_cannot_be_read(tmp_path, rgb, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(rgb), "rgb.png")
+    closed = path.open("rb")
+    closed.close()
+    for form in (b"no image", io.BytesIO(), io.StringIO("text"), closed, Pipe(["text"])):
+        with pytest.raises(d2np.ImageError):
+            pictures.open_picture(form)
+    with path.open() as text, pytest.raises(d2np.ImageError, match=r"rgb.png cannot be read .* binary mode"):
+        pictures.open_picture(text)
+    monkeypatch.setattr(pictures, "_MOST_BYTES_AROUND", 0)
+    with pytest.raises(d2np.ImageError, match="more than 16 bytes"):
+        pictures.open_picture(Pipe(bytes(10**6)), max_pixels=1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(d2np.ImageError, match="max_pixels=117"):
+        pictures.open_picture(path.read_bytes())
+    # A path that a file claims to have is not opened.
+    stream = io.BytesIO(path.read_bytes()[:60])
+    stream.name = str(path)
+    with pytest.raises(d2np.ImageError, match=r"rgb.png"):
+        pictures.open_picture(stream, max_pixels=10**6)
+
+
+class Tensor:
+    """As those of PyTorch: its type is none of NumPy's."""
+
+    dtype = "library.uint8"
+
+    def __init__(self, array, error=None):
+        self.array, self.error = array, error
+        self.shape, self.ndim = array.shape, array.ndim
+
+    def __getitem__(self, key):
+        return Tensor(self.array[key])
+
+    def __array__(self, dtype=None, copy=None):
+        if self.error:
+            raise self.error
+        return self.array
+
+
+class DLPack:
+    def __init__(self, array):
+        self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+
+def test_arrays_of_other_libraries(net):
+    rgb = np.random.RandomState(0).randint(0, 256, (40, 50, 3), np.uint8)
+    expected = net(rgb).descriptors
+    for form in (Tensor(rgb), DLPack(rgb), memoryview(rgb)):
+        np.testing.assert_array_equal(net(form).descriptors, expected)
+    np.testing.assert_array_equal(net(rgb, mask=Tensor(rgb[:, :, 0] * 0 + 1)).descriptors, expected)
+    for error in (RuntimeError("requires grad"), TypeError("on the GPU"), ValueError()):
+        with pytest.raises(d2np.ImageError, match=r"NumPy cannot convert this Tensor.*CPU"):
+            net(Tensor(rgb, error))
+        with pytest.raises(d2np.ImageError, match="mask"):
+            net(rgb, mask=Tensor(rgb, error))
+    with pytest.raises(d2np.ImageError, match=r"moveaxis\(image, 0, -1\)"):
+        net(Tensor(np.moveaxis(rgb, 2, 0)))
+
+    class Odd(Tensor):
+        dtype = np.dtype(np.uint8)
+
+        def __getitem__(self, key):
+            raise TypeError("use .get()")
+
+    with pytest.raises(d2np.ImageError, match=r"use .get\(\)"):
+        net(Odd(rgb))
+
+
+def test_paths_with_nul(net):
+    for path in ("a\0b.png", Path("a\0b.png")):
+        with pytest.raises(d2np.ImageError, match="NUL"):
+            net(path)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(bool, 1), (np.int16, 4095), (np.int64, 255), (">u4", 65535)])
+def test_the_advice_on_types_is_right(dtype, white):
+    values = (np.linspace(0, 1, 81).reshape(9, 9) * white).astype(dtype)
+    with pytest.raises(d2np.ImageError, match=r"multiply it by 255.0 / WHITE") as error:
+        pictures.open_picture(values)
+    assert "astype" not in str(error.value)
+    found = pictures.open_picture(values * (255.0 / white))
+    assert found.min() == 0
+    assert found.max() == pytest.approx(255)
+
+
+def test_byte_order_does_not_matter(rgb):
+    deep = rgb.astype(np.uint16) * 257
+    np.testing.assert_array_equal(pictures.open_picture(deep.astype(">u2")), pictures.open_picture(deep))
+
+
+# What may be opened
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+IPTC = (
+    bytes.fromhex("1c033c00020100" + "1c0314000200091c031e00020009" + "1c0378000105" + "1c080a") + b"\0\x50"
+)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "IPTC", "PCX", "ICO", "PSD", "FITS", "SGI", "DDS"])
+def test_other_formats_are_not_opened(tmp_path, rgb, monkeypatch, kind):
+    path = tmp_path / "image.jpg"
+    if kind in ("EPS", "IPTC"):
+        path.write_bytes(EPS if kind == "EPS" else IPTC + EPS)
+    elif kind in ("PSD", "FITS"):
+        path.write_bytes({"PSD": b"8BPS\0\1", "FITS": b"SIMPLE  =                    T"}[kind] + bytes(3000))
+    else:
+        Image.fromarray(np.kron(rgb, np.ones((4, 4, 1), np.uint8))).save(path, kind)
+    Image.init()
+    for format in set(Image.OPEN) - set(pictures.FORMATS):
+        monkeypatch.setitem(Image.OPEN, format, (None, lambda prefix: pytest.fail("asked")))
+    for image in (path, path.read_bytes()):
+        with pytest.raises(d2np.ImageError, match="is not a picture in a format that d2np reads"):
+            pictures.open_picture(image)
+
+
+def test_every_extension_has_its_format():
+    Image.init()
+    for extension in EXTENSIONS:
+        assert Image.registered_extensions().get(extension, "JPEG") in pictures.FORMATS
+
+
+def test_mpo_opens_as_jpeg(tmp_path, rgb):
+    image = Image.fromarray(np.kron(rgb, np.ones((8, 8, 1), np.uint8)))
+    path = saved(tmp_path, image, "stereo.mpo", save_all=True, append_images=[image])
+    assert pictures.open_picture(path).shape == (72, 104, 3)
+
+
+# Messages
+
+
+@pytest.mark.filterwarnings("error")
+def test_messages_have_the_name_of_the_image(tmp_path, rgb, caplog, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(rgb), "odd.png")
+
+    def talkative(*_):
+        for _ in range(2):
+            warnings.warn("chunk is odd", UserWarning, stacklevel=1)
+            logging.getLogger("tifffile").warning("tag is odd")
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    def elsewhere():
+        with pytest.raises(UserWarning, match="not of the image"):
+            warnings.warn("not of the image", UserWarning, stacklevel=1)
+        logging.getLogger("tifffile").warning("not of the image")
+
+    monkeypatch.setattr(PngImageFile, "load_prepare", talkative)
+    with pytest.raises(d2np.ImageError):  # not prepared
+        pictures.open_picture(path)
+    ours = [record.getMessage() for record in caplog.records if record.name == "d2np"]
+    assert ours == [f"{path}: chunk is odd", f"{path}: tag is odd"]
+    assert [record.getMessage() for record in caplog.records if record.name == "tifffile"] == [
+        "not of the image"
+    ]
+    with pytest.raises(UserWarning, match="behind"):
+        warnings.warn("behind", UserWarning, stacklevel=1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp", "gif", "jpg"])
+def test_images_that_are_allowed_are_no_bombs(tmp_path, rgb, caplog, monkeypatch, suffix):
+    path = saved(tmp_path, Image.fromarray(rgb), f"large.{suffix}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9 * 13 - 1)
+    assert pictures.open_picture(path).shape == (9, 13, 3)
+    assert not caplog.records
+
+
+def narrow():
+    return np.linspace(7000, 7900, 9 * 13).reshape(9, 13).astype(np.uint16)
+
+
+def test_few_grey_levels_are_remarked_on_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(messages, "_shown", False)
+    path = saved(tmp_path, Image.fromarray(narrow()), "thermal.png")
+    for image in (path, path, narrow()):
+        pictures.open_picture(image)
+    assert re.fullmatch(
+        r".*thermal.png: .* 7000 to 7900, which is 3.5 .* stretch=True .*", caplog.messages[0]
+    )
+    assert len(caplog.messages) == 1
+    with messages.collected() as records:  # a job
+        for image in (path, narrow(), narrow().astype(">u2")):
+            with open_source(image, max_edge=None, max_sum_edges=None) as source:
+                source.read(0, 9)
+        pictures.open_picture(path, stretch=True)
+        pictures.open_picture(narrow() * 8)
+        pictures.open_picture(np.zeros((9, 9), np.uint16))
+    assert len(records) == 1
+
+
+def test_stretched_images(tmp_path):
+    path = saved(tmp_path, Image.fromarray(narrow()), "thermal.tif")
+    for image in (path, narrow(), narrow().astype(">u2")):
+        whole = pictures.open_picture(image, stretch=True)
+        assert (whole.min(), whole.max()) == (0, 255)
+        with open_source(image, stretch=True, max_edge=None, max_sum_edges=None) as source:
+            np.testing.assert_array_equal(source.read(2, 7), whole[2:7])
+    rgb = np.full((9, 9, 3), 99, np.uint8)
+    np.testing.assert_array_equal(pictures.open_picture(rgb, stretch=True), rgb)
 
 
 @pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif"])

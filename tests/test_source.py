@@ -1,8 +1,14 @@
+import io
 import logging
+import struct
 import sys
 import threading
+import tracemalloc
+from contextlib import suppress
+from itertools import product
 
 import h5py
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -268,19 +274,168 @@ def test_without_tifffile(tmp_path, deep, monkeypatch):
         open_source(path, **WHOLE)
 
 
+DEPTHS = [(np.uint8, 1), (np.uint8, 2), (np.uint8, 4), (np.uint8, 8), (np.uint16, 12), (np.uint16, 16)]
+DEPTHS += [(np.int16, 16), (np.uint32, 32), (np.float16, 16), (np.float32, 32), (np.float64, 64)]
+COMPRESSIONS = [None, "packbits", "lzw", "zlib", "lzma", "zstd", "png", "webp", "jpeg", "jpeg2000"]
+COMPRESSIONS += ["jpegxl", "jpegxr", "lerc"]
+
+
+def writable(byteorder, dtype, bits):
+    """TIFF files of every kind that tifffile can write, with what they are called and their options."""
+    height, width = 19, 32
+    colours = np.random.RandomState(0).rand(height, width, 3)
+    top = 255 if np.dtype(dtype).kind == "f" else min(2**bits, 2**16 >> (dtype == np.int16)) - 1
+    values = (colours * top).astype(dtype)
+    arrays = {"minisblack": values[:, :, 0], "miniswhite": values[:, :, 1], "rgb": values}
+    for photometric, planes, layout, predictor, compression in product(
+        arrays,
+        ("contig", "separate"),
+        ({"rowsperstrip": height}, {"rowsperstrip": 8}, {"tile": (16, 16)}),
+        (False, True),
+        COMPRESSIONS,
+    ):
+        array, options = arrays[photometric], {"photometric": photometric, **layout}
+        # Not defined; and tifffile gives the codec bytes in the wrong order.
+        if (
+            (photometric == "miniswhite" and np.dtype(dtype).kind not in "u")
+            or (byteorder == ">" and compression in ("jpeg2000", "jpegxl", "jpegxr", "lerc", "png"))
+            or (compression == "jpeg" and bits not in (8, 12))
+        ):
+            continue
+        if photometric == "rgb":
+            options["planarconfig"] = planes
+            array = np.moveaxis(array, 2, 0) if planes == "separate" else array
+        elif planes == "separate":
+            continue
+        if bits not in (8, 16, 32, 64):
+            options["bitspersample"] = bits
+        if bits == 1:
+            array = array.astype(bool)
+        stream = io.BytesIO()
+        try:
+            tifffile.imwrite(
+                stream, array, byteorder=byteorder, compression=compression, predictor=predictor, **options
+            )
+            stored = tifffile.imread(io.BytesIO(stream.getvalue())).astype(np.float64)
+        except Exception:  # no such combination
+            continue
+        yield (photometric, planes, layout, predictor, compression), stream.getvalue(), stored
+
+
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize(("dtype", "bits"), DEPTHS)
+def test_every_kind_of_tiff_by_rows_and_whole(monkeypatch, byteorder, dtype, bits):
+    count = 0
+    for kind, content, stored in writable(byteorder, dtype, bits):
+        if stored.ndim == 2:
+            stored = stored[:, :, np.newaxis]
+        stored = np.moveaxis(stored, 0, 2) if stored.shape[0] == 3 else stored
+        white = 255 if np.dtype(dtype).kind == "f" else 2 ** min(bits, 16) - 1
+        if not ((stored >= 0) & (stored <= white)).all():  # tifffile does not find again what it wrote
+            continue
+        expected = np.broadcast_to(stored * (255 / white), (*stored.shape[:2], 3))
+        if kind[0] == "miniswhite":
+            expected = 255 - expected
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
+        whole = pictures.open_picture(content)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        with open_source(content, **WHOLE) as source:
+            height = source.given[0]
+            rows = np.concatenate([source.read(k, min(k + 5, height)) for k in range(0, height, 5)])
+        # Pillow keeps the upper eight bits of 16-bit colour; decoders of JPEG differ in their colours.
+        coarse = 40 if kind[4] == "jpeg" else 1.01 if bits == 16 and kind[0] == "rgb" else 0.01
+        assert abs(rows - expected).max() < 0.01, kind
+        assert abs(whole - expected).max() < coarse, kind
+        count += 1
+    assert count > 10 or bits in (1, 2, 4, 12)  # which older versions of tifffile do not write
+
+
+ORIENTED = ["jpg", "png", "webp", "tif", "lzw.tif", "tiles.tif", "deep.tif", "deep.png", "jpeg.tif"]
+
+
+@pytest.mark.parametrize("name", ORIENTED)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_tiffs_that_pillow_does_not_read(tmp_path, rgb, monkeypatch, orientation):
+def test_orientation_of_every_type_of_file(tmp_path, rgb, monkeypatch, name, orientation):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH)
-    deep = rgb[:, :, 0].astype(np.float64)
-    path = tiff(tmp_path / "o.tif", deep, rowsperstrip=7, extratags=[(274, "H", 1, orientation, True)])
-    with pytest.raises(OSError, match="cannot identify"):
-        Image.open(path)
-    picture = Image.fromarray(rgb[:, :, 0])
-    picture.getexif()[274] = orientation
-    expected = pictures.open_picture(picture, orient=True)
-    with open_source(path, orient=True, **WHOLE) as source:
-        assert source.given == expected.shape[:2]
-        np.testing.assert_array_equal(source.read(0, source.given[0]), expected)
+    path, grey = tmp_path / f"image.{name}", np.kron(rgb[:20, :10, 0], np.ones((4, 4), np.uint8))
+    if name.endswith(".tif"):
+        options = {"lzw.tif": {"compression": "lzw"}, "tiles.tif": {"tile": (16, 16)}}.get(name, {})
+        options = {"compression": "jpeg"} if name == "jpeg.tif" else options
+        stored = grey.astype(np.float64) if name == "deep.tif" else grey
+        tifffile.imwrite(path, stored, extratags=[(274, "H", 1, orientation, True)], **options)
+    else:
+        image = Image.fromarray(grey.astype(np.uint16) * 257 if name == "deep.png" else grey)
+        exif = Image.Exif()
+        exif[274] = orientation
+        image.save(path, exif=exif)
+    upright = Image.fromarray(grey)
+    upright.getexif()[274] = orientation
+    turned = pictures.open_picture(upright, orient=True)
+    for orient, expected in ((False, pictures.open_picture(grey)), (True, turned)):
+        for image in (path, path.read_bytes()):
+            np.testing.assert_allclose(pictures.open_picture(image, orient=orient), expected, atol=60)
+            with open_source(image, orient=orient, **WHOLE) as source:
+                assert source.given == expected.shape[:2]
+                found = source.read(0, source.given[0])
+            np.testing.assert_allclose(found, expected, atol=60)
+            if "j" not in name and name != "webp":
+                np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+# Images inside TIFF files
+
+
+def changed(path, code, compressed):
+    """A TIFF of 64 x 64 px whose only strip is something else."""
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8))
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages[0].tags
+        for tag, value in ((259, code), (273, len(content)), (279, len(compressed))):
+            where = tags[tag].valueoffset
+            content[where : where + tags[tag].valuebytecount] = struct.pack(
+                "<H" if tags[tag].valuebytecount == 2 else "<I", value
+            )
+    path.write_bytes(content + compressed)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("code", "codec"),
+    [
+        *((7, "jpeg8"), (34712, "jpeg2k"), (33005, "jpeg2k"), (34933, "png"), (50002, "jpegxl")),
+        *((34934, "jpegxr"), (34887, "lerc"), (8, "zlib"), (50000, "zstd"), (34925, "lzma")),
+    ],
+)
+def test_a_larger_image_inside_is_not_decoded(tmp_path, code, codec):
+    large = np.zeros((1500, 1500), np.uint8)
+    compressed = getattr(imagecodecs, f"{codec}_encode")(large if codec[-1] not in "bda" else large.tobytes())
+    path = changed(tmp_path / "small.tif", code, compressed)
+    tracemalloc.start()
+    try:
+        # Of what has no size in it, the beginning may be taken.
+        with suppress(d2np.ImageError):
+            assert not pictures.open_picture(path).any()
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_the_size_of_the_image_inside_is_told(tmp_path):
+    # A head that says less, in front of the true one, does not help.
+    large = imagecodecs.jpeg2k_encode(np.zeros((300, 200), np.uint8))
+    small = imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint8))
+    head = small[small.find(b"\xff\x4f\xff\x51") :][:60]
+    where = large.find(b"jp2c") - 4
+    disguised = large[:where] + struct.pack(">I4s", 8 + len(head), b"free") + head + large[where:]
+    for content in (large, disguised):
+        path = changed(tmp_path / "small.tif", 34712, content)
+        with pytest.raises(d2np.ImageError, match=r"image of 200 x 300 px where 64 x 64 px belong"):
+            pictures.open_picture(path)
+    path = changed(tmp_path / "odd.tif", 34661, b"anything")
+    with pytest.raises(d2np.ImageError, match=r"compressed in a way that is not read \(JBIG\)"):
+        pictures.open_picture(path)
 
 
 # The limit

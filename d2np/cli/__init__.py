@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import Error, OptionError
@@ -16,9 +17,14 @@ from . import colmap, convert, demo, extract, fetch, info, match, pairs, profile
 from .parser import Parser
 from .report import complain, silence
 
+if TYPE_CHECKING:
+    from logging import LogRecord
+
 __all__ = ["main"]
 
 _COMMANDS = (demo, match, extract, pairs, colmap, show, info, convert, fetch, profile, warmup)
+
+_MOST_MESSAGES = 100
 
 _EPILOG = """\
 examples:
@@ -75,8 +81,19 @@ def _run(argv: Sequence[str] | None) -> int:
     # How argparse ends after a help text.
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 2
-    code: int = options.run(options)
-    return code
+    from ..messages import collected
+
+    # Below the progress bar, which is gone by then.
+    records: list[LogRecord] = []
+    try:
+        with collected() as records:
+            code: int = options.run(options)
+        return code
+    finally:
+        for record in records[:_MOST_MESSAGES]:
+            complain(record.getMessage())
+        if len(records) > _MOST_MESSAGES:
+            complain(f"and {len(records) - _MOST_MESSAGES:,} more such messages")
 
 
 def _parser() -> Parser:

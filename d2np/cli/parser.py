@@ -190,6 +190,12 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
         "--orient", action="store_true", help="turn pictures as their EXIF data says; default: as stored"
     )
     group.add_argument(
+        "--stretch",
+        action="store_true",
+        help="spread the values that a 16-bit image uses over the full range, as thermal images need; "
+        "default: as stored",
+    )
+    group.add_argument(
         "--preprocessing",
         choices=("caffe", "torch"),
         default="caffe",
@@ -211,5 +217,6 @@ def settings(options: argparse.Namespace) -> Settings:
         max_edge=options.max_edge,
         max_sum_edges=options.max_sum_edges,
         orient=options.orient,
+        stretch=options.stretch,
         max_pixels=options.max_pixels,
     )

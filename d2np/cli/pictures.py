@@ -86,12 +86,12 @@ def check_readable(path: str, max_pixels: int | None = None) -> None:
 
 
 def shown(path: str, options: argparse.Namespace) -> Picture:
-    """What to hand to :mod:`d2np.draw`, which knows nothing of ``--max-pixels``."""
+    """What to hand to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
     from ..image import open_rgb
 
-    if options.max_pixels is None:
+    if options.max_pixels is None and not options.stretch:
         return path
-    return open_rgb(path, orient=options.orient, max_pixels=options.max_pixels)
+    return open_rgb(path, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
 
 
 @contextmanager

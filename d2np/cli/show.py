@@ -87,6 +87,7 @@ def _page(net: Net, features: Features, options: argparse.Namespace) -> str:
         options.image,
         preprocessing=options.preprocessing,
         orient=options.orient,
+        stretch=options.stretch,
         max_pixels=options.max_pixels,
         threads=options.threads,
         **limits,
@@ -105,7 +106,9 @@ def _heatmap(net: Net, options: argparse.Namespace) -> int:
     from .. import draw
     from ..image import network_size, open_picture
 
-    picture = open_picture(options.image, orient=options.orient, max_pixels=options.max_pixels)
+    picture = open_picture(
+        options.image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels
+    )
     limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
     strength = net.strength(picture, preprocessing=options.preprocessing, threads=options.threads, **limits)
     height, width = picture.shape[:2]

@@ -44,6 +44,7 @@ class Settings:
     max_edge: int | None = 1600
     max_sum_edges: int | None = 2800
     orient: bool = False
+    stretch: bool = False
     max_pixels: int | None = None
 
     def recorded(self, net: Net) -> dict[str, Any]:
@@ -51,6 +52,8 @@ class Settings:
         weights = net.provenance.sha256 if net.provenance else None
         # What is opened at all changes no features.
         features = {name: value for name, value in self.options().items() if name != "max_pixels"}
+        if not self.stretch:  # as in files that were written before there was this option
+            del features["stretch"]
         return {**features, "scales": list(self.scales), "weights": weights}
 
     def options(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..gathering import in_blocks
 from ..image import most_bytes, open_file
+from ..messages import reading
 from ..remote import RemoteFile
 from ..source import Source, open_source
 from ..threads import thread_count, whole_number
@@ -326,7 +327,7 @@ class _Line:
         self._net, self._shares, self._opens = net, shares, opens
         self._options = settings.options()
         self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
-        self._opening = {name: self._options[name] for name in ("orient", "max_pixels")}
+        self._opening = {name: self._options[name] for name in ("orient", "stretch", "max_pixels")}
         self._stop, self._given_up = stop, threading.Event()
         self._threads = _Stock(max(shares.threads, shares.most_workers), count)
         self._room = _Stock(_DECODED_BYTES)
@@ -368,6 +369,10 @@ class _Line:
             raise _Stopped
         if not self._opens:
             return _Read(None, self._shares.each, 0)
+        with reading(os.fspath(entry.path)):
+            return self._looked_at(entry)
+
+    def _looked_at(self, entry: Entry) -> _Read:
         entry = _fetched(entry, self._options["max_pixels"])
         width, height, pixel_bytes = _header(entry, self._options["max_pixels"])
         needed = width * height * pixel_bytes

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from ..errors import Error, FormatError
 from ..features import Features
 from ..formats import hloc, hloc_matches
+from ..messages import LOGGER, ONCE, collected
 from ..threads import usable_cores
 from . import extraction, hdf, pairs, shards
 from .cluster import Killed, Work, crowd, slots
@@ -61,10 +62,13 @@ class Receipt:
         The file in the store.
     outcomes : dict
         By the name of each item, how many keypoints or matches there are, or why it failed.
+    messages : tuple of (str, bool)
+        What was logged on the images, and whether once is enough for the job.
     """
 
     shard: str
     outcomes: dict[str, int | str]
+    messages: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,19 @@ class Task(ABC, Generic[Item]):
         if outcomes.keys() == {self.name(item) for item in batch}:
             return Receipt(shard, outcomes)
         outcomes = {}
-        with self.store.writing(shard) as stream, closing(self.results(batch)) as results:
+        with (
+            collected() as records,
+            self.store.writing(shard) as stream,
+            closing(self.results(batch)) as results,
+        ):
             for name, result in results:
                 if isinstance(result, Record):
                     shards.write(stream, result)
                     outcomes[name] = result.values[self.counted]
                 else:
                     outcomes[name] = result
-        return Receipt(shard, outcomes)
+        messages = ((record.getMessage(), hasattr(record, "d2np_once")) for record in records)
+        return Receipt(shard, outcomes, tuple(messages))
 
     @abstractmethod
     def name(self, item: Item) -> str:
@@ -315,6 +324,8 @@ def _done(
                 raise FormatError(
                     f"{receipt.shard} was changed by somebody else: it does not hold {missing[0]}"
                 )
+            for text, once in receipt.messages:
+                LOGGER.warning("%s", text, extra=ONCE if once else None)
             yield from receipt.outcomes.items()
     if elsewhere:
         _collect(output, task.store)
