@@ -40,7 +40,7 @@ class _Options:
     detector: str = "d2"
     scales: Sequence[float] = (1.0,)
     max_keypoints: int | None = None
-    preprocessing: str = "caffe"
+    preprocessing: str | None = None
     relu: bool = True
     centered: bool = False
     max_edge: int | None = 1600
@@ -168,6 +168,11 @@ class Net:
         return MappingProxyType(self._arrays)
 
     @property
+    def preprocessing(self) -> str:
+        """How colours were scaled when the weights were trained, ``"caffe"`` or ``"torch"``."""
+        return self.provenance.preprocessing if self.provenance else "caffe"
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """The 22 layers in order."""
         return LAYERS
@@ -184,7 +189,7 @@ class Net:
         detector: str = "d2",
         scales: Sequence[float] = (1.0,),
         max_keypoints: int | None = None,
-        preprocessing: str = "caffe",
+        preprocessing: str | None = None,
         relu: bool = True,
         centered: bool = False,
         max_edge: int | None = 1600,
@@ -208,8 +213,8 @@ class Net:
             Sizes of the pyramid's levels; ``(0.5, 1.0, 2.0)`` is the published one.
         max_keypoints : int, optional
             Keep the keypoints with the highest scores only, the highest first.
-        preprocessing : {"caffe", "torch"}
-            How colours are scaled; ``"caffe"`` is what the published weights expect.
+        preprocessing : {"caffe", "torch"}, optional
+            How colours are scaled; by default as the weights were trained, :attr:`preprocessing`.
         relu : bool
             Whether the last convolution is followed by a ReLU.
         centered : bool
@@ -302,7 +307,7 @@ class Net:
         *,
         detector: str = "d2",
         scales: Sequence[float] = (1.0,),
-        preprocessing: str = "caffe",
+        preprocessing: str | None = None,
         relu: bool = True,
         centered: bool = False,
         max_edge: int | None = 1600,
@@ -381,7 +386,7 @@ class Net:
             allowed = _checked_mask(options.mask, frame)
             steps = pyramid.levels(*frame.seen, options.scales)
             ranked = options.detector == "strength"
-            read = _preprocessed(source, options.preprocessing)
+            read = self._preprocessed(source, options.preprocessing)
             found: list[tuple[int, Features]] = []
 
             def flows(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
@@ -421,7 +426,7 @@ class Net:
         image: Picture,
         *,
         relu: bool = True,
-        preprocessing: str = "caffe",
+        preprocessing: str | None = None,
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
@@ -453,7 +458,7 @@ class Net:
             height, width = _checked_size(source)
             cells = np.empty((*map_size(height, width), DESCRIPTOR_SIZE), np.float32)
             made = stages(self._packed, width, team.workspace, relu=relu)
-            for _ in flow(_preprocessed(source, preprocessing), height, made, WholeMap(cells), team):
+            for _ in flow(self._preprocessed(source, preprocessing), height, made, WholeMap(cells), team):
                 pass
         for row in cells:  # the whole map at once would need a quarter of its memory again
             _check_finite(row)
@@ -463,7 +468,7 @@ class Net:
         self,
         image: Picture,
         *,
-        preprocessing: str = "caffe",
+        preprocessing: str | None = None,
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
@@ -491,7 +496,7 @@ class Net:
             ) as source,
         ):
             result = np.empty(map_size(*_checked_size(source)), np.float32)
-            for rows in self._rows(_preprocessed(source, preprocessing), source.shape, team, relu=False):
+            for rows in self._rows(self._preprocessed(source, preprocessing), source.shape, team, relu=False):
                 result[rows.top : rows.top + len(rows.cells)] = detect.strength(rows.cells, team)
         return result
 
@@ -502,7 +507,7 @@ class Net:
         *,
         relu: bool = True,
         centered: bool = False,
-        preprocessing: str = "caffe",
+        preprocessing: str | None = None,
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
@@ -552,7 +557,7 @@ class Net:
             result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
             valid = np.zeros(len(positions), np.bool_)
             for rows in self._rows(
-                _preprocessed(source, preprocessing), source.shape, team, relu=relu, kept=1
+                self._preprocessed(source, preprocessing), source.shape, team, relu=relu, kept=1
             ):
                 # Those of which the row above and the row below are there.
                 last = rows.top + len(rows.cells) - 1
@@ -560,6 +565,11 @@ class Net:
                 here = (positions[:, 0] >= rows.top) & (positions[:, 0] < end)
                 result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
         return result, valid
+
+    def _preprocessed(self, source: Source, preprocessing: str | None) -> Callable[[int, int], FloatArray]:
+        how = self.preprocessing if preprocessing is None else preprocessing
+        image.check_preprocessing(how)
+        return lambda first, last: image.preprocess(source.read(first, last), how)
 
     def _flow(
         self,
@@ -629,11 +639,6 @@ class Net:
         self.provenance = state["provenance"]
         self._packed = PackedWeights(self._arrays, state["algorithm"])
         self._idle = []
-
-
-def _preprocessed(source: Source, preprocessing: str) -> Callable[[int, int], FloatArray]:
-    image.check_preprocessing(preprocessing)
-    return lambda first, last: image.preprocess(source.read(first, last), preprocessing)
 
 
 def _checked_size(source: Source) -> tuple[int, int]:

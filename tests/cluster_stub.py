@@ -29,6 +29,7 @@ class StubNet:
     """
 
     provenance = None
+    preprocessing = "caffe"
 
     def __init__(self, log, pause=0.0, deadly=""):
         self.log, self.pause, self.deadly = str(log), pause, deadly

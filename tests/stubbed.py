@@ -21,6 +21,7 @@ class StubNet:
     """Features that depend on the picture's content; each one that is finished is a line of a file."""
 
     provenance = None
+    preprocessing = "caffe"
 
     def __init__(self, calls: Path, seconds: float = 0.0) -> None:
         self.calls = calls

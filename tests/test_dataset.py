@@ -18,6 +18,7 @@ class FakeNet:
     """Gives every picture as many keypoints as it is wide, and remembers what it was asked for."""
 
     provenance = None
+    preprocessing = "caffe"
 
     def __init__(self, stop_at=None):
         self.seen = []

@@ -10,6 +10,7 @@ from PIL import Image
 import d2np
 from d2np import stages
 from d2np.layers import PARAMETER_SHAPES
+from d2np.weights import Provenance
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -234,6 +235,20 @@ def test_centered_changes_positions_only(net, picture, scales, whole):
     np.testing.assert_array_equal(found.descriptors, whole.descriptors)
 
 
+def test_preprocessing_is_that_of_the_weights(net, picture, weights_arrays, assert_same_features):
+    assert net.preprocessing == "caffe"
+    torch = d2np.Net(weights_arrays, provenance=Provenance("", "", "", preprocessing="torch"))
+    assert torch.preprocessing == pickle.loads(pickle.dumps(torch)).preprocessing == "torch"
+    assert_same_features(torch(picture), net(picture, preprocessing="torch"))
+    assert_same_features(torch(picture, preprocessing="caffe"), net(picture))
+    for name in ("dense", "strength"):
+        expected = getattr(net, name)(picture, preprocessing="torch")
+        np.testing.assert_array_equal(getattr(torch, name)(picture), expected)
+    np.testing.assert_array_equal(
+        torch.describe(picture, [(40, 30)])[0], net.describe(picture, [(40, 30)], preprocessing="torch")[0]
+    )
+
+
 # The ranking by strength
 
 
@@ -382,7 +397,7 @@ def test_missing_weights(weights_arrays):
     ("options", "message"),
     [
         ({"detector": "sift"}, "detector must be one of d2, strength"),
-        ({"preprocessing": None}, "preprocessing"),
+        ({"preprocessing": ""}, "preprocessing"),
         ({"scales": ()}, "scales"),
         ({"scales": 1.0}, "scales"),
         ({"scales": (1, 1)}, "scales"),

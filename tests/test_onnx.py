@@ -218,6 +218,15 @@ def test_comes_back_bit_by_bit(our_net, tmp_path, picture, relu, preprocessing):
     assert os.listdir(tmp_path) == ["d2.onnx"]
 
 
+def test_preprocessing_of_the_weights(arrays, tmp_path, model):
+    write(tmp_path / "d2.onnx", arrays, Provenance("a", "", "", preprocessing="torch"))
+    assert d2np.Net.load(tmp_path / "d2.onnx").preprocessing == "torch"
+    model.metadata_props.add(key="trained_with", value="tf")
+    (tmp_path / "d2.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(WeightsError, match="trained with caffe or torch preprocessing, found tf"):
+        weights.load(tmp_path / "d2.onnx")
+
+
 def test_arrays_without_provenance(arrays, load, model):
     content = serialize(arrays)
     load(content)

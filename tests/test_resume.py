@@ -290,7 +290,9 @@ def test_two_jobs_on_one_output(photos):
 
 
 def test_an_output_that_another_job_finished_meanwhile(photos):
-    late = HlocOutput(Path("f.h5"), Settings().recorded(type("Net", (), {"provenance": None})))
+    late = HlocOutput(
+        Path("f.h5"), Settings().recorded(type("Net", (), {"provenance": None, "preprocessing": "caffe"}))
+    )
     run(photos, "f.h5", "calls")
     with pytest.raises(FormatError, match=r"f\.h5 was changed by another process just now: start again"):
         extract(None, listing([photos]), late, Settings())

@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
         ("parameters", f"{PARAMETER_COUNT:,} in {len(arrays)} arrays"),
         ("weights", str(path)),
         ("format", provenance.format),
+        ("trained", f"with {provenance.preprocessing} preprocessing"),
         ("source", f"{provenance.name}, SHA-256 {provenance.sha256}"),
         *([("fetched", f"from {provenance.url}")] if provenance.url else []),
         ("file", _compared([path, *(path.with_name(name) for name in provenance.beside)], held)),

@@ -198,8 +198,7 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
     group.add_argument(
         "--preprocessing",
         choices=("caffe", "torch"),
-        default="caffe",
-        help="scaling of colours; the published and the packaged weights need caffe (default)",
+        help="scaling of colours; default: as the weights were trained, which `d2np info` shows",
     )
 
 

@@ -38,7 +38,7 @@ class Settings:
     detector: str = "d2"
     scales: tuple[float, ...] = (1.0,)
     max_keypoints: int | None = None
-    preprocessing: str = "caffe"
+    preprocessing: str | None = None
     relu: bool = True
     centered: bool = False
     max_edge: int | None = 1600
@@ -52,9 +52,8 @@ class Settings:
         weights = net.provenance.sha256 if net.provenance else None
         # What is opened at all changes no features.
         features = {name: value for name, value in self.options().items() if name != "max_pixels"}
-        if not self.stretch:  # as in files that were written before there was this option
-            del features["stretch"]
-        return {**features, "scales": list(self.scales), "weights": weights}
+        preprocessing = self.preprocessing or net.preprocessing
+        return {**features, "scales": list(self.scales), "preprocessing": preprocessing, "weights": weights}
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of the network's call."""

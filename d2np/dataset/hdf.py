@@ -26,6 +26,9 @@ from .stamps import has_checksum, is_same, stamp_of, with_checksum
 SETTINGS = "d2np_settings"
 """The attribute of an HDF5 file that tells, as JSON, what its content was made with."""
 
+# What files were made with that were written before there were these options.
+_ADDED = {"centered": False, "stretch": False}
+
 
 JOB = "d2np_job"
 """The attribute that tells which job's records were the last to be put into an HDF5 file."""
@@ -264,8 +267,7 @@ class HdfOutput:
                 f"{path} is there but was not written by {self._command}: choose another output, or replace "
                 "it with --restart"
             )
-        # Version 1.0 has no such option.
-        recorded = {"centered": False, "features' centered": False, **recorded}
+        recorded = {**_ADDED, **{f"features' {name}": value for name, value in _ADDED.items()}, **recorded}
         differing = [
             f"{name} {recorded.get(name)!r} there, {value!r} now"
             for name, value in self._settings.items()

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..atomic import replacing
 from ..errors import OptionError, WeightsError
 from ..extras import require
-from ..layers import LAYERS, PARAMETER_SHAPES, SMALLEST_SIDE
+from ..layers import LAYERS, PARAMETER_SHAPES, PREPROCESSING, SMALLEST_SIDE
 from . import onnx_graph, onnx_wire
 from .onnx_tensors import Values
 from .parameters import DAMAGE, Provenance, check, shortened
@@ -251,6 +251,7 @@ def _model(
             "architecture": ARCHITECTURE,
             "last_relu": "yes" if relu else "no",
             "preprocessing": preprocessing or "none",
+            "trained_with": provenance.preprocessing,
             "input": meaning,
             "source_name": _text(provenance.name),
             "source_sha256": _text(provenance.sha256),
@@ -303,10 +304,19 @@ def _provenance(
             if key not in recorded:
                 raise WeightsError(f"truncated: d2np wrote it, but its metadata lacks {key}")
         name, sha256 = (recorded[key][:_LONGEST_TEXT] for key in ("source_name", "source_sha256"))
-        return Provenance(name, sha256, format, beside=names)
+        # Version 1.0 wrote no such entry.
+        trained_with = recorded.get("trained_with", "caffe")
+        if trained_with not in PREPROCESSING:
+            raise WeightsError(
+                f"expected weights trained with {' or '.join(PREPROCESSING)} preprocessing, found "
+                f"{shortened(trained_with)}"
+            )
+        return Provenance(name, sha256, format, beside=names, preprocessing=trained_with)
     digest = hashlib.sha256(content)
     for file in beside:
         with open(file, "rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)
-    return Provenance(path.name, digest.hexdigest(), format, beside=names)
+    return Provenance(
+        path.name, digest.hexdigest(), format, beside=names, preprocessing=preprocessing or "caffe"
+    )
