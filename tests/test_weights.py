@@ -43,7 +43,7 @@ from d2np import errors, weights
 from d2np.errors import WeightsError
 from d2np.layers import PARAMETER_SHAPES
 from d2np.weights import Provenance, hdf5, store
-from d2np.weights.torch_checkpoint import PUBLISHED_NAMES
+from d2np.weights.state_dict import PUBLISHED_NAMES
 
 FORMATS = pytest.mark.parametrize("write", [legacy, zipped], ids=["legacy", "zip"])
 AROUND = pytest.mark.parametrize("around", [legacy_around, zipped_around], ids=["legacy", "zip"])
