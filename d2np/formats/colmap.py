@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import sync_folder
 from ..errors import FormatError, ImageError, OptionError, several
 from ..extras import require
 from ..threads import Team
@@ -283,6 +284,7 @@ def _replacing_database(target: Path, shown: str) -> Iterator[str]:
         try:
             yield os.fspath(partial)
             os.replace(partial, target)
+            sync_folder(target.parent)
         except BaseException:
             for path in besides:
                 path.unlink(missing_ok=True)
