@@ -160,6 +160,8 @@ def run(options: argparse.Namespace) -> int:
         without = " without --restart" if options.restart else ""
         complain(f"interrupted: what is done is kept, and the same command{without} goes on from there")
         return 130
+    finally:
+        output.close()
     return _tell(report, options, output.failed_list, perf_counter() - start)
 
 

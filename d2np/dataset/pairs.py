@@ -31,10 +31,10 @@ Pair = tuple[str, str]
 CACHED = 16
 """Pictures whose features are held at once, beside those that are being matched."""
 
-# Of the memory that is free, features that are held take a quarter at most, and pairs that are being matched
-# a half: each of so many bytes, about.
-_HELD_SHARE, _PAIRS_SHARE = 4, 2
-_PAIR_BYTES = 100 << 20
+# Of the memory that is free, features that are held take a quarter at most, and those that are being matched
+# a half: those of a picture within the published limits take so many bytes, about.
+_HELD_SHARE, _MATCHED_SHARE = 4, 2
+_FEATURE_BYTES = 50 << 20
 
 
 @dataclass(frozen=True)
@@ -317,12 +317,12 @@ def matched(
     free = sys.maxsize if free is None else free
     # Where there are fewer pairs than cores, several work on one pair.
     wanted = max(1, min(cores, count))
-    workers = max(1, min(wanted, free // _PAIRS_SHARE // _PAIR_BYTES))
+    workers = max(1, min(wanted, free // _MATCHED_SHARE // (2 * _FEATURE_BYTES)))
     if workers < wanted:
         fewer = "1 pair" if workers == 1 else f"{workers} pairs"
         logging.getLogger("d2np").warning("%s at a time instead of %d: little memory is free", fewer, wanted)
     options = {**settings.options(), "threads": cores // workers}
-    held = _Held(file, CACHED, free // _HELD_SHARE)
+    held = _Held(file, max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES)))
     under_way: deque[tuple[Pair, tuple[int, int], Future[Matches]]] = deque()
 
     def next_one() -> tuple[Pair, tuple[int, int], Matches]:
@@ -345,10 +345,9 @@ def matched(
 class _Held:
     """The features of the pictures that were asked for last."""
 
-    def __init__(self, file: Any, most: int, room: int) -> None:
+    def __init__(self, file: Any, most: int) -> None:
         self._file = file
         self._most = most
-        self._room = room
         self._features: OrderedDict[str, Features] = OrderedDict()
 
     def __getitem__(self, name: str) -> Features:
@@ -358,11 +357,5 @@ class _Held:
             while len(self._features) >= self._most:
                 self._features.popitem(last=False)
             features = hloc.read(self._file, name)
-            while self._features and self._size + features.descriptors.nbytes > self._room:
-                self._features.popitem(last=False)
         self._features[name] = features
         return features
-
-    @property
-    def _size(self) -> int:
-        return sum(features.descriptors.nbytes for features in self._features.values())
