@@ -190,11 +190,7 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
         output = output_of(tmp_path / "f.h5")
         output.start()
         with pytest.raises(FormatError):
-            extract(
-                *(StubNet(tmp_path / "log"), listing([folder]), output, Settings()),
-                client=client,
-                shards=place,
-            )
+            extract(StubNet(""), listing([folder]), output, Settings(), client=client, shards=place)
         output_of(tmp_path / "f.h5").close()
     matches = MatchOutput(tmp_path / "m.h5", {})
     matches.start()
@@ -206,7 +202,9 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
 def test_a_cluster_that_is_not_there_leaves_the_output_free(folder, tmp_path, monkeypatch, capsys):
     out = str(tmp_path / "f.h5")
     settings = Settings().recorded(d2np.Net.load("analytic"))
-    HlocOutput(tmp_path / "f.h5", settings).start()
+    begun = HlocOutput(tmp_path / "f.h5", settings)
+    begun.start()
+    begun.close()
     monkeypatch.setattr(cluster, "_TIMEOUT", "1s")
     command = ["extract", str(folder), "-o", out, "--weights", "analytic", "--dask", "tcp://127.0.0.1:9"]
     assert cli.main(command) == 1

@@ -25,9 +25,8 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sysconf", sysconf.__getitem__, raising=False)
     monkeypatch.setattr("resource.getrlimit", lambda limit: (-1, -1))
     (tmp_path / "self").mkdir()
-    (tmp_path / "meminfo").write_text(
-        f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {12 << 20} kB\n"
-    )
+    available = f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {12 << 20} kB\n"
+    (tmp_path / "meminfo").write_text(available)
 
     def make(groups, mounts, files):
         (tmp_path / "self" / "cgroup").write_text("".join(f"{line}\n" for line in groups))
@@ -66,7 +65,7 @@ def test_without_groups(system):
                 "job.slice/job-7.scope/cpu.max": "250000 100000",
                 "job.slice/job-7.scope/memory.max": 2 * GB,
                 "job.slice/job-7.scope/memory.current": GB,
-                "job.slice/job-7.scope/memory.stat": f"anon 5\nactive_file {GB // 4}\ninactive_file {GB // 4}",
+                "job.slice/job-7.scope/memory.stat": f"active_file {GB // 4}\ninactive_file {GB // 4}",
                 "job.slice/cpu.max": "max 100000",
                 "job.slice/memory.max": "max",
             },
@@ -158,9 +157,8 @@ def test_limits_of_the_process(system, monkeypatch, tmp_path):
     (tmp_path / "self" / "statm").write_text("1000 9 9 9 0 500 0\n")
     page = resource.getpagesize()
     for limit, pages in ((resource.RLIMIT_AS, 1000), (resource.RLIMIT_DATA, 500)):
-        monkeypatch.setattr(
-            resource, "getrlimit", lambda asked, limit=limit: (GB if asked == limit else -1, -1)
-        )
+        limits = {resource.RLIMIT_AS: (-1, -1), resource.RLIMIT_DATA: (-1, -1), limit: (GB, -1)}
+        monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
         assert machine.free_memory() == GB - pages * page
     monkeypatch.setattr(resource, "getrlimit", lambda asked: (1, 1))
     assert machine.free_memory() == 0

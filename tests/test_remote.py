@@ -166,12 +166,7 @@ def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_f
         monkeypatch.setattr(pipeline, "_DECODED_BYTES", bytes_at_once)
         for (_, features), (_, expected) in zip(features_of(net, entries, Settings()), usual, strict=True):
             assert_same_features(features, expected)
-        assert sorted(fetched) == [
-            "/photos/a.JPG",
-            "/photos/b.png",
-            "/photos/sub/a.jpg",
-            "/photos/sub/deep/c.tif",
-        ]
+        assert sorted(fetched) == [f"/photos/{entry.name}" for entry in entries]
 
 
 def test_failures_are_tried_again_once_they_have_changed(memory, web, tmp_path):
@@ -185,9 +180,8 @@ def test_failures_are_tried_again_once_they_have_changed(memory, web, tmp_path):
 
     def again(retry=False):
         tried.clear()
-        entries = listing(
-            ["memory://photos/bad.png", "memory://photos/none.png", f"{web.address}/broken.png"]
-        )
+        urls = [f"memory://photos/{name}.png" for name in ("bad", "none")]
+        entries = listing([*urls, f"{web.address}/broken.png"])
         report = extract(failing, entries, NpzOutput(tmp_path / "out"), Settings(), retry_failed=retry)
         assert len(report.failed) == 3
         return [url.rpartition("/")[2] for url in tried]
