@@ -186,15 +186,18 @@ def test_shards_elsewhere(client, folder, tmp_path, alone, where):
 def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_path):
     """Also where a job was begun before, whose parts are held from the start."""
     (tmp_path / "taken").write_text("no folder")
-    for place in (str(tmp_path / "taken"), "nonsense://bucket"):
+    for place, told in (
+        (str(tmp_path / "taken"), "taken: is no folder"),
+        ("nonsense://x", "no such kind of URL"),
+    ):
         output = output_of(tmp_path / "f.h5")
         output.start()
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match=told):
             extract(StubNet(""), listing([folder]), output, Settings(), client=client, shards=place)
         output_of(tmp_path / "f.h5").close()
     matches = MatchOutput(tmp_path / "m.h5", {})
     matches.start()
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match="taken: is no folder"):
         match_pairs("none.h5", [], matches, MatchSettings(), client=client, shards=tmp_path / "taken")
     MatchOutput(tmp_path / "m.h5", {}).close()
 

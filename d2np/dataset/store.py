@@ -47,6 +47,8 @@ class Store:
             if self._is_remote:
                 system, folder = self._system()
                 system.makedirs(folder, exist_ok=True)
+            elif os.path.exists(self.where) and not os.path.isdir(self.where):
+                raise FormatError(f"{self.where}: is no folder that workers could write into")
             else:
                 os.makedirs(self.where, exist_ok=True)
 
