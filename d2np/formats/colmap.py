@@ -295,7 +295,7 @@ def _replacing_database(target: Path, shown: str) -> Iterator[str]:
 
 
 def _check_locks(path: Path, shown: str) -> None:
-    """SQLite does nothing without file locks, here or when COLMAP opens the database, and does not say why."""
+    """SQLite does nothing without file locks, neither here nor in COLMAP, and does not say why."""
     try:
         import fcntl
     except ImportError:  # Windows
