@@ -1,8 +1,8 @@
 """The list of images that could not be done: ``OUT.failed.txt``, a line ``name<TAB>reason<TAB>state`` each.
 
 The state is what the image was like when it was tried, as JSON: size and times of a file, what is told of a
-URL, or that there is none. An image on the list that is still like that would fail again. Without a state,
-as where a server did not answer, it is tried again.
+URL, or that nothing is there. An image on the list that is still like that would fail again. Without a state,
+as where a file was missing or a server did not answer, it is tried again.
 """
 
 from __future__ import annotations
@@ -150,9 +150,8 @@ def _state_of(entry: Entry) -> str | None:
             # A change of its name or its permissions may be what was missing.
             times = {"mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
             state = {"size": found.st_size, **times}
-    except FileNotFoundError:
-        state = {"missing": True}
     except (OSError, ValueError) as error:  # of these is ImageError
+        # To try a file that is missing costs nothing, but a server need not be asked for it twice.
         if not str(error).endswith(NO_FILE):
             return None
         state = {"missing": True}
