@@ -1,4 +1,4 @@
-"""d2np's own weights file: HDF5 with a group per convolution; and the reader of Keras' files, which are HDF5 too.
+"""d2np's own weights file: HDF5 with a group per convolution. Files of Keras, HDF5 too, are read.
 
 ``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32, or float16 in packaged weights; the
 root's attributes say what they are and where they came from: ``format_version``, ``architecture``,

@@ -1,9 +1,10 @@
 """Finds the first ten convolutions of Keras' VGG16 in HDF5 files of Keras.
 
-Files of Keras 1 and 2, weights alone or whole models, have groups named ``block1_conv1`` and so on, with an array of
-four dimensions (the kernel: height, width, in, out) and one of one dimension (the bias) in them. Files of Keras 3 number
-the convolutions, ``layers/conv2d/vars/0`` and ``1``, ``layers/conv2d_1/vars/0`` ..., in the order of the network. Either
-may lie in groups of models around it. Keras' VGG16 takes blue first, and what it was trained with is ``caffe``.
+Files of Keras 1 and 2, weights alone or whole models, have groups named ``block1_conv1`` and so on, with an
+array of four dimensions (the kernel: height, width, in, out) and one of one dimension (the bias) in them. Files
+of Keras 3 number the convolutions, ``layers/conv2d/vars/0`` and ``1``, ``layers/conv2d_1/vars/0`` ..., in the
+order of the network. Either may lie in groups of models around it. Keras' VGG16 takes blue first, and was
+trained with the ``caffe`` preprocessing.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def find(arrays: dict[str, Any]) -> dict[str, Any] | None:
         if normalised := [name for name in arrays if _NORMALISED.fullmatch(name)]:
             raise WeightsError(f"not a VGG16: it has batch normalisation ({shortened(normalised[0])})")
         layers = dict(zip(_CONVOLUTIONS, (numbered[key] for key in sorted(numbered)), strict=False))
+    # VGG19 has one more convolution in the third and in the fourth block.
+    for layer in layers:
+        if layer not in _CONVOLUTIONS and layer < "conv5":
+            raise WeightsError(f"not a VGG16: it has {_keras_name(layer)}")
     found = {}
     for layer in _CONVOLUTIONS:
         if layer not in layers:
@@ -70,9 +75,6 @@ def find(arrays: dict[str, Any]) -> dict[str, Any] | None:
                     f"not a VGG16: {shortened(name)}: expected shape {expected}, found {array.shape}"
                 )
             found[f"{layer}/{kind}"] = array
-    # VGG19 has one more convolution in the third and in the fourth block.
-    if more := [name for name in layers if name[:5] in ("conv1", "conv2", "conv3", "conv4")][10:]:
-        raise WeightsError(f"not a VGG16: it has {_keras_name(more[0])}")
     return found
 
 

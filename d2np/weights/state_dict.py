@@ -1,7 +1,7 @@
 """Which arrays of a state dict are the network's: those of a D2-Net, or the first ones of a VGG16.
 
-VGG16's convolutions stand in torchvision and timm at the same positions of an ``nn.Sequential`` as in the published
-code, so the same numbers name them.
+VGG16's convolutions stand in torchvision and timm at the same positions of an ``nn.Sequential`` as in the
+published code, so the same numbers name them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def network(names: Collection[str]) -> tuple[dict[str, str], str]:
             f"VGG16, features.0.weight ..., found the tensors {listed(names)}"
         )
     is_vgg = prefix in _VGG16
-    # A VGG16 goes on behind conv4_3. Where others differ, with batch normalisation or as VGG19, they do before.
+    # A VGG16 goes on behind conv4_3. Others, with batch normalisation or as VGG19, differ before.
     found = [name for name in names if not (is_vgg and _is_behind(name, prefix))]
     check_names(found, [prefix + name for name in PUBLISHED_NAMES])
     return {prefix + name: ours for name, ours in PUBLISHED_NAMES.items()}, "torch" if is_vgg else "caffe"
