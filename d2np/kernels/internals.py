@@ -15,7 +15,7 @@ one is gone:
     Numba lets a call fail when a file of its cache is damaged, belongs to somebody else, or cannot be
     written since the disk is full. With this attribute replaced, the kernel is compiled instead. Without it
     such calls fail, as they would with Numba alone.
-``numba.core.caching.FunctionCache``, ``numba.core.caching.CompileResultCacheImpl._locator_classes``
+``numba.core.caching.FunctionCache`` (``_impl``), ``CompileResultCacheImpl`` (``_locator_classes``)
     Where Numba keeps a kernel, and by what it tells that it is out of date: by the file that the kernel
     stands in. A frozen program has no such file, and Numba takes a path below the working folder for it;
     and it does not look at the files that hold what is compiled into the kernel. So d2np names the folder
@@ -45,15 +45,15 @@ NAMES = (
     "numba.core.base:BaseContext.get_dummy_value",
     "numba.core.config:DISABLE_JIT",
     "numba.core.config:CACHE_DIR",
-    "numba.core.caching:FunctionCache._impl_class",
-    "numba.core.caching:CompileResultCacheImpl._locator_classes",
+    "numba.core.caching:FunctionCache",
+    "numba.core.caching:CompileResultCacheImpl",
     "numba.core.caching:_Cache.load_overload",
     "numba.core.caching:_Cache.save_overload",
     "numba.core.caching:_Cache.flush",
 )
 """What can be looked up without a kernel, as ``module:name``."""
 
-INSTANCE_NAMES = ("_cache",)
+INSTANCE_NAMES = ("_cache", "_cache._impl", "_cache._impl._locator_classes")
 """What a compiled function must have."""
 
 

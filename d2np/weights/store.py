@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-from contextlib import ExitStack
+import shutil
+import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -116,17 +117,18 @@ def _packaged(name: str) -> Path:
 @functools.cache
 def _unpacked(name: str) -> Path:
     """Copy packaged weights out of a zip file, until the process ends."""
-    copy = ExitStack()
     try:
-        path = copy.enter_context(resources.as_file(resources.files(__package__).joinpath(f"{name}.h5")))
+        folder = Path(tempfile.mkdtemp(prefix="d2np-"))
+        owner = os.getpid()  # a forked child ends earlier
+        atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+        copy = folder / f"{name}.h5"
+        copy.write_bytes(resources.files(__package__).joinpath(copy.name).read_bytes())
+        return copy
     except OSError as error:
         raise WeightsError(
             f"the packaged weights `{name}` cannot be unpacked ({error.strerror or error}): set TMPDIR to a "
             "folder that can be written"
         ) from None
-    owner = os.getpid()
-    atexit.register(lambda: copy.close() if os.getpid() == owner else None)  # a forked child ends earlier
-    return path
 
 
 def _cached(name: str) -> Path:
