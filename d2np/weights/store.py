@@ -119,8 +119,7 @@ def _unpacked(name: str) -> Path:
     """Copy packaged weights out of a zip file, until the process ends."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="d2np-"))
-        owner = os.getpid()  # a forked child ends earlier
-        atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+        atexit.register(_remove, folder, os.getpid())
         copy = folder / f"{name}.h5"
         copy.write_bytes(resources.files(__package__).joinpath(copy.name).read_bytes())
         return copy
@@ -129,6 +128,11 @@ def _unpacked(name: str) -> Path:
             f"the packaged weights `{name}` cannot be unpacked ({error.strerror or error}): set TMPDIR to a "
             "folder that can be written"
         ) from None
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child may end earlier
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cached(name: str) -> Path:
