@@ -1,10 +1,10 @@
 """Finds the first ten convolutions of Keras' VGG16 in HDF5 files of Keras.
 
 Files of Keras 1 and 2, weights alone or whole models, have groups named ``block1_conv1`` and so on, with an
-array of four dimensions (the kernel: height, width, in, out) and one of one dimension (the bias) in them. Files
-of Keras 3 number the convolutions, ``layers/conv2d/vars/0`` and ``1``, ``layers/conv2d_1/vars/0`` ..., in the
-order of the network. Either may lie in groups of models around it. Keras' VGG16 takes blue first, and was
-trained with the ``caffe`` preprocessing.
+array of four dimensions (the kernel: height, width, in, out) and one of one dimension (the bias) in them.
+Files of Keras 3 number the convolutions, ``layers/conv2d/vars/0`` and ``1``, ``layers/conv2d_1/vars/0``
+..., in the order of the network. Either may lie in groups of models around it. Keras' VGG16 takes blue
+first, and was trained with the ``caffe`` preprocessing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the network from ``.safetensors`` files: a length, JSON, and the bytes of the arrays.
 
-The header is a 64-bit count, little-endian, and as many bytes of JSON: for each array its type, its shape, and
-where its bytes begin and end behind the header. All of it is checked before an array is read.
+The header is a 64-bit count, little-endian, and as many bytes of JSON: for each array its type, its shape,
+and where its bytes begin and end behind the header. All of it is checked before an array is read.
 """
 
 from __future__ import annotations
