@@ -95,6 +95,23 @@ def test_different_pictures_of_one_name(folder):
         listing([folder / "sub", f"{folder}/sub/../sub/a.jpg", folder / "deep" / "a.jpg"])
 
 
+def test_absolute_paths_of_one_file_name_beside_the_images(folder, tmp_path):
+    """As the published script takes them: files of different folders never collide, and each counts once."""
+    (folder / "link").symlink_to("sub")
+    path = tmp_path / "list.txt"
+    Image.new("RGB", (9, 8)).save(folder / "sub" / "deep" / "a.jpg")
+    lines = [folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg", folder / "link" / "a.jpg"]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(OptionError, match=r"both be filed under a\.jpg"):
+        listing([f"@{path}"])
+    entries = listing([f"@{path}", folder / "sub"], beside=True)
+    assert [entry.path for entry in entries[:2]] == lines[:2]
+    assert len({entry.name for entry in entries}) == len(entries) == 3
+    assert extract(FakeNet(), entries, NpzOutput(), Settings()).done == 3
+    for picture in (folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg"):
+        assert picture.with_name("a.jpg.d2-net").is_file()
+
+
 def test_links_in_a_circle(folder):
     (folder / "sub" / "up").symlink_to(folder)
     assert names([folder]) == ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]

@@ -25,7 +25,7 @@ IMAGES are any of
   photos/          a folder: all pictures in it and below it, filed under their path inside it
   'photos/*.png'   a pattern (*, ?, [ab], and ** for any folders), quoted or not
   @list.txt        a path on each line, relative to the list's folder or else to the working folder;
-                   the path as written is the name
+                   the path as written is the name, of an absolute path its last part
 each of which may be a URL that fsspec knows, such as s3://bucket/photos/ or https://host/house.jpg: pip
 install 'd2np[cloud]' and what fsspec asks for besides; of a web server's folder the URL ends with a slash
 
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     workers.check(options)
     from .. import dataset
 
-    entries = dataset.listing(options.images)
+    entries = dataset.listing(options.images, beside=options.output is None)
     if options.output is not None:
         _check_against(Path(options.output), entries)
     net = network.load(options.weights, options.threads)

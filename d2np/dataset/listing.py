@@ -38,7 +38,7 @@ class Entry:
     name: str
 
 
-def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
+def listing(sources: Iterable[str | os.PathLike[str]], *, beside: bool = False) -> list[Entry]:
     """All pictures that are meant, each once, in the order given; those of a folder in alphabetical order.
 
     Parameters
@@ -54,6 +54,9 @@ def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
 
         Each may be a URL that fsspec knows, as may a list and its lines: folders and patterns where the file
         system can list what is there (of a web server's index pages, those whose URL ends with a slash).
+    beside : bool
+        The features go beside the images, as with ``NpzOutput()``: a file is named by its path from the root
+        of the file system on, so that files of different folders never have the same name.
 
     Raises
     ------
@@ -65,6 +68,8 @@ def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
     found: dict[str, Entry] = {}
     for source in sources:
         for entry in _entries(os.fspath(source)):
+            if beside and isinstance(entry.path, Path):
+                entry = Entry(entry.path, _whole_path(entry.path))
             other = found.setdefault(entry.name, entry)
             if other is not entry and not _same(other.path, entry.path):
                 raise OptionError(
@@ -142,6 +147,12 @@ def _plain_name(line: str) -> str:
     """The path itself, unless it leads out of the folder it starts from."""
     path = PurePath(os.path.normpath(line))
     return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+
+
+def _whole_path(path: Path) -> str:
+    """The path of a file from the root on, without links to folders and without the root."""
+    whole = PurePath(os.path.realpath(path.parent), path.name)
+    return PurePath(whole.drive.rstrip(":"), *whole.parts[1:]).as_posix()
 
 
 def _fitting(pattern: str) -> Iterator[Entry]:
