@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 from parted import kept
 from PIL import Image
 
-from d2np.dataset import Entry, HlocOutput, NpzOutput, Settings, extract, listing
+from d2np.dataset import Entry, HlocOutput, KaptureOutput, NpzOutput, Settings, extract, listing
+from d2np.dataset.hdf import feature_record
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc
@@ -258,3 +262,61 @@ def test_names_that_are_no_text(folder, tmp_path):
     assert report.done == 4
     assert "not UTF-8" in report.failed[0][1]
     assert extract(FakeNet(), listing([folder]), NpzOutput(), Settings()).done == 5
+
+
+ALL = {
+    "h5": output_of,
+    "npz": lambda tmp_path: NpzOutput(tmp_path / "out"),
+    "kapture": lambda tmp_path: KaptureOutput(tmp_path / "out"),
+}
+outputs = pytest.mark.parametrize("output", ALL.values(), ids=ALL)
+
+
+def extracted(tmp_path, names, output=output_of):
+    """How many of the images of these names are done, how many were, and which ones are refused."""
+    entries = [Entry(tmp_path / "photos" / "b.png", name) for name in names]
+    report = extract(FakeNet(), entries, output(tmp_path), Settings())
+    for entry, reason in report.failed:
+        assert repr(entry.name)[1:-1] in reason
+    return report.done, report.skipped, [entry.name for entry, _ in report.failed]
+
+
+@outputs
+def test_an_image_of_the_name_of_a_folder(folder, tmp_path, output):
+    names = ["a.jpg/x.jpg", "a.jpg", "b/c/d.jpg", "b/c", "b.jpg"]
+    refused = ["a.jpg/x.jpg", "b/c/d.jpg"]
+    assert extracted(tmp_path, names, output) == (3, 0, refused)
+    assert extracted(tmp_path, names, output) == (0, 3, refused)
+
+
+def test_an_image_of_the_name_of_a_folder_that_is_there(folder, tmp_path):
+    assert extracted(tmp_path, ["a/x.jpg", "b"]) == (2, 0, [])
+    names = ["a", "a/x.jpg", "b", "b/y.jpg", "c"]
+    assert extracted(tmp_path, names) == (1, 2, ["a", "b/y.jpg"])
+    assert hloc.names(tmp_path / "f.h5") == ["a/x.jpg", "b", "c"]
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        with pytest.raises(FormatError, match="a cannot be written: it is a folder of others"):
+            hloc.write(file, "a", FakeNet()(tmp_path / "photos" / "b.png"))
+        assert hloc.names(file) == ["a/x.jpg", "b", "c"]
+
+
+@outputs
+def test_images_called_as_arrays_and_tables_are(folder, tmp_path, output):
+    names = ["keypoints", "a/scores", "a/keypoints", "a/descriptors", "a/image_size", "matches0", "scales/x"]
+    names += ["keypoints.txt", "sensors/sensors.txt", "a/b.kpt", "f.h5", "job.json"]
+    assert extracted(tmp_path, names, output) == (len(names), 0, [])
+    assert extracted(tmp_path, names, output) == (0, len(names), [])
+    if output is output_of:
+        assert hloc.names(tmp_path / "f.h5") == sorted(names)
+
+
+def test_names_that_an_earlier_version_let_into_a_job(folder, tmp_path):
+    """They had no place in the file, which could never be assembled."""
+    path = folder / "b.png"
+    features = FakeNet()(path)
+    with closing(output_of(tmp_path)) as output:
+        for name in ("a", ".unfinished", "a/x.jpg", "b"):
+            record = feature_record(Entry(path, "name"), features, 1.0, None)
+            output.store(replace(record, name=name))
+    assert extracted(tmp_path, ["a", "a/x.jpg", ".unfinished", "b"]) == (0, 2, ["a/x.jpg", ".unfinished"])
+    assert hloc.names(tmp_path / "f.h5") == ["a", "b"]

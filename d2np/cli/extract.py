@@ -188,6 +188,7 @@ def _extract(
     net: Net, entries: list[Entry], output: Output, how: Settings, options: argparse.Namespace
 ) -> Report:
     from .. import dataset
+    from ..dataset.extraction import not_held
 
     job = partial(
         dataset.extract,
@@ -196,12 +197,12 @@ def _extract(
         threads=options.threads,
         retry_failed=options.retry_failed or options.restart,
     )
-    waiting = sum(not output.holds(entry) for entry in entries)
-    if not waiting:
+    lacking, _ = not_held(entries, output)
+    if not lacking:
         return job()
     with (
         workers.connected(options) as cluster,
-        progress.bar("extracting", "picture", len(entries), len(entries) - waiting) as bar,
+        progress.bar("extracting", "picture", len(entries), len(entries) - len(lacking)) as bar,
         finishing("the picture under way") as stop,
     ):
         return job(progress=bar, stop=stop, **cluster)

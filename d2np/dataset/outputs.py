@@ -25,7 +25,13 @@ class Output(Protocol):
         """Where the pictures that could not be done are listed, if anywhere."""
 
     def holds(self, entry: Entry) -> bool:
-        """Whether the features of this picture, as it is now, are there already."""
+        """Whether the features of this picture, as it is now, are there already.
+
+        Raises
+        ------
+        ImageError
+            If the output has no place for an image of this name.
+        """
 
     def start(self) -> None:
         """Find out whether anything can be written, before the first features are computed."""
@@ -197,6 +203,7 @@ class KaptureOutput:
         return _beside(self._folder)
 
     def holds(self, entry: Entry) -> bool:
+        kapture.check_name(entry.name)
         if self._restart or entry.name not in self._records:
             return False
         return kapture.is_complete(self._folder, self._kind, entry.name)
