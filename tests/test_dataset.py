@@ -121,6 +121,23 @@ def test_links_in_a_circle(folder):
     assert names([folder]) == ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]
 
 
+def test_images_that_are_not_read_are_counted_and_told_once(folder, tmp_path):
+    for name in ("1.heic", "sub/2.HEIC", "sub/3.dng", ".4.heic", "sub/a.jpg.xmp"):
+        (folder / name).touch()
+    told = []
+    listing([folder, f"{folder}/s*", folder / "sub" / "2.HEIC"], tell=told.append)
+    assert told == [
+        "3 files left out: 2 .heic, 1 .dng, which d2np does not read: convert them to JPEG or TIFF, "
+        ".heic by heif-convert or pillow-heif, .dng by darktable-cli or rawpy"
+    ]
+    listing([folder / "b.png"], tell=told.append)
+    assert len(told) == 1
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "1.heif").touch()
+    with pytest.raises(ImageError, match=r"holds no pictures .+: 1 file left out: 1 \.heif, which"):
+        listing([tmp_path / "phone"], tell=told.append)
+
+
 def test_nothing_there(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("# nothing\n")

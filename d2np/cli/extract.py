@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     workers.check(options)
     from .. import dataset
 
-    entries = dataset.listing(options.images, beside=options.output is None)
+    entries = dataset.listing(options.images, beside=options.output is None, tell=note)
     if options.output is not None:
         _check_against(Path(options.output), entries)
     net = network.load(options.weights, options.threads)

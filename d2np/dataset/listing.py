@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -17,6 +18,22 @@ EXTENSIONS = (
     *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 """What is taken for a picture in a folder. A file that is named itself may have any extension."""
+
+_NOT_READ = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "heif-convert or pillow-heif"),
+    **dict.fromkeys(
+        (
+            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef"),
+            *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
+            *(".srw", ".x3f"),
+        ),
+        "darktable-cli or rawpy",
+    ),
+    **dict.fromkeys(
+        (".avifs", ".dds", ".exr", ".hdr", ".jxl", ".jxr", ".psd", ".svg", ".xcf"), "ImageMagick"
+    ),
+}
+"""Images that are left out in a folder, and what makes others of them."""
 
 _NO_PICTURES = f"holds no pictures ({', '.join(EXTENSIONS)})"
 _LONGEST_LIST = 1 << 32
@@ -38,7 +55,12 @@ class Entry:
     name: str
 
 
-def listing(sources: Iterable[str | os.PathLike[str]], *, beside: bool = False) -> list[Entry]:
+def listing(
+    sources: Iterable[str | os.PathLike[str]],
+    *,
+    beside: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> list[Entry]:
     """All pictures that are meant, each once, in the order given; those of a folder in alphabetical order.
 
     Parameters
@@ -57,6 +79,9 @@ def listing(sources: Iterable[str | os.PathLike[str]], *, beside: bool = False) 
     beside : bool
         The features go beside the images, as with ``NpzOutput()``: a file is named by its path from the root
         of the file system on, so that files of different folders never have the same name.
+    tell : callable, optional
+        Called with a sentence on images in folders that are left out, as d2np does not read them, if there
+        are any.
 
     Raises
     ------
@@ -66,8 +91,9 @@ def listing(sources: Iterable[str | os.PathLike[str]], *, beside: bool = False) 
         If two different pictures would have the same name.
     """
     found: dict[str, Entry] = {}
+    left_out: dict[str, str] = {}
     for source in sources:
-        for entry in _entries(os.fspath(source)):
+        for entry in _entries(os.fspath(source), left_out):
             if beside and isinstance(entry.path, Path):
                 entry = Entry(entry.path, _whole_path(entry.path))
             other = found.setdefault(entry.name, entry)
@@ -76,36 +102,50 @@ def listing(sources: Iterable[str | os.PathLike[str]], *, beside: bool = False) 
                     f"{other.path} and {entry.path} would both be filed under {entry.name}: "
                     "extract them into different outputs, or name the folder above them"
                 )
+    if left_out:
+        tell(_told_of(left_out))
     return list(found.values())
 
 
-def _entries(source: str) -> list[Entry]:
+def _told_of(left_out: dict[str, str]) -> str:
+    """Say how many files of which kinds were left out, and what makes images of them that d2np reads."""
+    counts = Counter(sorted(left_out.values())).most_common()
+    programs: dict[str, str] = {}
+    for kind, _ in counts:
+        programs.setdefault(_NOT_READ[kind], kind)
+    return (
+        f"{len(left_out):,} file{'s' * (len(left_out) > 1)} left out: "
+        f"{', '.join(f'{number:,} {kind}' for kind, number in counts)}, which d2np does not read: convert "
+        f"them to JPEG or TIFF, {', '.join(f'{kind} by {program}' for program, kind in programs.items())}"
+    )
+
+
+def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
     source = remote.local_path(source) or source
     if source.startswith("@"):
         entries, what = list(_listed(source[1:])), "names no pictures"
     elif remote.is_url(source):
-        entries, what = _at_url(source)
+        entries, what = _at_url(source, left_out)
     elif os.path.isdir(source):
-        entries = [Entry(path, _name(path, Path(source))) for path in _pictures_below(Path(source))]
+        entries = [Entry(path, _name(path, Path(source))) for path in _pictures_below(Path(source), left_out)]
         what = _NO_PICTURES
     elif glob.has_magic(source) and not os.path.lexists(source):
-        entries, what = list(_fitting(source)), "fits no picture"
+        entries, what = list(_fitting(source, left_out)), "fits no picture"
     else:
         return [Entry(Path(source), os.path.basename(source) or source)]
     if not entries:
-        raise ImageError(f"{source} {what}")
+        raise ImageError(f"{source} {what}" + (f": {_told_of(left_out)}" if left_out else ""))
     return entries
 
 
-def _at_url(url: str) -> tuple[list[Entry], str]:
+def _at_url(url: str, left_out: dict[str, str]) -> tuple[list[Entry], str]:
     """The pictures that a URL means, and what to say if there are none."""
     found = remote.fitting(url)
     if found is not None:
         return [Entry(file, name) for file, name in found], "fits no picture"
     found = remote.below(url)
     if found is not None:
-        pictures = [(file, name) for file, name in found if PurePath(name).suffix.lower() in EXTENSIONS]
-        return [Entry(file, name) for file, name in pictures], _NO_PICTURES
+        return [Entry(file, name) for file, name in found if _is_taken(file, name, left_out)], _NO_PICTURES
     file = RemoteFile(url)
     return [Entry(file, file.name)], ""
 
@@ -155,13 +195,21 @@ def _whole_path(path: Path) -> str:
     return PurePath(whole.drive.rstrip(":"), *whole.parts[1:]).as_posix()
 
 
-def _fitting(pattern: str) -> Iterator[Entry]:
+def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> bool:
+    """Whether a file in a folder is taken for an image; one that d2np does not read is remembered."""
+    extension = PurePath(name).suffix.lower()
+    if extension in _NOT_READ:
+        left_out[str(file)] = extension
+    return extension in EXTENSIONS
+
+
+def _fitting(pattern: str, left_out: dict[str, str]) -> Iterator[Entry]:
     parts = Path(pattern).parts
     fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
     folder = Path(*parts[:fixed])
     for match in sorted(glob.glob(pattern, recursive=True)):
         path = Path(match)
-        for picture in _pictures_below(path) if path.is_dir() and "**" not in parts else [path]:
+        for picture in _pictures_below(path, left_out) if path.is_dir() and "**" not in parts else [path]:
             if not picture.is_dir():
                 yield Entry(picture, _name(picture, folder))
 
@@ -170,7 +218,9 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _pictures_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+def _pictures_below(
+    folder: Path, left_out: dict[str, str], above: frozenset[str] = frozenset()
+) -> Iterator[Path]:
     # A link to a folder further up would go round for ever.
     real = os.path.realpath(folder)
     if real in above:
@@ -183,8 +233,8 @@ def _pictures_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterat
         if child.name.startswith("."):
             continue
         if child.is_dir():
-            yield from _pictures_below(child, above | {real})
-        elif child.suffix.lower() in EXTENSIONS:
+            yield from _pictures_below(child, left_out, above | {real})
+        elif _is_taken(child, child.name, left_out):
             yield child
 
 
