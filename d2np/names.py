@@ -1,8 +1,91 @@
-"""Names of images: paths inside a folder, with forward slashes."""
+"""Names of images: paths inside a folder, with forward slashes.
+
+A name may come from a list, a web server, a file of features or a program. So it is checked here, for every
+image of a job and again wherever a path is made of it.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import stat
 from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import FormatError, ImageError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NOT_ON_WINDOWS = re.compile(rf"{_CONTROL.pattern}|[\\:]")
+# Also breaks of lines and paragraphs, and what turns the direction of writing.
+_NOT_SHOWN = re.compile(rf"{_CONTROL.pattern}|[\u2028-\u202e\u2066-\u2069]")
+# What the system says where a name does not fit beside what is there, or not into the file system.
+_OF_A_NAME = (
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ELOOP),
+)
+
+
+def check(name: str, *, windows: bool = os.name == "nt") -> None:
+    """Find out whether a name is that of a place inside any folder that it is put into.
+
+    Raises
+    ------
+    ImageError
+        If not.
+    """
+    leads_elsewhere = any(part in ("", ".", "..") for part in name.split("/"))
+    if leads_elsewhere or (_NOT_ON_WINDOWS if windows else _CONTROL).search(name):
+        raise ImageError(
+            f"{name!r} cannot be the name of an image, which is a path inside a folder without empty parts, "
+            f"'.', '..'{', drives, backslashes' * windows} and control characters: rename the image"
+        )
+
+
+def is_valid(name: str) -> bool:
+    """Return whether :func:`check` lets a name pass."""
+    try:
+        check(name)
+    except ImageError:
+        return False
+    return True
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a name inside a folder.
+
+    Raises
+    ------
+    ImageError
+        If the name would lead elsewhere.
+    """
+    check(name)
+    return folder / name
+
+
+def make_room(path: Path) -> None:
+    """Make the folder that a file goes into.
+
+    Raises
+    ------
+    ImageError
+        If what is there, or the file system, has no place for a file of this name.
+    FormatError
+        If the folder cannot be made for another reason.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "there is something that is no file")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        kind = ImageError if error.errno in _OF_A_NAME else FormatError
+        raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are written as ``\\x1b``: a terminal would obey them."""
+    return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def folders_of(name: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 from parted import kept
 from PIL import Image
 
+from d2np import names as names_module
 from d2np.dataset import Entry, HlocOutput, KaptureOutput, NpzOutput, Settings, extract, listing
 from d2np.dataset.hdf import feature_record
 from d2np.errors import FormatError, ImageError, OptionError
@@ -104,14 +105,15 @@ def test_absolute_paths_of_one_file_name_beside_the_images(folder, tmp_path):
     (folder / "link").symlink_to("sub")
     path = tmp_path / "list.txt"
     Image.new("RGB", (9, 8)).save(folder / "sub" / "deep" / "a.jpg")
-    lines = [folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg", folder / "link" / "a.jpg"]
+    lines = [folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg", folder / "link" / "a.jpg", "/"]
     path.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(OptionError, match=r"both be filed under a\.jpg"):
         listing([f"@{path}"])
     entries = listing([f"@{path}", folder / "sub"], beside=True)
     assert [entry.path for entry in entries[:2]] == lines[:2]
-    assert len({entry.name for entry in entries}) == len(entries) == 3
-    assert extract(FakeNet(), entries, NpzOutput(), Settings()).done == 3
+    assert len({entry.name for entry in entries}) == len(entries) == 4
+    report = extract(FakeNet(), entries, NpzOutput(), Settings())
+    assert (report.done, [str(entry.path) for entry, _ in report.failed]) == (3, ["/"])
     for picture in (folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg"):
         assert picture.with_name("a.jpg.d2-net").is_file()
 
@@ -296,6 +298,85 @@ def extracted(tmp_path, names, output=output_of):
     for entry, reason in report.failed:
         assert repr(entry.name)[1:-1] in reason
     return report.done, report.skipped, [entry.name for entry, _ in report.failed]
+
+
+@outputs
+def test_names_that_lead_elsewhere_are_refused(folder, tmp_path, output):
+    """By name; the others are done, and nothing is written outside."""
+    bad = [
+        "",
+        ".",
+        "..",
+        "/x.jpg",
+        f"{tmp_path}/x.jpg",
+        "a//b.jpg",
+        "a/",
+        "a/.",
+        "../x.jpg",
+        "a/../b.jpg",
+        "./a",
+    ]
+    bad += ["a\0.jpg", "a\n.jpg", "\x1b[2J.jpg", "a\x7f", "a\x9b.jpg"] + [".unfinished"] * (
+        output is output_of
+    )
+    before = {path for path in tmp_path.rglob("*") if path.name != "out"}
+    assert extracted(tmp_path, [*bad, "a.jpg", "b c/…\u202e.jpg"], output) == (2, 0, bad)
+    assert extracted(tmp_path, [*bad, "a.jpg"], output) == (0, 1, bad)
+    after = {path for path in tmp_path.rglob("*") if tmp_path / "out" not in (path, *path.parents)}
+    assert {path.name for path in after - before} <= {"f.h5", "f.h5.failed.txt", "out.failed.txt"}
+    (failed,) = tmp_path.glob("*.failed.txt")
+    assert all(line.isprintable() for line in failed.read_text().replace("\t", " ").splitlines())
+    for name in bad:
+        with closing(output(tmp_path)) as there, pytest.raises(ImageError):
+            there.put(Entry(folder / "b.png", name), FakeNet()(folder / "b.png"), 1.0)
+
+
+@pytest.mark.parametrize("name", ["a\\b.jpg", "C:a.jpg", "C:/a.jpg", "a.jpg:stream", "/a.jpg"])
+def test_names_on_windows(name):
+    with pytest.raises(ImageError, match=r"cannot be the name of an image, .+ drives, backslashes"):
+        names_module.check(name, windows=True)
+    if not name.startswith("/"):
+        names_module.check(name, windows=False)
+
+
+def test_lists_of_names_that_lead_elsewhere(folder, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text(
+        "./\n/\nphotos/..\nphotos//b.png\n../..\nphotos/sub/a.jpg\r\n.\r..\na\u2028b.png", "utf-8"
+    )
+    entries = listing([f"@{path}"])
+    assert [entry.name for entry in entries] == [
+        ".",
+        "",
+        ".",
+        "photos/b.png",
+        "..",
+        "photos/sub/a.jpg",
+        "..",
+        "a\u2028b.png",
+    ]
+    report = extract(FakeNet(), entries, output_of(tmp_path), Settings())
+    assert (report.done, len(report.failed)) == (2, 6)
+    assert extract(FakeNet(), entries, NpzOutput(tmp_path / "out"), Settings()).done == 2
+
+
+@pytest.mark.parametrize("output", [ALL["npz"], ALL["kapture"]], ids=["npz", "kapture"])
+def test_names_that_the_output_has_no_room_for(folder, tmp_path, output):
+    """One that is too long for a file, and such as are folders there or lie in files: the others are done."""
+    names = [
+        "x" * 250 + ".jpg",
+        "a.jpg",
+        "a.jpg.d2-net/x.jpg",
+        "a.jpg.kpt/x.jpg",
+        "a.jpg.desc/x.jpg",
+        "b.jpg",
+    ]
+    done, held, refused = extracted(tmp_path, names, output)
+    assert {"a.jpg", "b.jpg"}.isdisjoint(refused)
+    assert refused[0] == names[0]
+    assert len(refused) > 1
+    assert (done, held) == (len(names) - len(refused), 0)
+    assert extracted(tmp_path, names, output) == (0, done, refused)
 
 
 @outputs

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..errors import FormatError, ImageError, OptionError
 from ..features import Features
 from ..image import network_size
-from ..names import folders_of
+from ..names import check, folders_of
 from .failures import Failures
 from .listing import Entry
 from .outputs import Output, OutputOfPieces
@@ -190,7 +190,7 @@ def extract(
 
 
 def not_held(entries: Sequence[Entry], output: Output) -> tuple[list[Entry], list[tuple[Entry, str]]]:
-    """Return the images that an output does not hold yet, and those that it cannot, with the reasons.
+    """Return the images that an output does not hold yet, and those that it cannot hold, with the reasons.
 
     An image of the name of a folder would be lost, or the images in it: what lies in the folder is refused.
     """
@@ -198,6 +198,7 @@ def not_held(entries: Sequence[Entry], output: Output) -> tuple[list[Entry], lis
     lacking, refused = [], []
     for entry in entries:
         try:
+            check(entry.name)
             if output.holds(entry):
                 continue
             if above := next((folder for folder in folders_of(entry.name) if folder in names), None):

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..atomic import replacing
 from ..errors import FormatError
+from ..names import printable
 from .listing import Entry
 
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -118,4 +119,4 @@ class Failures:
 def _line_of(text: Any) -> str:
     """A text within a line of the list; bytes that are no text are written as ``\\xff``."""
     plain = str(text).translate(_ESCAPED).encode("utf-8", "surrogateescape")
-    return plain.decode("utf-8", "backslashreplace")
+    return printable(plain.decode("utf-8", "backslashreplace"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from .. import remote
+from .. import names, remote
 from ..errors import ImageError, OptionError
 from ..remote import RemoteFile
 
@@ -90,13 +91,15 @@ def listing(
     OptionError
         If two different pictures would have the same name.
     """
-    found: dict[str, Entry] = {}
+    found: dict[tuple[str, str], Entry] = {}
     left_out: dict[str, str] = {}
     for source in sources:
         for entry in _entries(os.fspath(source), left_out):
             if beside and isinstance(entry.path, Path):
                 entry = Entry(entry.path, _whole_path(entry.path))
-            other = found.setdefault(entry.name, entry)
+            # Of names that the job will refuse, each is named.
+            place = "" if names.is_valid(entry.name) else str(entry.path)
+            other = found.setdefault((entry.name, place), entry)
             if other is not entry and not _same(other.path, entry.path):
                 raise OptionError(
                     f"{other.path} and {entry.path} would both be filed under {entry.name}: "
@@ -152,7 +155,8 @@ def _at_url(url: str, left_out: dict[str, str]) -> tuple[list[Entry], str]:
 
 def _listed(path: str) -> Iterator[Entry]:
     path = remote.local_path(path) or path
-    for line in _text(path).splitlines():
+    # Names may hold other characters at which Python would split lines.
+    for line in re.split(r"\r\n|\r|\n", _text(path)):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

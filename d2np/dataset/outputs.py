@@ -12,6 +12,7 @@ from ..atomic import replacing
 from ..errors import FormatError
 from ..features import Features
 from ..formats import hloc, kapture, mat, npz
+from ..names import inside, make_room
 from ..remote import RemoteFile
 from .listing import Entry
 from .pieces import Pieces
@@ -102,14 +103,14 @@ class _FileOutput:
     def file_of(self, entry: Entry) -> Path:
         """The feature file of a picture."""
         if self._folder is not None:
-            beside = self._folder / entry.name
+            beside = inside(self._folder, entry.name)
         elif isinstance(entry.path, Path):
             beside = entry.path
         else:
             raise FormatError(
                 f"{entry.path}: nothing is written beside a picture at a URL: name a folder with -o"
             )
-        return beside.with_name(beside.name + self._format.EXTENSION)
+        return beside.parent / (beside.name + self._format.EXTENSION)
 
     def holds(self, entry: Entry) -> bool:
         if self._restart:
@@ -123,7 +124,7 @@ class _FileOutput:
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         path = self.file_of(entry)
-        _make_folder(path.parent)
+        make_room(path)
         self._format.write(path, features)
 
     def finish(self) -> bool:
@@ -250,9 +251,9 @@ def _begins_with(path: Path, magic: bytes) -> bool:
 
 def _link(picture: Path | RemoteFile, place: Path) -> None:
     """A link to the picture, or a copy where links cannot be made or lead nowhere."""
+    make_room(place)
     if os.path.lexists(place):
         return
-    _make_folder(place.parent)
     try:
         if isinstance(picture, RemoteFile):
             content = picture.read(math.inf)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, ImageError
 from ..features import Features
+from ..names import check
 from .hdf5 import read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
@@ -76,6 +77,7 @@ def check_name(name: str) -> None:
     ImageError
         If not.
     """
+    check(name)
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -27,6 +27,7 @@ import numpy as np
 from ..atomic import replacing
 from ..errors import FormatError, ImageError
 from ..features import DESCRIPTOR_SIZE, Features
+from ..names import inside, make_room
 
 FORMAT = "# kapture format: 1.1"
 
@@ -54,13 +55,15 @@ def write(root: Path, kind: str, name: str, features: Features) -> None:
 
     Raises
     ------
+    ImageError
+        If there is no place for a file of this name.
     FormatError
         If a file cannot be written.
     """
     for what, values in ((_DESCRIPTORS, features.descriptors), (_KEYPOINTS, features.keypoints)):
         path = _file(root, what, kind, name)
+        make_room(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as stream:
                 stream.write(np.ascontiguousarray(values, _NUMBER).tobytes())
         except OSError as error:
@@ -196,12 +199,13 @@ def check_name(name: str) -> None:
 
 
 def picture_of(root: Path, name: str) -> Path:
-    """Where kapture looks for a picture."""
-    return root / "sensors" / "records_data" / name
+    """Return where kapture looks for an image."""
+    return inside(root / "sensors" / "records_data", name)
 
 
 def _file(root: Path, what: tuple[str, str, int], kind: str, name: str) -> Path:
-    return root / "reconstruction" / what[0] / kind / f"{name}{what[1]}"
+    path = inside(root / "reconstruction" / what[0] / kind, name)
+    return path.parent / f"{path.name}{what[1]}"
 
 
 def _check_version(path: Path) -> None:
