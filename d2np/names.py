@@ -62,19 +62,29 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def make_room(path: Path) -> None:
-    """Make the folder that a file goes into.
+def make_room(path: Path, root: Path | None = None) -> None:
+    """Make the folder that a file of an output goes into.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which may be there, as may be a link in its place.
+    root : Path, optional
+        The output's folder.
 
     Raises
     ------
     ImageError
-        If what is there, or the file system, has no place for a file of this name.
+        If what is there, or the file system, has no place for a file of this name, or a link leads out of the
+        output.
     FormatError
         If the folder cannot be made for another reason.
     """
+    if root is not None and leads_out(path.parent, root):
+        raise ImageError(f"{path}: cannot be written: a link leads out of {root}: put a folder in its place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if stat.S_IFMT(os.lstat(path).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
             raise FileExistsError(errno.EEXIST, "there is something that is no file")
     except FileNotFoundError:
         return
@@ -86,6 +96,11 @@ def make_room(path: Path) -> None:
 def printable(text: str) -> str:
     """Return a text whose control characters are written as ``\\x1b``: a terminal would obey them."""
     return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Return whether links make a path one that is not inside a folder."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def folders_of(name: str) -> Iterator[str]:

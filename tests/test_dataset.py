@@ -379,6 +379,41 @@ def test_names_that_the_output_has_no_room_for(folder, tmp_path, output):
     assert extracted(tmp_path, names, output) == (0, done, refused)
 
 
+@pytest.mark.parametrize("output", [ALL["npz"], ALL["kapture"]], ids=["npz", "kapture"])
+def test_links_inside_an_output_are_not_followed(folder, tmp_path, output):
+    """Where they lead, nothing is written; a link in the place of a file is replaced by the file."""
+    extracted(tmp_path, ["a.jpg", "sub/b.jpg"], output)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    written = [path for path in (tmp_path / "out").rglob("*.jpg.*")]
+    for path in written:
+        (outside / path.name).write_text("precious")
+        path.unlink()
+        path.symlink_to(outside / path.name)
+    assert extracted(tmp_path, ["a.jpg", "sub/b.jpg"], output) == (2, 0, [])
+    assert not any(path.is_symlink() for path in written)
+    for path in written:
+        if path.parent.name == "sub":
+            path.unlink()
+            path.parent.rmdir()
+            path.parent.symlink_to(outside)
+    (outside / "sub").mkdir()
+    report = extract(FakeNet(), [Entry(folder / "b.png", "sub/c.jpg")], output(tmp_path), Settings())
+    assert [reason for _, reason in report.failed if "a link leads out of" in reason]
+    assert {path.read_text() for path in outside.iterdir() if path.is_file()} == {"precious"}
+    assert sorted(path.name for path in outside.iterdir()) == sorted(
+        {"sub", *(path.name for path in written)}
+    )
+
+
+def test_features_beside_images_replace_links(folder, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (folder / "b.png.d2-net").symlink_to(tmp_path / "precious")
+    assert extract(FakeNet(), listing([folder / "b.png"]), NpzOutput(), Settings()).done == 1
+    assert not (folder / "b.png.d2-net").is_symlink()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 @outputs
 def test_an_image_of_the_name_of_a_folder(folder, tmp_path, output):
     names = ["a.jpg/x.jpg", "a.jpg", "b/c/d.jpg", "b/c", "b.jpg"]

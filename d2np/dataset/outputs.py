@@ -124,7 +124,7 @@ class _FileOutput:
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         path = self.file_of(entry)
-        make_room(path)
+        make_room(path, self._folder)
         self._format.write(path, features)
 
     def finish(self) -> bool:
@@ -216,8 +216,8 @@ class KaptureOutput:
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         kapture.check_name(entry.name)
+        _link(entry.path, kapture.picture_of(self._folder, entry.name), self._folder)
         kapture.write(self._folder, self._kind, entry.name, features)
-        _link(entry.path, kapture.picture_of(self._folder, entry.name))
         # A picture is held once it is recorded.
         if entry.name not in self._records:
             self._records.add(entry.name, features.image_size)
@@ -249,15 +249,16 @@ def _begins_with(path: Path, magic: bytes) -> bool:
         return False
 
 
-def _link(picture: Path | RemoteFile, place: Path) -> None:
-    """A link to the picture, or a copy where links cannot be made or lead nowhere."""
-    make_room(place)
-    if os.path.lexists(place):
+def _link(picture: Path | RemoteFile, place: Path, root: Path) -> None:
+    """Make a link to the image, or a copy where links cannot be made or lead nowhere."""
+    # The folder of images may be a link to where they are.
+    if os.path.lexists(place) and not place.is_dir():
         return
+    make_room(place, root)
     try:
         if isinstance(picture, RemoteFile):
             content = picture.read(math.inf)
-            with replacing(place) as stream:
+            with replacing(place, follow=False) as stream:
                 stream.write(content)
         else:
             _link_or_copy(picture, place)

@@ -27,7 +27,7 @@ import numpy as np
 from ..atomic import replacing
 from ..errors import FormatError, ImageError
 from ..features import DESCRIPTOR_SIZE, Features
-from ..names import inside, make_room
+from ..names import inside, leads_out, make_room
 
 FORMAT = "# kapture format: 1.1"
 
@@ -62,9 +62,9 @@ def write(root: Path, kind: str, name: str, features: Features) -> None:
     """
     for what, values in ((_DESCRIPTORS, features.descriptors), (_KEYPOINTS, features.keypoints)):
         path = _file(root, what, kind, name)
-        make_room(path)
+        make_room(path, root)
         try:
-            with replacing(path) as stream:
+            with replacing(path, follow=False) as stream:
                 stream.write(np.ascontiguousarray(values, _NUMBER).tobytes())
         except OSError as error:
             raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -88,10 +88,11 @@ def configure(root: Path, kind: str) -> None:
     Raises
     ------
     FormatError
-        If a file cannot be written, or says something else.
+        If a file cannot be written, says something else, or is a link to one outside of the folder.
     """
     for what, more in ((_KEYPOINTS, ()), (_DESCRIPTORS, (kind, "L2"))):
         path = root / "reconstruction" / what[0] / kind / f"{what[0]}.txt"
+        _check_inside(path, root)
         fields = ("d2net", "float32", str(what[2]), *more)
         title = "# name, dtype, dsize" + (", keypoints_type, metric_type" if more else "")
         if path.exists():
@@ -126,6 +127,7 @@ class Records:
     """
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._sensors = root / "sensors" / "sensors.txt"
         self._records = root / "sensors" / "records_camera.txt"
         self._cameras: set[str] = set()
@@ -153,9 +155,10 @@ class Records:
         Raises
         ------
         FormatError
-            If they cannot be written.
+            If they cannot be written, or are links to files outside of the folder.
         """
         for path, title in ((self._sensors, _SENSORS), (self._records, _RECORDS)):
+            _check_inside(path, self._root)
             if not path.exists():
                 _write_text(path, f"{FORMAT}\n{title}\n")
 
@@ -208,6 +211,13 @@ def _file(root: Path, what: tuple[str, str, int], kind: str, name: str) -> Path:
     return path.parent / f"{path.name}{what[1]}"
 
 
+def _check_inside(path: Path, root: Path) -> None:
+    if leads_out(path, root):
+        raise FormatError(
+            f"{path}: cannot be written: a link leads out of {root}: put what it links to there"
+        )
+
+
 def _check_version(path: Path) -> None:
     first = next(iter(_lines(path)), "").strip()
     if first != FORMAT:
@@ -235,7 +245,7 @@ def _lines(path: Path) -> list[str]:
 def _write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as stream:
+        with replacing(path, follow=False) as stream:
             stream.write(text.encode())
     except OSError as error:
         raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from None

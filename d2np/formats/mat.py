@@ -35,7 +35,7 @@ def library() -> Any:
 
 
 def write(path: str | os.PathLike[str], features: Features) -> None:
-    """Write the features of one picture, all of the file or nothing.
+    """Write the features of one image, all of the file or nothing; a link is replaced by the file.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def write(path: str | os.PathLike[str], features: Features) -> None:
     """
     scipy_io = library()
     try:
-        with replacing(path) as stream:
+        with replacing(path, follow=False) as stream:
             scipy_io.savemat(stream, {name: getattr(features, name) for name in _ARRAYS})
     except OSError as error:
         raise FormatError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None

@@ -31,7 +31,7 @@ _ALWAYS_READ = 1 << 20
 
 
 def write(path: str | os.PathLike[str], features: Features) -> None:
-    """Write the features of one picture, all of the file or nothing.
+    """Write the features of one image, all of the file or nothing; a link is replaced by the file.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def write(path: str | os.PathLike[str], features: Features) -> None:
         If the file cannot be written.
     """
     try:
-        with replacing(path) as stream:
+        with replacing(path, follow=False) as stream:
             np.savez(stream, **{name: getattr(features, name) for name in _ARRAYS})
     except OSError as error:
         raise FormatError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
