@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError, OptionError
 from .remote import RemoteFile
+from .streams import NO_FILE, is_pipe
 from .tiff import TiffRows, first_bytes, is_tiff
 
 
@@ -136,6 +137,8 @@ def open_file(path: str | os.PathLike[str], max_pixels: int | None = None) -> Im
             f"max_pixels must be a whole number from 1 up, or None for Pillow's limit; got {max_pixels!r}"
         )
     name = os.fspath(path)
+    if is_pipe(path):
+        raise ImageError(f"{name} is {NO_FILE}")
     limit = pixels_by_default()
     allowed = limit if max_pixels is None else max_pixels
     file: str | BinaryIO = name

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,11 +15,12 @@ from parted import kept
 from PIL import Image
 
 from d2np import names as names_module
-from d2np.dataset import Entry, HlocOutput, KaptureOutput, NpzOutput, Settings, extract, listing
+from d2np.dataset import Entry, HlocOutput, KaptureOutput, NpzOutput, Settings, extract, listed_pairs, listing
 from d2np.dataset.hdf import feature_record
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc
+from d2np.image import open_picture
 
 
 class FakeNet:
@@ -138,6 +142,64 @@ def test_images_that_are_not_read_are_counted_and_told_once(folder, tmp_path):
     (tmp_path / "phone" / "1.heif").touch()
     with pytest.raises(ImageError, match=r"holds no pictures .+: 1 file left out: 1 \.heif, which"):
         listing([tmp_path / "phone"], tell=told.append)
+
+
+def test_folders_that_links_lead_to_count_once(tmp_path):
+    """Thirty folders with two links each to the next one: a billion ways. Each is where it is."""
+    for k in range(30):
+        (tmp_path / f"{k}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{k}" / name).symlink_to(f"../{k + 1}" if k < 29 else "..")
+    (tmp_path / "29" / "x.png").touch()
+    way = "/".join("a" * 29)
+    assert names([tmp_path / "0"]) == [f"{way}/x.png"]
+    for pattern in ("0/**", "0/**/*.png", "0/**/**/a/x.*"):
+        assert names([f"{tmp_path}/{pattern}"]) == [f"{way}/x.png"]
+    assert names([tmp_path]) == names([f"{tmp_path}/*"]) == names([f"{tmp_path}/**/*.png"]) == ["29/x.png"]
+    assert names([f"{tmp_path}/**/a/x.png"]) == ["28/a/x.png"]
+    assert names([f"{tmp_path}/2?/b/*.png"]) == ["28/b/x.png"]
+    (tmp_path / "0" / "0").symlink_to("0")
+    assert names([tmp_path]) == ["29/x.png"]
+
+
+def test_patterns_of_any_depth_fit_as_those_of_glob(folder):
+    for name in ("sub/.e.png", "sub/deep/.f/g.png", ".hidden/h/i.png", "sub/x[1].png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    for pattern in (
+        *("**", "**/*", "**/*.png", "*/**", "s*/**/*.png", "**/deep/*", "**/.*/*.png", "**/.e*", ".*/**"),
+        *("**/[ac].*", "sub/**/c.png", "**/**/a.*", "sub/**/**", "**/x[[]1].png", ".hidden/**/i.png"),
+    ):
+        expected = [path for path in glob.glob(f"{folder}/{pattern}", recursive=True) if Path(path).is_file()]
+        found = [str(entry.path) for entry in listing([f"{folder}/{pattern}"])]
+        assert sorted(found) == sorted(set(expected)), pattern
+
+
+@pytest.mark.parametrize("kind", ["h5", "npz", "kapture"])
+def test_pipes_are_never_waited_for(folder, tmp_path, kind):
+    """In a folder, as an image, as a list, and in the place of an output's files."""
+    os.mkfifo(folder / "c.png")
+    entries = [*listing([folder / "c.png"]), Entry(folder / "b.png", "b.png")]
+    output = ALL[kind](tmp_path) if kind != "h5" else output_of(tmp_path, checksum=True)
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "b.png.d2-net")
+    report = extract(Widths(), entries, output, Settings())
+    assert "c.png is a pipe or a device, not a file" in report.failed[0][1]
+    assert [entry.name for entry, _ in report.failed] == ["c.png"] + ["b.png"] * (kind == "npz")
+    for call in (
+        lambda: listing([f"@{folder}/c.png"]),
+        lambda: listed_pairs(folder / "c.png", folder / "c.png"),
+    ):
+        with pytest.raises((ImageError, FormatError), match="a pipe or a device, not a file"):
+            call()
+
+
+class Widths(FakeNet):
+    """As it is, but opens images as the network does."""
+
+    def __call__(self, path, *, threads=None, **options):
+        open_picture(path)
+        return super().__call__(path)
 
 
 def test_nothing_there(folder, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -157,6 +159,14 @@ def test_pair_lists_with_several_readings(tmp_path):
         hloc_matches.read_pair_list(path, names)
     path.write_text('a b\tc\n"a" "b c"\nsay "x y" it\'s\n')
     assert hloc_matches.read_pair_list(path, names) == [("a b", "c"), ("a", "b c"), ('say "x y"', "it's")]
+
+
+def test_a_pipe_is_no_pair_list(tmp_path):
+    os.mkfifo(tmp_path / "pairs")
+    with pytest.raises(FormatError, match="pairs: the list of pairs cannot be read: a pipe or a device"):
+        hloc_matches.read_pair_list(tmp_path / "pairs")
+    with pytest.raises(FormatError, match="pairs: a pipe or a device, not a file"):
+        hloc_matches.pair_names(tmp_path / "pairs")
 
 
 @pytest.mark.parametrize("line", ["a.jpg", "a.jpg b.jpg c.jpg", "a.jpg \0"])

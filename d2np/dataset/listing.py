@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from .. import names, remote
+from .. import names, remote, streams
 from ..errors import ImageError, OptionError
 from ..remote import RemoteFile
 
@@ -67,7 +68,8 @@ def listing(
     Parameters
     ----------
     sources : list of str or path
-        * a folder: all pictures in it and below it, named by their path inside it; hidden ones are left out
+        * a folder: all pictures in it and below it, named by their path inside it; hidden ones are left out,
+          and a folder that links lead to counts once
         * ``@list.txt``: a path a line, relative to the list's folder or else to the working folder, which is
           also the picture's name (of absolute paths only the file's name); blank lines and lines that start
           with ``#`` do not count
@@ -130,10 +132,11 @@ def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
     elif remote.is_url(source):
         entries, what = _at_url(source, left_out)
     elif os.path.isdir(source):
-        entries = [Entry(path, _name(path, Path(source))) for path in _pictures_below(Path(source), left_out)]
+        folder = Path(source)
+        entries = [Entry(path, _name(path, folder)) for path in _files(folder, (), left_out)]
         what = _NO_PICTURES
     elif glob.has_magic(source) and not os.path.lexists(source):
-        entries, what = list(_fitting(source, left_out)), "fits no picture"
+        entries, what = _fitting(source, left_out), "fits no picture"
     else:
         return [Entry(Path(source), os.path.basename(source) or source)]
     if not entries:
@@ -177,7 +180,7 @@ def _text(path: str) -> str:
     """The text of a list."""
     try:
         local = not remote.is_url(path)
-        content = Path(path).read_bytes() if local else RemoteFile(path).read(_LONGEST_LIST)
+        content = streams.read(path) if local else RemoteFile(path).read(_LONGEST_LIST)
     except OSError as error:
         raise ImageError(f"{path}: the list cannot be read: {error.strerror or error}") from None
     # File names may hold bytes that are not text; some editors begin a file with a mark.
@@ -207,39 +210,58 @@ def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> b
     return extension in EXTENSIONS
 
 
-def _fitting(pattern: str, left_out: dict[str, str]) -> Iterator[Entry]:
+def _fitting(pattern: str, left_out: dict[str, str]) -> list[Entry]:
     parts = Path(pattern).parts
     fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
     folder = Path(*parts[:fixed])
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(match)
-        for picture in _pictures_below(path, left_out) if path.is_dir() and "**" not in parts else [path]:
-            if not picture.is_dir():
-                yield Entry(picture, _name(picture, folder))
+    return [Entry(path, _name(path, folder)) for path in _files(folder, parts[fixed:], left_out)]
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _files(folder: Path, pattern: tuple[str, ...], left_out: dict[str, str]) -> list[Path]:
+    """Return the files that a pattern fits, and the images in folders that it fits if it has no ``**``.
+
+    They come in alphabetical order. The empty pattern fits the folder itself. Each real folder is looked into
+    once for each part of the pattern, and where it is rather than where links lead to it: few links can make
+    more ways than anyone can go.
+    """
+    found = []
+    seen: set[tuple[str, int]] = set()
+    folders, links = [(folder, 0)], deque[tuple[Path, int]]()
+    while folders or links:
+        place, k = folders.pop() if folders else links.popleft()
+        if (state := (os.path.realpath(place), k)) in seen:
+            continue
+        seen.add(state)
+        whole, last = k == len(pattern), k >= len(pattern) - 1
+        part = "**" if whole else pattern[k]
+        if part == "**" and not last:
+            folders.append((place, k + 1))
+        for child in _children(place, part):
+            if not child.is_dir():
+                if last and (not whole or _is_taken(child, child.name, left_out)):
+                    found.append(child)
+            elif part == "**" or not last or "**" not in pattern:
+                following = (child, k if part == "**" else k + 1)
+                (links if child.is_symlink() else folders).append(following)
+    return sorted(found)
 
 
-def _pictures_below(
-    folder: Path, left_out: dict[str, str], above: frozenset[str] = frozenset()
-) -> Iterator[Path]:
-    # A link to a folder further up would go round for ever.
-    real = os.path.realpath(folder)
-    if real in above:
-        return
+def _children(folder: Path, part: str) -> list[Path]:
+    """Return what one part of a pattern fits; hidden ones only if the part names them with their point."""
+    if not glob.has_magic(part):
+        return [folder / part] if os.path.lexists(folder / part) else []
+    if not folder.is_dir():
+        return []
     try:
         children = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"{folder}: the folder cannot be read: {error.strerror or error}") from None
-    for child in children:
-        if child.name.startswith("."):
-            continue
-        if child.is_dir():
-            yield from _pictures_below(child, left_out, above | {real})
-        elif _is_taken(child, child.name, left_out):
-            yield child
+    shown = [child for child in children if part.startswith(".") or not child.name.startswith(".")]
+    return [child for child in shown if fnmatch.fnmatch(child.name, part)]
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _same(a: Path | RemoteFile, b: Path | RemoteFile) -> bool:

@@ -14,6 +14,7 @@ from ..features import Features
 from ..formats import hloc, kapture, mat, npz
 from ..names import inside, make_room
 from ..remote import RemoteFile
+from ..streams import opened
 from .listing import Entry
 from .pieces import Pieces
 
@@ -243,7 +244,7 @@ def _check_folder(folder: Path | None) -> None:
 
 def _begins_with(path: Path, magic: bytes) -> bool:
     try:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             return stream.read(len(magic)) == magic
     except OSError:
         return False

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..errors import FormatError, ImageError
 from ..features import Features
 from ..names import check
@@ -254,6 +255,8 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") ->
     """
     import h5py
 
+    if streams.is_pipe(path):
+        raise FormatError(f"{os.fspath(path)}: {streams.NO_FILE}")
     try:
         return h5py.File(path) if mode == "r" else h5py.File(_opened_for_writing(path, create=mode == "a"))
     except BlockingIOError:

@@ -19,12 +19,12 @@ import csv
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Set
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..errors import FormatError
 from ..features import Matches
 from .hdf5 import read_array
@@ -216,13 +216,13 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
     shown = os.fspath(path)
     try:
         # File names may hold bytes that are not text; some editors begin a file with a mark.
-        text = Path(path).read_text("utf-8-sig", "surrogateescape")
+        text = streams.read(path).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise FormatError(f"{shown}: the list of pairs cannot be read: {error.strerror or error}") from None
     known = frozenset(names)
     lengths = frozenset(map(len, known))
     pairs = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if not (line := line.strip()):
             continue
         found = _known_pairs(line, known, lengths) or _separated(line)

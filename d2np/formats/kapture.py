@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError, ImageError
 from ..features import DESCRIPTOR_SIZE, Features
@@ -235,7 +236,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text("utf-8").split("\n")
+        return streams.read(path).decode("utf-8").split("\n")
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -13,7 +13,7 @@ from ..atomic import replacing
 from ..errors import FormatError
 from ..extras import require
 from ..features import Features
-from ..streams import Capped
+from ..streams import Capped, opened
 from . import matlab5
 from .matlab5 import MAGIC
 from .npz import EXTENSION
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
     """
     name = os.fspath(path)
     try:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             arrays = matlab5.arrays(Capped(stream), _ARRAYS)
         scores = arrays["scores"].reshape(-1)
         return Features(arrays["keypoints"], scores, arrays["descriptors"], image_size)
@@ -81,7 +81,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
 def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether this is a whole feature file. Its arrays' headers are read, not the arrays."""
     try:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             shapes = matlab5.shapes(Capped(stream), _ARRAYS)
     except (FormatError, OSError):
         return False

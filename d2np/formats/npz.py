@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
     """
     name = os.fspath(path)
     try:
-        with open(path, "rb") as stream, streams.archive(stream) as archive:
+        with streams.opened(path) as stream, streams.archive(stream) as archive:
             arrays = {key: _array(archive, key, os.path.getsize(path)) for key in _ARRAYS}
     except KeyError as error:
         raise FormatError(f"{name}: not a feature file: {error.args[0]}") from None
@@ -76,7 +76,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
 def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether this is a whole feature file. Its arrays' headers are read, not the arrays."""
     try:
-        with open(path, "rb") as stream, streams.archive(stream) as archive:
+        with streams.opened(path) as stream, streams.archive(stream) as archive:
             shapes = {name: _header(archive, name)[0] for name in _ARRAYS}
     # A damaged archive raises almost anything.
     except Exception:

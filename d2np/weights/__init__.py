@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import WeightsError
+from ..streams import opened
 from . import sniff, store
 from .parameters import Provenance, check
 
@@ -43,7 +44,7 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     """
     path = store.resolve(source)
     try:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             return _read(stream, path)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
