@@ -186,10 +186,15 @@ def test_pipes_are_never_waited_for(folder, tmp_path, kind):
     report = extract(Widths(), entries, output, Settings())
     assert "c.png is a pipe or a device, not a file" in report.failed[0][1]
     assert [entry.name for entry, _ in report.failed] == ["c.png"] + ["b.png"] * (kind == "npz")
-    for call in (
+    (failed,) = tmp_path.glob("*.failed.txt")
+    failed.unlink()
+    os.mkfifo(failed)
+    calls = (
         lambda: listing([f"@{folder}/c.png"]),
         lambda: listed_pairs(folder / "c.png", folder / "c.png"),
-    ):
+        lambda: extract(FakeNet(), entries, output, Settings()),
+    )
+    for call in calls:
         with pytest.raises((ImageError, FormatError), match="a pipe or a device, not a file"):
             call()
 

@@ -523,11 +523,11 @@ def test_a_real_target_that_cannot_be_written(photos):
 
 def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     (photos / "bad.png").write_bytes(b"bad")
-    (photos / "worse\t.png").write_bytes(b"bad too")
+    (photos / "worse\\t.png").write_bytes(b"bad too")
     report = run(photos, "f.h5", "calls")
     assert (report.done, len(report.failed), report.failed_before) == (12, 2, 0)
     listed = Path("f.h5.failed.txt")
-    assert listed.read_text() == "bad.png\tnot a picture\nworse\\t.png\tnot a picture\n"
+    assert listed.read_text() == "bad.png\tnot a picture\nworse\\\\t.png\tnot a picture\n"
     again = run(photos, "f.h5", "later")
     assert (again.done, again.skipped, again.failed_before) == (0, 12, 2)
     assert again.failed == report.failed
@@ -535,10 +535,10 @@ def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     change(photos / "bad.png", b"good now")
     again = run(photos, "f.h5", "later")
     assert (again.done, len(again.failed), again.failed_before) == (1, 1, 1)
-    assert listed.read_text() == "worse\\t.png\tnot a picture\n"
+    assert listed.read_text() == "worse\\\\t.png\tnot a picture\n"
     again = run(photos, "f.h5", "later", retry_failed=True)
     assert (len(again.failed), again.failed_before) == (1, 0)
-    (photos / "worse\t.png").unlink()
+    (photos / "worse\\t.png").unlink()
     assert run(photos, "f.h5", "later").failed == []
     assert not listed.exists()
 

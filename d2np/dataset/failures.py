@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError
 from ..names import printable
@@ -97,7 +98,7 @@ class Failures:
 
     def _read(self, path: Path) -> None:
         try:
-            text = path.read_bytes().decode("utf-8", "replace")
+            text = streams.read(path).decode("utf-8", "replace")
             self._since = path.stat().st_mtime_ns
         except FileNotFoundError:
             return

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import WeightsError
-from ..streams import opened
 from . import sniff, store
 from .parameters import Provenance, check
 
@@ -44,7 +43,7 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     """
     path = store.resolve(source)
     try:
-        with opened(path) as stream:
+        with open(path, "rb") as stream:
             return _read(stream, path)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
