@@ -15,6 +15,10 @@ from pathlib import Path
 
 from .errors import FormatError, ImageError
 
+# Python's own functions for paths go to a depth of some hundreds.
+_DEEPEST = 100
+_LONGEST = 4096
+_SHOWN = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_ON_WINDOWS = re.compile(rf"{_CONTROL.pattern}|[\\:]")
 # Also breaks of lines and paragraphs, and what turns the direction of writing.
@@ -33,11 +37,14 @@ def check(name: str, *, windows: bool = os.name == "nt") -> None:
     ImageError
         If not.
     """
-    leads_elsewhere = any(part in ("", ".", "..") for part in name.split("/"))
-    if leads_elsewhere or (_NOT_ON_WINDOWS if windows else _CONTROL).search(name):
+    parts = name.split("/")
+    too_large = len(parts) > _DEEPEST or len(name) > _LONGEST
+    leads_elsewhere = any(part in ("", ".", "..") for part in parts)
+    if too_large or leads_elsewhere or (_NOT_ON_WINDOWS if windows else _CONTROL).search(name):
         raise ImageError(
-            f"{name!r} cannot be the name of an image, which is a path inside a folder without empty parts, "
-            f"'.', '..'{', drives, backslashes' * windows} and control characters: rename the image"
+            f"{name[:_SHOWN]!r} cannot be the name of an image, a path of at most {_DEEPEST} parts and "
+            f"{_LONGEST} characters without empty parts, '.', '..'{', drives, backslashes' * windows} and "
+            "control characters: rename the image"
         )
 
 

@@ -363,7 +363,7 @@ def extracted(tmp_path, names, output=output_of):
     entries = [Entry(tmp_path / "photos" / "b.png", name) for name in names]
     report = extract(FakeNet(), entries, output(tmp_path), Settings())
     for entry, reason in report.failed:
-        assert repr(entry.name)[1:-1] in reason
+        assert repr(entry.name[:200])[1:-1] in reason
     return report.done, report.skipped, [entry.name for entry, _ in report.failed]
 
 
@@ -383,9 +383,15 @@ def test_names_that_lead_elsewhere_are_refused(folder, tmp_path, output):
         "a/../b.jpg",
         "./a",
     ]
-    bad += ["a\0.jpg", "a\n.jpg", "\x1b[2J.jpg", "a\x7f", "a\x9b.jpg"] + [".unfinished"] * (
-        output is output_of
-    )
+    bad += [
+        "a\0.jpg",
+        "a\n.jpg",
+        "\x1b[2J.jpg",
+        "a\x7f",
+        "a\x9b.jpg",
+        "b/" * 2000 + "c.jpg",
+        "d" * 70_000,
+    ] + [".unfinished"] * (output is output_of)
     before = {path for path in tmp_path.rglob("*") if path.name != "out"}
     assert extracted(tmp_path, [*bad, "a.jpg", "b c/…\u202e.jpg"], output) == (2, 0, bad)
     assert extracted(tmp_path, [*bad, "a.jpg"], output) == (0, 1, bad)
