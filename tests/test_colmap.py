@@ -349,7 +349,7 @@ def test_names_that_are_one_in_the_match_file(small):
 
 
 def test_names_that_lead_out_of_the_folder(small):
-    Path("photos/b/c.jpg").rename("c.jpg")
+    Path("c.jpg").write_bytes(Path("photos/b/c.jpg").read_bytes())
     with h5py.File("f.h5", "a") as file:
         file.copy("b/c.jpg", "../c.jpg")
     with pytest.raises(ImageError, match=r"'\.\./c\.jpg' cannot be the name of an image"):
