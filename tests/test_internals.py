@@ -67,7 +67,7 @@ def test_works_without_what_only_makes_it_better(monkeypatch):
         def enable_caching(self):
             pass
 
-    internals.keep(Bare(), pytest.fail)
+    internals.keep(Bare(), pytest.fail, pytest.fail)
     monkeypatch.delattr("numba.core.config.DISABLE_JIT")
     assert internals.is_jit_disabled() is False
 

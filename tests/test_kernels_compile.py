@@ -18,3 +18,19 @@ def test_works_where_compiled_kernels_cannot_be_kept(monkeypatch):
     with warnings.catch_warnings():  # said once only
         warnings.simplefilter("error")
         assert compile.jit()(namespace["less"])(1) == 0
+
+
+def test_compiling_is_told_once_and_only_where_it_happens(monkeypatch, tmp_path):
+    namespace = {}
+    exec("def more(x): return x + 1", namespace)
+    monkeypatch.setattr(internals, "_folder", lambda: tmp_path)
+    told = []
+    compile.before_compiling(lambda: told.append("compiled"))
+    more = compile.jit()(namespace["more"])
+    assert not told
+    assert (more(1), more(1.5)) == (2, 2.5)
+    assert told == ["compiled"]
+    compile.before_compiling(lambda: told.append("again"))
+    assert compile.jit()(namespace["more"])(1) == 2  # from the cache
+    assert told == ["compiled"]
+    compile.before_compiling(lambda: None)

@@ -6,7 +6,7 @@ import argparse
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from .network import patience
+from .network import tell_of_compiling
 from .parser import Commands, add_threads
 from .pictures import check_output, save
 from .report import count, say, seconds
@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> int:
 
     given = demo.views()
     say("Two views of one picture: as it is, and through a known homography, darker.")
-    with patience():
-        net = Net.load(options.weights)
-        preparation = demo.prepare(net, threads=options.threads)
+    tell_of_compiling()
+    net = Net.load(options.weights)
+    preparation = demo.prepare(net, threads=options.threads)
     result = demo.run(net, given, threads=options.threads)
     drawing = draw.matches(
         given.first, given.second, result.first, result.second, result.matches, correct=result.right

@@ -78,17 +78,16 @@ def run(options: argparse.Namespace) -> int:
     with named(options.b):
         b = net(options.b, threads=options.threads, **how)
     extracted = perf_counter()
-    with network.patience():
-        matches = match(
-            a,
-            b,
-            mutual=options.mutual,
-            ratio=options.ratio,
-            min_similarity=options.min_similarity,
-            verify=options.verify,
-            threshold=options.threshold or _THRESHOLD,
-            threads=options.threads,
-        )
+    matches = match(
+        a,
+        b,
+        mutual=options.mutual,
+        ratio=options.ratio,
+        min_similarity=options.min_similarity,
+        verify=options.verify,
+        threshold=options.threshold or _THRESHOLD,
+        threads=options.threads,
+    )
     matched = perf_counter()
     pictures = shown(options.a, options), shown(options.b, options)
     if is_page(options.output):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .report import note
 
 if TYPE_CHECKING:
     from ..net import Net
-
-_PATIENCE = 4.0
 
 
 def weights_or_default(given: str | None) -> str:
@@ -42,23 +39,15 @@ def load(given: str | None, threads: int | None = None) -> Net:
 
     from ..net import Net
 
-    with patience():
-        net = Net.load(weights_or_default(given))
-        net.strength(np.zeros((32, 32, 3), np.uint8), threads=threads)
+    tell_of_compiling()
+    net = Net.load(weights_or_default(given))
+    net.strength(np.zeros((32, 32, 3), np.uint8), threads=threads)
     return net
 
 
-@contextmanager
-def patience() -> Iterator[None]:
-    """Say why it takes so long, if it does: kernels are compiled on the first run."""
-    timer = threading.Timer(
-        _PATIENCE,
-        note,
-        ["still getting ready: on the first run, kernels are compiled for this processor ..."],
-    )
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def tell_of_compiling() -> None:
+    """Say on a terminal why it takes so long, if it will: kernels are compiled on the first run."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        from ..kernels.compile import before_compiling
+
+        before_compiling(partial(note, "on the first run, kernels are compiled for this processor ..."))

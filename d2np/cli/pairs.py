@@ -112,8 +112,8 @@ def _match(
     waiting = sum(not output.holds(*pair) for pair in pairs)
     if not waiting:
         return job()
-    with network.patience():
-        match(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), threads=1)
+    network.tell_of_compiling()
+    match(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), threads=1)
     with (
         workers.connected(options) as cluster,
         progress.bar("matching", "pair", len(pairs), len(pairs) - waiting) as bar,

@@ -30,9 +30,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     start = perf_counter()
-    with network.patience():
-        from ..warmup import warm_up
+    network.tell_of_compiling()
+    from ..warmup import warm_up
 
-        warm_up()
+    warm_up()
     say(f"every kernel is ready after {seconds(perf_counter() - start)}")
     return 0

@@ -40,6 +40,19 @@ def _say_that_nothing_is_kept(reason: str) -> None:
         warnings.showwarning(warning, CacheWarning, __file__, 0)
 
 
+_listeners: list[Callable[[], None]] = []
+
+
+def before_compiling(call: Callable[[], None]) -> None:
+    """Have something called once, before the next kernel that is not in the cache is compiled."""
+    _listeners[:] = [call]
+
+
+def _compiling() -> None:
+    while _listeners:
+        _listeners.pop()()
+
+
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Numba's ``njit`` as all kernels use it; ``options`` are added to it."""
 
@@ -48,7 +61,7 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             # Compiled code does not warn of what overflows, either.
             return np.errstate(all="ignore")(function)
         kernel = numba.njit(nogil=True, **options)(function)
-        internals.keep(kernel, _say_that_nothing_is_kept)
+        internals.keep(kernel, _say_that_nothing_is_kept, _compiling)
         return kernel
 
     return decorate

@@ -99,7 +99,7 @@ def missing(kernel: Any) -> list[str]:
     return gone
 
 
-def keep(kernel: Any, say: Callable[[str], None]) -> None:
+def keep(kernel: Any, say: Callable[[str], None], compiling: Callable[[], None]) -> None:
     """Have a kernel kept on the disk, so that no call fails by it and a change of any kernel is noticed.
 
     Parameters
@@ -108,6 +108,8 @@ def keep(kernel: Any, say: Callable[[str], None]) -> None:
         Not called yet; changed in place.
     say : callable
         Told why a kernel cannot be kept.
+    compiling : callable
+        Called before a kernel that is not there is compiled.
     """
     try:
         if _folder() is None:
@@ -115,7 +117,7 @@ def keep(kernel: Any, say: Callable[[str], None]) -> None:
         elif (own := _own_cache()) is None or not hasattr(kernel, "_cache"):
             kernel.enable_caching()
         else:
-            kernel._cache = _ForgivingCache(own(kernel.py_func), say)
+            kernel._cache = _ForgivingCache(own(kernel.py_func), say, compiling)
     except (
         RuntimeError,
         OSError,
@@ -184,18 +186,22 @@ def _own_cache() -> Any:
 class _ForgivingCache:
     """A kernel's cache in which what cannot be read is not there, and what cannot be written is not kept."""
 
-    def __init__(self, cache: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, cache: Any, say: Callable[[str], None], compiling: Callable[[], None]) -> None:
         self._inner = cache
         self._say = say
+        self._compiling = compiling
 
     def load_overload(self, signature: Any, target: Any) -> Any:
+        found = None
         try:
-            return self._inner.load_overload(signature, target)
+            found = self._inner.load_overload(signature, target)
         except OSError:
-            return None
+            pass
         except Exception:  # damaged: unpickling may raise anything
             self._forget()
-            return None
+        if found is None:
+            self._compiling()
+        return found
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         try:
