@@ -19,7 +19,7 @@ EXTENSIONS = (
 """What is taken for a picture in a folder. A file that is named itself may have any extension."""
 
 _NO_PICTURES = f"holds no pictures ({', '.join(EXTENSIONS)})"
-_LONGEST_LIST = 1 << 32
+_LONGEST_LIST = 1 << 27
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ class _Deadline:
 
         watched = self._watched
 
-        class Adapter(requests.adapters.HTTPAdapter):  # type: ignore[misc]
+        class Adapter(requests.adapters.HTTPAdapter):
             def init_poolmanager(self, *given: Any, **named: Any) -> None:
                 super().init_poolmanager(*given, **named)
                 watched(self.poolmanager)
