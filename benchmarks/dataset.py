@@ -31,7 +31,7 @@ from skimage import data
 import d2np
 from d2np.dataset import HlocOutput, Settings, extract, listing
 from d2np.image import open_picture
-from d2np.threads import usable_cores
+from d2np.machine import usable_cores
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
 

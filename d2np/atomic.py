@@ -1,13 +1,17 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and what a file system may not have."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system answers that has no file locks: NFS without lockd, some of Lustre, some of FUSE."""
 
 
 @contextmanager
@@ -36,6 +40,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
+        sync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk write which files a folder holds, where the system can do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        return
+    finally:
+        os.close(handle)
+
+
+def locks_wanted() -> bool | None:
+    """Return what HDF5's variable ``HDF5_USE_FILE_LOCKING`` asks for; None for locks where they work."""
+    wanted = os.environ.get("HDF5_USE_FILE_LOCKING", "")
+    return {"TRUE": True, "1": True, "FALSE": False, "0": False}.get(wanted)

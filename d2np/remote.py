@@ -19,7 +19,8 @@ from . import index_pages
 from .errors import Error, ImageError
 from .extras import require
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+# A single letter is a drive of Windows.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
 _WEB = ("http", "https")
 # What file systems call that which changes when a file's content does; the first one there is taken.
 _VERSIONS = (
@@ -32,26 +33,36 @@ _SECONDS = 600.0
 _MOST_AT_ONCE = 1 << 27
 """Bytes that fsspec may read in one go from a web server, which may send more than it was asked for."""
 
+NO_FILE = "there is no such file"
+"""How the message ends where that is what a server says."""
+
 
 def is_url(text: str) -> bool:
     """Whether this is a URL, such as ``s3://bucket/a.jpg``, or several chained as fsspec does it."""
     return _URL.match(text) is not None
 
 
-def local_path(url: str) -> str | None:
-    """The path that a URL ``file://`` means; None for all other URLs.
+def local_path(url: str, *, windows: bool = os.name == "nt") -> str | None:
+    """Return the path that a URL ``file://`` means; None for all other URLs.
 
     Raises
     ------
     ImageError
-        If it names another machine.
+        If it names another machine; on Windows that is one that shares folders.
     """
     if not url.lower().startswith("file://"):
         return None
     host, slash, path = url[7:].partition("/")
+    path = unquote(slash + path)
+    if windows:
+        path = re.sub(r"^/([A-Za-z])[:|]", r"\1:", path)
+        if re.fullmatch(r"[A-Za-z][:|]", host):  # file://C:/a.jpg, as some write it
+            host, path = "", f"{host[0]}:{path}"
+        elif host not in ("", "localhost"):
+            return f"//{host}{path}"
     if host not in ("", "localhost"):
         raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
-    return unquote(slash + path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -307,7 +318,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, ValueError) and "Protocol not known" in text:
         return "fsspec knows no such kind of URL"
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return "there is no such file"
+        return NO_FILE
     if isinstance(error, PermissionError) or status in (401, 403):
         return "no permission"
     if isinstance(error, IsADirectoryError):

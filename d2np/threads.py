@@ -7,7 +7,6 @@ one call of the network and no longer: there is no global pool that a forked chi
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,15 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import OptionError
+from .machine import usable_cores
 
 Task = TypeVar("Task")
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
 
 
 def thread_count(threads: int | None) -> int:

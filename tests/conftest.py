@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,14 @@ def random_picture(height, width, seed=0):
         blob = np.exp(-((y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2) / (2 * size**2))
         picture += blob[:, :, np.newaxis] * rng.uniform(-150, 150, 3)
     return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Ctrl-C interrupts tests and the programs that they start, though it be ignored as under ``nohup``."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

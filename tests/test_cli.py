@@ -744,6 +744,20 @@ def test_the_second_interrupt_stops_at_once(capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupt_that_is_ignored_stays_so(capsys):
+    """As of a job that was started with ``nohup`` or in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with finishing("the picture under way") as stop:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            assert not stop()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert capsys.readouterr().err == ""
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # --- profile, warmup --------------------------------------------------------------------------------------
 
 

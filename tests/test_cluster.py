@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -178,6 +181,77 @@ def test_shards_elsewhere(client, folder, tmp_path, alone, where):
     extract(net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client, shards=place)
     assert contents(tmp_path / "f.h5") == alone
     assert fsspec.url_to_fs(place)[0].find(place) == []
+
+
+def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_path):
+    """Also where a job was begun before, whose parts are held from the start."""
+    (tmp_path / "taken").write_text("no folder")
+    for place, told in (
+        (str(tmp_path / "taken"), "taken: is no folder"),
+        ("nonsense://x", "no such kind of URL"),
+    ):
+        output = output_of(tmp_path / "f.h5")
+        output.start()
+        with pytest.raises(FormatError, match=told):
+            extract(StubNet(""), listing([folder]), output, Settings(), client=client, shards=place)
+        output_of(tmp_path / "f.h5").close()
+    matches = MatchOutput(tmp_path / "m.h5", {})
+    matches.start()
+    with pytest.raises(FormatError, match="taken: is no folder"):
+        match_pairs("none.h5", [], matches, MatchSettings(), client=client, shards=tmp_path / "taken")
+    MatchOutput(tmp_path / "m.h5", {}).close()
+
+
+def test_a_cluster_that_is_not_there_leaves_the_output_free(folder, tmp_path, monkeypatch, capsys):
+    out = str(tmp_path / "f.h5")
+    settings = Settings().recorded(d2np.Net.load("analytic"))
+    begun = HlocOutput(tmp_path / "f.h5", settings)
+    begun.start()
+    begun.close()
+    monkeypatch.setattr(cluster, "_TIMEOUT", "1s")
+    command = ["extract", str(folder), "-o", out, "--weights", "analytic", "--dask", "tcp://127.0.0.1:9"]
+    assert cli.main(command) == 1
+    assert "no Dask scheduler can be reached" in capsys.readouterr().err
+    HlocOutput(tmp_path / "f.h5", settings).close()
+
+
+@pytest.mark.parametrize("disks", [1, 2])
+@pytest.mark.parametrize("fails", [False, True])
+def test_taking_a_shard_loses_nothing(tmp_path, monkeypatch, disks, fails):
+    """On one disk and from another; where only what is open for writing can be flushed, as on Windows."""
+    store = workers.Store(str(tmp_path / "store"))
+    store.make()
+    with store.writing("1.shard") as stream:
+        stream.write(b"work of an hour")
+    replace, flush = os.replace, os.fsync
+
+    def replace_on_one_disk(source, target):
+        if disks == 2 and Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(source, target)
+
+    def flush_what_is_written(handle):
+        written = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if not written and not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        flush(handle)
+
+    monkeypatch.setattr(os, "replace", replace_on_one_disk)
+    monkeypatch.setattr(os, "rename", replace_on_one_disk)
+    monkeypatch.setattr(os, "fsync", flush_what_is_written)
+    if fails and disks == 2:
+        with pytest.raises(FormatError, match=os.strerror(errno.EIO)):
+            store.take("1.shard", tmp_path / "2.shard")
+        assert store.names() == ["1.shard"]
+        assert not any(tmp_path.glob("2.shard*"))
+    else:
+        store.take("1.shard", tmp_path / "2.shard")
+        assert (tmp_path / "2.shard").read_bytes() == b"work of an hour"
+        assert store.names() == []
+    with pytest.raises(FormatError, match="no such file"):
+        store.take("none.shard", tmp_path / "3.shard")
 
 
 @pytest.mark.parametrize("where", [None, "memory://left", "{}/left"])

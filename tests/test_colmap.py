@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -275,6 +276,18 @@ def test_the_old_database_stays_when_a_new_one_fails(fails):
     Path("photos/a.jpg").write_text("no picture")
     assert fails("f.h5", "m.h5", "photos", "-o", "d.db", "--overwrite")[0] == 1
     assert Path("d.db").read_text() == "precious"
+
+
+def test_file_systems_without_locks(fails, monkeypatch):
+    """SQLite works with none, and only says that it could not."""
+
+    def lockf(handle, operation):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    code, message = fails("f.h5", "m.h5", "photos", "-o", "d.db")
+    assert (code, "d.db: file locks do not work there, which COLMAP's databases need" in message) == (1, True)
+    assert not list(Path().glob("d.db*"))
 
 
 def test_what_a_killed_command_left_is_no_hindrance(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import gzip
 import hashlib
@@ -17,6 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import trustme
@@ -262,6 +264,23 @@ def test_progress_and_notes(server):
     assert seen[-1] == (size, size)
     assert seen == sorted(seen)
     assert notes == ["the server answers 503 Service Unavailable: trying again in 0.01 s"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOLCK, "none"), OSError(errno.EOPNOTSUPP, "none"), NotImplementedError("no flock")],
+)
+def test_a_cache_without_locks(server, monkeypatch, error):
+    def acquire(self, timeout=None):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    server.answers["/d2_tf.pth"] = File(checkpoint())
+    notes = []
+    fetch.fetch(note=notes.append)
+    assert holds("tf")
+    assert len(notes) == 1
+    assert notes[0].endswith("file locks do not work there: two processes must not fetch at a time")
 
 
 # --- broken off ------------------------------------------------------------------------------------------

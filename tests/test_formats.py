@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 import h5py
 import numpy as np
@@ -169,6 +171,48 @@ def test_replacing_leaves_the_old_file_when_it_fails(tmp_path):
     with replacing(path) as stream:
         stream.write(b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_replacing_flushes_the_file_and_then_its_name(tmp_path, monkeypatch):
+    """After a power cut either the old or the new file is there, and with it its name."""
+    flushed, flush = [], os.fsync
+
+    def recorded(handle):
+        where = os.readlink(f"/proc/self/fd/{handle}") if os.path.isdir("/proc/self/fd") else ""
+        flushed.append((stat.S_ISDIR(os.fstat(handle).st_mode), (tmp_path / "file").exists(), where))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    with replacing(tmp_path / "file") as stream:
+        stream.write(b"new")
+    assert [kinds[:2] for kinds in flushed] == [(False, False), (True, True)]
+    assert flushed[1][2] in ("", str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_hdf5_files_where_there_are_no_locks(tmp_path, monkeypatch, number):
+    """HDF5 itself passes over one of these only, and leaves the file empty that it has begun."""
+    real = hloc._opened
+
+    def refused(path, mode, locking=None):
+        if locking is None:
+            if mode == "a":
+                path.touch()
+            raise OSError(number, f"unable to lock file, errno = {number}")
+        return real(path, mode, locking)
+
+    monkeypatch.setattr(hloc, "_opened", refused)
+    path = tmp_path / "f.h5"
+    with hloc.opened(path, "a") as file:
+        hloc.write(file, "a.jpg", features(3))
+    with hloc.opened(path, "r+") as file:
+        hloc.write(file, "b.jpg", features(4))
+    assert hloc.names(path) == ["a.jpg", "b.jpg"]
+    # Where HDF5's own variable asks for locks, it does not do without.
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")
+    monkeypatch.setattr(hloc, "_opened", lambda path, mode, locking=None: refused(path, mode))
+    with pytest.raises(FormatError, match="HDF5_USE_FILE_LOCKING=TRUE asks for file locks"):
+        hloc.names(path)
 
 
 def test_replacing_keeps_links_and_refuses_folders(tmp_path):

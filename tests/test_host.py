@@ -191,3 +191,37 @@ assert not changed, changed
 
 def test_the_state_of_the_process_is_left_alone(pictures, tmp_path):
     scripts.run(STATE, tmp_path, *pictures)
+
+
+LOGGING = """
+import logging, sys
+lines = []
+class Kept(logging.Handler):
+    def emit(self, record):
+        lines.append(record.name.partition(".")[0])
+logging.basicConfig(level=logging.DEBUG, handlers=[Kept()])
+named, when = sys.argv[1:]
+if when == "before":
+    logging.getLogger(named).setLevel(logging.DEBUG)
+from d2np.kernels import pool
+if when == "after":
+    logging.getLogger(named).setLevel(logging.DEBUG)
+import numpy as np
+pool.relu(np.zeros((2, 2), np.float32))
+print(lines.count("numba"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "when", "is_asked"),
+    [
+        ("d2np", "before", False),
+        ("numba", "before", True),
+        ("numba", "after", True),
+        ("numba.core.ssa", "after", True),
+    ],
+)
+def test_the_compiler_logs_where_it_is_asked_by_name_only(named, when, is_asked, tmp_path):
+    done = scripts.run(LOGGING, named, when, NUMBA_CACHE_DIR=tmp_path)
+    assert (int(done.stdout) > 10) == is_asked
+    assert is_asked or int(done.stdout) == 0

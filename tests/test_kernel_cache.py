@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import shutil
+import zipfile
 
 import pytest
 import scripts
+
+from d2np.weights import store
 
 # Becomes an ordinary user who may read everything and write only what is their own, if it was the
 # administrator: Python itself may lie in a folder that others cannot enter.
@@ -86,6 +90,83 @@ def test_where_nothing_can_be_written(package, nowhere, flags):
     assert warnings_in(done) == ["no folder can be written"]
     assert "NUMBA_CACHE_DIR" in done.stderr
     assert list(package.rglob("*.nb?")) == []
+
+
+def test_without_a_home_no_folder_is_made(package, nowhere, tmp_path):
+    """Nobody of that number has a home, and Numba makes a folder called ``~`` of it."""
+    work = tmp_path / "work"
+    work.mkdir(mode=0o777)
+    work.chmod(0o777)
+    script = f"import os\nos.chdir({str(work)!r})\n" + ORDINARY.replace("65534", "54321")
+    environment = {**nowhere, "HOME": None, "XDG_CACHE_HOME": None, "D2NP_CACHE": None}
+    for chosen in (None, "~/kernels"):
+        environment["NUMBA_CACHE_DIR"] = chosen
+        done = scripts.run(script + "become_ordinary()\n" + WORK, package=package, **environment)
+        assert warnings_in(done) == ["no folder can be written"]
+        assert list(work.iterdir()) == []
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """Modules as PyInstaller has them: no sources, and names of files that are below the working folder."""
+    package = tmp_path / "frozen" / "d2np"
+    for folder in ("", "kernels"):
+        shutil.copytree(scripts.PACKAGE / "d2np" / folder, package / folder, ignore=only_modules)
+        compiled = {"ddir": os.path.join("d2np", folder), "legacy": True, "maxlevels": 0, "quiet": 1}
+        assert compileall.compile_dir(package / folder, **compiled)
+    for path in package.rglob("*.py"):
+        path.unlink()
+    return package.parent, "import sys\nsys.frozen = True\n"
+
+
+@pytest.fixture
+def zipped(tmp_path):
+    """What ``python -m zipapp`` makes of an installation."""
+    path = tmp_path / "program.pyz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (scripts.PACKAGE / "d2np").rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.write(file, file.relative_to(scripts.PACKAGE))
+        archive.write(store.resolve("analytic"), "d2np/weights/analytic.h5")
+    return scripts.PACKAGE, f"import sys\nsys.path.insert(0, {str(path)!r})\n" + PACKAGED
+
+
+def only_modules(folder, names):
+    return [name for name in names if not name.endswith(".py")]
+
+
+PACKAGED = """
+import os
+import d2np
+from d2np.demo import views
+from d2np.draw.html import match_page
+from d2np.weights import store
+assert ".pyz" in d2np.__file__
+assert d2np.Net.load("analytic").provenance.name
+unpacked = store.resolve("analytic")
+assert unpacked == store.resolve("analytic"), "once is enough"
+if os.fork() == 0:
+    sys.exit()  # a child that ends leaves the file to its parent
+os.wait()
+assert d2np.Net.load("analytic").provenance.name
+image, features = views().first, d2np.Features([[4, 4, 1]], [1], [[1] + [0] * 511], (512, 512))
+assert "</html>" in match_page(image, image, features, features, d2np.Matches([[0, 0]], [1]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["frozen", "zipped"])
+def test_kernels_are_compiled_once_for_all_working_folders(kind, tmp_path, request):
+    package, script = request.getfixturevalue(kind)
+    home = {"HOME": tmp_path / "home", "XDG_CACHE_HOME": "relative", "NUMBA_CACHE_DIR": None}
+    for name, expected in (("one", (0, 2)), ("other", (2, 0))):
+        work = tmp_path / name
+        work.mkdir()
+        there = f"import os\nos.chdir({str(work)!r})\n"
+        done = scripts.run(script + there + WORK, package=package, TMPDIR=work, **home)
+        assert done.stderr == ""
+        assert counts(done) == expected
+        assert list(work.iterdir()) == []
+    assert len(list((tmp_path / "home" / ".cache" / "numba").iterdir())) == 1
 
 
 def test_the_warning_can_be_silenced(package, nowhere):

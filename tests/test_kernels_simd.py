@@ -67,11 +67,19 @@ def fresh_caches(monkeypatch, tmp_path):
     ("described", "expected"),
     [
         ([(1, "32K"), (1, "32K"), (2, "2048K"), (3, "30720K")], (2 << 20, 30 << 20)),
-        ([(1, "64K"), (2, "512K")], (512 << 10, 32 << 20)),
+        ([(1, "64K"), (2, "512K"), (4, "8192K")], (512 << 10, 8 << 20)),
+        # No third level, as on boards.
+        ([(1, "64K"), (2, "512K")], (512 << 10, 512 << 10)),
         ([(2, "much"), (3, "96K")], (1 << 20, 1 << 20)),
-        ([], (1 << 20, 32 << 20)),
+        ([], (1 << 20, 1 << 20)),
     ],
 )
 def test_caches_as_linux_describes_them(fresh_caches, described, expected):
     describe_caches(fresh_caches, described)
     assert simd.host_caches() == expected
+
+
+def test_caches_where_nothing_describes_them(fresh_caches, monkeypatch):
+    """Other systems than Linux have no such folder."""
+    monkeypatch.setattr(simd, "_CACHE_FILES", fresh_caches / "system" / "cpu" / "cache")
+    assert simd.host_caches() == (1 << 20, 32 << 20)

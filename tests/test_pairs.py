@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
@@ -191,6 +192,32 @@ def test_the_result_does_not_depend_on_threads(tmp_path, job):
     assert contents[1:] == contents[:1] * 3
     with pytest.raises(OptionError, match="threads"):
         job(threads=0, restart=True)
+
+
+def test_little_memory_means_fewer_side_by_side(tmp_path, job, monkeypatch, caplog):
+    """And fewer features that are held; the matches are the same."""
+    job(threads=3)
+    expected = content(tmp_path / "m.h5")
+    assert caplog.messages == []
+    read, threads = Counter(), set()
+    real_read, real_match = hloc.read, pairs_module.match
+
+    def counted(file, name):
+        read[name] += 1
+        return real_read(file, name)
+
+    def matched(a, b, **options):
+        threads.add(options["threads"])
+        return real_match(a, b, **options)
+
+    monkeypatch.setattr(hloc, "read", counted)
+    monkeypatch.setattr(pairs_module, "match", matched)
+    monkeypatch.setattr(pairs_module, "free_memory", lambda: 300 << 20)
+    job(threads=3, restart=True)
+    assert caplog.messages == ["1 pair at a time instead of 3: little memory is free"]
+    assert threads == {3}
+    assert max(read.values()) > 1
+    assert content(tmp_path / "m.h5") == expected
 
 
 def test_listed_pairs_keep_their_order_of_names(tmp_path, job):

@@ -170,23 +170,61 @@ def test_memory_decides_how_many_side_by_side(photos):
         assert net.most_running == running
 
 
+@pytest.mark.parametrize("workers", [None, 4, 3])
+def test_little_memory_means_fewer_side_by_side(photos, monkeypatch, caplog, workers):
+    """So do options that say otherwise; and it is said once in a job."""
+    one = pipeline.working_bytes(8, 21, (1.0,))
+    fewer = f"at a time instead of {workers or 4}: little memory is free"
+    for share, running, told in (
+        (None, 4, []),
+        (8, 4, []),
+        (2, 2, [f"2 images {fewer}"]),
+        (1, 1, [f"1 image {fewer}"]),
+        (0, 1, [f"1 image {fewer}"]),
+    ):
+        caplog.clear()
+        free = None if share is None else 2 * int(one * share)
+        monkeypatch.setattr(pipeline, "free_memory", lambda free=free: free)
+        net = Stub(lambda picture, threads: time.sleep(0.01))
+        list(features_of(net, [photos[-1]] * 12, Settings(), workers=workers, threads=4, ahead=8))
+        assert net.most_running == min(running, workers or 4)
+        assert net.most_busy <= 4
+        assert caplog.messages == told
+        assert {record.name for record in caplog.records} <= {"d2np"}
+
+
+def test_little_memory_means_fewer_that_wait(photos, monkeypatch):
+    taken = []
+    entries = (taken.append(entry) or entry for entry in photos)
+    monkeypatch.setattr(pipeline, "free_memory", lambda: 600 << 20)
+    with closing(features_of(Stub(), entries, Settings(), threads=4)) as found:
+        next(found)
+        assert len(taken) <= 4
+    monkeypatch.setattr(pipeline, "free_memory", lambda: None)
+    taken.clear()
+    with closing(features_of(Stub(), iter(photos), Settings(), threads=3)) as found:
+        assert len(list(found)) == 12
+
+
 @hypothesis_settings(deadline=None, max_examples=100, derandomize=True)
 @given(
     st.integers(1, 64),
+    st.none() | st.integers(1, 64),
     st.integers(1, 1 << 34),
     st.lists(st.tuples(st.integers(8, 5000), st.integers(8, 5000)), min_size=1, max_size=64),
     st.sampled_from([(1.0,), SCALES]),
 )
-def test_pictures_that_share_the_threads_fit_into_the_memory(threads, memory, shapes, scales):
-    shares = pipeline._Shares(threads, None, memory, scales)
-    free, used = threads, []
+def test_pictures_that_share_the_threads_fit_into_the_memory(threads, workers, memory, shapes, scales):
+    shares = pipeline._Shares(threads, workers, memory, scales)
+    free, used = shares.total, []
     for shape in shapes:
         share = shares.of(shape)
-        assert 1 <= share <= threads
+        assert 1 <= share <= shares.total
         if share <= free:
             free -= share
             used.append(pipeline.working_bytes(*shape, scales))
-    assert sum(used) <= memory or len(used) == 1
+    # No more of them than workers are worked on.
+    assert sum(sorted(used)[: shares.most_workers]) <= memory or len(used) == 1
 
 
 def test_no_more_decoded_pictures_than_allowed(photos, alive):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import ntpath
 import subprocess
 import sys
+from pathlib import PureWindowsPath
 
 import fsspec
 import numpy as np
@@ -15,7 +17,7 @@ from loopback import File, redirect, reply, reset, serving, status
 from PIL import Image
 
 from d2np import index_pages, remote
-from d2np.dataset import Entry, listing
+from d2np.dataset import Entry, NpzOutput, Settings, extract, features_of, listing, pipeline
 from d2np.errors import ImageError, OptionError
 from d2np.image import open_picture
 from d2np.remote import RemoteFile
@@ -79,7 +81,16 @@ def test_what_is_a_url():
         "zip://a.jpg::/b.zip",
     ):
         assert remote.is_url(text)
-    for text in ("a.jpg", "/s3:/a", "./a://b", "C:\\a.jpg", "camera::left.jpg", "://a", "3d://a"):
+    for text in (
+        "a.jpg",
+        "/s3:/a",
+        "./a://b",
+        "C:\\a.jpg",
+        "C://a.jpg",
+        "camera::left.jpg",
+        "://a",
+        "3d://a",
+    ):
         assert not remote.is_url(text)
 
 
@@ -140,6 +151,50 @@ def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features
     (tmp_path / "b.png").write_bytes(memory.cat_file("/photos/b.png"))
     (entry,) = listing(["memory://photos/b.png"])
     assert_same_features(net(entry.path), net(tmp_path / "b.png"))
+
+
+def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_features):
+    """Small pictures and those that are opened when it is their turn."""
+    fetched = []
+    read = type(memory).open
+    monkeypatch.setattr(
+        type(memory), "open", lambda self, path, *o, **n: (fetched.append(path), read(self, path, *o, **n))[1]
+    )
+    entries = listing(["memory://photos"])
+    usual = list(features_of(net, entries, Settings()))
+    for bytes_at_once in (1, 83 * 61 * 3 - 1):
+        fetched.clear()
+        monkeypatch.setattr(pipeline, "_DECODED_BYTES", bytes_at_once)
+        for (_, features), (_, expected) in zip(features_of(net, entries, Settings()), usual, strict=True):
+            assert_same_features(features, expected)
+        assert sorted(fetched) == [f"/photos/{entry.name}" for entry in entries]
+
+
+def test_failures_are_tried_again_once_they_have_changed(memory, web, tmp_path):
+    """Of what a server does not answer for, that is not known."""
+    memory.pipe("/photos/bad.png", b"no picture")
+    tried = []
+
+    def failing(path, **_):
+        tried.append(str(path))
+        raise ImageError(f"{path}: not a picture")
+
+    def again(retry=False):
+        tried.clear()
+        urls = [f"memory://photos/{name}.png" for name in ("bad", "none")]
+        entries = listing([*urls, f"{web.address}/broken.png"])
+        report = extract(failing, entries, NpzOutput(tmp_path / "out"), Settings(), retry_failed=retry)
+        assert len(report.failed) == 3
+        return [url.rpartition("/")[2] for url in tried]
+
+    assert again() == ["bad.png", "none.png", "broken.png"]
+    assert again() == ["broken.png"]
+    memory.pipe("/photos/none.png", b"there now")
+    assert again() == ["none.png", "broken.png"]
+    memory.pipe("/photos/bad.png", b"other")
+    assert again() == ["bad.png", "broken.png"]
+    assert again() == ["broken.png"]
+    assert len(again(retry=True)) == 3
 
 
 def test_limits(memory):
@@ -312,6 +367,24 @@ def test_file_urls(tmp_path):
     for url in (f"file://{tmp_path}", f"file://localhost{tmp_path}/", f"FILE://{tmp_path}/*"):
         assert listing([url]) == [Entry(tmp_path / "a b.png", "a b.png")]
     assert names(f"file://{tmp_path}/a%20b.png") == ["a b.png"]
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///C:/photos/a%20b.png", "C:\\photos\\a b.png"),
+        ("FILE:///c|/a.png", "c:\\a.png"),
+        ("file://C:/a.png", "C:\\a.png"),
+        ("file://localhost/C:/a.png", "C:\\a.png"),
+        ("file:///C:/", "C:\\"),
+        ("file://server/share/a.png", "\\\\server\\share\\a.png"),
+    ],
+)
+def test_file_urls_of_windows(url, path):
+    found = remote.local_path(url, windows=True)
+    assert ntpath.normpath(found) == path
+    assert ntpath.isabs(found)
+    assert PureWindowsPath(found).as_posix() == found
 
 
 def test_missing_packages(tmp_path):

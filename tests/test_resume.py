@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import random
 import re
@@ -22,7 +24,7 @@ from stubbed import run
 
 import d2np
 from d2np.cli import main
-from d2np.dataset import HlocOutput, NpzOutput, Settings, extract, hdf, listing, parts
+from d2np.dataset import HlocOutput, NpzOutput, Settings, extract, extraction, hdf, listing, parts
 from d2np.dataset.lock import Lock
 from d2np.errors import FormatError
 from d2np.formats import hloc
@@ -319,6 +321,59 @@ def test_a_lock_is_let_go_of_by_a_kill(tmp_path):
     other.release()
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_systems_without_locks(photos, monkeypatch, caplog, number):
+    """NFS without lockd, Lustre and FUSE without flock: jobs do without, and say so once."""
+
+    def flock(handle, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
+    assert run(photos, "f.h5", "calls").done == 12
+    assert [record.name for record in caplog.records] == ["d2np"]
+    assert caplog.messages[0].endswith(
+        "f.h5.parts: file locks do not work there: two jobs must not write to one output at a time"
+    )
+    assert not Path("f.h5.parts").exists()
+    # What HDF5's variable says counts for all locks.
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")
+    with pytest.raises(FormatError, match=r"g\.h5\.parts: file locks do not work there, and HDF5_USE_FILE"):
+        run(photos, "g.h5", "calls")
+    assert not Path("g.h5.parts").exists()
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+    monkeypatch.setattr("fcntl.flock", lambda handle, operation: pytest.fail("no lock is asked for"))
+    assert run(photos, "g.h5", "calls").done == 12
+    assert len(caplog.records) == 1
+
+
+def test_other_errors_of_locks_are_errors(tmp_path, monkeypatch):
+    def flock(handle, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        Lock(tmp_path / "lock").take()
+
+
+def test_a_lock_goes_where_open_files_cannot_be_removed(tmp_path, monkeypatch):
+    """As on Windows."""
+    unlink = Path.unlink
+    lock = Lock(tmp_path / "lock")
+    assert lock.take()
+    stream = lock._stream
+
+    def refused(path, missing_ok=False):
+        if not stream.closed:
+            raise PermissionError(errno.EACCES, "used by another process")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    lock.release(remove=True)
+    assert not lock.held
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_folder_held_before_stays(photos):
     Path("f.h5.parts").mkdir()
     Path("f.h5.parts", "diary.txt").write_text("dear diary")
@@ -523,13 +578,20 @@ def test_a_real_target_that_cannot_be_written(photos):
 # --- failures ---------------------------------------------------------------------------------------------
 
 
+def told(listed):
+    """Names and reasons; the third column is what each picture was like."""
+    rows = [line.rsplit("\t", 1) for line in Path(listed).read_text().splitlines()]
+    assert all(json.loads(state) for _, state in rows)
+    return [row for row, _ in rows]
+
+
 def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     (photos / "bad.png").write_bytes(b"bad")
     (photos / "worse\t.png").write_bytes(b"bad too")
     report = run(photos, "f.h5", "calls")
     assert (report.done, len(report.failed), report.failed_before) == (12, 2, 0)
     listed = Path("f.h5.failed.txt")
-    assert listed.read_text() == "bad.png\tnot a picture\nworse\\t.png\tnot a picture\n"
+    assert told(listed) == ["bad.png\tnot a picture", "worse\\t.png\tnot a picture"]
     again = run(photos, "f.h5", "later")
     assert (again.done, again.skipped, again.failed_before) == (0, 12, 2)
     assert again.failed == report.failed
@@ -537,7 +599,7 @@ def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     change(photos / "bad.png", b"good now")
     again = run(photos, "f.h5", "later")
     assert (again.done, len(again.failed), again.failed_before) == (1, 1, 1)
-    assert listed.read_text() == "worse\\t.png\tnot a picture\n"
+    assert told(listed) == ["worse\\t.png\tnot a picture"]
     again = run(photos, "f.h5", "later", retry_failed=True)
     assert (len(again.failed), again.failed_before) == (1, 0)
     (photos / "worse\t.png").unlink()
@@ -549,7 +611,7 @@ def test_failures_are_listed_at_once(photos):
     (photos / "00.png").write_bytes(b"bad")
     with pytest.raises(KeyboardInterrupt):
         run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 2)
-    assert Path("f.h5.failed.txt").read_text() == "00.png\tnot a picture\n"
+    assert told("f.h5.failed.txt") == ["00.png\tnot a picture"]
     report = run(photos, "f.h5", "calls")
     assert (report.done, report.skipped, report.failed_before) == (9, 2, 1)
 
@@ -561,6 +623,52 @@ def test_permissions_that_are_given_later(photos):
     time.sleep(0.02)
     (photos / "bad.png").chmod(0o600)
     assert run(photos, "f.h5", "calls").failed_before == 0
+
+
+def test_no_clock_decides_what_has_failed_before(photos):
+    """Neither the time of the list, which copies of it do not keep, nor one that a camera has set wrong."""
+    (photos / "bad.png").write_bytes(b"bad")
+    os.utime(photos / "bad.png", (4e9, 4e9))
+    run(photos, "f.h5", "calls")
+    for seconds in (1e9, 5e9):
+        os.utime("f.h5.failed.txt", (seconds, seconds))
+        assert run(photos, "f.h5", "calls").failed_before == 1
+    # Other content at the same time, and a list that is newer than both.
+    (photos / "bad.png").write_bytes(b"good now")
+    os.utime(photos / "bad.png", (4e9, 4e9))
+    os.utime("f.h5.failed.txt", (5e9, 5e9))
+    assert run(photos, "f.h5", "calls").done == 1
+
+
+def test_a_picture_that_is_completed_after_it_was_read_is_tried_again(photos, monkeypatch):
+    """What is listed is what it was like when its turn came."""
+    picture = photos / "00.png"
+    picture.write_bytes(b"bad")
+
+    def copied_meanwhile(entry, reason):
+        picture.write_bytes(b"good now")
+        return f"{entry.path}: {reason}"
+
+    monkeypatch.setattr(extraction, "_reason", copied_meanwhile)
+    assert len(run(photos, "f.h5", "calls").failed) == 1
+    assert run(photos, "f.h5", "calls").done == 1
+
+
+def test_reasons_stay_as_they_are(photos):
+    def failing(path, **_):
+        raise d2np.ImageError(f"{path}: C:\\new\tline\nend")
+
+    for before in (0, 12, 12):
+        report = extract(failing, listing([photos]), NpzOutput(Path("out")), Settings())
+        assert report.failed_before == before
+        assert {reason.partition(": ")[2] for _, reason in report.failed} == {"C:\\new\tline\nend"}
+
+
+def test_failures_of_lists_by_older_versions_are_tried_again(photos):
+    (photos / "bad.png").write_bytes(b"bad")
+    Path("f.h5.failed.txt").write_text("bad.png\tnot a picture\n")
+    report = run(photos, "f.h5", "calls")
+    assert (len(report.failed), report.failed_before) == (1, 0)
 
 
 def test_failures_of_other_formats(photos):
@@ -576,7 +684,7 @@ def test_failures_of_other_formats(photos):
         again = extract(failing, listings, output, Settings())
         assert again.failed == report.failed
         assert again.failed_before == (13 if listed else 0)
-        assert listed is None or listed.read_text().startswith("00.png\tnot a picture\n")
+        assert listed is None or told(listed)[0] == "00.png\tnot a picture"
 
 
 def test_nothing_is_held_in_memory_of_what_is_stored(photos):

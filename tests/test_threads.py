@@ -8,7 +8,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import d2np
-from d2np.threads import Team, shrinking_spans, spans, usable_cores
+from d2np.machine import usable_cores
+from d2np.threads import Team, shrinking_spans, spans
 
 
 @hypothesis_settings(deadline=None, max_examples=50, derandomize=True)

@@ -43,7 +43,7 @@ from d2np import errors, weights
 from d2np.errors import WeightsError
 from d2np.layers import PARAMETER_SHAPES
 from d2np.weights import Provenance, hdf5, store
-from d2np.weights.torch_checkpoint import PUBLISHED_NAMES
+from d2np.weights.state_dict import PUBLISHED_NAMES
 
 FORMATS = pytest.mark.parametrize("write", [legacy, zipped], ids=["legacy", "zip"])
 AROUND = pytest.mark.parametrize("around", [legacy_around, zipped_around], ids=["legacy", "zip"])
@@ -906,6 +906,7 @@ def test_packaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     installed = tmp_path / "site-packages" / "d2np" / "weights"
     installed.mkdir(parents=True)
     monkeypatch.setattr(store, "__file__", str(installed / "store.py"))
+    monkeypatch.setattr(store.resources, "files", lambda package: installed)
     with pytest.raises(WeightsError, match="install d2np again"):
         store.resolve("analytic")
     checkout = tmp_path / "site-packages" / "weights"
@@ -913,6 +914,15 @@ def test_packaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for folder in (checkout, installed):
         (folder / "analytic.h5").write_bytes(b"")
         assert store.resolve("analytic").samefile(folder / "analytic.h5")
+
+
+def test_packaged_weights_that_cannot_be_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "d2np.zip", "w") as archive:
+        archive.writestr("analytic.h5", b"")
+    monkeypatch.setattr(store.resources, "files", lambda package: zipfile.Path(tmp_path / "d2np.zip"))
+    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(WeightsError, match="TMPDIR"):
+        store.resolve("analytic")
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -931,6 +941,9 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert store.cache_folder() == tmp_path / ".cache" / "d2np"
+    monkeypatch.setattr(Path, "home", lambda: Path("relative"))
+    with pytest.raises(WeightsError, match="set D2NP_CACHE"):
+        store.cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert store.cache_folder() == tmp_path / "xdg" / "d2np"
     monkeypatch.setenv("D2NP_CACHE", str(tmp_path / "mine"))

@@ -53,9 +53,10 @@ stopping and going on
 
 failures
   A picture that cannot be done is listed at the end with the reason, and in OUT.failed.txt, a line
-  NAME<TAB>REASON for each; the others are done, and the exit code is 1. Started again, such pictures are
-  only listed, unless they have changed; --retry-failed tries all of them. (npz and mat beside the pictures
-  have no such list, and try again.)
+  NAME<TAB>REASON<TAB>STATE for each; the others are done, and the exit code is 1. Started again, such
+  pictures are only listed, unless they have changed (size, times, what is told of a URL) or their server did
+  not answer; --retry-failed tries all of them. (npz and mat beside the pictures have no such list, and try
+  again.)
 
 a cluster
 """
@@ -122,7 +123,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="work on N pictures side by side and share the threads between them: 1 takes the least memory, "
         "one for each thread is the fastest (by 1 to 15 %%), each of them up to half a gigabyte; the results "
-        "do not depend on it; default: one for each thread, fewer where large pictures need more memory",
+        "do not depend on it; default: one for each thread; fewer, also than N, where little memory is free",
     )
     parser.set_defaults(run=run)
 
@@ -160,6 +161,8 @@ def run(options: argparse.Namespace) -> int:
         without = " without --restart" if options.restart else ""
         complain(f"interrupted: what is done is kept, and the same command{without} goes on from there")
         return 130
+    finally:
+        output.close()
     return _tell(report, options, output.failed_list, perf_counter() - start)
 
 

@@ -90,6 +90,8 @@ def run(options: argparse.Namespace) -> int:
         without = " without --restart" if options.restart else ""
         complain(f"interrupted: what is done is kept, and the same command{without} goes on from there")
         return 130
+    finally:
+        output.close()
     _tell(report, options.output, perf_counter() - start)
     return 0
 

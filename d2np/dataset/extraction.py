@@ -142,8 +142,8 @@ def extract(
     """
     report = Report()
     ended = threading.Event()
-    done = _where(net, output, settings, workers, threads, client, shards, ended)
     try:
+        done = _where(net, output, settings, workers, threads, client, shards, ended)
         failures = Failures(output.failed_list, retry=retry_failed)
         waiting = []
         for entry in entries:
@@ -156,13 +156,13 @@ def extract(
         report.failed_before = len(report.failed)
         if waiting:
             output.start()
-        failures.begin(report.failed)
+        failures.begin(entry for entry, _ in report.failed)
         report.failed = [(entry, _reason(entry, reason)) for entry, reason in report.failed]
         if progress is not None and report.failed:
             progress.update(report.failed_before)
         for _ in range(ATTEMPTS):
             left = len(waiting)
-            with closing(done(waiting)) as results:
+            with closing(done(failures.watched(waiting))) as results:
                 for entry, outcome in results:
                     left -= 1
                     if isinstance(outcome, str):
@@ -172,6 +172,7 @@ def extract(
                     else:
                         report.done += 1
                         report.keypoints += outcome
+                    failures.done(entry)
                     if progress is not None:
                         progress.update()
                     if stop is not None and stop():

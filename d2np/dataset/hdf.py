@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from ..atomic import sync_folder
 from ..errors import FormatError, ImageError
 from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
@@ -20,7 +21,7 @@ from ..gathering import Gathering
 from .listing import Entry
 from .parts import ASSEMBLED, STAMP, Damaged, Job, Parts
 from .pieces import Pieces
-from .shards import PIECE, PIECES, Record, sync_folder
+from .shards import PIECE, PIECES, Record
 from .stamps import has_checksum, is_same, stamp_of, with_checksum
 
 SETTINGS = "d2np_settings"

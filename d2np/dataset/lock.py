@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..atomic import NO_LOCKS, locks_wanted
+from ..errors import FormatError
+
 
 class Lock:
     """A file that one process holds at a time. What ends the process lets go of it.
+
+    On a file system without locks any number of processes hold it, and a warning is logged on ``d2np``.
+    ``HDF5_USE_FILE_LOCKING`` counts as it does for HDF5: with FALSE there are no locks, with TRUE they must
+    work.
 
     Parameters
     ----------
@@ -28,11 +36,13 @@ class Lock:
         ------
         OSError
             If it cannot be opened.
+        FormatError
+            If locks do not work there, though ``HDF5_USE_FILE_LOCKING`` asks for them.
         """
         while self._stream is None:
             stream = open(self.path, "ab", buffering=0)  # noqa: SIM115
             try:
-                _lock(stream.fileno())
+                self._lock(stream.fileno())
                 # Whoever held it may have removed it meanwhile.
                 still_there = os.path.samestat(os.fstat(stream.fileno()), os.stat(self.path))
             except FileNotFoundError:
@@ -54,10 +64,37 @@ class Lock:
         stream, self._stream = self._stream, None
         if stream is None:
             return
-        if remove:
-            with suppress(OSError):
-                self.path.unlink()
+        if remove and not self._unlinked():
+            # Windows deletes no open file; and none that somebody else has opened by then.
+            stream.close()
+            self._unlinked()
         stream.close()
+
+    def _unlinked(self) -> bool:
+        with suppress(OSError):
+            self.path.unlink()
+            return True
+        return False
+
+    def _lock(self, handle: int) -> None:
+        wanted = locks_wanted()
+        if wanted is False:
+            return
+        try:
+            _lock(handle)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            if wanted:
+                self._unlinked()
+                raise FormatError(
+                    f"{self.path.parent}: file locks do not work there, and HDF5_USE_FILE_LOCKING asks for "
+                    "them: unset it, or write elsewhere"
+                ) from None
+            logging.getLogger("d2np").warning(
+                "%s: file locks do not work there: two jobs must not write to one output at a time",
+                self.path.parent,
+            )
 
     @property
     def held(self) -> bool:

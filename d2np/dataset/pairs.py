@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError, several
 from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
+from ..machine import free_memory
 from ..matching import match
 from ..threads import Team
 from .extraction import ATTEMPTS, Progress, damaged_again
@@ -27,6 +30,11 @@ Pair = tuple[str, str]
 
 CACHED = 16
 """Pictures whose features are held at once, beside those that are being matched."""
+
+# Of the memory that is free, features that are held take a quarter at most, and those that are being matched
+# a half: those of a picture within the published limits take so many bytes, about.
+_HELD_SHARE, _MATCHED_SHARE = 4, 2
+_FEATURE_BYTES = 50 << 20
 
 
 @dataclass(frozen=True)
@@ -223,8 +231,8 @@ def match_pairs(
         If ``stop`` said so.
     """
     report = MatchReport()
-    done = _where(features, output, settings, threads, client, shards)
     try:
+        done = _where(features, output, settings, threads, client, shards)
         hloc_matches.by_flat_name(_names(pairs))
         waiting = sum(not output.holds(*pair) for pair in pairs)
         report.skipped = len(pairs) - waiting
@@ -305,10 +313,16 @@ def matched(
     """Matches of so many pairs, in their order, with the numbers of keypoints."""
     with Team(threads) as team:
         cores = team.size
+    free = free_memory()
+    free = sys.maxsize if free is None else free
     # Where there are fewer pairs than cores, several work on one pair.
-    workers = max(1, min(cores, count))
+    wanted = max(1, min(cores, count))
+    workers = max(1, min(wanted, free // _MATCHED_SHARE // (2 * _FEATURE_BYTES)))
+    if workers < wanted:
+        fewer = "1 pair" if workers == 1 else f"{workers} pairs"
+        logging.getLogger("d2np").warning("%s at a time instead of %d: little memory is free", fewer, wanted)
     options = {**settings.options(), "threads": cores // workers}
-    held = _Held(file, CACHED)
+    held = _Held(file, max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES)))
     under_way: deque[tuple[Pair, tuple[int, int], Future[Matches]]] = deque()
 
     def next_one() -> tuple[Pair, tuple[int, int], Matches]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ..atomic import replacing
+from ..atomic import replacing, sync_folder
 from ..errors import FormatError
 from .lock import Lock
 from .shards import (
@@ -37,7 +37,6 @@ from .shards import (
     read,
     read_between,
     scan,
-    sync_folder,
     wholes,
 )
 
@@ -167,7 +166,6 @@ class Parts:
             with suppress(OSError):
                 self.remove()
             raise
-        sync_folder(self.folder)
         sync_folder(self.folder.parent)
         self.job = job
 
@@ -276,6 +274,10 @@ class Parts:
                 return True
         except FileNotFoundError:
             return False
+        except FormatError:
+            with suppress(OSError):
+                self.folder.rmdir()
+            raise
         raise FormatError(f"{self.folder}: another process is working on it: wait until it has ended")
 
     def _read_job(self) -> Job | None:

@@ -16,7 +16,9 @@ for, and share the threads; one that needs more than half of the memory is worke
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
@@ -32,6 +34,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..gathering import in_blocks
 from ..image import most_bytes, open_file
+from ..machine import free_memory
 from ..messages import reading
 from ..remote import RemoteFile
 from ..source import Source, open_source
@@ -47,10 +50,16 @@ if TYPE_CHECKING:
 
 MB = 1 << 20
 
+_LOGGER = logging.getLogger("d2np")
+
 # Of decoded pictures that wait or are worked on. One that is larger is opened when it is its turn, and alone.
 _DECODED_BYTES = 256 * MB
 # Working memory that comes with each thread by default: enough for a picture of its own at one scale.
 _MEMORY_PER_THREAD = 512 * MB
+# Of the memory that is free, working memory takes a half at most, decoded pictures an eighth, and features
+# that wait a quarter: each of so many bytes, about. The rest is for what others do, and for estimates.
+_WORKING_SHARE, _DECODED_SHARE, _WAITING_SHARE = 2, 8, 4
+_FEATURE_BYTES = 50 * MB
 # What the network works in, as measured: it grows with the pixels until the layers have all the rows that
 # they wait for, and then only with the width.
 _WORKING_BYTES_OF_A_PIXEL = 800
@@ -91,15 +100,18 @@ def features_of(
     settings : Settings
     workers : int, optional
         Pictures side by side, with ``threads // workers`` threads each. By default as many as there are
-        threads, or fewer if they take more than ``memory`` together.
+        threads. Fewer if they take more than ``memory`` together.
     threads : int, optional
         In all, but for the one that reads; by default every core that this process may use.
     memory : int, optional
-        Bytes of working memory that pictures worked on side by side take together, about; by default 512 MB
-        for each thread. A picture that takes more is worked on alone.
+        Bytes of working memory that pictures worked on side by side take together, about; by default half of
+        what this process may still use (:func:`d2np.machine.free_memory`), and without ``workers`` no more
+        than 512 MB for each thread. A picture that takes more is worked on alone. Where too little memory is
+        free for as many as there would be, that is logged on ``d2np``.
     ahead : int, optional
         Most pictures that are read, worked on or done, and not handed out yet; by default four for each of
-        those side by side. So many at most are worked out again after a job was killed.
+        those side by side, or fewer where little memory is free. So many at most are worked out again after a
+        job was killed.
     stop : threading.Event, optional
         Once it is set, no further picture is begun, and those that were begun are the last ones.
 
@@ -155,18 +167,23 @@ def _found(
     from ..net import Net  # here, since it takes a second and the caller has it already
 
     cores = thread_count(threads)
-    at_work = _MEMORY_PER_THREAD * cores if memory is None else whole_number(memory, "memory")
     opens = isinstance(net, Net)
     if workers is not None:
         workers = whole_number(workers, "workers")
     elif not opens:
         # Of pictures that somebody else opens no size is known: one at a time.
         workers, ahead = 1, ahead or 1
-    most = 4 * (workers or cores) if ahead is None else whole_number(ahead, "ahead")
-    shares = _Shares(cores, workers, at_work, settings.scales)
+    free = free_memory()
+    free = sys.maxsize if free is None else free
+    wanted = sys.maxsize if workers else _MEMORY_PER_THREAD * cores
+    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number(memory, "memory")
+    waiting = max(1, free // _WAITING_SHARE // _FEATURE_BYTES)
+    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number(ahead, "ahead")
+    shares = _Shares(cores, workers, at_work, settings.scales, wanted if memory is None else at_work)
     count = len(entries) if isinstance(entries, Sequence) else None
     in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None
-    line = _Line(net, settings, shares, stop or threading.Event(), opens, count, in_pieces and in_order)
+    room = min(_DECODED_BYTES, free // _DECODED_SHARE)
+    line = _Line(net, settings, shares, room, stop or threading.Event(), opens, count, in_pieces and in_order)
     return _in_order(line, entries, most)
 
 
@@ -186,18 +203,29 @@ class _Shares:
     workers: int | None
     memory: int
     scales: Sequence[float]
+    wanted: int = 0
+    """What ``memory`` would be if enough of it were free."""
 
     @property
     def most_workers(self) -> int:
         return self.workers or self.threads
 
-    def of(self, shape: tuple[int, int]) -> int:
+    @property
+    def total(self) -> int:
+        """Threads, or one for each worker where these are more."""
+        return max(self.threads, self.most_workers)
+
+    def of(self, shape: tuple[int, int], memory: int | None = None) -> int:
         """Threads for a picture of this height and width, as the network sees it."""
-        if self.workers is not None:
-            return self.each
-        # The same share of the threads as of the memory, or more: together they never take more than all.
-        side_by_side = self.memory // working_bytes(*shape, self.scales)
-        return -(-self.threads // max(1, side_by_side))
+        fit = max(1, (memory or self.memory) // working_bytes(*shape, self.scales))
+        # Where memory is short, the same share of the threads as of the memory, or more: together they never
+        # take more than all.
+        return self.each if fit >= self.most_workers else -(-self.total // fit)
+
+    def side_by_side(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Pictures of this size at a time, and how many there would be if enough memory were free."""
+        now, then = (min(self.most_workers, self.total // self.of(shape, of)) for of in (None, self.wanted))
+        return now, then
 
     @property
     def each(self) -> int:
@@ -303,6 +331,8 @@ class _Line:
     net : Net
     settings : Settings
     shares : _Shares
+    room : int
+        Bytes of decoded pictures that wait or are worked on.
     stop : threading.Event
         Once it is set, nothing is begun.
     opens : bool
@@ -318,6 +348,7 @@ class _Line:
         net: Net,
         settings: Settings,
         shares: _Shares,
+        room: int,
         stop: threading.Event,
         opens: bool,
         count: int | None,
@@ -329,8 +360,11 @@ class _Line:
         self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
         self._opening = {name: self._options[name] for name in ("orient", "stretch", "max_pixels")}
         self._stop, self._given_up = stop, threading.Event()
-        self._threads = _Stock(max(shares.threads, shares.most_workers), count)
-        self._room = _Stock(_DECODED_BYTES)
+        self._threads = _Stock(shares.total, count)
+        self._room = _Stock(room)
+        self._told_of_shortage = False
+        # What waits to be opened, with its content if that was fetched.
+        self._fetched: dict[str, Entry] = {}
         self._reader = ThreadPoolExecutor(1, "d2np-read")
         self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
 
@@ -377,7 +411,13 @@ class _Line:
         width, height, pixel_bytes = _header(entry, self._options["max_pixels"])
         needed = width * height * pixel_bytes
         if needed > self._room.total:
-            return _Read(None, self._threads.total, 0)
+            if needed <= _DECODED_BYTES:
+                self._tell_of_shortage(1, self._shares.most_workers)
+            content = entry.path.content if isinstance(entry.path, RemoteFile) else None
+            kept = min(len(content or b""), self._room.total)
+            self._room.take(kept)
+            self._fetched[entry.name] = entry
+            return _Read(None, self._threads.total, kept)
         self._room.take(needed)
         kept = 0
         try:
@@ -386,7 +426,14 @@ class _Line:
             kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
         finally:
             self._room.give(needed - kept)
+        self._tell_of_shortage(*self._shares.side_by_side(source.shape))
         return _Read(source, self._shares.of(source.shape), kept)
+
+    def _tell_of_shortage(self, now: int, wanted: int) -> None:
+        if now < wanted and not self._told_of_shortage:
+            self._told_of_shortage = True
+            images = "1 image" if now == 1 else f"{now} images"
+            _LOGGER.warning("%s at a time instead of %d: little memory is free", images, wanted)
 
     def _open(self, entry: Entry) -> Source:
         source = open_source(entry.path, **self._limits, **self._opening)
@@ -414,7 +461,7 @@ class _Line:
                 if self.stopping:
                     raise _Stopped
                 if self._opens and source is None:
-                    source = self._open(entry)
+                    source = self._open(self._fetched.pop(entry.name, entry))
                 threads_inside = min(threads, self._shares.threads)
                 if source is not None and self._comes_in_pieces(source):
                     self._hand_on(source, threads_inside, found)

@@ -46,6 +46,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import sync_folder
 from ..errors import FormatError
 
 EXTENSION = ".shard"
@@ -309,20 +310,6 @@ class ShardWriter:
             self._stream.seek(self.size)
         except (OSError, ValueError):
             return
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the disk write which files a folder holds, where the system can do that."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        return
-    finally:
-        os.close(handle)
 
 
 class _Header(NamedTuple):

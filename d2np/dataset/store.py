@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..atomic import sync_folder
 from ..errors import FormatError
 from ..remote import file_system, is_url, local_path, reason_of
-from .shards import sync_folder
 
 UNFINISHED = ".unfinished"
 """What the names of files end with that are being written."""
@@ -47,6 +47,8 @@ class Store:
             if self._is_remote:
                 system, folder = self._system()
                 system.makedirs(folder, exist_ok=True)
+            elif os.path.exists(self.where) and not os.path.isdir(self.where):
+                raise FormatError(f"{self.where}: is no folder that workers could write into")
             else:
                 os.makedirs(self.where, exist_ok=True)
 
@@ -145,17 +147,24 @@ class Store:
             If this cannot be done.
         """
         partial = target.with_name(target.name + UNFINISHED)
+        source = os.path.join(self.where, name)
+        if not self._is_remote:
+            with suppress(OSError):  # on another disk
+                os.replace(source, target)
+                sync_folder(target.parent)
+                return
         with self._problems():
             try:
                 if self._is_remote:
                     system, folder = self._system()
                     system.get_file(f"{folder}/{name}", str(partial))
                 else:
-                    # A copy, where they are on different disks.
-                    shutil.move(os.path.join(self.where, name), partial)
-                with open(partial, "rb") as stream:
+                    shutil.copyfile(source, partial)
+                # Windows flushes only what may be written.
+                with open(partial, "rb+") as stream:
                     os.fsync(stream.fileno())
                 os.replace(partial, target)
+                sync_folder(target.parent)
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise

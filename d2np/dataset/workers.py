@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from ..errors import Error, FormatError
 from ..features import Features
 from ..formats import hloc, hloc_matches
+from ..machine import usable_cores
 from ..messages import LOGGER, ONCE, collected
-from ..threads import usable_cores
 from . import extraction, hdf, pairs, shards
 from .cluster import Killed, Work, crowd, slots
 from .listing import Entry

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import NO_LOCKS, sync_folder
 from ..errors import FormatError, ImageError, OptionError, several
 from ..extras import require
 from ..threads import Team
@@ -281,14 +282,33 @@ def _replacing_database(target: Path, shown: str) -> Iterator[str]:
         # SQLite would not tell why it cannot.
         partial.touch()
         try:
+            _check_locks(partial, shown)
             yield os.fspath(partial)
             os.replace(partial, target)
+            sync_folder(target.parent)
         except BaseException:
             for path in besides:
                 path.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise FormatError(f"{shown}: cannot be written: {error.strerror or error}") from None
+
+
+def _check_locks(path: Path, shown: str) -> None:
+    """SQLite does nothing without file locks, neither here nor in COLMAP, and does not say why."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    with open(path, "rb+") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                raise FormatError(
+                    f"{shown}: file locks do not work there, which COLMAP's databases need: write it to "
+                    "another file system"
+                ) from None
 
 
 @contextmanager

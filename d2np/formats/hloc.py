@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import NO_LOCKS
 from ..errors import FormatError
 from ..features import Features
 from .hdf5 import read_array, read_text, write_text
@@ -231,16 +232,21 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") ->
     FormatError
         If there is none, or another process is writing to it.
     """
-    import h5py
-
     try:
-        return h5py.File(path) if mode == "r" else h5py.File(_opened_for_writing(path, create=mode == "a"))
+        try:
+            return _opened(path, mode)
+        except OSError as error:
+            if errno_of(error) not in NO_LOCKS:
+                raise
+            return _opened(path, mode, locking=False)
     except BlockingIOError:
         raise FormatError(f"{os.fspath(path)}: another process is writing to it") from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         # HDF5's own messages go on about its internals; only those of the system have a number.
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else "not an HDF5 file, or a damaged one"
+        if number in NO_LOCKS and (setting := os.environ.get("HDF5_USE_FILE_LOCKING")):
+            reason += f": HDF5_USE_FILE_LOCKING={setting} asks for file locks, which do not work there"
         raise FormatError(f"{os.fspath(path)}: {reason}") from None
 
 
@@ -286,22 +292,28 @@ def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) 
         raise ValueError(f"{count} keypoints were to come, and {first} came")
 
 
-def _opened_for_writing(path: str | os.PathLike[str], *, create: bool) -> Any:
-    """As h5py does it, but without a sieve buffer.
+def _opened(path: str | os.PathLike[str], mode: str, locking: bool | None = None) -> Any:
+    """Open a file as :func:`opened` does; with ``locking=False`` unless HDF5's variable says otherwise.
 
-    That buffer keeps small arrays back until their dataset is closed. If the disk is full then, nobody is
-    told, and the next call into HDF5 ends the process.
+    To write, HDF5's sieve buffer is switched off. It keeps small arrays back until their dataset is closed.
+    If the disk is full then, nobody is told, and the next call into HDF5 ends the process.
     """
+    import h5py
     from h5py import h5f, h5p
 
+    if mode == "r":
+        return h5py.File(path, locking=locking)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
     access.set_sieve_buf_size(0)
+    if locking is not None:
+        access.set_file_locking(locking, True)
     name = os.fsencode(path)
-    if create and not os.path.exists(path):
-        return h5f.create(name, h5f.ACC_EXCL, fapl=access)
-    return h5f.open(name, h5f.ACC_RDWR, fapl=access)
+    # An empty file is what HDF5 leaves where it cannot lock a new one.
+    if mode == "a" and not (os.path.exists(path) and os.path.getsize(path)):
+        return h5py.File(h5f.create(name, h5f.ACC_TRUNC, fapl=access))
+    return h5py.File(h5f.open(name, h5f.ACC_RDWR, fapl=access))
 
 
 def _names(group: Any, prefix: str, seen: set[int]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -14,11 +15,17 @@ from numba import extending
 from ..errors import CacheWarning
 from . import internals
 
+# Numba logs each step of the compiler, some 90,000 lines. A program that wants them sets a level for this
+# logger, before or after; one that sets the root's does not mean them.
+_logger = logging.getLogger("numba")
+if _logger.level == logging.NOTSET:
+    _logger.setLevel(logging.WARNING)
+
 # Taken by the first who says it, and never given back.
 _said = threading.Lock()
 
 
-def _say_that_nothing_is_kept(reason: str = "no folder can be written") -> None:
+def _say_that_nothing_is_kept(reason: str) -> None:
     """Warn, once in a process."""
     if not _said.acquire(blocking=False):
         return
@@ -40,12 +47,8 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         if internals.is_jit_disabled():
             # Compiled code does not warn of what overflows, either.
             return np.errstate(all="ignore")(function)
-        try:
-            kernel = numba.njit(nogil=True, cache=True, **options)(function)
-        except (RuntimeError, OSError):  # no folder for the cache
-            _say_that_nothing_is_kept()
-            return numba.njit(nogil=True, **options)(function)
-        internals.guard_cache(kernel, _say_that_nothing_is_kept)
+        kernel = numba.njit(nogil=True, **options)(function)
+        internals.keep(kernel, _say_that_nothing_is_kept)
         return kernel
 
     return decorate

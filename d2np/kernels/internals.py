@@ -15,10 +15,13 @@ one is gone:
     Numba lets a call fail when a file of its cache is damaged, belongs to somebody else, or cannot be
     written since the disk is full. With this attribute replaced, the kernel is compiled instead. Without it
     such calls fail, as they would with Numba alone.
-``numba.core.caching.IndexDataCacheFile._source_stamp`` (and ``Cache._cache_file``, which leads to it)
-    By what Numba tells that a cached kernel is out of date: the file that the kernel stands in, and not those
-    that hold what is compiled into it. A digest of all kernels is added. Without it Numba's own rule holds:
-    after an edit of ``simd.py`` the cache has to be emptied by hand.
+``numba.core.caching.FunctionCache`` (``_impl``), ``CompileResultCacheImpl`` (``_locator_classes``)
+    Where Numba keeps a kernel, and by what it tells that it is out of date: by the file that the kernel
+    stands in. A frozen program has no such file, and Numba takes a path below the working folder for it;
+    and it does not look at the files that hold what is compiled into the kernel. So d2np names the folder
+    itself, and adds a digest of all kernels. Without these names Numba's own rules hold.
+``numba.core.config.CACHE_DIR``
+    The folder that ``NUMBA_CACHE_DIR`` asks for. Without it, it is taken not to be set.
 
 ``tests/test_internals.py`` fails, and names what is missing, where a version of Numba has changed any of it.
 """
@@ -27,22 +30,30 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import sys
+import tempfile
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
+
+from ..folders import user_cache
 
 NAMES = (
     "numba.core.base:BaseContext.make_array",
     "numba.core.base:BaseContext.get_dummy_value",
     "numba.core.config:DISABLE_JIT",
+    "numba.core.config:CACHE_DIR",
+    "numba.core.caching:FunctionCache",
+    "numba.core.caching:CompileResultCacheImpl",
     "numba.core.caching:_Cache.load_overload",
     "numba.core.caching:_Cache.save_overload",
     "numba.core.caching:_Cache.flush",
 )
 """What can be looked up without a kernel, as ``module:name``."""
 
-INSTANCE_NAMES = ("_cache", "_cache._cache_file", "_cache._cache_file._source_stamp")
+INSTANCE_NAMES = ("_cache", "_cache._impl", "_cache._impl._locator_classes")
 """What a compiled function must have."""
 
 
@@ -58,10 +69,11 @@ def nothing(context: Any) -> Any:
 
 def is_jit_disabled() -> bool:
     """Whether ``NUMBA_DISABLE_JIT`` asks for kernels as plain Python."""
-    try:
-        return bool(import_module("numba.core.config").DISABLE_JIT)
-    except (ImportError, AttributeError):
-        return False
+    return bool(_configured("DISABLE_JIT"))
+
+
+def _configured(name: str) -> Any:
+    return getattr(import_module("numba.core.config"), name, None)
 
 
 def missing(kernel: Any) -> list[str]:
@@ -87,8 +99,8 @@ def missing(kernel: Any) -> list[str]:
     return gone
 
 
-def guard_cache(kernel: Any, say: Callable[[str], None]) -> None:
-    """See to it that no call fails by its cache, and that changes of any kernel make it out of date.
+def keep(kernel: Any, say: Callable[[str], None]) -> None:
+    """Have a kernel kept on the disk, so that no call fails by it and a change of any kernel is noticed.
 
     Parameters
     ----------
@@ -97,14 +109,76 @@ def guard_cache(kernel: Any, say: Callable[[str], None]) -> None:
     say : callable
         Told why a kernel cannot be kept.
     """
-    cache = getattr(kernel, "_cache", None)
-    if cache is None:
-        return
-    index: Any = getattr(cache, "_cache_file", None)
-    digest = _digest_of_kernels()
-    if digest and hasattr(index, "_source_stamp"):
-        index._source_stamp = (index._source_stamp, digest)
-    kernel._cache = _ForgivingCache(cache, say)
+    try:
+        if _folder() is None:
+            say("no folder can be written")
+        elif (own := _own_cache()) is None or not hasattr(kernel, "_cache"):
+            kernel.enable_caching()
+        else:
+            kernel._cache = _ForgivingCache(own(kernel.py_func), say)
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # Numba's own search, where the user or a new version asks for it
+        say(str(error))
+
+
+@functools.cache
+def _folder() -> Path | None:
+    """Return the first folder that can be written: the one asked for, beside this module, of the user."""
+    # Two installations of the same kernels share them, but not with two versions of Numba.
+    name = f"d2np_{_digest()[:16]}"
+    beside = Path(__file__).parent
+    is_installed = beside.is_dir() and not getattr(sys, "frozen", False)
+    candidates = [
+        (chosen := _configured("CACHE_DIR")) and Path(chosen, name),
+        is_installed and beside / "__pycache__",
+        (cache := user_cache("numba")) and cache / name,
+    ]
+    for folder in filter(None, candidates):
+        try:
+            folder = folder.expanduser().absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            return folder
+        except (OSError, RuntimeError):  # RuntimeError: ~ without a home
+            continue
+    return None
+
+
+class _Locator:
+    """Where Numba keeps a kernel, and what tells that it is out of date: what Numba calls a cache locator."""
+
+    def __init__(self, function: Any, file: str) -> None:
+        self._py_file = file
+        self._line = function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> _Locator:
+        return cls(function, file)
+
+    def get_cache_path(self) -> str:
+        return str(_folder())
+
+    def ensure_cache_path(self) -> None:
+        os.makedirs(self.get_cache_path(), exist_ok=True)
+
+    def get_source_stamp(self) -> str:
+        return _digest()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+@functools.cache
+def _own_cache() -> Any:
+    """Numba's cache with :class:`_Locator`; None where this Numba has no such thing."""
+    caching = import_module("numba.core.caching")
+    try:
+        implementation = type("_Kept", (caching.CompileResultCacheImpl,), {"_locator_classes": [_Locator]})
+        return type("_KernelCache", (caching.FunctionCache,), {"_impl_class": implementation})
+    except AttributeError:
+        return None
 
 
 class _ForgivingCache:
@@ -141,13 +215,15 @@ class _ForgivingCache:
 
 
 @functools.cache
-def _digest_of_kernels() -> str:
-    """Of all modules beside this one; empty where their sources cannot be read."""
-    digest = hashlib.sha256()
-    paths = sorted(Path(__file__).parent.glob("*.py"))
+def _digest() -> str:
+    """Return that of Numba's version and the modules beside this one, or of a program frozen without them."""
+    digest = hashlib.sha256(import_module("numba").__version__.encode())
     try:
-        for path in paths:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    except OSError:
-        return ""
-    return digest.hexdigest() if paths else ""
+        files = [
+            file for file in resources.files(__package__).iterdir() if file.name.endswith((".py", ".pyc"))
+        ]
+    except (TypeError, NotImplementedError, OSError):  # as the loaders of frozen programs may have it
+        files = []
+    for file in sorted(files, key=lambda file: file.name) or [Path(sys.executable)]:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -70,14 +70,14 @@ class Caches(NamedTuple):
     last: int
 
 
-# What is taken where the system does not tell.
+# What is assumed where the system does not tell.
 _COMMON_CACHES = Caches(second=1 << 20, last=32 << 20)
 _CACHE_FILES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @functools.cache
 def host_caches() -> Caches:
-    """The caches of this processor, as Linux describes them; elsewhere those of a common one."""
+    """Return the caches of this processor, as Linux describes them; elsewhere those of a common one."""
     sizes: dict[int, int] = {}
     for index in _CACHE_FILES.glob("index*"):
         try:
@@ -86,7 +86,9 @@ def host_caches() -> Caches:
         except (OSError, ValueError):
             continue
     second = sizes.get(2) or _COMMON_CACHES.second
-    return Caches(second, max(second, sizes.get(3) or sizes.get(4) or _COMMON_CACHES.last))
+    # Linux does not tell of a third level where there is none, as on boards.
+    unknown = 0 if _CACHE_FILES.parents[1].is_dir() else _COMMON_CACHES.last
+    return Caches(second, max(second, sizes.get(3) or sizes.get(4) or unknown))
 
 
 # How many steps of the depth ahead of their use weights are fetched.

@@ -1,4 +1,4 @@
-"""Where weights come from: names, d2np's own HDF5 files, PyTorch checkpoints, and ONNX files."""
+"""Where weights come from: names, HDF5 of d2np and Keras, PyTorch checkpoints, safetensors, ONNX files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     Parameters
     ----------
     source : str or path
-        One of the names in :data:`d2np.weights.store.NAMES`, or a file: HDF5 written by d2np, a PyTorch
-        checkpoint, or the network as an ONNX file (which needs the extra ``onnx``). What a file is, is told
+        One of the names in :data:`d2np.weights.store.NAMES`, or a file: HDF5 written by d2np or
+        by Keras, a PyTorch checkpoint, safetensors, or the network as an ONNX file (which needs the extra
+        ``onnx``). What a file is, is told
         by its content.
 
     Returns
@@ -90,21 +91,28 @@ def _read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]],
     if kind == "hdf5":
         from . import hdf5
 
-        arrays, provenance = hdf5.read(stream)
-        return check(arrays), provenance
+        arrays, recorded = hdf5.read(stream)
+        return check(arrays), recorded or Provenance(path.name, _sha256(stream), "Keras HDF5")
     if kind in ("zip", "legacy"):
         from . import torch_checkpoint
 
-        arrays, format = torch_checkpoint.read(stream)
-        return check(arrays), Provenance(path.name, _sha256(stream), format)
+        arrays, format, preprocessing = torch_checkpoint.read(stream)
+        return check(arrays), Provenance(path.name, _sha256(stream), format, preprocessing=preprocessing)
+    if kind == "safetensors":
+        from . import safetensors
+
+        arrays, preprocessing = safetensors.read(stream)
+        return check(arrays), Provenance(
+            path.name, _sha256(stream), "safetensors", preprocessing=preprocessing
+        )
     if kind == "onnx":
         from . import onnx
 
         arrays, provenance = onnx.read(stream, path)
         return check(arrays), provenance
     raise WeightsError(
-        f"{sniff.describe(head, path.name)}; expected weights as HDF5 written by d2np, as a PyTorch "
-        "checkpoint or as ONNX"
+        f"{sniff.describe(head, path.name)}; expected weights as HDF5 written by d2np or Keras, as a PyTorch "
+        "checkpoint, as safetensors or as ONNX"
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from ..atomic import NO_LOCKS
 from ..errors import OptionError, WeightsError
 from ..extras import require
 from . import _read, _sha256, load, save, store
@@ -257,11 +258,14 @@ def _reserved(task: Job, note: Callable[[str], None] | None) -> Iterator[Part]:
                 note("another process is fetching it: waiting")
             lock.acquire()
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WeightsError(
-            f"{folder}: downloads cannot be kept there ({reason}): set D2NP_CACHE to a folder that can be "
-            f"written"
-        ) from None
+        # Older versions of filelock raise the latter where the system answers ENOSYS.
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise WeightsError(
+                f"{folder}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
+                "folder that can be written"
+            ) from None
+        if note:
+            note(f"{folder}: file locks do not work there: two processes must not fetch at a time")
     try:
         yield Part(place)
     finally:

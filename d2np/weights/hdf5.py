@@ -1,4 +1,4 @@
-"""d2np's own weights file: HDF5 with a group per convolution.
+"""d2np's own weights file: HDF5 with a group per convolution. Files of Keras, HDF5 too, are read.
 
 ``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32, or float16 in packaged weights; the
 root's attributes say what they are and where they came from: ``format_version``, ``architecture``,
@@ -22,6 +22,7 @@ from .. import chunks
 from ..atomic import replacing
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES, PREPROCESSING
+from . import keras
 from .parameters import DAMAGE, Provenance, check_names, listed, shortened
 
 FORMAT_VERSION = 2
@@ -29,12 +30,13 @@ ARCHITECTURE = "D2-Net"
 
 _LONGEST_ATTRIBUTE = 4096
 _CHANNELS_IN_A_CHUNK = 16
+_MOST_OBJECTS, _DEEPEST = 2000, 10
 # Any other filter could make HDF5 load a plug-in.
 _FILTERS = {chunks.DEFLATE, chunks.SHUFFLE, chunks.FLETCHER32}
 
 
-def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
-    """Read a weights file.
+def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance | None]:
+    """Read a weights file of d2np, or one of Keras with a VGG16 in it.
 
     Parameters
     ----------
@@ -44,8 +46,8 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
     -------
     arrays : dict of str to arrays
         ``"conv1_1/weight"`` ... in network order, of the shapes of the network.
-    provenance : Provenance
-        The recorded source: the file that the weights were converted from.
+    provenance : Provenance or None
+        The recorded source: the file that the weights were converted from. A file of Keras records none.
 
     Raises
     ------
@@ -57,8 +59,16 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance]:
     try:
         # Every chunk is read once: nothing is gained by keeping any.
         with h5py.File(stream, "r", rdcc_nbytes=0) as file:
-            provenance = _read_provenance(file)
             datasets = _datasets(file)
+            if not _is_ours(file) and (found := keras.find(datasets)):
+                for name, shape in PARAMETER_SHAPES.items():
+                    _check_dataset(name, found[name], keras.keras_shape(shape))
+                kernels = {name: _values(name, array) for name, array in found.items()}
+                return {
+                    name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+                    for name, array in kernels.items()
+                }, None
+            provenance = _read_provenance(file)
             check_names(datasets, PARAMETER_SHAPES)
             for name, shape in PARAMETER_SHAPES.items():
                 _check_dataset(name, datasets[name], shape)
@@ -134,8 +144,12 @@ def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dt
     return buffer.getvalue()
 
 
+def _is_ours(file: Any) -> bool:
+    return "format_version" in file.attrs and "architecture" in file.attrs
+
+
 def _read_provenance(file: Any) -> Provenance:
-    if "format_version" not in file.attrs or "architecture" not in file.attrs:
+    if not _is_ours(file):
         held = listed(file.keys()) if len(file) else "nothing"
         raise WeightsError(
             f"is an HDF5 file but not weights written by d2np: it lacks the attributes format_version and "
@@ -189,16 +203,21 @@ def _attribute(file: Any, name: str) -> object:
 
 
 def _datasets(file: Any) -> dict[str, Any]:
-    """The objects in the file's groups by their full names. Links are never followed."""
-    found = {}
-    for group_name in file:
-        group = _hard(file, group_name, group_name)
-        if not hasattr(group, "keys"):
-            found[group_name] = group
-            continue
+    """Return the arrays in the file's groups by their full names. Links are never followed."""
+    found: dict[str, Any] = {}
+    groups = [("", file)]
+    for prefix, group in groups:
+        # A group may hold itself.
+        if len(found) + len(groups) > _MOST_OBJECTS or prefix.count("/") > _DEEPEST:
+            raise WeightsError(
+                f"holds more than {_MOST_OBJECTS} arrays and groups, or too many inside each other"
+            )
         for name in group:
-            full = f"{group_name}/{name}"
-            found[full] = _hard(group, name, full)
+            item = _hard(group, name, prefix + name)
+            if hasattr(item, "keys"):
+                groups.append((f"{prefix}{name}/", item))
+            else:
+                found[prefix + name] = item
     return found
 
 

@@ -37,7 +37,7 @@ _COMPRESSED = {
 
 
 def kind(head: bytes) -> str | None:
-    """``"hdf5"``, ``"zip"``, ``"legacy"`` (a PyTorch checkpoint of the old format), ``"onnx"``, or None."""
+    """Return the container: hdf5, zip, legacy (PyTorch's old format), safetensors, onnx, or None."""
     if head.startswith(HDF5_SIGNATURE):
         return "hdf5"
     if head.startswith(ZIP_SIGNATURE):
@@ -45,6 +45,9 @@ def kind(head: bytes) -> str | None:
     # Pickle protocol 4 puts a frame of 9 bytes in front of the number.
     if head.startswith(b"\x80") and TORCH_MAGIC in head[: 11 + len(TORCH_MAGIC)]:
         return "legacy"
+    # A count of 64 bits below 16 million, and the JSON that is counted.
+    if head[3:9] == b"\0\0\0\0\0{":
+        return "safetensors"
     # ONNX has no signature: a message that starts with a small number, its ir_version.
     if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 0x40 and head[2] in _ONNX_TAGS:
         return "onnx"
@@ -72,8 +75,6 @@ def describe(head: bytes, name: str) -> str:
         return "is a Python pickle, but not a PyTorch checkpoint"
     if head.startswith(b"\x93NUMPY"):
         return "is a single NumPy array"
-    if head[8:10] == b'{"':
-        return "seems to be a safetensors file"
     if _is_text(head):
         return f"is a text file that starts with `{shortened(head[:60].decode('utf-8', 'replace')).strip()}`"
     extension = PurePath(name).suffix or "no extension"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
-import sys
+import shutil
+import tempfile
+from importlib import resources
 from pathlib import Path
 
 from ..errors import WeightsError
+from ..folders import user_cache
 
 NAMES = ("analytic", "tf", "ots", "tf_no_phototourism")
 """``analytic`` is packaged; the others are the published checkpoints, once they are in the cache."""
@@ -33,16 +38,11 @@ def cache_folder() -> Path:
     try:
         if chosen := os.environ.get("D2NP_CACHE"):
             return Path(chosen).expanduser()
-        if sys.platform == "win32":
-            local = os.environ.get("LOCALAPPDATA")
-            return (Path(local) if local else Path.home() / "AppData" / "Local") / "d2np" / "Cache"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "d2np"
-        shared = os.environ.get("XDG_CACHE_HOME", "")
-        # The XDG specification says to ignore relative paths.
-        return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "d2np"
-    except RuntimeError:
-        raise WeightsError("no home folder to keep weights in: set D2NP_CACHE to a folder") from None
+    except RuntimeError:  # it begins with ~, and there is no home
+        pass
+    if (folder := user_cache("d2np")) is None:
+        raise WeightsError("no home folder to keep weights in: set D2NP_CACHE to a folder")
+    return folder
 
 
 def cached_file(name: str) -> Path:
@@ -78,7 +78,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         If there is no such file. For published weights that are not cached it says how to get them.
     """
     if isinstance(source, str) and source in NAMES:
-        return _packaged() if source == "analytic" else _cached(source)
+        return _packaged(source) if source == "analytic" else _cached(source)
     try:
         path = Path(os.fsdecode(source))
         if path.is_file():
@@ -101,15 +101,38 @@ def conversion(source: str, target: Path) -> str:
     return f"d2np convert {source} " + (f'"{target}"' if " " in str(target) else str(target))
 
 
-def _packaged() -> Path:
-    here = Path(__file__).resolve()
-    # Beside this module once installed; at the top of the repository in a checkout.
-    for path in (here.with_name("analytic.h5"), here.parents[2] / "weights" / "analytic.h5"):
-        if path.is_file():
-            return path
+def _packaged(name: str) -> Path:
+    # Beside this module once installed, maybe in a zip file; at the top of the repository in a checkout.
+    inside = resources.files(__package__).joinpath(f"{name}.h5")
+    if inside.is_file():
+        return inside if isinstance(inside, Path) else _unpacked(name)
+    path = Path(__file__).resolve().parents[2] / "weights" / f"{name}.h5"
+    if path.is_file():
+        return path
     raise WeightsError(
-        "the packaged weights `analytic` are missing from this installation: install d2np again"
+        f"the packaged weights `{name}` are missing from this installation: install d2np again"
     )
+
+
+@functools.cache
+def _unpacked(name: str) -> Path:
+    """Copy packaged weights out of a zip file, until the process ends."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="d2np-"))
+        atexit.register(_remove, folder, os.getpid())
+        copy = folder / f"{name}.h5"
+        copy.write_bytes(resources.files(__package__).joinpath(copy.name).read_bytes())
+        return copy
+    except OSError as error:
+        raise WeightsError(
+            f"the packaged weights `{name}` cannot be unpacked ({error.strerror or error}): set TMPDIR to a "
+            "folder that can be written"
+        ) from None
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child may end earlier
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cached(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints of a D2-Net without PyTorch, and without running any code in them.
+"""Reads PyTorch checkpoints of a D2-Net or a VGG16 without PyTorch, and without running any code in them.
 
 Two formats exist. The legacy one (before PyTorch 1.6, and what the published files use) is a row of
 pickles - magic number, version, machine, the object, the keys of its storages - followed by the storages
@@ -27,26 +27,9 @@ from numpy.typing import NDArray
 from .. import streams
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
-from . import inert_pickle
+from . import inert_pickle, state_dict
 from .inert_pickle import LARGEST_PICKLE, OPAQUE, Global
-from .parameters import DAMAGE, check_names, listed, shortened
-
-PUBLISHED_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
-"""Positions of conv1_1 ... conv4_3 in the published ``nn.Sequential``."""
-
-PUBLISHED_NAMES: dict[str, str] = {
-    f"{index}.{part}": f"{layer}/{part}"
-    for index, layer in zip(
-        PUBLISHED_INDICES, dict.fromkeys(name.split("/")[0] for name in PARAMETER_SHAPES), strict=True
-    )
-    for part in ("weight", "bias")
-}
-"""``"0.weight"`` -> ``"conv1_1/weight"`` and so on, in network order."""
-
-# DataParallel puts "module." in front; a state dict of the inner Sequential alone has less.
-_PREFIXES = tuple(
-    outer + inner for inner in ("dense_feature_extraction.model.", "model.", "") for outer in ("", "module.")
-)
+from .parameters import DAMAGE, listed, shortened
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -109,15 +92,14 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
-    """Read the arrays of a D2-Net from a PyTorch checkpoint.
+def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str, str]:
+    """Read the arrays of a D2-Net or a VGG16 from a PyTorch checkpoint.
 
     Parameters
     ----------
     stream : seekable binary file
         At its beginning. Legacy or zip format; a state dict, or a training checkpoint with one under
-        ``model``; arrays named ``dense_feature_extraction.model.0.weight``, ``model.0.weight`` or
-        ``0.weight`` and so on, with ``module.`` in front or not.
+        ``model``. For the names in it see :mod:`d2np.weights.state_dict`.
 
     Returns
     -------
@@ -125,6 +107,8 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
         ``"conv1_1/weight"`` ... in network order, in the type that the file holds (bfloat16 as float32).
     format : str
         ``"PyTorch checkpoint (zip)"`` or ``"PyTorch checkpoint (legacy)"``.
+    preprocessing : {"caffe", "torch"}
+        What the weights were trained with.
 
     Raises
     ------
@@ -135,8 +119,10 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
     stream.seek(0)
     try:
         if signature == b"P":
-            return _read_zip(stream), "PyTorch checkpoint (zip)"
-        return _read_legacy(stream), "PyTorch checkpoint (legacy)"
+            arrays, preprocessing = _read_zip(stream)
+            return arrays, "PyTorch checkpoint (zip)", preprocessing
+        arrays, preprocessing = _read_legacy(stream)
+        return arrays, "PyTorch checkpoint (legacy)", preprocessing
     except WeightsError:
         raise
     except _DAMAGE as error:
@@ -263,8 +249,12 @@ _FUNCTIONS: dict[str, Callable[..., object]] = {
 # --- which of its tensors are the network's --------------------------------------------------------------
 
 
-def _network(checkpoint: object) -> dict[str, _Tensor]:
-    """The 20 tensors by their published names, checked; in network order."""
+# The 20 tensors by our names, in network order, each with its name in the file.
+_Network = dict[str, tuple[str, _Tensor]]
+
+
+def _network(checkpoint: object) -> tuple[_Network, str]:
+    """Return the network's tensors, checked, and the preprocessing that they were trained with."""
     if not isinstance(checkpoint, dict):
         kind = "tensor" if isinstance(checkpoint, _Tensor) else type(checkpoint).__name__.lower()
         raise WeightsError(f"expected a state dict of a D2-Net, found a single object ({kind})")
@@ -274,24 +264,13 @@ def _network(checkpoint: object) -> dict[str, _Tensor]:
         name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, _Tensor)
     }
 
-    def hits(prefix: str) -> int:
-        return sum(prefix + name in tensors for name in PUBLISHED_NAMES)
-
-    prefix = max(_PREFIXES, key=hits)
-    if not hits(prefix):
-        found = f"the tensors {listed(tensors)}" if tensors else f"no tensors but the keys {listed(state)}"
-        if not state:
-            found = "an empty dictionary"
-        raise WeightsError(
-            f"not a D2-Net: expected tensors named {_PREFIXES[0]}0.weight ... {_PREFIXES[0]}21.bias, "
-            f"found {found}"
-        )
-    check_names(tensors, [prefix + name for name in PUBLISHED_NAMES])
-    network = {}
-    for name, ours in PUBLISHED_NAMES.items():
-        _check_tensor(prefix + name, ours, tensors[prefix + name])
-        network[prefix + name] = tensors[prefix + name]
-    return network
+    if not tensors:
+        found = f"no tensors but the keys {listed(state)}" if state else "an empty dictionary"
+        raise WeightsError(f"expected a state dict of a D2-Net, found {found}")
+    names, preprocessing = state_dict.network(tensors)
+    for name, ours in names.items():
+        _check_tensor(name, ours, tensors[name])
+    return {ours: (name, tensors[name]) for name, ours in names.items()}, preprocessing
 
 
 def _check_tensor(name: str, ours: str, tensor: _Tensor) -> None:
@@ -328,24 +307,25 @@ def _cut(data: bytes, tensor: _Tensor, byte_order: str) -> NDArray[Any]:
 
 
 def _load(
-    network: dict[str, _Tensor], read_storage: Callable[[_Storage, str], bytes], byte_order: str = "<"
+    network: _Network, read_storage: Callable[[_Storage, str], bytes], byte_order: str = "<"
 ) -> dict[str, NDArray[Any]]:
     """Read the storages, each once, and cut the arrays from them."""
     users: dict[str, list[str]] = {}
-    for name, tensor in network.items():
-        users.setdefault(tensor.storage.key, []).append(name)
+    for ours, (_, tensor) in network.items():
+        users.setdefault(tensor.storage.key, []).append(ours)
     arrays: dict[str, NDArray[Any]] = {}
-    for names in users.values():
-        data = read_storage(network[names[0]].storage, names[0])
-        for name in names:
-            arrays[name] = _cut(data, network[name], byte_order)
-    return {ours: arrays[name] for name, ours in zip(network, PUBLISHED_NAMES.values(), strict=True)}
+    for sharing in users.values():
+        name, tensor = network[sharing[0]]
+        data = read_storage(tensor.storage, name)
+        for ours in sharing:
+            arrays[ours] = _cut(data, network[ours][1], byte_order)
+    return {ours: arrays[ours] for ours in network}
 
 
 # --- the two formats -------------------------------------------------------------------------------------
 
 
-def _read_zip(stream: BinaryIO) -> dict[str, NDArray[Any]]:
+def _read_zip(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
     try:
         archive = streams.archive(stream)
     except (zipfile.BadZipFile, ValueError) as error:
@@ -365,7 +345,7 @@ def _read_zip(stream: BinaryIO) -> dict[str, NDArray[Any]]:
         if prefix + "constants.pkl" in names:
             raise WeightsError("is a TorchScript program; expected a checkpoint that holds a state dict")
         pickle = _member(archive, pickles[0], "its pickle", LARGEST_PICKLE)
-        network = _network(_read_pickle(io.BytesIO(pickle))[0])
+        network, preprocessing = _network(_read_pickle(io.BytesIO(pickle))[0])
         byte_order = "<"
         if prefix + "byteorder" in names:
             byte_order = _byte_order(_member(archive, prefix + "byteorder", "its byte order", 16))
@@ -373,7 +353,7 @@ def _read_zip(stream: BinaryIO) -> dict[str, NDArray[Any]]:
         def read_storage(storage: _Storage, name: str) -> bytes:
             return _member(archive, f"{prefix}data/{storage.key}", name, storage.size, exact=True)
 
-        return _load(network, read_storage, byte_order)
+        return _load(network, read_storage, byte_order), preprocessing
 
 
 def _byte_order(record: bytes) -> str:
@@ -412,7 +392,7 @@ def _member(archive: zipfile.ZipFile, name: str, what: str, limit: int, exact: b
     return data
 
 
-def _read_legacy(stream: BinaryIO) -> dict[str, NDArray[Any]]:
+def _read_legacy(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     # A copy of the beginning bounds what a pickle can make us read.
@@ -423,7 +403,7 @@ def _read_legacy(stream: BinaryIO) -> dict[str, NDArray[Any]]:
             raise WeightsError(f"not a PyTorch checkpoint: expected the {what} {expected} at its beginning")
     _read_pickle(head)  # sizes of C types on the machine that wrote the file; nothing depends on them
     checkpoint, storages = _read_pickle(head)
-    network = _network(checkpoint)
+    network, preprocessing = _network(checkpoint)
     keys = _keys(_read_pickle(head)[0])
     places = _places(stream, head.tell(), size, keys, storages, network)
 
@@ -436,7 +416,7 @@ def _read_legacy(stream: BinaryIO) -> dict[str, NDArray[Any]]:
             raise WeightsError(f"{name}: truncated, expected {storage.size} bytes, found {len(data)}")
         return data
 
-    return _load(network, read_storage)
+    return _load(network, read_storage), preprocessing
 
 
 def _keys(found: object) -> list[str]:
@@ -452,10 +432,10 @@ def _places(
     size: int,
     keys: Iterable[str],
     storages: dict[str, _Storage],
-    network: dict[str, _Tensor],
+    network: _Network,
 ) -> dict[str, int]:
     """Where in the file each storage begins. Only the counts in front of them are read."""
-    users = {tensor.storage.key: name for name, tensor in network.items()}
+    users = {tensor.storage.key: name for name, tensor in network.values()}
     places = {}
     for key in keys:
         name = users.get(key, "an array that the network does not need")

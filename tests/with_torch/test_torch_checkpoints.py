@@ -18,7 +18,7 @@ from torch import nn
 from d2np import weights
 from d2np.errors import WeightsError
 from d2np.layers import LAYERS, PARAMETER_SHAPES
-from d2np.weights.torch_checkpoint import PUBLISHED_NAMES
+from d2np.weights.state_dict import PUBLISHED_NAMES
 
 LEGACY = pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
 

@@ -1,0 +1,115 @@
+"""What this process may use of its machine: processor cores and memory.
+
+Containers and batch systems limit both by control groups, which Linux describes in files: version 1 has a
+tree of groups for each controller, version 2 one tree for all. A group's limits hold for those below it too.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+_PROC = Path("/proc")
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: those it may run on, or fewer by a quota of its groups."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min([allowed or 1, *_quotas()]))
+
+
+def free_memory() -> int | None:
+    """Return how many bytes this process may still use, about; None where the system does not tell.
+
+    It is the least of what is installed, what is available, and what the limits of its control groups and
+    of the process itself (``ulimit -v`` and ``-d``) leave.
+    """
+    found = [*_of_the_system(), *_of_the_groups(), *_of_the_process()]
+    return max(0, min(found)) if found else None
+
+
+def _quotas() -> Iterator[int]:
+    """Cores, rounded up: a thread more than the quota loses less than one fewer."""
+    for folder in _groups(_PROC, "cpu"):
+        quota, period = _numbers(folder / "cpu.max", 2)
+        if quota is None:
+            quota, period = (*_numbers(folder / "cpu.cfs_quota_us"), *_numbers(folder / "cpu.cfs_period_us"))
+        if quota is not None and period and quota > 0:
+            yield -(-quota // period)
+
+
+def _of_the_system() -> Iterator[int]:
+    with suppress(AttributeError, ValueError, OSError):
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = _table(_PROC / "meminfo").get("MemAvailable:")
+    if available is not None:
+        yield available << 10
+
+
+def _of_the_groups() -> Iterator[int]:
+    for folder in _groups(_PROC, "memory"):
+        names = ("memory.max", "memory.high", "memory.limit_in_bytes")
+        limits = [limit for name in names for limit in _numbers(folder / name) if limit is not None]
+        if limits:
+            used = [*_numbers(folder / "memory.current"), *_numbers(folder / "memory.usage_in_bytes")]
+            stat = _table(folder / "memory.stat")
+            # What was read from files and written to them goes where room is needed. Of version 1 the sums
+            # over the groups below count.
+            total = "total_" if "total_active_file" in stat else ""
+            reclaimed = sum(stat.get(f"{total}{kind}_file", 0) for kind in ("active", "inactive"))
+            yield min(limits) - max(0, max(size or 0 for size in used) - reclaimed)
+
+
+def _of_the_process() -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    used = [*_numbers(_PROC / "self" / "statm", 6)]
+    for limit, pages in ((resource.RLIMIT_AS, used[0]), (resource.RLIMIT_DATA, used[5])):
+        bytes_at_most, _ = resource.getrlimit(limit)
+        if bytes_at_most != resource.RLIM_INFINITY:
+            yield bytes_at_most - (pages or 0) * resource.getpagesize()
+
+
+@functools.cache
+def _groups(proc: Path, controller: str) -> list[Path]:
+    """Return the folders of the control groups that this process is in, and of those above them."""
+    own: dict[str, PurePosixPath] = {}
+    folders: list[Path] = []
+    with suppress(ValueError):  # what is not as Linux writes it is passed over
+        for line in _lines(proc / "self" / "cgroup"):
+            _, controllers, path = line.split(":", 2)
+            own.update({name: PurePosixPath(path) for name in controllers.split(",")})
+        for line in _lines(proc / "self" / "mountinfo"):
+            here, _, there = line.partition(" - ")
+            (_, _, _, root, mounted, *_), (kind, _, options) = here.split(), there.split(maxsplit=2)
+            name = "" if kind == "cgroup2" else controller
+            if kind not in ("cgroup", "cgroup2") or name not in own or name not in ("", *options.split(",")):
+                continue
+            # A container may see its own group only, mounted as if it were the top.
+            below = own[name].relative_to(root) if own[name].is_relative_to(root) else PurePosixPath()
+            folders += [Path(mounted, part) for part in (below, *below.parents)]
+    return folders
+
+
+def _numbers(path: Path, count: int = 1) -> list[int | None]:
+    """Return the first numbers in a file; None for those that are missing or no numbers, such as ``max``."""
+    words = " ".join(_lines(path)).split()[:count]
+    found = [int(word) if word.lstrip("-").isdecimal() else None for word in words]
+    return found + [None] * (count - len(found))
+
+
+def _table(path: Path) -> dict[str, int]:
+    rows = (line.split() for line in _lines(path))
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return []
