@@ -15,22 +15,26 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[BinaryIO]:
     """A stream whose content becomes the file when the block ends well, and leaves nothing when it does not.
 
     Parameters
     ----------
     path : str or path
-        A file that is there already is replaced; a link stays one, and the file it leads to is replaced.
+        A file that is there already is replaced.
+    follow : bool
+        A link stays one, and the file it leads to is replaced, as is right for a path that a user names.
+        Otherwise the link itself is replaced.
 
     Raises
     ------
     OSError
         If the file cannot be written there.
     """
-    target = Path(os.path.realpath(path))
+    folder, name = os.path.split(os.path.realpath(path) if follow else path)
+    target = Path(os.path.realpath(folder), name)
     # A device or pipe would be replaced by a file.
-    if target.exists() and not target.is_file():
+    if target.exists() and not target.is_file() and not target.is_symlink():
         raise OSError(None, "there is something that is no file", os.fspath(path))
     # In the same folder, since only a rename within one file system is atomic.
     temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(8)}")

@@ -23,6 +23,7 @@ from .errors import ImageError, OptionError
 from .layers import PREPROCESSING
 from .messages import LOGGER, ONCE, reading
 from .remote import RemoteFile
+from .streams import IS_A_PIPE, is_pipe
 from .tiff import TiffRows, as_16_bits, first_bytes, is_tiff
 
 
@@ -230,6 +231,8 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
             f"max_pixels must be a whole number from 1 up, or None for Pillow's limit; got {max_pixels!r}"
         )
     name = name_of(image)
+    if isinstance(image, (str, os.PathLike)) and is_pipe(image):
+        raise ImageError(f"{name} is {IS_A_PIPE}")
     limit = pixels_by_default()
     allowed = limit if max_pixels is None else max_pixels
     opened: Image.Image | TiffRows

@@ -197,10 +197,11 @@ def beside(url: str, line: str) -> str:
 def _entries(system: Any, url: str, found: Mapping[str, Any], folder: str) -> list[tuple[RemoteFile, str]]:
     entries = []
     for path, info in sorted(found.items()):
-        name = path[len(folder) :].lstrip("/")
+        name = path[len(folder) :].removeprefix("/")
         if _is_web(url):
             name = unquote(name)
-        if any(part.startswith(".") for part in name.split("/")):
+        # What is no name at all is not hidden: the job refuses it.
+        if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
             continue
         # An index page tells no more than names.
         told = info if info.get("size") is not None else None

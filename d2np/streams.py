@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import zipfile
 from typing import BinaryIO
 
+IS_A_PIPE = "a pipe or a device, not a file"
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)
 _LARGEST_DIRECTORY = 1 << 20  # a file of weights has some 25 entries of about 80 bytes
+
+
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to be read. Nobody is waited for who may write into a pipe.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, or is no file.
+    """
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, IS_A_PIPE, os.fspath(path))
+    return stream
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a file; see :func:`opened`."""
+    with opened(path) as stream:
+        return stream.read()
+
+
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is something that is neither a file nor a folder."""
+    try:
+        return not (os.path.isfile(path) or os.path.isdir(path)) and os.path.exists(path)
+    except ValueError:
+        return False
 
 
 class Capped:

@@ -137,6 +137,17 @@ def lists() -> list[bytes]:
     ]
 
 
+def entries() -> list[bytes]:
+    """Names, a line each."""
+    return [
+        b"a.jpg\nsub/b.jpg\nkeypoints\na.jpg/x.jpg",
+        "à b.jpg\n..\n../out2/x.jpg\n/tmp/x.jpg".encode(),
+        b".\nlink/x.jpg\nfile\n.unfinished",
+        b"%2Ftmp%2Fx.jpg\na//b.jpg\n./a.jpg\nsub/../../x.jpg",
+        b"sub\na.jpg.d2-net/x.jpg\n" + b"x" * 250 + b".jpg\n\xff.jpg",
+    ]
+
+
 def record_header() -> bytes:
     arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(1)).items()]
     values = {"stamp": '{"size": 3, "mtime_ns": 1}', "keypoints": 1, "attributes": hloc.attributes_of(1.0)}

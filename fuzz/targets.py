@@ -9,8 +9,11 @@ from __future__ import annotations
 import atexit
 import io
 import json
+import os
 import pickletools
+import shutil
 import struct
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -20,15 +23,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import checkpoints
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 import d2np
-from d2np import dataset
+from d2np import dataset, remote
 from d2np.dataset import failures, shards
+from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, mat, npz
 from d2np.weights import check as check_weights
@@ -40,6 +46,7 @@ CORPUS = Path(__file__).parent / "corpus"
 """A folder for each harness, of inputs that were once read wrongly."""
 
 _MOST_NAMES = 3
+_MOST_ENTRIES = 3
 
 
 class TooMuchMemory(Exception):
@@ -201,6 +208,88 @@ def _lists(data: bytes) -> None:
     )
 
 
+class Escaped(Exception):
+    """Something was to be written outside of an output."""
+
+
+_inside: str | None = None
+"""The only folder in which this process may write, while it is set."""
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _inside is None:
+        return
+    paths: tuple[Any, ...] = ()
+    opened = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    if opened or event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime", "os.chmod"):
+        paths = arguments[:1]
+    elif event in ("os.rename", "os.link"):
+        paths = arguments[:2]
+    elif event == "os.symlink":
+        paths = arguments[1:2]
+    for path in paths:
+        if isinstance(path, int):
+            continue
+        # Links are made, removed and renamed themselves; only what is opened is where they lead.
+        place, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+        whole = os.path.realpath(path) if event == "open" else os.path.join(os.path.realpath(place), name)
+        if os.path.commonpath([_inside, os.fsdecode(whole)]) != _inside:
+            raise Escaped(f"{event} of {whole!r}")
+
+
+_watched = False
+
+
+def _names(data: bytes) -> None:
+    """Names of entries: every path written is inside the output, and no name is lost."""
+    global _watched
+    if not _watched:
+        _watched = True
+        sys.addaudithook(_watch)
+    root = folder() / "names"
+    shutil.rmtree(root, ignore_errors=True)
+    for place in (root / "out" / "reconstruction" / "keypoints", root / "out2"):
+        place.mkdir(parents=True)
+    image, bait = root / "a.jpg", root / "out2" / "bait"
+    image.write_bytes(b"")
+    bait.write_bytes(b"bait")
+    for link, target in (("link", "../out2"), ("file.d2-net", "../out2/bait"), ("sensors", "../out2")):
+        (root / "out" / link).symlink_to(target)
+    texts = data.decode("utf-8", "surrogateescape").split("\n")[:_MOST_ENTRIES]
+    (root / "list.txt").write_bytes(data)
+    listed: list[dataset.Entry] = []
+    _each(lambda: listed.extend(dataset.listing([f"@{root / 'list.txt'}"])[:_MOST_ENTRIES]))
+    page = {f"/in/{text}": {"size": 0} for text in texts}
+    for file, name in remote._entries(SimpleNamespace(unstrip_protocol=str), "http://in/", page, "/in"):
+        listed.append(dataset.Entry(file, name))
+    _written(root / "out", [*listed, *(dataset.Entry(image, text) for text in texts)])
+
+
+def _written(out: Path, entries: list[dataset.Entry]) -> None:
+    global _inside
+    features = seeds.features()
+    image = out.parent / "a.jpg"
+    entries = [dataset.Entry(image, name) for name in dict.fromkeys(entry.name for entry in entries)]
+    outputs = dataset.NpzOutput(out), dataset.KaptureOutput(out)
+    with h5py.File("names.h5", "w", driver="core", backing_store=False) as file:
+        stored = set()
+        for entry in entries:
+            with suppress(d2np.Error):
+                hloc.write(file, entry.name, features)
+                stored.add(entry.name)
+        if set(hloc.names(file)) != stored:
+            raise AssertionError(f"{sorted(stored)} were stored, {hloc.names(file)} are there")
+    _inside = os.path.realpath(out)
+    try:
+        for output in outputs:
+            not_held(entries, output)
+            # Also those that the job has refused.
+            for entry in entries:
+                _each(lambda entry=entry, output=output: output.put(entry, features, 1.0))
+    finally:
+        _inside = None
+
+
 def _shards(data: bytes) -> None:
     stream = io.BytesIO(_shard(data))
     for verify in (False, True):
@@ -302,6 +391,26 @@ TARGETS = {
         ),
         Target(
             "lists", _lists, seeds.lists, (b"\0", b"\n", b"#", b"\xff", b"..", b"/", b"\t", b",", b"\xc2\x85")
+        ),
+        Target(
+            "names",
+            _names,
+            seeds.entries,
+            (
+                b"..",
+                b"../",
+                b"/",
+                b"//",
+                b".",
+                b"%2F",
+                b"%2e",
+                b"\0",
+                b"\\",
+                b"link/",
+                b"out2",
+                b"\x1b",
+                b"a.jpg/",
+            ),
         ),
         Target(
             "shards",

@@ -317,6 +317,30 @@ def test_extract_tells_once_what_libraries_say_and_stretches(run, photos):
     assert "--stretch" not in err
 
 
+def test_control_characters_never_reach_a_terminal_raw(run, photos):
+    evil = "\x1b]0;x\x07\x9b2J\u202e\r\x7f"
+    Path(f"photos/{evil}.jpg").write_text("no image")
+    Path("list.txt").write_text(f"photos/a\x1b.png\n{evil}\n")
+    Path(f"{evil}.txt").write_bytes(b"\0")
+    for arguments in (
+        ("extract", "photos", "@list.txt", "-o", "f.h5"),
+        ("extract", f"@{evil}.txt", "-o", f"{evil}.h5"),
+        ("extract", "photos/a.png", "-o", f"{evil}.h5"),
+        ("show", f"photos/{evil}.jpg", "-o", f"{evil}.png"),
+        ("show", "a.png", "-o", "x.png", f"--{evil}"),
+        (evil,),
+        ("info", evil),
+        ("pairs", "f.h5", "--pairs", evil, "-o", "m.h5"),
+    ):
+        _, out, err = run(*arguments, weights=arguments[0] in ("extract", "show"))
+        said = [line for line in (out + err).split("\n") if "extracting: " not in line]
+        assert all(line.isprintable() for line in said), said
+        assert "\\x1b" in out + err
+    assert all(
+        line.isprintable() for line in Path("f.h5.failed.txt").read_text().replace("\t", " ").splitlines()
+    )
+
+
 def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatch):
     original = hloc.arrays_of
     stored = []

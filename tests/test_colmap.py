@@ -361,6 +361,14 @@ def test_names_that_are_one_in_the_match_file(small):
         colmap.write("d.db", "f.h5", "m.h5", "photos")
 
 
+def test_names_that_lead_out_of_the_folder(small):
+    Path("c.jpg").write_bytes(Path("photos/b/c.jpg").read_bytes())
+    with h5py.File("f.h5", "a") as file:
+        file.copy("b/c.jpg", "../c.jpg")
+    with pytest.raises(ImageError, match=r"'\.\./c\.jpg' cannot be the name of an image"):
+        colmap.write("d.db", "f.h5", "m.h5", "photos")
+
+
 def test_a_pair_in_both_orders_counts_once(small):
     with h5py.File("m.h5", "a") as file:
         back = Matches([[1, 0]], [1.0])

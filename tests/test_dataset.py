@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import glob
+import os
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 from parted import kept
 from PIL import Image
 
-from d2np.dataset import Entry, HlocOutput, NpzOutput, Settings, extract, listing
+from d2np import names as names_module
+from d2np.dataset import Entry, HlocOutput, KaptureOutput, NpzOutput, Settings, extract, listed_pairs, listing
+from d2np.dataset.hdf import feature_record
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc
+from d2np.image import open_picture
 
 
 class FakeNet:
@@ -96,9 +105,107 @@ def test_different_pictures_of_one_name(folder):
         listing([folder / "sub", f"{folder}/sub/../sub/a.jpg", folder / "deep" / "a.jpg"])
 
 
+def test_absolute_paths_of_one_file_name_beside_the_images(folder, tmp_path):
+    """As the published script takes them: files of different folders never collide, and each counts once."""
+    (folder / "link").symlink_to("sub")
+    path = tmp_path / "list.txt"
+    Image.new("RGB", (9, 8)).save(folder / "sub" / "deep" / "a.jpg")
+    lines = [folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg", folder / "link" / "a.jpg", "/"]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(OptionError, match=r"both be filed under a\.jpg"):
+        listing([f"@{path}"])
+    entries = listing([f"@{path}", folder / "sub"], beside=True)
+    assert [entry.path for entry in entries[:2]] == lines[:2]
+    assert len({entry.name for entry in entries}) == len(entries) == 4
+    report = extract(FakeNet(), entries, NpzOutput(), Settings())
+    assert (report.done, [str(entry.path) for entry, _ in report.failed]) == (3, ["/"])
+    for picture in (folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg"):
+        assert picture.with_name("a.jpg.d2-net").is_file()
+
+
 def test_links_in_a_circle(folder):
     (folder / "sub" / "up").symlink_to(folder)
     assert names([folder]) == ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]
+
+
+def test_images_that_are_not_read_are_counted_and_told_once(folder, tmp_path):
+    for name in ("1.heic", "sub/2.HEIC", "sub/3.dng", ".4.heic", "sub/a.jpg.xmp"):
+        (folder / name).touch()
+    told = []
+    listing([folder, f"{folder}/s*", folder / "sub" / "2.HEIC"], tell=told.append)
+    assert told == [
+        "3 files left out: 2 .heic, 1 .dng, which d2np does not read: convert them to JPEG or TIFF, "
+        ".heic by heif-convert or pillow-heif, .dng by darktable-cli or rawpy"
+    ]
+    listing([folder / "b.png"], tell=told.append)
+    assert len(told) == 1
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "1.heif").touch()
+    with pytest.raises(ImageError, match=r"holds no pictures .+: 1 file left out: 1 \.heif, which"):
+        listing([tmp_path / "phone"], tell=told.append)
+
+
+def test_folders_that_links_lead_to_count_once(tmp_path):
+    """Thirty folders with two links each to the next one: a billion ways. Each is where it is."""
+    for k in range(30):
+        (tmp_path / f"{k}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{k}" / name).symlink_to(f"../{k + 1}" if k < 29 else "..")
+    (tmp_path / "29" / "x.png").touch()
+    way = "/".join("a" * 29)
+    assert names([tmp_path / "0"]) == [f"{way}/x.png"]
+    for pattern in ("0/**", "0/**/*.png", "0/**/**/a/x.*"):
+        assert names([f"{tmp_path}/{pattern}"]) == [f"{way}/x.png"]
+    assert names([tmp_path]) == names([f"{tmp_path}/*"]) == names([f"{tmp_path}/**/*.png"]) == ["29/x.png"]
+    assert names([f"{tmp_path}/**/a/x.png"]) == ["28/a/x.png"]
+    assert names([f"{tmp_path}/2?/b/*.png"]) == ["28/b/x.png"]
+    (tmp_path / "0" / "0").symlink_to("0")
+    assert names([tmp_path]) == ["29/x.png"]
+
+
+def test_patterns_of_any_depth_fit_as_those_of_glob(folder):
+    for name in ("sub/.e.png", "sub/deep/.f/g.png", ".hidden/h/i.png", "sub/x[1].png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    for pattern in (
+        *("**", "**/*", "**/*.png", "*/**", "s*/**/*.png", "**/deep/*", "**/.*/*.png", "**/.e*", ".*/**"),
+        *("**/[ac].*", "sub/**/c.png", "**/**/a.*", "sub/**/**", "**/x[[]1].png", ".hidden/**/i.png"),
+    ):
+        expected = [path for path in glob.glob(f"{folder}/{pattern}", recursive=True) if Path(path).is_file()]
+        found = [str(entry.path) for entry in listing([f"{folder}/{pattern}"])]
+        assert sorted(found) == sorted(set(expected)), pattern
+
+
+@pytest.mark.parametrize("kind", ["h5", "npz", "kapture"])
+def test_pipes_are_never_waited_for(folder, tmp_path, kind):
+    """In a folder, as an image, as a list, and in the place of an output's files."""
+    os.mkfifo(folder / "c.png")
+    entries = [*listing([folder / "c.png"]), Entry(folder / "b.png", "b.png")]
+    output = ALL[kind](tmp_path) if kind != "h5" else output_of(tmp_path, checksum=True)
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "b.png.d2-net")
+    report = extract(Widths(), entries, output, Settings())
+    assert "c.png is a pipe or a device, not a file" in report.failed[0][1]
+    assert [entry.name for entry, _ in report.failed] == ["c.png"] + ["b.png"] * (kind == "npz")
+    (failed,) = tmp_path.glob("*.failed.txt")
+    failed.unlink()
+    os.mkfifo(failed)
+    calls = (
+        lambda: listing([f"@{folder}/c.png"]),
+        lambda: listed_pairs(folder / "c.png", folder / "c.png"),
+        lambda: extract(FakeNet(), entries, output, Settings()),
+    )
+    for call in calls:
+        with pytest.raises((ImageError, FormatError), match="a pipe or a device, not a file"):
+            call()
+
+
+class Widths(FakeNet):
+    """As it is, but opens images as the network does."""
+
+    def __call__(self, path, *, threads=None, **options):
+        open_picture(path)
+        return super().__call__(path)
 
 
 def test_nothing_there(folder, tmp_path):
@@ -242,3 +349,181 @@ def test_names_that_are_no_text(folder, tmp_path):
     assert report.done == 4
     assert "not UTF-8" in report.failed[0][1]
     assert extract(FakeNet(), listing([folder]), NpzOutput(), Settings()).done == 5
+
+
+ALL = {
+    "h5": output_of,
+    "npz": lambda tmp_path: NpzOutput(tmp_path / "out"),
+    "kapture": lambda tmp_path: KaptureOutput(tmp_path / "out"),
+}
+outputs = pytest.mark.parametrize("output", ALL.values(), ids=ALL)
+
+
+def extracted(tmp_path, names, output=output_of):
+    """How many of the images of these names are done, how many were, and which ones are refused."""
+    entries = [Entry(tmp_path / "photos" / "b.png", name) for name in names]
+    report = extract(FakeNet(), entries, output(tmp_path), Settings())
+    for entry, reason in report.failed:
+        assert repr(entry.name[:200])[1:-1] in reason
+    return report.done, report.skipped, [entry.name for entry, _ in report.failed]
+
+
+@outputs
+def test_names_that_lead_elsewhere_are_refused(folder, tmp_path, output):
+    """By name; the others are done, and nothing is written outside."""
+    bad = [
+        "",
+        ".",
+        "..",
+        "/x.jpg",
+        f"{tmp_path}/x.jpg",
+        "a//b.jpg",
+        "a/",
+        "a/.",
+        "../x.jpg",
+        "a/../b.jpg",
+        "./a",
+    ]
+    bad += [
+        "a\0.jpg",
+        "a\n.jpg",
+        "\x1b[2J.jpg",
+        "a\x7f",
+        "a\x9b.jpg",
+        "b/" * 2000 + "c.jpg",
+        "d" * 70_000,
+    ] + [".unfinished"] * (output is output_of)
+    before = {path for path in tmp_path.rglob("*") if path.name != "out"}
+    assert extracted(tmp_path, [*bad, "a.jpg", "b c/…\u202e.jpg"], output) == (2, 0, bad)
+    assert extracted(tmp_path, [*bad, "a.jpg"], output) == (0, 1, bad)
+    after = {path for path in tmp_path.rglob("*") if tmp_path / "out" not in (path, *path.parents)}
+    assert {path.name for path in after - before} <= {"f.h5", "f.h5.failed.txt", "out.failed.txt"}
+    (failed,) = tmp_path.glob("*.failed.txt")
+    assert all(line.isprintable() for line in failed.read_text().replace("\t", " ").splitlines())
+    for name in bad:
+        with closing(output(tmp_path)) as there, pytest.raises(ImageError):
+            there.put(Entry(folder / "b.png", name), FakeNet()(folder / "b.png"), 1.0)
+
+
+@pytest.mark.parametrize("name", ["a\\b.jpg", "C:a.jpg", "C:/a.jpg", "a.jpg:stream", "/a.jpg"])
+def test_names_on_windows(name):
+    with pytest.raises(ImageError, match=r"cannot be the name of an image, .+ drives, backslashes"):
+        names_module.check(name, windows=True)
+    if not name.startswith("/"):
+        names_module.check(name, windows=False)
+
+
+def test_lists_of_names_that_lead_elsewhere(folder, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text(
+        "./\n/\nphotos/..\nphotos//b.png\n../..\nphotos/sub/a.jpg\r\n.\r..\na\u2028b.png", "utf-8"
+    )
+    entries = listing([f"@{path}"])
+    assert [entry.name for entry in entries] == [
+        ".",
+        "",
+        ".",
+        "photos/b.png",
+        "..",
+        "photos/sub/a.jpg",
+        "..",
+        "a\u2028b.png",
+    ]
+    report = extract(FakeNet(), entries, output_of(tmp_path), Settings())
+    assert (report.done, len(report.failed)) == (2, 6)
+    assert extract(FakeNet(), entries, NpzOutput(tmp_path / "out"), Settings()).done == 2
+
+
+@pytest.mark.parametrize("output", [ALL["npz"], ALL["kapture"]], ids=["npz", "kapture"])
+def test_names_that_the_output_has_no_room_for(folder, tmp_path, output):
+    """One that is too long for a file, and such as are folders there or lie in files: the others are done."""
+    names = [
+        "x" * 250 + ".jpg",
+        "a.jpg",
+        "a.jpg.d2-net/x.jpg",
+        "a.jpg.kpt/x.jpg",
+        "a.jpg.desc/x.jpg",
+        "b.jpg",
+    ]
+    done, held, refused = extracted(tmp_path, names, output)
+    assert {"a.jpg", "b.jpg"}.isdisjoint(refused)
+    assert refused[0] == names[0]
+    assert len(refused) > 1
+    assert (done, held) == (len(names) - len(refused), 0)
+    assert extracted(tmp_path, names, output) == (0, done, refused)
+
+
+@pytest.mark.parametrize("output", [ALL["npz"], ALL["kapture"]], ids=["npz", "kapture"])
+def test_links_inside_an_output_are_not_followed(folder, tmp_path, output):
+    """Where they lead, nothing is written; a link in the place of a file is replaced by the file."""
+    extracted(tmp_path, ["a.jpg", "sub/b.jpg"], output)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    written = [path for path in (tmp_path / "out").rglob("*.jpg.*")]
+    for path in written:
+        (outside / path.name).write_text("precious")
+        path.unlink()
+        path.symlink_to(outside / path.name)
+    assert extracted(tmp_path, ["a.jpg", "sub/b.jpg"], output) == (2, 0, [])
+    assert not any(path.is_symlink() for path in written)
+    for path in written:
+        if path.parent.name == "sub":
+            path.unlink()
+            path.parent.rmdir()
+            path.parent.symlink_to(outside)
+    (outside / "sub").mkdir()
+    report = extract(FakeNet(), [Entry(folder / "b.png", "sub/c.jpg")], output(tmp_path), Settings())
+    assert [reason for _, reason in report.failed if "a link leads out of" in reason]
+    assert {path.read_text() for path in outside.iterdir() if path.is_file()} == {"precious"}
+    assert sorted(path.name for path in outside.iterdir()) == sorted(
+        {"sub", *(path.name for path in written)}
+    )
+
+
+def test_features_beside_images_replace_links(folder, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (folder / "b.png.d2-net").symlink_to(tmp_path / "precious")
+    assert extract(FakeNet(), listing([folder / "b.png"]), NpzOutput(), Settings()).done == 1
+    assert not (folder / "b.png.d2-net").is_symlink()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@outputs
+def test_an_image_of_the_name_of_a_folder(folder, tmp_path, output):
+    names = ["a.jpg/x.jpg", "a.jpg", "b/c/d.jpg", "b/c", "b.jpg"]
+    refused = ["a.jpg/x.jpg", "b/c/d.jpg"]
+    assert extracted(tmp_path, names, output) == (3, 0, refused)
+    assert extracted(tmp_path, names, output) == (0, 3, refused)
+
+
+def test_an_image_of_the_name_of_a_folder_that_is_there(folder, tmp_path):
+    assert extracted(tmp_path, ["a/x.jpg", "b"]) == (2, 0, [])
+    names = ["a", "a/x.jpg", "b", "b/y.jpg", "c"]
+    assert extracted(tmp_path, names) == (1, 2, ["a", "b/y.jpg"])
+    assert hloc.names(tmp_path / "f.h5") == ["a/x.jpg", "b", "c"]
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        with pytest.raises(FormatError, match="a cannot be written: it is a folder of others"):
+            hloc.write(file, "a", FakeNet()(tmp_path / "photos" / "b.png"))
+        assert hloc.names(file) == ["a/x.jpg", "b", "c"]
+
+
+@outputs
+def test_images_called_as_arrays_and_tables_are(folder, tmp_path, output):
+    names = ["keypoints", "a/scores", "a/keypoints", "a/descriptors", "a/image_size", "matches0", "scales/x"]
+    names += ["keypoints.txt", "sensors/sensors.txt", "a/b.kpt", "f.h5", "job.json"]
+    assert extracted(tmp_path, names, output) == (len(names), 0, [])
+    assert extracted(tmp_path, names, output) == (0, len(names), [])
+    if output is output_of:
+        assert hloc.names(tmp_path / "f.h5") == sorted(names)
+
+
+def test_names_that_an_earlier_version_let_into_a_job(folder, tmp_path):
+    """They had no place in the file, which could never be assembled."""
+    path = folder / "b.png"
+    features = FakeNet()(path)
+    with closing(output_of(tmp_path)) as output:
+        for name in ("a", ".unfinished", "a/x.jpg", "b"):
+            record = feature_record(Entry(path, "name"), features, 1.0, None)
+            output.store(replace(record, name=name))
+    assert extracted(tmp_path, ["a", "a/x.jpg", ".unfinished", "b"]) == (0, 2, ["a/x.jpg", ".unfinished"])
+    assert hloc.names(tmp_path / "f.h5") == ["a", "b"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -137,11 +139,41 @@ def test_pair_lists(tmp_path):
     assert hloc_matches.read_pair_list(path) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["a b.png c.png", "a b.png   c.png", "a b.png\tc.png", '"a b.png" c.png', ' "a b.png"\t "c.png" \r'],
+)
+def test_pair_lists_with_spaces_in_names(tmp_path, line):
+    path = tmp_path / "pairs.txt"
+    path.write_text(f"c.png d.png\n{line}\n")
+    # Without the names, only what is separated for certain is a pair.
+    for names in [["a b.png", "c.png"]] + [[]] * (not line.startswith("a b.png ")):
+        assert hloc_matches.read_pair_list(path, names) == [("c.png", "d.png"), ("a b.png", "c.png")]
+
+
+def test_pair_lists_with_several_readings(tmp_path):
+    path = tmp_path / "pairs.txt"
+    names = ["a", "a b", "b c", "c", 'say "x y"', "it's"]
+    path.write_text("a b c\n")
+    with pytest.raises(FormatError, match=r"line 1: .+ a tab .+: 'a b c' can be read as several pairs"):
+        hloc_matches.read_pair_list(path, names)
+    path.write_text('a b\tc\n"a" "b c"\nsay "x y" it\'s\n')
+    assert hloc_matches.read_pair_list(path, names) == [("a b", "c"), ("a", "b c"), ('say "x y"', "it's")]
+
+
+def test_a_pipe_is_no_pair_list(tmp_path):
+    os.mkfifo(tmp_path / "pairs")
+    with pytest.raises(FormatError, match="pairs: the list of pairs cannot be read: a pipe or a device"):
+        hloc_matches.read_pair_list(tmp_path / "pairs")
+    with pytest.raises(FormatError, match="pairs: a pipe or a device, not a file"):
+        hloc_matches.pair_names(tmp_path / "pairs")
+
+
 @pytest.mark.parametrize("line", ["a.jpg", "a.jpg b.jpg c.jpg", "a.jpg \0"])
 def test_what_is_no_pair_list(tmp_path, line):
     path = tmp_path / "pairs.txt"
     path.write_text(f"a.jpg b.jpg\n\n{line}\n")
-    with pytest.raises(FormatError, match=r"pairs\.txt, line 3: two names .+ not 'a\.jpg"):
+    with pytest.raises(FormatError, match=r"pairs\.txt, line 3: two names .+ 'a\.jpg.* is no pair"):
         hloc_matches.read_pair_list(path)
     with pytest.raises(FormatError, match=r"none\.txt: the list of pairs cannot be read: No such file"):
         hloc_matches.read_pair_list(tmp_path / "none.txt")

@@ -103,6 +103,29 @@ def test_kapture_reads_it(photos, root):
         assert list(data.records_camera[timestamp]) == [camera], "each picture has a camera of its own"
 
 
+@pytest.mark.parametrize("link", ["sensors", "sensors/records_camera.txt", "reconstruction/keypoints/d2_tf"])
+def test_tables_outside_of_the_folder_are_not_written(photos, root, tmp_path, link):
+    run(photos, root)
+    (root / link).rename(tmp_path / "outside")
+    (root / link).symlink_to(tmp_path / "outside")
+    path = tmp_path / "outside"
+    before = {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
+    Image.new("RGB", (9, 8)).save(photos / "d.png")
+    with pytest.raises(FormatError, match=r"\.txt: cannot be written: a link leads out of"):
+        run(photos, root)
+    assert before == {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
+
+
+def test_the_folder_of_images_may_be_a_link(photos, root):
+    (root / "sensors").mkdir(parents=True)
+    (root / "sensors" / "records_data").symlink_to(photos)
+    assert run(photos, root)[1].done == 3
+    Image.new("RGB", (9, 8)).save(root / "d.png")
+    _, report = run(root / "d.png", root)
+    assert "a link leads out of" in report.failed[0][1]
+    assert not (photos / "d.png").is_symlink()
+
+
 def test_every_byte(photos, root):
     """What kapture's format 1.1 asks for; the published script writes the same through kapture's package."""
     run(photos / "a.png", root)
@@ -223,7 +246,7 @@ def test_names_that_tables_cannot_hold(tmp_path, root, name):
     entry = Entry(path, name)
     report = extract(FakeNet(), [entry, Entry(path, "x.png")], KaptureOutput(root), Settings())
     assert report.done == 1
-    assert "rename the picture" in report.failed[0][1]
+    assert ": rename the " in report.failed[0][1]
     assert {
         each for _, _, each in kapture.flatten(kapture.io.csv.kapture_from_dir(str(root)).records_camera)
     } == {"x.png"}

@@ -17,8 +17,9 @@ from loopback import File, redirect, reply, reset, serving, status
 from PIL import Image
 
 from d2np import index_pages, remote
-from d2np.dataset import Entry, NpzOutput, Settings, extract, features_of, listing, pipeline
+from d2np.dataset import Entry, KaptureOutput, NpzOutput, Settings, extract, features_of, listing, pipeline
 from d2np.errors import ImageError, OptionError
+from d2np.features import Features
 from d2np.image import open_picture
 from d2np.remote import RemoteFile
 
@@ -224,6 +225,43 @@ def test_web_server(web, picture):
         np.testing.assert_array_equal(open_picture(entry.path), picture)
     (entry,) = listing([f"{photos}a.png"])
     assert entry.path.version()["version"] == '"1"'
+
+
+def test_names_from_a_server_stay_inside_the_output(web, picture, tmp_path):
+    links = [
+        *("%2Ftmp%2Fx%2Fpwn.png", "..%2F..%2Fpwn.png", "%2e%2e%2Fpwn.png", "b.png%2Fx.png", "%2Fa.png"),
+        *("a%2F%2Fb.png", "a%2F.%2Fc.png", "%1B%5B2J.png", "n%00.png", ".e.png", "b.png"),
+    ]
+    page = "".join(f'<a href="/evil/{link}">x</a>' for link in links).encode()
+    web.answers["/evil/"] = status(200, page, Content_Type="text/html")
+    web.answers |= {f"/evil/{link}": File(encoded(picture, "PNG")) for link in links}
+    bad = ["%2e", "%2e%2e", "a%2F%2e%2e"]
+    web.answers |= {f"/{link}": File(encoded(picture, "PNG")) for link in bad}
+    entries = listing([f"{web.address}/evil/", *(f"{web.address}/{link}" for link in bad)])
+    for output in (NpzOutput(tmp_path / "npz"), KaptureOutput(tmp_path / "kapture")):
+        report = extract(Widths(), entries, output, Settings())
+        assert (report.done, len(report.failed)) == (1, 9 + len(bad))
+        assert all("rename" in reason for _, reason in report.failed)
+    found = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*png*")]
+    assert sorted(found) == [
+        "kapture/reconstruction/descriptors/d2_net/b.png.desc",
+        "kapture/reconstruction/keypoints/d2_net/b.png.kpt",
+        "kapture/sensors/records_data/b.png",
+        "npz/b.png.d2-net",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("npz", "npz.failed.txt", "kapture", "kapture.failed.txt")
+    }
+
+
+class Widths:
+    """Gives every image as many keypoints as it is wide."""
+
+    provenance = None
+
+    def __call__(self, path, *, threads=None, **options):
+        height, width = open_picture(path).shape[:2]
+        return Features(np.ones((width, 3)), np.ones(width), np.ones((width, 512)), (width, height))
 
 
 def sends(body, **headers):

@@ -587,11 +587,11 @@ def told(listed):
 
 def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     (photos / "bad.png").write_bytes(b"bad")
-    (photos / "worse\t.png").write_bytes(b"bad too")
+    (photos / "worse\\t.png").write_bytes(b"bad too")
     report = run(photos, "f.h5", "calls")
     assert (report.done, len(report.failed), report.failed_before) == (12, 2, 0)
     listed = Path("f.h5.failed.txt")
-    assert told(listed) == ["bad.png\tnot a picture", "worse\\t.png\tnot a picture"]
+    assert told(listed) == ["bad.png\tnot a picture", "worse\\\\t.png\tnot a picture"]
     again = run(photos, "f.h5", "later")
     assert (again.done, again.skipped, again.failed_before) == (0, 12, 2)
     assert again.failed == report.failed
@@ -599,10 +599,10 @@ def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     change(photos / "bad.png", b"good now")
     again = run(photos, "f.h5", "later")
     assert (again.done, len(again.failed), again.failed_before) == (1, 1, 1)
-    assert told(listed) == ["worse\\t.png\tnot a picture"]
+    assert told(listed) == ["worse\\\\t.png\tnot a picture"]
     again = run(photos, "f.h5", "later", retry_failed=True)
     assert (len(again.failed), again.failed_before) == (1, 0)
-    (photos / "worse\t.png").unlink()
+    (photos / "worse\\t.png").unlink()
     assert run(photos, "f.h5", "later").failed == []
     assert not listed.exists()
 

@@ -89,8 +89,8 @@ def test_other_networks_of_keras(arrays, tmp_path):
     normalised = [("layers/batch_normalization_2/vars/0", (64,))]
     message = refusal(keras_file(path, arrays, keras_3, normalised))
     assert "not a VGG16: it has batch normalisation (layers/batch_normalization_2/vars/0)" in message
-    third = [("layers/functional/layers/conv2d_1/vars/2", (64,)), ("block1_conv1/c", (64,))]
-    assert "no block1_conv2" in refusal(keras_file(path, arrays, keras_3, third))
+    first = [("block1_conv1/kernel", (3, 3, 3, 64)), ("block1_conv1/bias", (64,))]
+    assert "not a VGG16: it has no block1_conv2" in refusal(keras_file(path, arrays, keras_3, first))
     with h5py.File(keras_file(path, arrays, keras_1), "r+") as file:
         del file["block2_conv1"]
         file["block2_conv1/k"] = np.zeros((5, 5, 64, 128), np.float32)

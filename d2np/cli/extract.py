@@ -25,7 +25,7 @@ IMAGES are any of
   photos/          a folder: all pictures in it and below it, filed under their path inside it
   'photos/*.png'   a pattern (*, ?, [ab], and ** for any folders), quoted or not
   @list.txt        a path on each line, relative to the list's folder or else to the working folder;
-                   the path as written is the name
+                   the path as written is the name, of an absolute path its last part
 each of which may be a URL that fsspec knows, such as s3://bucket/photos/ or https://host/house.jpg: pip
 install 'd2np[cloud]' and what fsspec asks for besides; of a web server's folder the URL ends with a slash
 
@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
     workers.check(options)
     from .. import dataset
 
-    entries = dataset.listing(options.images)
+    entries = dataset.listing(options.images, beside=options.output is None, tell=note)
     if options.output is not None:
         _check_against(Path(options.output), entries)
     net = network.load(options.weights, options.threads)
@@ -191,6 +191,7 @@ def _extract(
     net: Net, entries: list[Entry], output: Output, how: Settings, options: argparse.Namespace
 ) -> Report:
     from .. import dataset
+    from ..dataset.extraction import not_held
 
     job = partial(
         dataset.extract,
@@ -199,12 +200,12 @@ def _extract(
         threads=options.threads,
         retry_failed=options.retry_failed or options.restart,
     )
-    waiting = sum(not output.holds(entry) for entry in entries)
-    if not waiting:
+    lacking, _ = not_held(entries, output)
+    if not lacking:
         return job()
     with (
         workers.connected(options) as cluster,
-        progress.bar("extracting", "picture", len(entries), len(entries) - waiting) as bar,
+        progress.bar("extracting", "picture", len(entries), len(entries) - len(lacking)) as bar,
         finishing("the picture under way") as stop,
     ):
         return job(progress=bar, stop=stop, **cluster)

@@ -31,7 +31,8 @@ def finishing(what: str) -> Iterator[Callable[[], bool]]:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
-        note(f"\nfinishing {what}; Ctrl-C again stops at once")
+        note("")
+        note(f"finishing {what}; Ctrl-C again stops at once")
 
     # Signals go to the main thread only. Where they are ignored, as behind nohup, that is meant.
     if threading.current_thread() is not threading.main_thread() or (

@@ -24,7 +24,8 @@ _EPILOG = (
 MATCHES.h5 is hloc's match file: for each pair a group A/B, slashes in the names replaced by hyphens, with
 matches0 (N,), the keypoint of B for each one of A or -1, and matching_scores0 (N,), (1 + cosine) / 2.
 
-LIST is hloc's: two names a line, separated by a space, as they stand in FEATURES.h5.
+LIST is hloc's: two names a line, separated by a space, as they stand in FEATURES.h5. Names that hold spaces
+are separated by a tab or stand in "quotes"; else they are found where a line has only one reading.
 
 Whatever ends it (Ctrl-C, kill, a full disk), what is done is kept in MATCHES.h5.parts/: start the same
 command again, and it goes on. MATCHES.h5 is there as a whole or not at all; the file is assembled at the end,

@@ -7,6 +7,8 @@ import math
 import textwrap
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from .report import complain
+
 if TYPE_CHECKING:
     from ..dataset import Settings
 
@@ -23,8 +25,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        text = " ".join(message.split())
-        self.exit(2, f"d2np: {text} (see {self.prog} --help)\n")
+        complain(f"{message} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def whole_number(text: str) -> int:

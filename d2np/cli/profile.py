@@ -36,5 +36,6 @@ def run(options: argparse.Namespace) -> int:
     net = network.load(options.weights, options.threads)
     with named(options.image):
         profile = net.profile(options.image, threads=options.threads, **settings(options).options())
-    say(str(profile))
+    for line in str(profile).splitlines():
+        say(line)
     return 0

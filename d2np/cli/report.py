@@ -6,14 +6,16 @@ import os
 import sys
 from typing import TextIO
 
+from ..names import printable
+
 
 def say(text: str = "") -> None:
-    """A result, on standard output."""
+    """Print a line of a result on standard output."""
     _print(text, sys.stdout)
 
 
 def note(text: str) -> None:
-    """A remark that is no result, on standard error. Where nobody can take it, the work goes on without."""
+    """Print a remark on standard error, a line. Where nobody can take it, the work goes on without."""
     try:
         _print(text, sys.stderr)
     except OSError:
@@ -54,6 +56,7 @@ def silence(stream: TextIO) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    # A file's name may hold what the terminal has no letters for.
+    # A file's name may hold what the terminal has no letters for, or would obey.
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=stream, flush=True)

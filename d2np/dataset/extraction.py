@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..errors import FormatError, ImageError, OptionError
 from ..features import Features
 from ..image import network_size
+from ..names import check, folders_of
 from .failures import Failures
 from .listing import Entry
 from .outputs import Output, OutputOfPieces
@@ -140,16 +141,15 @@ def extract(
     KeyboardInterrupt
         If ``stop`` said so.
     """
-    report = Report()
     ended = threading.Event()
     try:
         done = _where(net, output, settings, workers, threads, client, shards, ended)
         failures = Failures(output.failed_list, retry=retry_failed)
+        lacking, refused = not_held(entries, output)
+        report = Report(skipped=len(entries) - len(lacking) - len(refused))
         waiting = []
-        for entry in entries:
-            if output.holds(entry):
-                report.skipped += 1
-            elif reason := failures.known(entry):
+        for entry in lacking:
+            if reason := failures.known(entry):
                 report.failed.append((entry, reason))
             else:
                 waiting.append(entry)
@@ -158,8 +158,11 @@ def extract(
             output.start()
         failures.begin(entry for entry, _ in report.failed)
         report.failed = [(entry, _reason(entry, reason)) for entry, reason in report.failed]
+        for entry, reason in refused:
+            failures.add(entry, reason)
+            report.failed.append((entry, _reason(entry, reason)))
         if progress is not None and report.failed:
-            progress.update(report.failed_before)
+            progress.update(len(report.failed))
         for _ in range(ATTEMPTS):
             left = len(waiting)
             with closing(done(failures.watched(waiting))) as results:
@@ -181,13 +184,33 @@ def extract(
                 raise KeyboardInterrupt
             if output.finish():
                 break
-            failed = {entry.name for entry, _ in report.failed}
-            waiting = [entry for entry in entries if not (entry.name in failed or output.holds(entry))]
+            failed = {entry for entry, _ in report.failed}
+            waiting = [entry for entry in entries if not (entry in failed or output.holds(entry))]
         else:
             raise damaged_again()
     finally:
         output.close()
     return report
+
+
+def not_held(entries: Sequence[Entry], output: Output) -> tuple[list[Entry], list[tuple[Entry, str]]]:
+    """Return the images that an output does not hold yet, and those that it cannot hold, with the reasons.
+
+    An image of the name of a folder would be lost, or the images in it: what lies in the folder is refused.
+    """
+    names = {entry.name for entry in entries}
+    lacking, refused = [], []
+    for entry in entries:
+        try:
+            check(entry.name)
+            if output.holds(entry):
+                continue
+            if above := next((folder for folder in folders_of(entry.name) if folder in names), None):
+                raise ImageError(f"{entry.name}: {above} is an image too, and no folder: rename one of them")
+            lacking.append(entry)
+        except ImageError as error:
+            refused.append((entry, str(error)))
+    return lacking, refused
 
 
 def _where(

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError
+from ..names import printable
 from ..remote import NO_FILE, RemoteFile
 from .listing import Entry
 
@@ -111,7 +113,7 @@ class Failures:
 
     def _read(self, path: Path) -> None:
         try:
-            text = path.read_bytes().decode("utf-8", "replace")
+            text = streams.read(path).decode("utf-8", "replace")
         except FileNotFoundError:
             return
         except OSError as error:
@@ -161,4 +163,4 @@ def _state_of(entry: Entry) -> str | None:
 def _line_of(text: Any) -> str:
     """A text within a line of the list; bytes that are no text are written as ``\\xff``."""
     plain = str(text).translate(_ESCAPED).encode("utf-8", "surrogateescape")
-    return plain.decode("utf-8", "backslashreplace")
+    return printable(plain.decode("utf-8", "backslashreplace"))

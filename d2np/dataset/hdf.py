@@ -18,6 +18,7 @@ from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
 from ..formats.hdf5 import read_text, write_text
 from ..gathering import Gathering
+from ..names import folders_of
 from .listing import Entry
 from .parts import ASSEMBLED, STAMP, Damaged, Job, Parts
 from .pieces import Pieces
@@ -312,15 +313,26 @@ class HlocOutput(HdfOutput):
         )
         self.half = half
         self._checksum = checksum
+        # Names that an earlier version let into the parts, where they have no place.
+        self._folders = {folder for name in self._there for folder in folders_of(name)}
+        for name in list(self.parts):
+            if name in self._folders or self._refusal(name):
+                self.parts.forget(name)
+        self._folders.update(folder for name in self.parts for folder in folders_of(name))
         # Of the pictures before they are opened: one that changes afterwards is then done again.
         self._stamps: dict[str, str | None] = {}
 
     def holds(self, entry: Entry) -> bool:
         now = self._seen_as(entry)
-        if not self.has(entry.name):
-            return False
-        recorded = self.made_from(entry.name)
-        return is_same(recorded, self.stamp(entry) if has_checksum(recorded) else now)
+        if self.has(entry.name):
+            recorded = self.made_from(entry.name)
+            if is_same(recorded, self.stamp(entry) if has_checksum(recorded) else now):
+                return True
+        if refusal := self._refusal(entry.name):
+            raise refusal
+        if entry.name in self._folders:
+            raise ImageError(f"{entry.name}: {self._shown} has a folder of this name: rename one of them")
+        return False
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         self.store(feature_record(entry, features, uncertainty, self.stamp(entry), half=self.half))
@@ -334,6 +346,19 @@ class HlocOutput(HdfOutput):
         if self._checksum and not has_checksum(stamp):
             stamp = self._stamps[entry.name] = with_checksum(stamp, entry)
         return stamp
+
+    def _refusal(self, name: str) -> ImageError | None:
+        """Why an image of this name has no place beside what is there."""
+        try:
+            hloc.check_name(name)
+        except ImageError as error:
+            return error
+        above = next(filter(self.has, folders_of(name)), None)
+        if above is None:
+            return None
+        return ImageError(
+            f"{name}: {self._shown} has an image {above}, which is no folder: rename one of them"
+        )
 
     def _seen_as(self, entry: Entry) -> str | None:
         if entry.name not in self._stamps:
@@ -351,10 +376,7 @@ def feature_record(
     ImageError
         If HDF5 has no place for a picture of this name.
     """
-    try:
-        entry.name.encode()
-    except UnicodeEncodeError:
-        raise ImageError(f"{entry.path}: its name is not UTF-8, which HDF5 needs: rename it") from None
+    hloc.check_name(entry.name)
     values = {STAMP: stamp, _KEYPOINTS: len(features), _ATTRIBUTES: hloc.attributes_of(uncertainty)}
     return Record(entry.name, values, hloc.arrays_of(features, half=half))
 

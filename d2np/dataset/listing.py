@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from .. import remote
+from .. import names, remote, streams
 from ..errors import ImageError, OptionError
 from ..remote import RemoteFile
 
@@ -17,6 +20,22 @@ EXTENSIONS = (
     *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 """What is taken for a picture in a folder. A file that is named itself may have any extension."""
+
+_NOT_READ = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "heif-convert or pillow-heif"),
+    **dict.fromkeys(
+        (
+            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef"),
+            *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
+            *(".srw", ".x3f"),
+        ),
+        "darktable-cli or rawpy",
+    ),
+    **dict.fromkeys(
+        (".avifs", ".dds", ".exr", ".hdr", ".jxl", ".jxr", ".psd", ".svg", ".xcf"), "ImageMagick"
+    ),
+}
+"""Images that are left out in a folder, and what makes others of them."""
 
 _NO_PICTURES = f"holds no pictures ({', '.join(EXTENSIONS)})"
 _LONGEST_LIST = 1 << 27
@@ -38,13 +57,19 @@ class Entry:
     name: str
 
 
-def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
+def listing(
+    sources: Iterable[str | os.PathLike[str]],
+    *,
+    beside: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> list[Entry]:
     """All pictures that are meant, each once, in the order given; those of a folder in alphabetical order.
 
     Parameters
     ----------
     sources : list of str or path
-        * a folder: all pictures in it and below it, named by their path inside it; hidden ones are left out
+        * a folder: all pictures in it and below it, named by their path inside it; hidden ones are left out,
+          and a folder that links lead to counts once
         * ``@list.txt``: a path a line, relative to the list's folder or else to the working folder, which is
           also the picture's name (of absolute paths only the file's name); blank lines and lines that start
           with ``#`` do not count
@@ -54,6 +79,12 @@ def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
 
         Each may be a URL that fsspec knows, as may a list and its lines: folders and patterns where the file
         system can list what is there (of a web server's index pages, those whose URL ends with a slash).
+    beside : bool
+        The features go beside the images, as with ``NpzOutput()``: a file is named by its path from the root
+        of the file system on, so that files of different folders never have the same name.
+    tell : callable, optional
+        Called with a sentence on images in folders that are left out, as d2np does not read them, if there
+        are any.
 
     Raises
     ------
@@ -62,52 +93,73 @@ def listing(sources: Iterable[str | os.PathLike[str]]) -> list[Entry]:
     OptionError
         If two different pictures would have the same name.
     """
-    found: dict[str, Entry] = {}
+    found: dict[tuple[str, str], Entry] = {}
+    left_out: dict[str, str] = {}
     for source in sources:
-        for entry in _entries(os.fspath(source)):
-            other = found.setdefault(entry.name, entry)
+        for entry in _entries(os.fspath(source), left_out):
+            if beside and isinstance(entry.path, Path):
+                entry = Entry(entry.path, _whole_path(entry.path))
+            # Of names that the job will refuse, each is named.
+            place = "" if names.is_valid(entry.name) else str(entry.path)
+            other = found.setdefault((entry.name, place), entry)
             if other is not entry and not _same(other.path, entry.path):
                 raise OptionError(
                     f"{other.path} and {entry.path} would both be filed under {entry.name}: "
                     "extract them into different outputs, or name the folder above them"
                 )
+    if left_out:
+        tell(_told_of(left_out))
     return list(found.values())
 
 
-def _entries(source: str) -> list[Entry]:
+def _told_of(left_out: dict[str, str]) -> str:
+    """Say how many files of which kinds were left out, and what makes images of them that d2np reads."""
+    counts = Counter(sorted(left_out.values())).most_common()
+    programs: dict[str, str] = {}
+    for kind, _ in counts:
+        programs.setdefault(_NOT_READ[kind], kind)
+    return (
+        f"{len(left_out):,} file{'s' * (len(left_out) > 1)} left out: "
+        f"{', '.join(f'{number:,} {kind}' for kind, number in counts)}, which d2np does not read: convert "
+        f"them to JPEG or TIFF, {', '.join(f'{kind} by {program}' for program, kind in programs.items())}"
+    )
+
+
+def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
     source = remote.local_path(source) or source
     if source.startswith("@"):
         entries, what = list(_listed(source[1:])), "names no pictures"
     elif remote.is_url(source):
-        entries, what = _at_url(source)
+        entries, what = _at_url(source, left_out)
     elif os.path.isdir(source):
-        entries = [Entry(path, _name(path, Path(source))) for path in _pictures_below(Path(source))]
+        folder = Path(source)
+        entries = [Entry(path, _name(path, folder)) for path in _files(folder, (), left_out)]
         what = _NO_PICTURES
     elif glob.has_magic(source) and not os.path.lexists(source):
-        entries, what = list(_fitting(source)), "fits no picture"
+        entries, what = _fitting(source, left_out), "fits no picture"
     else:
         return [Entry(Path(source), os.path.basename(source) or source)]
     if not entries:
-        raise ImageError(f"{source} {what}")
+        raise ImageError(f"{source} {what}" + (f": {_told_of(left_out)}" if left_out else ""))
     return entries
 
 
-def _at_url(url: str) -> tuple[list[Entry], str]:
+def _at_url(url: str, left_out: dict[str, str]) -> tuple[list[Entry], str]:
     """The pictures that a URL means, and what to say if there are none."""
     found = remote.fitting(url)
     if found is not None:
         return [Entry(file, name) for file, name in found], "fits no picture"
     found = remote.below(url)
     if found is not None:
-        pictures = [(file, name) for file, name in found if PurePath(name).suffix.lower() in EXTENSIONS]
-        return [Entry(file, name) for file, name in pictures], _NO_PICTURES
+        return [Entry(file, name) for file, name in found if _is_taken(file, name, left_out)], _NO_PICTURES
     file = RemoteFile(url)
     return [Entry(file, file.name)], ""
 
 
 def _listed(path: str) -> Iterator[Entry]:
     path = remote.local_path(path) or path
-    for line in _text(path).splitlines():
+    # Names may hold other characters at which Python would split lines.
+    for line in re.split(r"\r\n|\r|\n", _text(path)):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -128,7 +180,7 @@ def _text(path: str) -> str:
     """The text of a list."""
     try:
         local = not remote.is_url(path)
-        content = Path(path).read_bytes() if local else RemoteFile(path).read(_LONGEST_LIST)
+        content = streams.read(path) if local else RemoteFile(path).read(_LONGEST_LIST)
     except OSError as error:
         raise ImageError(f"{path}: the list cannot be read: {error.strerror or error}") from None
     # File names may hold bytes that are not text; some editors begin a file with a mark.
@@ -144,37 +196,72 @@ def _plain_name(line: str) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
-def _fitting(pattern: str) -> Iterator[Entry]:
+def _whole_path(path: Path) -> str:
+    """The path of a file from the root on, without links to folders and without the root."""
+    whole = PurePath(os.path.realpath(path.parent), path.name)
+    return PurePath(whole.drive.rstrip(":"), *whole.parts[1:]).as_posix()
+
+
+def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> bool:
+    """Whether a file in a folder is taken for an image; one that d2np does not read is remembered."""
+    extension = PurePath(name).suffix.lower()
+    if extension in _NOT_READ:
+        left_out[str(file)] = extension
+    return extension in EXTENSIONS
+
+
+def _fitting(pattern: str, left_out: dict[str, str]) -> list[Entry]:
     parts = Path(pattern).parts
     fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
     folder = Path(*parts[:fixed])
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(match)
-        for picture in _pictures_below(path) if path.is_dir() and "**" not in parts else [path]:
-            if not picture.is_dir():
-                yield Entry(picture, _name(picture, folder))
+    return [Entry(path, _name(path, folder)) for path in _files(folder, parts[fixed:], left_out)]
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _files(folder: Path, pattern: tuple[str, ...], left_out: dict[str, str]) -> list[Path]:
+    """Return the files that a pattern fits, and the images in folders that it fits if it has no ``**``.
+
+    They come in alphabetical order. The empty pattern fits the folder itself. Each real folder is looked into
+    once for each part of the pattern, and where it is rather than where links lead to it: few links can make
+    more ways than anyone can go.
+    """
+    found = []
+    seen: set[tuple[str, int]] = set()
+    folders, links = [(folder, 0)], deque[tuple[Path, int]]()
+    while folders or links:
+        place, k = folders.pop() if folders else links.popleft()
+        if (state := (os.path.realpath(place), k)) in seen:
+            continue
+        seen.add(state)
+        whole, last = k == len(pattern), k >= len(pattern) - 1
+        part = "**" if whole else pattern[k]
+        if part == "**" and not last:
+            folders.append((place, k + 1))
+        for child in _children(place, part):
+            if not child.is_dir():
+                if last and (not whole or _is_taken(child, child.name, left_out)):
+                    found.append(child)
+            elif part == "**" or not last or "**" not in pattern:
+                following = (child, k if part == "**" else k + 1)
+                (links if child.is_symlink() else folders).append(following)
+    return sorted(found)
 
 
-def _pictures_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    # A link to a folder further up would go round for ever.
-    real = os.path.realpath(folder)
-    if real in above:
-        return
+def _children(folder: Path, part: str) -> list[Path]:
+    """Return what one part of a pattern fits; hidden ones only if the part names them with their point."""
+    if not glob.has_magic(part):
+        return [folder / part] if os.path.lexists(folder / part) else []
+    if not folder.is_dir():
+        return []
     try:
         children = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"{folder}: the folder cannot be read: {error.strerror or error}") from None
-    for child in children:
-        if child.name.startswith("."):
-            continue
-        if child.is_dir():
-            yield from _pictures_below(child, above | {real})
-        elif child.suffix.lower() in EXTENSIONS:
-            yield child
+    shown = [child for child in children if part.startswith(".") or not child.name.startswith(".")]
+    return [child for child in shown if fnmatch.fnmatch(child.name, part)]
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _same(a: Path | RemoteFile, b: Path | RemoteFile) -> bool:

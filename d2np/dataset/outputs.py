@@ -12,7 +12,9 @@ from ..atomic import replacing
 from ..errors import FormatError
 from ..features import Features
 from ..formats import hloc, kapture, mat, npz
+from ..names import inside, make_room
 from ..remote import RemoteFile
+from ..streams import opened
 from .listing import Entry
 from .pieces import Pieces
 
@@ -25,7 +27,13 @@ class Output(Protocol):
         """Where the pictures that could not be done are listed, if anywhere."""
 
     def holds(self, entry: Entry) -> bool:
-        """Whether the features of this picture, as it is now, are there already."""
+        """Whether the features of this picture, as it is now, are there already.
+
+        Raises
+        ------
+        ImageError
+            If the output has no place for an image of this name.
+        """
 
     def start(self) -> None:
         """Find out whether anything can be written, before the first features are computed."""
@@ -96,14 +104,14 @@ class _FileOutput:
     def file_of(self, entry: Entry) -> Path:
         """The feature file of a picture."""
         if self._folder is not None:
-            beside = self._folder / entry.name
+            beside = inside(self._folder, entry.name)
         elif isinstance(entry.path, Path):
             beside = entry.path
         else:
             raise FormatError(
                 f"{entry.path}: nothing is written beside a picture at a URL: name a folder with -o"
             )
-        return beside.with_name(beside.name + self._format.EXTENSION)
+        return beside.parent / (beside.name + self._format.EXTENSION)
 
     def holds(self, entry: Entry) -> bool:
         if self._restart:
@@ -117,7 +125,7 @@ class _FileOutput:
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         path = self.file_of(entry)
-        _make_folder(path.parent)
+        make_room(path, self._folder)
         self._format.write(path, features)
 
     def finish(self) -> bool:
@@ -197,6 +205,7 @@ class KaptureOutput:
         return _beside(self._folder)
 
     def holds(self, entry: Entry) -> bool:
+        kapture.check_name(entry.name)
         if self._restart or entry.name not in self._records:
             return False
         return kapture.is_complete(self._folder, self._kind, entry.name)
@@ -208,8 +217,8 @@ class KaptureOutput:
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         kapture.check_name(entry.name)
+        _link(entry.path, kapture.picture_of(self._folder, entry.name), self._folder)
         kapture.write(self._folder, self._kind, entry.name, features)
-        _link(entry.path, kapture.picture_of(self._folder, entry.name))
         # A picture is held once it is recorded.
         if entry.name not in self._records:
             self._records.add(entry.name, features.image_size)
@@ -235,21 +244,22 @@ def _check_folder(folder: Path | None) -> None:
 
 def _begins_with(path: Path, magic: bytes) -> bool:
     try:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             return stream.read(len(magic)) == magic
     except OSError:
         return False
 
 
-def _link(picture: Path | RemoteFile, place: Path) -> None:
-    """A link to the picture, or a copy where links cannot be made or lead nowhere."""
-    if os.path.lexists(place):
+def _link(picture: Path | RemoteFile, place: Path, root: Path) -> None:
+    """Make a link to the image, or a copy where links cannot be made or lead nowhere."""
+    # The folder of images may be a link to where they are.
+    if os.path.lexists(place) and not place.is_dir():
         return
-    _make_folder(place.parent)
+    make_room(place, root)
     try:
         if isinstance(picture, RemoteFile):
             content = picture.read(math.inf)
-            with replacing(place) as stream:
+            with replacing(place, follow=False) as stream:
                 stream.write(content)
         else:
             _link_or_copy(picture, place)

@@ -136,7 +136,8 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
     Parameters
     ----------
     path : path
-        Two names a line, separated by a space.
+        Two names a line, separated by a space or a tab; see
+        :func:`~d2np.formats.hloc_matches.read_pair_list`.
     features : path
         The feature file that must hold them.
 
@@ -146,10 +147,10 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
         If the list or the file cannot be read, the list has no pairs, or names pictures that the file does
         not hold.
     """
-    pairs = unique(hloc_matches.read_pair_list(path))
+    held = set(hloc.names(features))
+    pairs = unique(hloc_matches.read_pair_list(path, held))
     if not pairs:
         raise FormatError(f"{os.fspath(path)}: the list names no pairs")
-    held = set(hloc.names(features))
     if missing := sorted({name for pair in pairs for name in pair} - held):
         raise FormatError(
             f"{os.fspath(path)} names pictures that {os.fspath(features)} does not hold: {several(missing)}"

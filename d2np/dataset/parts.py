@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from .. import streams
 from ..atomic import replacing, sync_folder
 from ..errors import FormatError
 from .lock import Lock
@@ -236,7 +237,7 @@ class Parts:
         for name, where in self._index.items():
             by_shard.setdefault(where.shard, []).append((where.offset, where.last, name))
         for shard, places in sorted(by_shard.items()):
-            with open(self.folder / shard, "rb") as stream:
+            with streams.opened(self.folder / shard) as stream:
                 for offset, last, name in sorted(places):
                     yield name, _read_all(stream, offset, last)
 
@@ -282,7 +283,7 @@ class Parts:
 
     def _read_job(self) -> Job | None:
         try:
-            told = json.loads((self.folder / _JOB).read_bytes())
+            told = json.loads(streams.read(self.folder / _JOB))
             version = told.pop("format")
             if version != FORMAT:
                 raise FormatError(
@@ -307,7 +308,7 @@ class Parts:
                     os.truncate(path, found[-1].end if found else 0)
 
     def _places(self, shard: str) -> list[Place]:
-        with open(self.folder / shard, "rb") as stream:
+        with streams.opened(self.folder / shard) as stream:
             return list(scan(stream))
 
     def _add_all(self, shard: str, places: list[Place]) -> list[Whole]:

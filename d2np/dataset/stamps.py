@@ -13,6 +13,7 @@ import math
 import os
 
 from ..remote import RemoteFile
+from ..streams import opened
 from .listing import Entry
 
 _CHECKSUM = "sha256"
@@ -74,7 +75,7 @@ def _sha256(entry: Entry) -> str:
     if isinstance(entry.path, RemoteFile):
         return hashlib.sha256(entry.path.read(math.inf)).hexdigest()
     digest = hashlib.sha256()
-    with open(entry.path, "rb") as stream:
+    with opened(entry.path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..atomic import NO_LOCKS, sync_folder
 from ..errors import FormatError, ImageError, OptionError, several
 from ..extras import require
+from ..names import inside
 from ..threads import Team
 from . import hloc, hloc_matches
 
@@ -171,7 +172,7 @@ class _Source:
         """Whether all pictures are there, and can be of one camera if they should be."""
         if not folder.is_dir():
             raise ImageError(f"{folder}: there is no such folder of pictures")
-        if missing := [name for name in self.names if not (folder / name).is_file()]:
+        if missing := [name for name in self.names if not inside(folder, name).is_file()]:
             raise ImageError(f"{folder} lacks pictures that {self._features} holds: {several(missing)}")
         if single_camera:
             first = self.names[0]

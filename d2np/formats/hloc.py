@@ -20,9 +20,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..atomic import NO_LOCKS
-from ..errors import FormatError
+from ..errors import FormatError, ImageError
 from ..features import Features
+from ..names import check
 from .hdf5 import read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
@@ -60,10 +62,30 @@ def write(file: Any, name: str, features: Features, *, half: bool = False, uncer
 
     Raises
     ------
+    ImageError
+        If the file cannot hold an image of that name.
     FormatError
-        If the file cannot hold a picture of that name, or cannot be written.
+        If it cannot be written, or has a folder of that name.
     """
+    check_name(name)
     put(file, name, arrays_of(features, half=half), attributes_of(uncertainty))
+
+
+def check_name(name: str) -> None:
+    """Find out whether HDF5 can hold an image of this name.
+
+    Raises
+    ------
+    ImageError
+        If not.
+    """
+    check(name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ImageError(f"{name!r}: the name is not UTF-8, which HDF5 needs: rename the image") from None
+    if name.split("/")[0] == UNFINISHED:
+        raise ImageError(f"{name}: {UNFINISHED} is the name of what is being written: rename the image")
 
 
 def arrays_of(features: Features, *, half: bool = False) -> dict[str, NDArray[Any]]:
@@ -232,6 +254,8 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") ->
     FormatError
         If there is none, or another process is writing to it.
     """
+    if streams.is_pipe(path):
+        raise FormatError(f"{os.fspath(path)}: {streams.IS_A_PIPE}")
     try:
         try:
             return _opened(path, mode)
@@ -266,11 +290,13 @@ def is_complete(group: Any) -> bool:
 
 @contextmanager
 def whole_group(file: Any, name: str) -> Iterator[Any]:
-    """A new group that gets its name, in place of what has it, once the block has filled it."""
+    """Give a new group its name, in place of the image that has it, once the block has filled it."""
     if UNFINISHED in file:
         del file[UNFINISHED]
     yield file.create_group(UNFINISHED)
     if name in file:
+        if any(hasattr(child, "keys") for child in file[name].values()):
+            raise ValueError("it is a folder of others, which would be lost")
         del file[name]
     file.move(UNFINISHED, name)
 

@@ -15,20 +15,23 @@ A pair is in the file once, in either order.
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import re
+from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..errors import FormatError
 from ..features import Matches
 from .hdf5 import read_array
 from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
 
 _ARRAYS = ("matches0", "matching_scores0")
+_SPACE = re.compile(r"[ \t]+")
 _INT16_COUNT = np.iinfo(np.int16).max + 1
 
 
@@ -193,28 +196,64 @@ def is_complete(group: Any) -> bool:
     return first is not None and len(first) == 1 and first == second
 
 
-def read_pair_list(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Read hloc's list of pairs: two names a line, separated by a space; blank lines do not count.
+def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Read hloc's list of pairs: two names a line, separated by a space or a tab; blank lines do not count.
+
+    Parameters
+    ----------
+    path : path
+        A name that holds spaces is separated from the other one by a tab, or stands in double quotes, or is
+        told by ``names``.
+    names : collection of str
+        Of the images, as far as they are known: ``a b.jpg c.jpg`` is a pair where ``a b.jpg`` and ``c.jpg``
+        are among them.
 
     Raises
     ------
     FormatError
-        If it cannot be read, or is no such list.
+        If it cannot be read, or is no such list, or a line can be read as several pairs.
     """
     shown = os.fspath(path)
     try:
         # File names may hold bytes that are not text; some editors begin a file with a mark.
-        text = Path(path).read_text("utf-8-sig", "surrogateescape")
+        text = streams.read(path).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise FormatError(f"{shown}: the list of pairs cannot be read: {error.strerror or error}") from None
+    known = frozenset(names)
+    lengths = frozenset(map(len, known))
     pairs = []
-    for number, line in enumerate(text.splitlines(), 1):
-        names = line.split()
-        if names and (len(names) != 2 or "\0" in line):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+        if not (line := line.strip()):
+            continue
+        found = _known_pairs(line, known, lengths) or _separated(line)
+        if len(found) != 1 or "\0" in line:
+            what = "can be read as several pairs" if len(found) > 1 else "is no pair"
             raise FormatError(
-                f"{shown}, line {number}: two names of pictures with a space between them are expected, "
-                f"not {line.strip()[:60]!r}"
+                f"{shown}, line {number}: two names of images with a space between them are expected, or "
+                f"with a tab where names hold spaces: {line[:60]!r} {what}"
             )
-        if names:
-            pairs.append((names[0], names[1]))
+        pairs += found
     return pairs
+
+
+def _known_pairs(line: str, known: Set[str], lengths: Set[int]) -> list[tuple[str, str]]:
+    """All ways to read a line as two names that are known."""
+    return [
+        (line[: space.start()], line[space.end() :])
+        for space in _SPACE.finditer(line)
+        # Of a long line nothing is copied in vain.
+        if space.start() in lengths
+        and len(line) - space.end() in lengths
+        and line[: space.start()] in known
+        and line[space.end() :] in known
+    ]
+
+
+def _separated(line: str) -> list[tuple[str, str]]:
+    """The two names of a line, if they are separated by a tab or spaces, in quotes or not."""
+    try:
+        (fields,) = csv.reader([line], delimiter="\t" if "\t" in line else " ", skipinitialspace=True)
+    except (csv.Error, ValueError):
+        return []
+    names = [field.strip() for field in fields if field]
+    return [(names[0], names[1])] if len(names) == 2 else []

@@ -24,9 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError, ImageError
 from ..features import DESCRIPTOR_SIZE, Features
+from ..names import inside, leads_out, make_room
 
 FORMAT = "# kapture format: 1.1"
 
@@ -54,14 +56,16 @@ def write(root: Path, kind: str, name: str, features: Features) -> None:
 
     Raises
     ------
+    ImageError
+        If there is no place for a file of this name.
     FormatError
         If a file cannot be written.
     """
     for what, values in ((_DESCRIPTORS, features.descriptors), (_KEYPOINTS, features.keypoints)):
         path = _file(root, what, kind, name)
+        make_room(path, root)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as stream:
+            with replacing(path, follow=False) as stream:
                 stream.write(np.ascontiguousarray(values, _NUMBER).tobytes())
         except OSError as error:
             raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -85,10 +89,11 @@ def configure(root: Path, kind: str) -> None:
     Raises
     ------
     FormatError
-        If a file cannot be written, or says something else.
+        If a file cannot be written, says something else, or is a link to one outside of the folder.
     """
     for what, more in ((_KEYPOINTS, ()), (_DESCRIPTORS, (kind, "L2"))):
         path = root / "reconstruction" / what[0] / kind / f"{what[0]}.txt"
+        _check_inside(path, root)
         fields = ("d2net", "float32", str(what[2]), *more)
         title = "# name, dtype, dsize" + (", keypoints_type, metric_type" if more else "")
         if path.exists():
@@ -123,6 +128,7 @@ class Records:
     """
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._sensors = root / "sensors" / "sensors.txt"
         self._records = root / "sensors" / "records_camera.txt"
         self._cameras: set[str] = set()
@@ -150,9 +156,10 @@ class Records:
         Raises
         ------
         FormatError
-            If they cannot be written.
+            If they cannot be written, or are links to files outside of the folder.
         """
         for path, title in ((self._sensors, _SENSORS), (self._records, _RECORDS)):
+            _check_inside(path, self._root)
             if not path.exists():
                 _write_text(path, f"{FORMAT}\n{title}\n")
 
@@ -196,12 +203,20 @@ def check_name(name: str) -> None:
 
 
 def picture_of(root: Path, name: str) -> Path:
-    """Where kapture looks for a picture."""
-    return root / "sensors" / "records_data" / name
+    """Return where kapture looks for an image."""
+    return inside(root / "sensors" / "records_data", name)
 
 
 def _file(root: Path, what: tuple[str, str, int], kind: str, name: str) -> Path:
-    return root / "reconstruction" / what[0] / kind / f"{name}{what[1]}"
+    path = inside(root / "reconstruction" / what[0] / kind, name)
+    return path.parent / f"{path.name}{what[1]}"
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    if leads_out(path, root):
+        raise FormatError(
+            f"{path}: cannot be written: a link leads out of {root}: put what it links to there"
+        )
 
 
 def _check_version(path: Path) -> None:
@@ -221,7 +236,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text("utf-8").split("\n")
+        return streams.read(path).decode("utf-8").split("\n")
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -231,7 +246,7 @@ def _lines(path: Path) -> list[str]:
 def _write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as stream:
+        with replacing(path, follow=False) as stream:
             stream.write(text.encode())
     except OSError as error:
         raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from None

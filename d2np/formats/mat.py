@@ -13,7 +13,7 @@ from ..atomic import replacing
 from ..errors import FormatError
 from ..extras import require
 from ..features import Features
-from ..streams import Capped
+from ..streams import Capped, opened
 from . import matlab5
 from .matlab5 import MAGIC
 from .npz import EXTENSION
@@ -35,7 +35,7 @@ def library() -> Any:
 
 
 def write(path: str | os.PathLike[str], features: Features) -> None:
-    """Write the features of one picture, all of the file or nothing.
+    """Write the features of one image, all of the file or nothing; a link is replaced by the file.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def write(path: str | os.PathLike[str], features: Features) -> None:
     """
     scipy_io = library()
     try:
-        with replacing(path) as stream:
+        with replacing(path, follow=False) as stream:
             scipy_io.savemat(stream, {name: getattr(features, name) for name in _ARRAYS})
     except OSError as error:
         raise FormatError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
     """
     name = os.fspath(path)
     try:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             arrays = matlab5.arrays(Capped(stream), _ARRAYS)
         scores = arrays["scores"].reshape(-1)
         return Features(arrays["keypoints"], scores, arrays["descriptors"], image_size)
@@ -81,7 +81,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
 def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether this is a whole feature file. Its arrays' headers are read, not the arrays."""
     try:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             shapes = matlab5.shapes(Capped(stream), _ARRAYS)
     except (FormatError, OSError):
         return False

@@ -31,7 +31,7 @@ _ALWAYS_READ = 1 << 20
 
 
 def write(path: str | os.PathLike[str], features: Features) -> None:
-    """Write the features of one picture, all of the file or nothing.
+    """Write the features of one image, all of the file or nothing; a link is replaced by the file.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def write(path: str | os.PathLike[str], features: Features) -> None:
         If the file cannot be written.
     """
     try:
-        with replacing(path) as stream:
+        with replacing(path, follow=False) as stream:
             np.savez(stream, **{name: getattr(features, name) for name in _ARRAYS})
     except OSError as error:
         raise FormatError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
     """
     name = os.fspath(path)
     try:
-        with open(path, "rb") as stream, streams.archive(stream) as archive:
+        with streams.opened(path) as stream, streams.archive(stream) as archive:
             arrays = {key: _array(archive, key, os.path.getsize(path)) for key in _ARRAYS}
     except KeyError as error:
         raise FormatError(f"{name}: not a feature file: {error.args[0]}") from None
@@ -76,7 +76,7 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
 def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether this is a whole feature file. Its arrays' headers are read, not the arrays."""
     try:
-        with open(path, "rb") as stream, streams.archive(stream) as archive:
+        with streams.opened(path) as stream, streams.archive(stream) as archive:
             shapes = {name: _header(archive, name)[0] for name in _ARRAYS}
     # A damaged archive raises almost anything.
     except Exception:

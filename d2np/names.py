@@ -1,0 +1,118 @@
+"""Names of images: paths inside a folder, with forward slashes.
+
+A name may come from a list, a web server, a file of features or a program. So it is checked here, for every
+image of a job and again wherever a path is made of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import FormatError, ImageError
+
+# Python's own functions for paths go to a depth of some hundreds.
+_DEEPEST = 100
+_LONGEST = 4096
+_SHOWN = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NOT_ON_WINDOWS = re.compile(rf"{_CONTROL.pattern}|[\\:]")
+# Also breaks of lines and paragraphs, and what turns the direction of writing.
+_NOT_SHOWN = re.compile(rf"{_CONTROL.pattern}|[\u2028-\u202e\u2066-\u2069]")
+# What the system says where a name does not fit beside what is there, or not into the file system.
+_OF_A_NAME = (
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ELOOP),
+)
+
+
+def check(name: str, *, windows: bool = os.name == "nt") -> None:
+    """Find out whether a name is that of a place inside any folder that it is put into.
+
+    Raises
+    ------
+    ImageError
+        If not.
+    """
+    parts = name.split("/")
+    too_large = len(parts) > _DEEPEST or len(name) > _LONGEST
+    leads_elsewhere = any(part in ("", ".", "..") for part in parts)
+    if too_large or leads_elsewhere or (_NOT_ON_WINDOWS if windows else _CONTROL).search(name):
+        raise ImageError(
+            f"{name[:_SHOWN]!r} cannot be the name of an image, a path of at most {_DEEPEST} parts and "
+            f"{_LONGEST} characters without empty parts, '.', '..'{', drives, backslashes' * windows} and "
+            "control characters: rename the image"
+        )
+
+
+def is_valid(name: str) -> bool:
+    """Return whether :func:`check` lets a name pass."""
+    try:
+        check(name)
+    except ImageError:
+        return False
+    return True
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a name inside a folder.
+
+    Raises
+    ------
+    ImageError
+        If the name would lead elsewhere.
+    """
+    check(name)
+    return folder / name
+
+
+def make_room(path: Path, root: Path | None = None) -> None:
+    """Make the folder that a file of an output goes into.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which may be there, as may be a link in its place.
+    root : Path, optional
+        The output's folder.
+
+    Raises
+    ------
+    ImageError
+        If what is there, or the file system, has no place for a file of this name, or a link leads out of the
+        output.
+    FormatError
+        If the folder cannot be made for another reason.
+    """
+    if root is not None and leads_out(path.parent, root):
+        raise ImageError(f"{path}: cannot be written: a link leads out of {root}: put a folder in its place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_IFMT(os.lstat(path).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
+            raise FileExistsError(errno.EEXIST, "there is something that is no file")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        kind = ImageError if error.errno in _OF_A_NAME else FormatError
+        raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are written as ``\\x1b``: a terminal would obey them."""
+    return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Return whether links make a path one that is not inside a folder."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def folders_of(name: str) -> Iterator[str]:
+    """Yield the folders that a name lies in: of ``a/b/c.jpg`` these are ``a`` and ``a/b``."""
+    end = name.find("/")
+    while end >= 0:
+        yield name[:end]
+        end = name.find("/", end + 1)
