@@ -665,6 +665,7 @@ def test_endless_size_of_a_chunk(run, server, monkeypatch):
     sent = []
 
     def answer(request):
+        request.protocol_version = "HTTP/1.1"
         reply(request, 200, b"", {"Content-Length": None, "Transfer-Encoding": "chunked"})
         request.wfile.write(b"1;")
         for _ in range(1000):
