@@ -492,7 +492,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv("D2NP_CACHE", str(cache))
-    monkeypatch.setattr(store, "_packaged", lambda: Path(weights_file))
+    monkeypatch.setattr(store, "_packaged", lambda name: Path(weights_file))
     code, _, err = run("show", "photos/a.png", "-o", "k.png", weights=False)
     assert code == 0
     assert err.splitlines()[0].startswith("weights: analytic (")

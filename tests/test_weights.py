@@ -502,7 +502,7 @@ def test_extension_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no such file; the names that d2np knows are analytic, tf, ots"):
+    with pytest.raises(WeightsError, match="no such file; the names that d2np knows are vgg16, analytic, tf, ots"):
         weights.load(tmp_path / "none.h5")
     with pytest.raises(WeightsError, match="is a folder"):
         weights.load(tmp_path)

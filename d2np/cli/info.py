@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
         "weights",
         nargs="?",
         metavar="WEIGHTS",
-        help="a file (.h5, .onnx, or a published .pth), or a name: analytic, tf, ots, tf_no_phototourism; "
+        help="a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, tf_no_phototourism; "
         "default: tf if it is in the cache, else analytic",
     )
     parser.add_argument(

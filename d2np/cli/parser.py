@@ -93,7 +93,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="a file (.h5, .onnx, or a published .pth), or a name: analytic, tf, ots, tf_no_phototourism; "
+        help="a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, tf_no_phototourism; "
         "default: tf if it is in the cache, else analytic (packaged, written by hand, not trained)",
     )
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from ..errors import WeightsError
 from ..folders import user_cache
 
-NAMES = ("analytic", "tf", "ots", "tf_no_phototourism")
-"""``analytic`` is packaged; the others are the published checkpoints, once they are in the cache."""
+PACKAGED = ("vgg16", "analytic")
+"""``vgg16`` is trained on ImageNet, ``analytic`` written by hand."""
+
+NAMES = (*PACKAGED, "tf", "ots", "tf_no_phototourism")
+"""The others are the published checkpoints, once they are in the cache."""
 
 URLS = {
     "tf": "https://dusmanu.com/files/d2-net/d2_tf.pth",
@@ -78,7 +81,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         If there is no such file. For published weights that are not cached it says how to get them.
     """
     if isinstance(source, str) and source in NAMES:
-        return _packaged(source) if source == "analytic" else _cached(source)
+        return _packaged(source) if source in PACKAGED else _cached(source)
     try:
         path = Path(os.fsdecode(source))
         if path.is_file():
