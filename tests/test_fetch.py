@@ -548,7 +548,7 @@ CONTENT = {
     "picture": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is a picture (PNG), not weights"),
     "text": (status(200, b"moved elsewhere"), "is a text file that starts with `moved elsewhere`"),
     "noise": (status(200, b"\x01\x02\xff\xfe" * 100), "is of an unknown kind (.pth, "),
-    "another network": (status(200, _other_network()), "not a D2-Net: expected tensors named"),
+    "another network": (status(200, _other_network()), "not the 20 arrays of a D2-Net"),
     "another shape": (status(200, _other_shape()), "conv4_3/bias"),
     "not finite": (File(checkpoint(value=np.nan)), "infinite or not a number"),
 }
@@ -721,6 +721,12 @@ def test_https(run, server, secure):
     server.answers["/moved.pth"] = redirect("/d2.pth")
     assert run(f"{secure}/moved.pth")[0] == 0
     assert holds(Path("moved.h5"))
+
+
+def test_https_that_takes_its_time(run, server, secure, monkeypatch):
+    monkeypatch.setattr(fetch, "PATIENCE", replace(fetch.PATIENCE, total=0.3))
+    server.answers["/d2.pth"] = _drips
+    assert "it has not come within 0.3 s" in run(f"{secure}/d2.pth")[2]
 
 
 def test_certificate_that_is_not_trusted(run, server, secure, monkeypatch):
