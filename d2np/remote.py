@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from . import index_pages
 from .errors import Error, ImageError
 from .extras import require
 
@@ -24,6 +28,10 @@ _VERSIONS = (
     *("Last-Modified", "updated", "modified", "created"),
 )
 _PIECE = 1 << 20
+_SECONDS = 600.0
+"""For one request, and for reading one file."""
+_MOST_AT_ONCE = 1 << 27
+"""Bytes that fsspec may read in one go from a web server, which may send more than it was asked for."""
 
 NO_FILE = "there is no such file"
 """How the message ends where that is what a server says."""
@@ -115,16 +123,10 @@ class RemoteFile:
         if self.content is not None:
             return self.content
         with _told_in_one_line(self.url):
-            system, path = file_system(self.url, ImageError)
-            size = system.info(path).get("size")
-            if size is not None:
-                content = system.cat_file(path) if size <= most else b""
-            else:
-                content = _read_up_to(system, path, most)
-                size = len(content)
-        if size > most:
+            content = _read_up_to(self.url, most)
+        if len(content) > most:
             raise ImageError(f"{self.url} is too large: it has more than {most:.0f} bytes")
-        return bytes(content)
+        return content
 
     def _info(self) -> Mapping[str, Any]:
         if self.told is not None:
@@ -147,12 +149,13 @@ def below(url: str) -> list[tuple[RemoteFile, str]] | None:
     with _told_in_one_line(url):
         system, path = file_system(url, ImageError)
         # Of a web server only an index page can be a folder, and to ask is to read it.
-        if not (url.endswith("/") if _is_web(url) else system.isdir(path)):
+        if not ((url.endswith("/") and "?" not in url) if _is_web(url) else system.isdir(path)):
             return None
         folder = path.rstrip("/")
+        if _is_web(url):
+            return _entries(system, url, {file: {} for file in index_pages.files(path, _read_up_to)}, folder)
         system.ls(path)  # tells what is wrong, which the next call passes over
-        found = system.find(folder + "/" if _is_web(url) else folder, detail=True)
-        return _entries(system, url, found, folder)
+        return _entries(system, url, system.find(folder, detail=True), folder)
 
 
 def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
@@ -166,13 +169,17 @@ def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
     """
     with _told_in_one_line(url):
         system, path = file_system(url, ImageError)
+        parts = path.split("/")
         # In the address of a page, a question mark stands before its parameters.
-        parts = [part.replace("?", "") for part in path.split("/")] if _is_web(url) else path.split("/")
-        fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), None)
+        special = [part.replace("?", "") for part in parts] if _is_web(url) else parts
+        fixed = next((k for k, part in enumerate(special) if glob.has_magic(part)), None)
         if fixed is None or system.exists(path):
             return None
         folder = "/".join(parts[:fixed])
         found: dict[str, Any] = {}
+        if _is_web(url):
+            files = index_pages.files(f"{folder}/", _read_up_to, "/".join(parts[fixed:]))
+            return _entries(system, url, {file: {} for file in files}, folder)
         for name, info in system.glob(path, detail=True).items():
             if info.get("type") != "directory":
                 found[name] = info
@@ -226,17 +233,67 @@ def file_system(url: str, error: type[Error]) -> tuple[Any, str]:
     Error
         Of the type given, if fsspec is missing.
     """
-    system, path = require("fsspec.core", f"{url}: URLs need", "cloud", error).url_to_fs(url)
+    fsspec = require("fsspec", f"{url}: URLs need", "cloud", error)
+    protocols = {part.partition("://")[0] for part in url.split("::")}
+    system, path = fsspec.core.url_to_fs(url, **{web: _web_options(web) for web in _WEB if web in protocols})
     return system, str(path)
 
 
-def _read_up_to(system: Any, path: str, most: float) -> bytes:
-    """The content, or a little more than ``most`` bytes of it."""
-    content = bytearray()
-    with system.open(path, "rb") as stream:
-        while len(content) <= most and (piece := stream.read(_PIECE)):
-            content += piece
-    return bytes(content)
+def _web_options(protocol: str) -> dict[str, Any]:
+    """Return what keeps a web server in bounds, together with what the user has set for fsspec."""
+    from aiohttp import ClientTimeout
+    from fsspec.config import conf
+
+    given = conf.get(protocol, {}).get("client_kwargs", {})
+    ours = {
+        # A few bytes that unpack to gigabytes are never unpacked.
+        "headers": {**given.get("headers", {}), "Accept-Encoding": "identity"},
+        "auto_decompress": False,
+        "response_class": _response_class(),
+    }
+    return {"client_kwargs": {"timeout": ClientTimeout(total=_SECONDS, sock_connect=30), **given, **ours}}
+
+
+@cache
+def _response_class() -> type:
+    from aiohttp import ClientPayloadError, ClientResponse
+
+    class Response(ClientResponse):
+        async def start(self, *given: Any) -> ClientResponse:
+            await super().start(*given)
+            encoding = self.headers.get("Content-Encoding", "identity")
+            if self.status < 300 and encoding.lower() != "identity":
+                self.close()
+                raise ClientPayloadError(f"it comes compressed ({encoding!r}), though asked for as it is")
+            return self
+
+        async def read(self) -> bytes:
+            if self._body is None:
+                content = bytearray()
+                async for piece in self.content.iter_any():
+                    content += piece
+                    if len(content) > _MOST_AT_ONCE:
+                        self.close()
+                        raise ClientPayloadError(f"more than {_MOST_AT_ONCE:,} bytes come in one answer")
+                self._body = bytes(content)
+            return self._body
+
+    return Response
+
+
+def _read_up_to(url: str, most: float) -> bytes:
+    """Return the content, or a little more than ``most`` bytes of it."""
+    system, path = file_system(url, ImageError)
+    # What a web server says of the size may be wrong, and no stream needs it: any keeps fsspec from asking.
+    options = {"block_size": 0, "size": 1} if _is_web(url) else {}
+    content = io.BytesIO()
+    until = time.monotonic() + _SECONDS
+    with system.open(path, "rb", **options) as stream:
+        while content.tell() <= most and (piece := stream.read(_PIECE)):
+            content.write(piece)
+            if time.monotonic() > until:
+                raise TimeoutError
+    return content.getvalue()
 
 
 @contextmanager

@@ -148,6 +148,20 @@ def entries() -> list[bytes]:
     ]
 
 
+def index_pages() -> list[bytes]:
+    """A pattern, and pages."""
+    top = b"""<html><a href="../">up</a> <a href="?C=N">sort</a> <A class=x HREF='a%20b.jpg'>a</A>
+        <a href="sub/">s</a>"""
+    sub = b"""<a href="/a b/c.jpg">x</a><a href=http://host/a%20b/sub/deep/>y</a>
+        <a href="d.jpg?x=1&amp;y=2#z">"""
+    return [
+        b"**\n--\n" + top + b"\n--\n" + sub + b"\n--\n" + top,
+        b"*/**/d*\n--\n" + top + b"\n--\n" + sub + b"\n--\n" + sub,
+        b"s[tu]b/*\n--\n" + sub + b"\n--\n" + top,
+        b"**\n--\n" + b"<a " * 100 + b"\n--\n" + b"<a href= " * 30,
+    ]
+
+
 def record_header() -> bytes:
     arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(1)).items()]
     values = {"stamp": '{"size": 3, "mtime_ns": 1}', "keypoints": 1, "attributes": hloc.attributes_of(1.0)}

@@ -25,6 +25,7 @@ from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import checkpoints
 import h5py
@@ -32,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import d2np
-from d2np import dataset, remote
+from d2np import dataset, index_pages, remote
 from d2np.dataset import failures, shards
 from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
@@ -290,6 +291,26 @@ def _written(out: Path, entries: list[dataset.Entry]) -> None:
         _inside = None
 
 
+def _index_pages(data: bytes) -> None:
+    """A pattern, and pages that a server sends one after the other: what is asked for is in the folder."""
+    pattern, *pages = data.split(b"\n--\n")
+    top = "http://host/a%20b/"
+    asked: list[str] = []
+
+    def read(url: str, most: int) -> bytes:
+        asked.append(url)
+        if len(asked) > max(len(pages), 1):
+            raise FileNotFoundError(url)
+        return b"".join(pages[len(asked) - 1 : len(asked)])
+
+    found = index_pages.files(top, read, pattern.decode("utf-8", "replace"))
+    if len({*asked, *found}) < len(asked) + len(found):
+        raise AssertionError("something is asked for twice")
+    for url in (*asked, *found):
+        if not url.startswith(top) or urlsplit(url).hostname != "host":
+            raise Escaped(url)
+
+
 def _shards(data: bytes) -> None:
     stream = io.BytesIO(_shard(data))
     for verify in (False, True):
@@ -410,6 +431,16 @@ TARGETS = {
                 b"out2",
                 b"\x1b",
                 b"a.jpg/",
+            ),
+        ),
+        Target(
+            "index-pages",
+            _index_pages,
+            seeds.index_pages,
+            (
+                *(b"<a href=", b"<a ", b'"', b"'", b">", b"<", b" ", b"\n--\n", b"../", b"//", b"/", b"?"),
+                *(b"#", b"http://host/a%20b/", b"https://other/", b"%2e%2e", b"&amp;", b"&#x2f;", b"@"),
+                *(b":", b"**", b"["),
             ),
         ),
         Target(

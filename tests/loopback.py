@@ -36,6 +36,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(dict(self.headers))
         self.server.answers.get(self.path, status(404))(self)
 
+    do_HEAD = do_GET
+
     def log_message(self, format: str, *arguments: object) -> None:
         """Silence."""
 

@@ -13,7 +13,7 @@ from d2np.extras import require
 # Numba itself imports scipy where it is there.
 EXTRAS = {
     "cv2", "dask", "distributed", "filelock", "imagecodecs", "kapture", "matplotlib", "onnx", "onnxruntime",
-    "pooch", "pycolmap", "requests", "scipy.io", "selenium", "tifffile", "torch", "urllib3",
+    "pycolmap", "requests", "scipy.io", "selenium", "tifffile", "torch", "urllib3",
 }  # fmt: skip
 
 

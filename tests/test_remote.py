@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import ntpath
 import subprocess
@@ -12,10 +13,10 @@ import fsspec
 import numpy as np
 import pytest
 import tifffile
-from loopback import File, redirect, reset, serving, status
+from loopback import File, redirect, reply, reset, serving, status
 from PIL import Image
 
-from d2np import remote
+from d2np import index_pages, remote
 from d2np.dataset import Entry, KaptureOutput, NpzOutput, Settings, extract, features_of, listing, pipeline
 from d2np.errors import ImageError, OptionError
 from d2np.features import Features
@@ -156,9 +157,9 @@ def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features
 def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_features):
     """Small pictures and those that are opened when it is their turn."""
     fetched = []
-    cat_file = type(memory).cat_file
+    read = type(memory).open
     monkeypatch.setattr(
-        type(memory), "cat_file", lambda self, path, **o: (fetched.append(path), cat_file(self, path, **o))[1]
+        type(memory), "open", lambda self, path, *o, **n: (fetched.append(path), read(self, path, *o, **n))[1]
     )
     entries = listing(["memory://photos"])
     usual = list(features_of(net, entries, Settings()))
@@ -263,15 +264,114 @@ class Widths:
         return Features(np.ones((width, 3)), np.ones(width), np.ones((width, 512)), (width, height))
 
 
-def test_endless_answers(web):
-    def endless(request):
-        request.send_response_only(200)
-        request.end_headers()
-        request.wfile.write(bytes(3 << 20))
+def sends(body, **headers):
+    """A server that says 1000 bytes, and sends this again and again."""
 
-    web.answers["/endless.png"] = endless
-    with pytest.raises(ImageError, match="more than 1000 bytes"):
-        RemoteFile(f"{web.address}/endless.png").read(1000)
+    def answer(request):
+        if request.command == "HEAD":
+            reply(request, 200, b"", {"Content-Length": "1000", "Accept-Ranges": "bytes"})
+            return
+        reply(request, 206 if "Range" in request.headers else 200, b"", {"Content-Length": None, **headers})
+        for _ in range(1000):
+            request.wfile.write(body)
+            answer.sent += len(body)
+
+    answer.sent = 0
+    return answer
+
+
+@pytest.mark.parametrize("where", ["", "folder/"])
+def test_answers_end(web, where, monkeypatch):
+    """Whatever the server says of their size; also files inside an archive there."""
+    monkeypatch.setattr(index_pages, "LONGEST_PAGE", 1000)
+    answer = web.answers[f"/endless/{where}"] = sends(bytes(2**18))
+    url = f"{web.address}/endless/{where}"
+    with pytest.raises(ImageError, match=r"more than 1,?000 bytes"):
+        listing([url]) if where else RemoteFile(url).read(1000)
+    assert answer.sent < 100 * 2**18
+
+
+def test_answers_to_parts_end(web, monkeypatch):
+    """An archive on a server is read in parts, each of which may be without end."""
+    monkeypatch.setattr(remote, "_MOST_AT_ONCE", 1000)
+    answer = web.answers["/a.zip"] = sends(bytes(2**18))
+    with pytest.raises(ImageError, match="more than 1,000 bytes come in one answer"):
+        RemoteFile(f"zip://a.png::{web.address}/a.zip").read(1000)
+    assert answer.sent < 100 * 2**18
+
+
+@pytest.mark.parametrize("path", ["/a.png", "/a/", "/a/*.png"])
+def test_compressed_answers_are_refused(web, path, monkeypatch):
+    """Few bytes may be gigabytes once they are unpacked. They are not asked for, either."""
+    page = gzip.compress(b'<a href="a.png">')
+    web.answers[path] = web.answers["/a/"] = status(200, page, Content_Encoding="GZip")
+    with pytest.raises(ImageError, match=r"it comes compressed \('GZip'\), though asked for as it is"):
+        open_picture(listing([web.address + path])[0].path)
+    assert {asked["Accept-Encoding"] for asked in web.requests} == {"identity"}
+
+
+def drips(beginning):
+    """A server that sends a byte now and then."""
+
+    def answer(request):
+        request.wfile.write(beginning)
+        while not request.server.over.wait(0.02):
+            request.wfile.write(b"x")
+
+    return answer
+
+
+def continues(request):
+    while not request.server.over.is_set():
+        request.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        drips(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),
+        drips(b"HTTP/1.1 200 OK\r\nX-Long: "),
+        continues,
+    ],
+    ids=["body", "headers", "100"],
+)
+@pytest.mark.parametrize("path", ["/slow.png", "/slow/", "/slow/*.png"])
+def test_servers_that_take_their_time(web, answer, path, monkeypatch):
+    monkeypatch.setattr(remote, "_SECONDS", 0.2)
+    web.answers[path] = web.answers["/slow/"] = answer
+    with pytest.raises(ImageError, match="no answer in time"):
+        open_picture(listing([web.address + path])[0].path)
+
+
+def test_settings_for_fsspec_are_kept(web, monkeypatch):
+    given = {"headers": {"Authorization": "token"}}
+    monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": given})
+    RemoteFile(f"{web.address}/photos/a.png").read(10**6)
+    assert web.requests[-1]["Authorization"] == "token"
+    assert web.requests[-1]["Accept-Encoding"] == "identity"
+
+
+def test_few_requests(web):
+    """One for an image, one for a page, and none for folders in which nothing can be."""
+    RemoteFile(f"{web.address}/photos/a.png").read(10**6)
+    assert len(web.requests) == 1
+    names(f"{web.address}/photos/")
+    assert len(web.requests) == 3
+
+
+@pytest.mark.parametrize("source", ["/tree/", "/tree/**"])
+def test_index_pages_without_end(web, source, monkeypatch):
+    """Each leads to two more. What they may take by default is in test_index_pages.py."""
+    monkeypatch.setattr(index_pages, "MOST_FOLDERS", 50)
+
+    class Everywhere(dict):
+        def get(self, path, default):
+            return default if "*" in path else status(200, b'<a href="a/">a</a><a href="b/">b</a>')
+
+    web.answers = Everywhere()
+    with pytest.raises(ImageError, match="more than 50 folders"):
+        listing([web.address + source])
+    assert len(web.requests) < 60
 
 
 def test_what_goes_wrong_is_said(web, memory):

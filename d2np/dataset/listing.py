@@ -38,7 +38,7 @@ _NOT_READ = {
 """Images that are left out in a folder, and what makes others of them."""
 
 _NO_PICTURES = f"holds no pictures ({', '.join(EXTENSIONS)})"
-_LONGEST_LIST = 1 << 32
+_LONGEST_LIST = 1 << 27
 
 
 @dataclass(frozen=True)

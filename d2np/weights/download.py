@@ -1,16 +1,19 @@
 """Downloads a file over HTTP, and goes on where an earlier download stopped.
 
-pooch asks the server, follows its redirects and reads what it sends. What pooch lacks is here: going on with
-a part (RFC 9110, sections 13.1.5 and 14), a limit to the size, the check of the length, and retries that say
-what went wrong.
+requests asks the server, follows its redirects and reads what it sends. What requests lacks is here: going on
+with a part (RFC 9110, sections 13.1.5 and 14), limits to the size and to the time in all, the check of the
+length, and retries that say what went wrong.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -40,6 +43,8 @@ class Patience:
         Seconds before the second attempt; doubled for each further one.
     timeout : float
         Seconds without a sign of the server.
+    total : float
+        Seconds for all attempts together.
     largest : int
         Bytes. No checkpoint of this network comes near the default, optimiser included.
     """
@@ -47,6 +52,7 @@ class Patience:
     attempts: int = 4
     pause: float = 0.5
     timeout: float = 20.0
+    total: float = 3600.0
     largest: int = 2**29
 
 
@@ -127,7 +133,7 @@ def download(
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
-    """Complete a part. Needs the package pooch.
+    """Complete a part. Needs the package requests.
 
     Parameters
     ----------
@@ -150,9 +156,10 @@ def download(
         If the part cannot be written. It is discarded.
     """
     failures, reached = 0, part.size
+    until = time.monotonic() + patience.total
     while True:
         try:
-            _attempt(url, part, patience, progress)
+            _attempt(url, part, patience, until, progress)
             return
         except WeightsError:
             part.discard()
@@ -164,6 +171,8 @@ def download(
                 part.discard()
             if not error.again:
                 raise
+            if time.monotonic() >= until:
+                raise DownloadError(f"it has not come within {patience.total:g} s", again=True) from None
             if failures >= patience.attempts:
                 raise DownloadError(f"{error} ({failures} attempts)", again=True) from None
             pause = patience.pause * 2 ** (failures - 1)
@@ -172,8 +181,7 @@ def download(
             time.sleep(pause)
 
 
-def _attempt(url: str, part: Part, patience: Patience, progress: Progress | None) -> None:
-    from pooch import HTTPDownloader
+def _attempt(url: str, part: Part, patience: Patience, until: float, progress: Progress | None) -> None:
     from urllib3.exceptions import HTTPError
 
     from .. import __version__
@@ -183,12 +191,20 @@ def _attempt(url: str, part: Part, patience: Patience, progress: Progress | None
     if version := part.version():
         headers |= {"Range": f"bytes={part.size}-", "If-Range": version.validator}
     receiver = _Receiver(part, version, patience.largest, progress)
-    ask = HTTPDownloader(
-        chunk_size=_CHUNK, timeout=patience.timeout, headers=headers, hooks={"response": receiver.begin}
-    )
     try:
-        ask(url, receiver, None)
-        receiver.finish()
+        with _Deadline(until) as deadline, deadline.session() as session:
+            response = session.get(
+                url,
+                headers=headers,
+                timeout=patience.timeout,
+                stream=True,
+                hooks={"response": receiver.begin},
+            )
+            # Not iter_content: of a body in chunks, it keeps lines of any length in memory.
+            while data := response.raw.read(_CHUNK):
+                receiver.write(data)
+            receiver.finish()
+            deadline.check()
     except (DownloadError, WeightsError):
         raise
     # ValueError and HTTPError: what requests lets through of malformed answers.
@@ -198,8 +214,82 @@ def _attempt(url: str, part: Part, patience: Patience, progress: Progress | None
         receiver.close()
 
 
+class _Deadline:
+    """Shuts connections down when the time is over: timeouts of requests begin anew with each byte.
+
+    Parameters
+    ----------
+    until : float
+        As of ``time.monotonic``.
+    """
+
+    def __init__(self, until: float) -> None:
+        self._over = False
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(max(until - time.monotonic(), 0), self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def session(self) -> Any:
+        """Create a session of requests whose connections end in time."""
+        import requests
+
+        watched = self._watched
+
+        class Adapter(requests.adapters.HTTPAdapter):
+            def init_poolmanager(self, *given: Any, **named: Any) -> None:
+                super().init_poolmanager(*given, **named)
+                watched(self.poolmanager)
+
+            def proxy_manager_for(self, *given: Any, **named: Any) -> Any:
+                return watched(super().proxy_manager_for(*given, **named))
+
+        session = requests.Session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, Adapter())
+        return session
+
+    def check(self) -> None:
+        """Complain if the time is over: the end of a connection may look like that of a file."""
+        if self._over:
+            raise DownloadError("the time is over", again=True)
+
+    def _watched(self, manager: Any) -> Any:
+        """Have a manager of urllib3 make connections that are known here."""
+        add = self._add
+
+        def known(pool: Any) -> Any:
+            class Connection(pool.ConnectionCls):  # type: ignore[misc]
+                def connect(self) -> None:
+                    super().connect()
+                    add(self.sock)
+
+            return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+        pools = manager.pool_classes_by_scheme
+        manager.pool_classes_by_scheme = {scheme: known(pool) for scheme, pool in pools.items()}
+        return manager
+
+    def _add(self, connected: socket.socket) -> None:
+        self._sockets.append(connected)
+        if self._over:
+            self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        for connected in list(self._sockets):
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+
+
 class _Receiver:
-    """Takes what the server sends. To pooch it is the file to write into."""
+    """Takes what the server sends."""
 
     def __init__(self, part: Part, version: _Version | None, largest: int, progress: Progress | None) -> None:
         self._part = part
@@ -232,6 +322,11 @@ class _Receiver:
             raise DownloadError(
                 "the server sends a web page (HTML), not a checkpoint; it may be an error or log-in page"
             )
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
+            raise DownloadError(
+                f"the server sends it compressed ({shortened(encoding)}), though asked for it as it is"
+            )
         try:
             if status == HTTPStatus.PARTIAL_CONTENT:
                 self._go_on(response.headers)
@@ -251,9 +346,6 @@ class _Receiver:
         except OSError as error:
             raise self._unwritable(error) from None
         self._tell()
-
-    def flush(self) -> None:
-        """Called by pooch; every write is flushed as it is."""
 
     def finish(self) -> None:
         """Check that all has come. Older urllib3 does not notice a connection that is closed early."""
@@ -275,16 +367,14 @@ class _Receiver:
         return f"after {self._size:,}{whole} bytes"
 
     def _begin_anew(self, headers: Any) -> None:
-        # Of a body that is encoded after all, neither length nor positions are the file's.
-        plain = headers.get("Content-Encoding", "identity") == "identity"
-        length = headers.get("Content-Length", "")
-        self._expected = int(length) if plain and length.isascii() and length.isdigit() else None
+        length = headers.get("Content-Length")
+        self._expected = None if length is None else int(length)
         if self._expected is not None:
             self._check_size(self._expected)
         etag = headers.get("ETag", "")
         # A weak tag says that two versions mean the same, not that they are the same bytes.
         validator = etag if etag.startswith('"') else headers.get("Last-Modified")
-        self._stream = self._part.begin(_Version(validator, self._expected) if plain and validator else None)
+        self._stream = self._part.begin(_Version(validator, self._expected) if validator else None)
         self._tell()
 
     def _go_on(self, headers: Any) -> None:
@@ -334,6 +424,7 @@ def _status(code: int) -> str:
 
 def _explained(error: Exception, receiver: _Receiver, patience: Patience) -> DownloadError:
     import requests
+    from urllib3.exceptions import ProtocolError
 
     causes = list(_causes(error))
     if isinstance(error, requests.TooManyRedirects):
@@ -343,7 +434,7 @@ def _explained(error: Exception, receiver: _Receiver, patience: Patience) -> Dow
         return DownloadError(f"there is no secure connection: {shortened(str(reason))}")
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return DownloadError(f"no sign of the server for {patience.timeout:g} s", again=True)
-    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+    if isinstance(error, (requests.ConnectionError, ProtocolError)):
         reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
         reason = shortened(reasons[-1]) if reasons else f"the connection was closed {receiver.standing()}"
         if isinstance(error, requests.exceptions.ProxyError):

@@ -221,7 +221,7 @@ def _file_name(url: str) -> str:
 
 
 def _check_extra() -> None:
-    for package in ("filelock", "pooch"):
+    for package in ("filelock", "requests"):
         require(package, "fetching weights needs", "fetch", WeightsError)
 
 
