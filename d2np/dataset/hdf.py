@@ -252,7 +252,8 @@ class HdfOutput:
                 pieces=(piece.arrays for piece in records),
             )
         except FormatError as error:
-            if _of_the_system(error.__context__) or not hloc.takes_groups(file):
+            # Without even a beginning of the group it is the file that is at fault.
+            if _of_the_system(error.__context__) or hloc.UNFINISHED not in file:
                 raise
             raise Damaged from None
         if not self._is_complete(file[name]):

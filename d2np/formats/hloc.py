@@ -291,27 +291,14 @@ def is_complete(group: Any) -> bool:
 @contextmanager
 def whole_group(file: Any, name: str) -> Iterator[Any]:
     """Give a new group its name, in place of the image that has it, once the block has filled it."""
-    yield _new_group(file)
+    if UNFINISHED in file:
+        del file[UNFINISHED]
+    yield file.create_group(UNFINISHED)
     if name in file:
         if any(hasattr(child, "keys") for child in file[name].values()):
             raise ValueError("it is a folder of others, which would be lost")
         del file[name]
     file.move(UNFINISHED, name)
-
-
-def takes_groups(file: Any) -> bool:
-    """Whether a file that something could not be written to is writable as such."""
-    try:
-        _new_group(file)
-    except H5_ERRORS:
-        return False
-    return True
-
-
-def _new_group(file: Any) -> Any:
-    if UNFINISHED in file:
-        del file[UNFINISHED]
-    return file.create_group(UNFINISHED)
 
 
 def _lengthened(shape: tuple[int, ...], key: str, count: int) -> tuple[int, ...]:
