@@ -21,7 +21,10 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO:
     OSError
         If it cannot be opened, or is no file.
     """
-    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
+    try:
+        stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
+    except ValueError as error:  # a NUL character in the path
+        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from None
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
         raise OSError(errno.EINVAL, IS_A_PIPE, os.fspath(path))

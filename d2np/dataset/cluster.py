@@ -87,19 +87,7 @@ def _clients(where: str, processes: int | None, distributed: Any) -> Iterator[Cl
         with _reached(where, distributed) as client:
             yield client
         return
-    import dask
-
-    # A batch that was taken apart costs little here, and each death the start of a process.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
-        cluster = distributed.LocalCluster(
-            n_workers=processes,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-            preload=["d2np.dataset.worker_setup"],
-        )
+    cluster = _local(processes, distributed)
     try:
         with distributed.Client(cluster, set_as_default=False) as client:
             yield client
@@ -107,15 +95,53 @@ def _clients(where: str, processes: int | None, distributed: Any) -> Iterator[Cl
         cluster.close()
 
 
+def _local(processes: int, distributed: Any) -> Any:
+    """Start a cluster of processes on this machine, which listens to nobody but itself."""
+    import dask
+
+    # Without TLS every user of the machine could have the workers run any code.
+    require("cryptography", "a cluster on this machine needs", "dask", Error)
+    # A batch that was taken apart costs little here, and each death the start of a process.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+        try:
+            return distributed.LocalCluster(
+                n_workers=processes,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                security=True,
+                silence_logs=logging.CRITICAL,
+                preload=["d2np.dataset.worker_setup"],
+            )
+        # Dask lets through whatever a worker dies of.
+        except Exception as error:
+            raise Error(
+                f"the workers of local:{processes} did not start ({_reason(error)}): start the same command "
+                "again, with fewer of them if memory is short"
+            ) from None
+
+
 @contextmanager
 def _reached(address: str, distributed: Any) -> Iterator[Client]:
     try:
+        # A client that cannot be made is closed when it is collected, and tells of its own troubles then.
+        asyncio.run(_try(address, distributed))
         client = distributed.Client(address, timeout=_TIMEOUT, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise Error(f"no Dask scheduler can be reached at {address}: {reason}") from None
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise Error(f"no Dask scheduler can be reached at {address}: {_reason(error)}") from None
     with client:
         yield client
+
+
+async def _try(address: str, distributed: Any) -> None:
+    security = distributed.Security().get_connection_args("client")
+    comm = await distributed.connect(address, timeout=_TIMEOUT, **security)
+    await comm.close()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def local_processes(where: str) -> int | None:
@@ -131,7 +157,7 @@ def local_processes(where: str) -> int | None:
         if where != f"local:{count}" or not (count.isascii() and count.isdigit()) or int(count) < 1:
             raise OptionError(f"a cluster on this machine is local:N with N from 1 up, not {where!r}")
         return int(count)
-    if ":" not in where:
+    if ":" not in where or not where.isprintable():
         raise OptionError(
             f"a Dask cluster is a scheduler's address, such as tcp://host:8786, or local:N; got {where!r}"
         )

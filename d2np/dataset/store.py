@@ -200,7 +200,7 @@ class Store:
             yield
         except OSError as error:
             raise FormatError(f"{self.where}: {reason_of(error)}") from error
+        except FormatError:
+            raise
         except (ImportError, ValueError) as error:
-            if not self._is_remote or isinstance(error, FormatError):
-                raise
             raise FormatError(f"{self.where}: {reason_of(error)}") from error
