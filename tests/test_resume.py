@@ -24,9 +24,10 @@ from stubbed import run
 
 import d2np
 from d2np.cli import main
-from d2np.dataset import HlocOutput, NpzOutput, Settings, extract, extraction, hdf, listing, parts
+from d2np.dataset import HlocOutput, NpzOutput, Settings, extract, extraction, hdf, listing, parts, shards
 from d2np.dataset.lock import Lock
 from d2np.errors import FormatError
+from d2np.features import Features
 from d2np.formats import hloc
 
 TESTS = Path(__file__).parent
@@ -417,6 +418,59 @@ def test_damage_that_is_found_at_the_end_is_done_again(photos):
     assert len(hloc.names("f.h5")) == 12
     run(photos, "whole.h5", "others")
     assert content("f.h5") == content("whole.h5")
+
+
+def test_damage_in_a_header_costs_one_picture(photos):
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 6)
+    (shard,) = Path("f.h5.parts").glob("*.shard")
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"d2npREC", 1) + 30] ^= 8
+    shard.write_bytes(bytes(data))
+    assert run(photos, "f.h5", "later").done == 7
+    assert len(hloc.names("f.h5")) == 12
+
+
+@pytest.mark.parametrize(
+    ("values", "arrays"),
+    [
+        ({}, {}),
+        ({}, {"scores": np.ones((3, 3))}),
+        ({"attributes": [1]}, {}),
+        ({"attributes": {"none": {"uncertainty": 1.0}}}, {}),
+        ({"attributes": {"keypoints": {"x" * 70_000: 1.0}}}, {}),
+        ({"pieces": 0, "keypoints": -1}, {}),
+    ],
+)
+def test_records_that_make_no_group_are_done_again(photos, values, arrays):
+    """Their sums are right: what wrote them was damaged, or is not d2np. All of them are found at once."""
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 6)
+    (shard,) = Path("f.h5.parts").glob("*.shard")
+    with open(shard, "rb") as stream:
+        stamps = {place.name: place.values["stamp"] for place in shards.scan(stream)}
+    whole = hloc.arrays_of(Features(np.ones((3, 3)), np.ones(3), np.ones((3, 512)), (640, 480)))
+    with shards.ShardWriter(Path("f.h5.parts", "999998.shard")) as writer:
+        for name in list(stamps)[:5]:
+            told = {"stamp": stamps[name], **values}
+            writer.append(shards.Record(name, told, {**whole, **arrays} if values or arrays else {}))
+    assert run(photos, "f.h5", "later").done == 11
+    run(photos, "whole.h5", "others")
+    assert content("f.h5").keys() == content("whole.h5").keys()
+
+
+def test_a_file_that_cannot_be_written_loses_no_record(photos, monkeypatch):
+    """Where nothing can be put into the file, the records are not at fault."""
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 6)
+
+    def broken(*_, **__):
+        raise RuntimeError("no room in the heap")
+
+    monkeypatch.setattr(h5py.Group, "create_group", broken)
+    with pytest.raises(FormatError, match="no room in the heap"):
+        run(photos, "f.h5", "later")
+    assert len(kept("f.h5")) == 12
 
 
 def test_damage_again_and_again(photos, monkeypatch):

@@ -59,8 +59,8 @@ class HdfOutput:
     settings : mapping
         What the groups depend on, as plain numbers and texts. It is kept with them, and what was made with
         another one is not gone on with.
-    listed : callable
-        The names of all whole groups in an open file.
+    listed, is_complete : callable
+        The names of all whole groups in an open file; whether a group is whole.
     command : str
         The command that writes such files.
     restart : bool
@@ -81,6 +81,7 @@ class HdfOutput:
         settings: Mapping[str, object],
         *,
         listed: Callable[[Any], list[str]],
+        is_complete: Callable[[Any], bool],
         command: str,
         restart: bool = False,
         sync_every: float = 0.0,
@@ -90,6 +91,7 @@ class HdfOutput:
         self._shown = path
         self._settings = dict(settings)
         self._listed = listed
+        self._is_complete = is_complete
         self._command = command
         self._restart = restart
         # Names and stamps of what the file holds that is there already.
@@ -217,11 +219,7 @@ class HdfOutput:
             write_text(file, JOB, job.token)
             for name, records in self.parts.records():
                 try:
-                    if damaged:
-                        for _ in records:
-                            pass
-                    else:
-                        self._put(file, name, records)
+                    self._put(file, name, records)
                 except Damaged:
                     damaged.append(name)
         for name in damaged:
@@ -235,17 +233,30 @@ class HdfOutput:
         return True
 
     def _put(self, file: Any, name: str, records: Iterator[Record]) -> None:
-        """A group, from the record that tells about it and the pieces that follow."""
+        """A group, from the record that tells about it and the pieces that follow.
+
+        Raises
+        ------
+        Damaged
+            If they make no whole group: nor would they the next time, and others would wait for them.
+        """
         record = next(records)
         values = record.values
         if name in self._there:
             # First, so that its room is used again.
             del file[name]
-        hloc.put(
-            *(file, name, record.arrays, values.get(_ATTRIBUTES), values.get(STAMP)),
-            count=values.get(_KEYPOINTS, -1) if PIECES in values else None,
-            pieces=(piece.arrays for piece in records),
-        )
+        try:
+            hloc.put(
+                *(file, name, record.arrays, values.get(_ATTRIBUTES), values.get(STAMP)),
+                count=values.get(_KEYPOINTS, -1) if PIECES in values else None,
+                pieces=(piece.arrays for piece in records),
+            )
+        except FormatError as error:
+            if _of_the_system(error.__context__) or not hloc.takes_groups(file):
+                raise
+            raise Damaged from None
+        if not self._is_complete(file[name]):
+            raise Damaged
 
     def _put_away(self) -> None:
         # The next job tries again.
@@ -309,7 +320,12 @@ class HlocOutput(HdfOutput):
         restart: bool = False,
     ) -> None:
         super().__init__(
-            path, {**settings, "half": half}, listed=hloc.names, command="d2np extract", restart=restart
+            path,
+            {**settings, "half": half},
+            listed=hloc.names,
+            is_complete=hloc.is_complete,
+            command="d2np extract",
+            restart=restart,
         )
         self.half = half
         self._checksum = checksum
@@ -439,6 +455,7 @@ class MatchOutput(HdfOutput):
             path,
             settings,
             listed=hloc_matches.pair_names,
+            is_complete=hloc_matches.is_complete,
             command="d2np pairs",
             restart=restart,
             sync_every=1.0,

@@ -11,8 +11,9 @@ A record is a name, plain values, and arrays: the features of a picture, or the 
     CRC-32              4 bytes, of the arrays
 
 A shard is only ever written to at its end, so that whatever ends a job (a kill, a full disk, a power cut)
-damages its last record at most. Readers take the records up to the first that is not whole. Headers can be
-read without the arrays, which makes a list of what a shard holds cheap.
+damages its last record at most. Readers leave out what is damaged, and go on with the next record, which
+they find by its magic. Headers can be read without the arrays, which makes a list of what a shard holds
+cheap.
 
 >>> with ShardWriter("000001.shard") as writer:
 ...     place = writer.append(Record("a.jpg", {"keypoints": 3}, {"scores": numpy.ones(3)}))
@@ -60,7 +61,9 @@ PIECES = "pieces"
 _MAGIC = b"d2npREC\x01"
 _START = struct.Struct("<8sIQ")
 _CRC = struct.Struct("<I")
-_MOST_HEADER = 1 << 26
+_MOST_HEADER = 1 << 20
+_MOST_DAMAGED = 1000
+_BLOCK = 1 << 20
 _NUMBERS = "biuf"
 _MOST_AXES = 8
 _MOST_BYTES = 1 << 60
@@ -163,7 +166,7 @@ def read_between(stream: BinaryIO, first: int, end: int) -> Iterator[Record]:
 
 
 def scan(stream: BinaryIO, *, verify: bool = False) -> Iterator[Place]:
-    """The places of the records, from the first to the last that is whole.
+    """The places of the records that are whole, from the first to the last.
 
     Parameters
     ----------
@@ -173,13 +176,12 @@ def scan(stream: BinaryIO, *, verify: bool = False) -> Iterator[Place]:
         Read and check the arrays of all records. By default those of the last one only, since no other can be
         half-written; damage that came later is found out when a record is read.
     """
-    end = _end(stream)
-    header = _read_header(stream, 0, end)
+    headers = _headers(stream)
+    header = next(headers, None)
     while header is not None:
-        following = _read_header(stream, header.place.offset + header.place.length, end)
-        if (verify or following is None) and _read_arrays(stream, header) is None:
-            return
-        yield header.place
+        following = next(headers, None)
+        if not (verify or following is None) or _read_arrays(stream, header) is not None:
+            yield header.place
         header = following
 
 
@@ -319,6 +321,35 @@ class _Header(NamedTuple):
     """Where the arrays begin."""
     size: int
     """How many bytes they are."""
+
+
+def _headers(stream: BinaryIO) -> Iterator[_Header]:
+    """What the records say of themselves; of damaged ones only so many are passed over."""
+    end = _end(stream)
+    offset: int | None = 0
+    damaged = 0
+    while offset is not None and damaged < _MOST_DAMAGED:
+        header = _read_header(stream, offset, end)
+        if header is not None:
+            yield header
+            offset += header.place.length
+        else:
+            damaged += 1
+            offset = _next_magic(stream, offset + 1)
+
+
+def _next_magic(stream: BinaryIO, offset: int) -> int | None:
+    """Where a record may begin, from this offset on."""
+    stream.seek(offset)
+    window = b""
+    while block := stream.read(_BLOCK):
+        window += block
+        if (found := window.find(_MAGIC)) >= 0:
+            return offset + found
+        # Its beginning may be the end of this block.
+        offset += max(0, len(window) - len(_MAGIC) + 1)
+        window = window[-len(_MAGIC) + 1 :]
+    return None
 
 
 def _header_at(stream: BinaryIO, offset: int) -> _Header:

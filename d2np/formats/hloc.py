@@ -301,14 +301,27 @@ def is_complete(group: Any) -> bool:
 @contextmanager
 def whole_group(file: Any, name: str) -> Iterator[Any]:
     """Give a new group its name, in place of the image that has it, once the block has filled it."""
-    if UNFINISHED in file:
-        del file[UNFINISHED]
-    yield file.create_group(UNFINISHED)
+    yield _new_group(file)
     if (there := find(file, name)) is not None:
         if any(hasattr(find(there, key), "keys") for key in there):
             raise ValueError("it is a folder of others, which would be lost")
         del file[name]
     file.move(UNFINISHED, name)
+
+
+def takes_groups(file: Any) -> bool:
+    """Whether a file that something could not be written to is writable as such."""
+    try:
+        _new_group(file)
+    except H5_ERRORS:
+        return False
+    return True
+
+
+def _new_group(file: Any) -> Any:
+    if UNFINISHED in file:
+        del file[UNFINISHED]
+    return file.create_group(UNFINISHED)
 
 
 def _lengthened(shape: tuple[int, ...], key: str, count: int) -> tuple[int, ...]:
