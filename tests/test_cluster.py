@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -188,6 +189,7 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
     (tmp_path / "taken").write_text("no folder")
     for place, told in (
         (str(tmp_path / "taken"), "taken: is no folder"),
+        (str(tmp_path / "a\0b"), "null"),
         ("nonsense://x", "no such kind of URL"),
     ):
         output = output_of(tmp_path / "f.h5")
@@ -202,16 +204,31 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
     MatchOutput(tmp_path / "m.h5", {}).close()
 
 
-def test_a_cluster_that_is_not_there_leaves_the_output_free(folder, tmp_path, monkeypatch, capsys):
+def never_starts(*_, **__):
+    raise RuntimeError("Nanny failed\nto start.")
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("tcp://127.0.0.1:9", "no Dask scheduler can be reached"),
+        ("local:1", "the workers of local:1 did not start (Nanny failed to start.): start the same"),
+    ],
+)
+def test_a_cluster_that_is_not_there_leaves_the_output_free(
+    folder, tmp_path, monkeypatch, capsys, where, told
+):
     out = str(tmp_path / "f.h5")
     settings = Settings().recorded(d2np.Net.load("analytic"))
     begun = HlocOutput(tmp_path / "f.h5", settings)
     begun.start()
     begun.close()
     monkeypatch.setattr(cluster, "_TIMEOUT", "1s")
-    command = ["extract", str(folder), "-o", out, "--weights", "analytic", "--dask", "tcp://127.0.0.1:9"]
+    monkeypatch.setattr(distributed, "LocalCluster", never_starts)
+    command = ["extract", str(folder), "-o", out, "--weights", "analytic", "--dask", where]
     assert cli.main(command) == 1
-    assert "no Dask scheduler can be reached" in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("d2np:")]
+    assert told in line
     HlocOutput(tmp_path / "f.h5", settings).close()
 
 
@@ -368,20 +385,59 @@ def test_places_of_clusters(where, found):
     assert cluster.local_processes(where) == found
 
 
-@pytest.mark.parametrize("where", ["local", "local:", "local:0", "local:x", "local:-1", "local:²", "host"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("local", "local:", "local:0", "local:x", "local:-1", "local:²", "local:1\0", "host"),
+        *("tcp://ho\0st:1", "\0:1", "tcp://127.0.0.1:9\0", "tcp://ho\nst:1", "tcp://\ud800:1"),
+    ],
+)
 def test_places_that_are_none(where):
     with pytest.raises(OptionError):
         cluster.local_processes(where)
 
 
-def test_no_scheduler(monkeypatch):
-    monkeypatch.setattr(cluster, "_TIMEOUT", "1s")
-    for where in ("tcp://127.0.0.1:9", "nonsense://127.0.0.1:9", "127.0.0.1:port"):
-        with (
-            pytest.raises(Error, match="no Dask scheduler can be reached at"),
-            cluster.connected(where),
-        ):
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("tcp://127.0.0.1:9", "nonsense://127.0.0.1:9", "127.0.0.1:port", "tls://127.0.0.1:9", "tcp://"),
+        *("http://127.0.0.1:9", "inproc://x", "tcp://.:1", "a:b:c", ":"),
+    ],
+)
+def test_no_scheduler(monkeypatch, where):
+    monkeypatch.setattr(cluster, "_TIMEOUT", "0.2s")
+    before = list(distributed.Client._instances)
+    with pytest.raises(Error, match="no Dask scheduler can be reached at") as caught:  # noqa: SIM117
+        with cluster.connected(where):
             pass
+    assert "\n" not in str(caught.value)
+    # One that is left prints a traceback when the process ends.
+    assert list(distributed.Client._instances) == before
+
+
+def test_no_other_user_can_use_a_cluster_on_this_machine():
+    """What is not of this cluster gets no answer of the scheduler or of a worker."""
+
+    async def connect(address):
+        comm = await distributed.connect(address.replace("tls:", "tcp:"), timeout="2s")
+        await comm.close()
+
+    with cluster.connected("local:1") as client:
+        addresses = [client.scheduler.address, *client.nthreads()]
+        assert len(addresses) == 2
+        for address in addresses:
+            assert address.startswith("tls://127.0.0.1:")
+            with pytest.raises(OSError, match=r"(?i)closed|reset|timed out"):
+                asyncio.run(connect(address))
+        assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_a_cluster_on_this_machine_needs_tls(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    monkeypatch.setattr(distributed, "LocalCluster", never_starts)
+    sentence = r"^a cluster on this machine needs the package cryptography: pip install 'd2np\[dask\]'$"
+    with pytest.raises(Error, match=sentence), cluster.connected("local:1"):
+        pass
 
 
 def start_job(folder, out, log, where, **options):

@@ -217,6 +217,7 @@ def test_nothing_there(folder, tmp_path):
         (f"{folder}/*.tif", "fits no picture"),
         (f"@{tmp_path}/list.txt", "names no pictures"),
         (f"@{tmp_path}/none.txt", "cannot be read"),
+        (f"@{tmp_path}/a\0b.txt", "cannot be read: embedded null byte"),
         (f"@{tmp_path}/binary.txt", "not a list of pictures"),
     ):
         with pytest.raises(ImageError, match=message):

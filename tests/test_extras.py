@@ -12,8 +12,8 @@ from d2np.extras import require
 
 # Numba itself imports scipy where it is there.
 EXTRAS = {
-    "cv2", "dask", "distributed", "filelock", "imagecodecs", "kapture", "matplotlib", "onnx", "onnxruntime",
-    "pycolmap", "requests", "scipy.io", "selenium", "tifffile", "torch", "urllib3",
+    "cryptography", "cv2", "dask", "distributed", "filelock", "imagecodecs", "kapture", "matplotlib", "onnx",
+    "onnxruntime", "pycolmap", "requests", "scipy.io", "selenium", "tifffile", "torch", "urllib3",
 }  # fmt: skip
 
 
