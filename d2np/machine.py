@@ -18,7 +18,7 @@ _PROC = Path("/proc")
 def usable_cores() -> int:
     """Return how many cores this process may use: those it may run on, or fewer by a quota of its groups."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min([allowed or 1, *_quotas()]))
+    return max(1, min([allowed or 1, *_quotas(_PROC)]))
 
 
 def free_memory() -> int | None:
@@ -31,14 +31,17 @@ def free_memory() -> int | None:
     return max(0, min(found)) if found else None
 
 
-def _quotas() -> Iterator[int]:
-    """Cores, rounded up: a thread more than the quota loses less than one fewer."""
-    for folder in _groups(_PROC, "cpu"):
+@functools.cache  # asked for by every call of a network
+def _quotas(proc: Path) -> list[int]:
+    """Return cores, rounded up: a thread more than the quota loses less than one fewer."""
+    found = []
+    for folder in _groups(proc, "cpu"):
         quota, period = _numbers(folder / "cpu.max", 2)
         if quota is None:
             quota, period = (*_numbers(folder / "cpu.cfs_quota_us"), *_numbers(folder / "cpu.cfs_period_us"))
         if quota is not None and period and quota > 0:
-            yield -(-quota // period)
+            found.append(-(-quota // period))
+    return found
 
 
 def _of_the_system() -> Iterator[int]:

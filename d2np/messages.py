@@ -3,8 +3,8 @@
 What Pillow warns of and tifffile logs does not say which image is meant, and under ``-W error`` a warning
 would make a good image unreadable. So they are taken up while an image is being read, in that thread only.
 ``warnings.catch_warnings`` would not do: it changes the warnings of all threads. Instead one more filter
-stands at the head of Python's list; it has the form of a regular expression, fits only in threads that are
-reading an image, and remembers what it was compared with.
+stands at the head of Python's list meanwhile; it has the form of a regular expression, fits only in threads
+that are reading an image, and remembers what it was compared with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 LOGGER = logging.getLogger("d2np")
 
@@ -30,16 +30,15 @@ _heard = _Heard()
 class _Pattern:
     """Passes for the compiled pattern of a warning's message."""
 
+    is_done = False
+
     def match(self, text: str) -> bool:
-        if _heard.texts is None:
+        if self.is_done or _heard.texts is None:
             return False
         # Images that d2np allows may be larger than Pillow expects.
         if "decompression bomb" not in text:
             _heard.texts[" ".join(text.split())] = None
         return True
-
-
-_FILTER = ("ignore", _Pattern(), Warning, None, 0)
 
 
 class _FromLogger(logging.Filter):
@@ -67,15 +66,20 @@ def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
     if _heard.texts is not None:  # the outer block tells all
         yield
         return
-    filters: list[object] = warnings.filters  # type: ignore[assignment]
-    # Others may have put theirs in front, or have restored an older list.
-    if not filters or filters[0] is not _FILTER:
-        filters[:] = [_FILTER, *(other for other in filters if other is not _FILTER)]
+    # At the head again for each image: others may have put theirs in front. Other threads may exchange the
+    # list meanwhile, so what they bring back of earlier images is taken out.
+    pattern = _Pattern()
+    warnings.filters.insert(0, ("ignore", pattern, Warning, None, 0))  # type: ignore[attr-defined]
     _heard.texts = {}
     try:
         yield
     finally:
         texts, _heard.texts = _heard.texts, None
+        pattern.is_done = True
+        for other in [*warnings.filters]:
+            if isinstance(other[1], _Pattern) and other[1].is_done:
+                with suppress(ValueError):  # another thread was faster
+                    warnings.filters.remove(other)
         for text in texts:
             if known is None or text not in known:
                 LOGGER.warning("%s", text if name in text else f"{name}: {text}")

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import checkpoints
@@ -102,15 +103,60 @@ def features_h5(folder: Path) -> list[bytes]:
     return found
 
 
+def attributes_h5() -> list[bytes]:
+    """Files with attributes of many types under the names that are read, and little else."""
+    import h5py
+
+    text = h5py.string_dtype()
+    lists = np.empty(1, object)
+    lists[0] = np.array([1, 2], "i4")
+    values: list[tuple[object, object]] = [
+        ("d2", h5py.string_dtype("utf-8", 2)),
+        ("a longer text", text),
+        (np.array([("x", 1)], [("name", text), ("number", "i4")]), None),
+        (np.zeros((), [("number", "<i8", (3,)), ("text", "S5")]), None),
+        (np.zeros(2, [("number", "u1")]), None),
+        (lists, h5py.vlen_dtype(np.dtype("i4"))),
+        (1, h5py.enum_dtype({"A": 0, "B": 1})),
+        (np.void(b"abcd"), None),
+        (np.float16(2), None),
+        (h5py.Empty("S4"), None),
+        (2, ">u2"),
+    ]
+    found = []
+    for value, kind in values:
+        for first, libver in ((False, "earliest"), (True, "latest")):
+            stream = io.BytesIO()
+            with h5py.File(stream, "w", libver=libver) as file:
+                told = {"format_version": 2, "architecture": np.bytes_("D2-Net")}
+                told["preprocessing"] = np.bytes_("caffe")
+                for name, plain in told.items():
+                    file.attrs[name] = plain
+                if first:
+                    file.attrs.create("format_version", value, dtype=kind)
+                for holder, name in (
+                    *((file, f"source_{name}") for name in ("name", "sha256", "url")),
+                    *((file, f"d2np_{name}") for name in ("settings", "job")),
+                    (file.create_group("a.jpg"), "d2np_stamp"),
+                ):
+                    holder.attrs.create(name, value, dtype=kind)
+            found.append(stream.getvalue())
+    return found
+
+
 def features_npz(folder: Path) -> list[bytes]:
     npz.write(folder / "seed.d2-net", features())
     member = io.BytesIO()
     np.save(member, features().keypoints)
-    packed = io.BytesIO()
-    np.savez_compressed(
-        packed, **{name: getattr(features(), name) for name in ("keypoints", "scores", "descriptors")}
-    )
-    return [(folder / "seed.d2-net").read_bytes(), packed.getvalue(), member.getvalue()]
+    whole = (folder / "seed.d2-net").read_bytes()
+    found = [whole, member.getvalue()]
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(packed, "w", compression) as file:
+            for name in source.namelist():
+                file.writestr(name, source.read(name))
+        found.append(packed.getvalue())
+    return found
 
 
 def features_mat(folder: Path) -> list[bytes]:

@@ -155,6 +155,19 @@ def _features_h5(data: bytes) -> None:
     _each(*calls)
 
 
+def _attributes_h5(data: bytes) -> None:
+    path = folder() / "attributes.h5"
+    path.write_bytes(data)
+    calls: list[Callable[[], object]] = [
+        lambda: hdf5.read(io.BytesIO(data)),
+        lambda: dataset.MatchSettings().recorded(path),
+        lambda: dataset.HlocOutput(path, seeds.SETTINGS).close(),
+    ]
+    with suppress(d2np.Error), hloc.opened(path) as file:
+        hloc.stamp_of(file, "a.jpg")
+    _each(*calls)
+
+
 def _arrays(found: Features | Matches) -> list[NDArray[Any]]:
     return [value for value in vars(found).values() if isinstance(value, np.ndarray)]
 
@@ -397,6 +410,12 @@ TARGETS = {
             _features_h5,
             lambda: seeds.features_h5(folder()),
             (b"TREE", b"HEAP", b"SNOD", b"GCOL"),
+        ),
+        Target(
+            "attributes-h5",
+            _attributes_h5,
+            seeds.attributes_h5,
+            (b"TREE", b"HEAP", b"GCOL", b"OHDR", b"FRHP", b"BTHD"),
         ),
         Target(
             "features-npz",

@@ -20,7 +20,7 @@ from PIL import Image
 
 import d2np
 from d2np import demo, draw, homography
-from d2np.cli import main, network
+from d2np.cli import main
 from d2np.cli.interrupt import finishing
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
@@ -44,9 +44,8 @@ def load_once():
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, load_once):
-    """Weights are read once for all commands, and a slow machine is no reason for remarks."""
+    """Weights are read once for all commands."""
     monkeypatch.setattr(d2np.Net, "load", staticmethod(load_once))
-    monkeypatch.setattr(network, "_PATIENCE", 3600)
 
 
 @pytest.fixture

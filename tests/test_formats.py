@@ -224,3 +224,45 @@ def test_replacing_keeps_links_and_refuses_folders(tmp_path):
     assert (tmp_path / "real").read_bytes() == b"new"
     with pytest.raises(OSError, match="no file"), replacing(tmp_path):
         pass
+
+
+def endless(group, name, pipe):
+    """An array of which HDF5 opens another file to tell the shape."""
+    layout = h5py.VirtualLayout((1,), "f4", maxshape=(None,))
+    everything = slice(0, h5py.h5s.UNLIMITED)
+    layout[everything] = h5py.VirtualSource(str(pipe), "x", (1,), "f4", (None,))[everything]
+    del group[name]
+    group.create_virtual_dataset(name, layout)
+
+
+def replaced(group, name, link):
+    del group[name]
+    group[name] = link
+
+
+AWAY = {
+    "an array": lambda file, pipe: replaced(file, "a/b.jpg/scores", h5py.ExternalLink(str(pipe), "x")),
+    "an array by two links": lambda file, pipe: replaced(file, "a/b.jpg/scores", h5py.SoftLink("/out/x")),
+    "an image": lambda file, pipe: replaced(file, "a/b.jpg", h5py.ExternalLink(str(pipe), "x")),
+    "a folder": lambda file, pipe: replaced(file, "a", h5py.ExternalLink(str(pipe), "x")),
+    "values": lambda file, pipe: endless(file["a/b.jpg"], "scores", pipe),
+}
+
+
+@pytest.mark.parametrize("edit", AWAY.values(), ids=AWAY)
+def test_hloc_never_leaves_the_file(edit, tmp_path):
+    """A pipe that nobody writes into would be waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        hloc.write(file, "a/b.jpg", features(1))
+        file["out"] = h5py.ExternalLink(str(tmp_path / "pipe"), "x")
+        edit(file, tmp_path / "pipe")
+        for read in (
+            lambda: hloc.names(file),
+            lambda: hloc.read(file, "a/b.jpg"),
+            lambda: hloc.read(file, "out/b.jpg"),
+            lambda: hloc.write(file, "out/b.jpg", features(1)),
+        ):
+            with pytest.raises(FormatError, match=r"is a link to somewhere else|in another file"):
+                read()
+        assert hloc.stamp_of(file, "out/b.jpg") is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import time
 import tracemalloc
 import zipfile
+from math import prod
 from pathlib import Path
 
 import h5py
@@ -24,7 +26,7 @@ from d2np.weights import hdf5, torch_checkpoint
 ROOT = Path(__file__).parents[1]
 NAMES = (
     *("torch-legacy", "torch-zip", "weights-h5", "onnx", "features-h5", "features-npz", "features-mat"),
-    *("lists", "names", "index-pages", "shards", "jobs"),
+    *("attributes-h5", "lists", "names", "index-pages", "shards", "jobs"),
 )
 
 
@@ -73,9 +75,11 @@ def peak():
     return measured
 
 
-def archive(path, **members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in members.items():
+def archive(path, compression=zipfile.ZIP_DEFLATED, **members):
+    """A feature file of no keypoints, but for the members that are given."""
+    none = {"keypoints": npy((0, 3)), "scores": npy((0,)), "descriptors": npy((0, 512))}
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in {**none, **members}.items():
             file.writestr(f"{name}.npy", data)
     return path
 
@@ -106,6 +110,46 @@ def test_npz_bomb(tmp_path, peak):
             npz.read(path, (1, 1))
 
     assert peak(read) < 2**20
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_of_other_compressions(compression, tmp_path, peak):
+    count = 20_000
+    path = archive(
+        tmp_path / "a.d2-net",
+        compression,
+        keypoints=npy((count, 3), body=bytes(12 * count)),
+        scores=npy((count,), body=bytes(4 * count)),
+        descriptors=npy((count, 512), body=bytes(2048 * count)),
+    )
+
+    def read():
+        with pytest.raises(FormatError, match="by another method than deflate"):
+            npz.read(path, (1, 1))
+        assert not npz.is_complete(path)
+
+    assert peak(read) < 2**20
+
+
+def test_npz_with_a_header_of_gigabytes(tmp_path, peak):
+    data = b"\x93NUMPY\x02\x00" + (2**30).to_bytes(4, "little") + b" " * 10_000_000
+    path = archive(tmp_path / "a.d2-net", keypoints=data, more=os.urandom(200_000))
+
+    def read():
+        with pytest.raises(FormatError, match="not a feature file"):
+            npz.read(path, (1, 1))
+        assert not npz.is_complete(path)
+
+    assert peak(read) < 2**21
+
+
+@pytest.mark.parametrize("name", ["keypoints", "scores", "descriptors"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 2), (2**40, 512)])
+def test_npz_of_other_shapes(name, shape, tmp_path):
+    path = archive(tmp_path / "a.d2-net", **{name: npy(shape, body=bytes(4 * min(prod(shape), 2)))})
+    assert not npz.is_complete(path)
+    with pytest.raises(FormatError, match=f"not a feature file: .*{name}"):
+        npz.read(path, (1, 1))
 
 
 @pytest.mark.parametrize("header", [b"(" * 9000, b"{'descr': '<f4', 'shape': (1", b"\xff"])

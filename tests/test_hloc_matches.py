@@ -180,3 +180,20 @@ def test_what_is_no_pair_list(tmp_path, line):
     path.write_bytes(b"\x89HDF\r\n\x1a\n\0\0\0 \0")
     with pytest.raises(FormatError, match="line 1: two names"):
         hloc_matches.read_pair_list(path)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "a/b/matches0"])
+def test_matches_never_leave_the_file(name, tmp_path):
+    """A pipe that nobody writes into would be waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        hloc_matches.write(file, "a", "b", some_matches(), (9, 7))
+        del file[name]
+        file[name] = h5py.ExternalLink(str(tmp_path / "pipe"), "x")
+        for read in (
+            lambda: hloc_matches.pair_names(file),
+            lambda: hloc_matches.read(file, "a", "b"),
+            lambda: hloc_matches.read_pair(file, "a/b"),
+        ):
+            with pytest.raises(FormatError, match="is a link to somewhere else"):
+                read()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import kapture
 import kapture.io.csv
 import kapture.io.features
@@ -332,3 +334,36 @@ def test_bad_usage_of_the_command(tmp_path, monkeypatch, capsys, arguments, code
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert message in told[0]
+
+
+# --- one at a time ----------------------------------------------------------------------------------------
+
+
+def test_two_jobs_in_one_folder(photos, root):
+    """Both would give the same timestamps and cameras to different images."""
+    first, idle = KaptureOutput(root), KaptureOutput(root)
+    first.start()
+    for second in (idle, KaptureOutput(root, restart=True), KaptureOutput(root, "other.pth")):
+        net = FakeNet()
+        with pytest.raises(FormatError, match=r"kapture: another process is working on it"):
+            extract(net, listing([photos]), second, Settings())
+        assert not net.seen
+    first.put(Entry(photos / "a.png", "a.png"), FakeNet()(photos / "a.png"), 1.0)
+    first.close()
+    # What the first job has recorded meanwhile is not given out again.
+    extract(FakeNet(), listing([photos]), idle, Settings())
+    rows = (root / "sensors" / "records_camera.txt").read_text().splitlines()[2:]
+    assert [row.split(", ") for row in rows] == [
+        [str(number), f"camera_{number:05d}", name]
+        for number, name in enumerate(["a.png", "b c.png", "yard/gate.png"])
+    ]
+    assert {path.name for path in root.iterdir()} == {"reconstruction", "sensors"}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("../elsewhere")])
+def test_a_lock_that_is_no_file(make, root):
+    root.mkdir()
+    make(root / ".d2np.lock")
+    with pytest.raises(FormatError, match=r"\.d2np\.lock: cannot be written"):
+        KaptureOutput(root).start()
+    assert not (root.parent / "elsewhere").exists()

@@ -19,7 +19,7 @@ from parted import kept
 
 import d2np
 from d2np import dataset
-from d2np.cli import main, network
+from d2np.cli import main
 from d2np.dataset import MatchOutput, MatchSettings, all_pairs, listed_pairs, match_pairs
 from d2np.dataset import pairs as pairs_module
 from d2np.errors import FormatError, OptionError
@@ -339,7 +339,6 @@ def test_half_features_are_normalised_again(tmp_path):
 def run(capsys, monkeypatch, features):
     """Runs ``d2np pairs`` in the folder of the features: exit code, standard output, standard error."""
     monkeypatch.chdir(features.parent)
-    monkeypatch.setattr(network, "_PATIENCE", 3600)
 
     def call(*arguments):
         code = main(["pairs", *arguments])

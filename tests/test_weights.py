@@ -704,6 +704,8 @@ def test_hdf5_never_leaves_the_file(plain_path: Path, plain_file: bytes) -> None
     other.write_bytes(plain_file)
     raw = plain_path.with_name("raw")
     raw.write_bytes(bytes(512))
+    pipe = plain_path.with_name("pipe")
+    os.mkfifo(pipe)
 
     def link(target: Any, at: str = name) -> Callable[[h5py.File], None]:
         def edit(file: h5py.File) -> None:
@@ -718,11 +720,20 @@ def test_hdf5_never_leaves_the_file(plain_path: Path, plain_file: bytes) -> None
         del file[name]
         file.create_virtual_dataset(name, layout)
 
+    def endless(file: h5py.File) -> None:
+        """HDF5 opens the other file, here a pipe, to tell the shape."""
+        layout = h5py.VirtualLayout((128,), "f4", maxshape=(None,))
+        everything = slice(0, h5py.h5s.UNLIMITED)
+        layout[everything] = h5py.VirtualSource(str(pipe), name, (128,), "f4", (None,))[everything]
+        del file[name]
+        file.create_virtual_dataset(name, layout)
+
     for edit, words in (
         (link(h5py.ExternalLink(str(other), name)), "is a link"),
         (link(h5py.ExternalLink(str(other), "conv2_1"), "conv2_1"), "is a link"),
         (link(h5py.SoftLink("/conv2_2/bias")), "is a link"),
         (virtual, "in another file"),
+        (endless, "in another file"),
         (replaced(name, shape=(128,), dtype="f4", external=[(str(raw), 0, 512)]), "in another file"),
     ):
         plain_path.write_bytes(plain_file)

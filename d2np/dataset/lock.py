@@ -35,12 +35,12 @@ class Lock:
         Raises
         ------
         OSError
-            If it cannot be opened.
+            If it cannot be opened, or is a link or a pipe.
         FormatError
             If locks do not work there, though ``HDF5_USE_FILE_LOCKING`` asks for them.
         """
         while self._stream is None:
-            stream = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            stream = open(self.path, "ab", buffering=0, opener=_opened)  # noqa: SIM115
             try:
                 self._lock(stream.fileno())
                 # Whoever held it may have removed it meanwhile.
@@ -100,6 +100,11 @@ class Lock:
     def held(self) -> bool:
         """Whether this lock holds the file."""
         return self._stream is not None
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open the file itself, and not what a link leads to; nobody is waited for who may read from a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _lock(handle: int) -> None:

@@ -16,7 +16,10 @@ from ..names import inside, make_room
 from ..remote import RemoteFile
 from ..streams import opened
 from .listing import Entry
+from .lock import Lock
 from .pieces import Pieces
+
+_LOCK = ".d2np.lock"
 
 
 class Output(Protocol):
@@ -199,6 +202,7 @@ class KaptureOutput:
         self._kind = kapture.type_of(weights)
         self._restart = restart
         self._records = kapture.Records(folder)
+        self._lock = Lock(folder / _LOCK)
 
     @property
     def failed_list(self) -> Path:
@@ -211,7 +215,8 @@ class KaptureOutput:
         return kapture.is_complete(self._folder, self._kind, entry.name)
 
     def start(self) -> None:
-        _make_folder(self._folder)
+        if not self._lock.held:
+            self._take()
         kapture.configure(self._folder, self._kind)
         self._records.start()
 
@@ -228,7 +233,19 @@ class KaptureOutput:
         return True
 
     def close(self) -> None:
-        """No file is open."""
+        """Let go of the folder."""
+        self._lock.release(remove=True)
+
+    def _take(self) -> None:
+        """Keep other jobs out of the folder, and see what they have recorded meanwhile."""
+        _make_folder(self._folder)
+        try:
+            taken = self._lock.take()
+        except OSError as error:
+            raise FormatError(f"{self._lock.path}: cannot be written: {hloc.one_line(error)}") from None
+        if not taken:
+            raise FormatError(f"{self._folder}: another process is working on it: wait until it has ended")
+        self._records = kapture.Records(self._folder)
 
 
 def _beside(folder: Path) -> Path:

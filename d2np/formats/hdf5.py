@@ -58,6 +58,41 @@ def write_text(holder: Any, name: str, text: str) -> None:
     holder.attrs.create(name, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
 
 
+def find(group: Any, name: str) -> Any:
+    """What a group holds under a name, or None. What is kept in another file is never looked for.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    name : str
+        With slashes between the names of groups that hold each other.
+
+    Raises
+    ------
+    FormatError
+        If a link is met, or an array that is kept in another file: HDF5 would open what these name, with the
+        user's rights, and wait for ever where that is a pipe. It would do so for an array's shape already.
+    """
+    import h5py
+
+    found = group
+    for part in name.split("/"):
+        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            path = f"{found.name.rstrip('/')}/{part}"
+            raise FormatError(
+                f"{found.file.filename}: {path} is a link to somewhere else: put a copy in its place"
+            )
+        found = found[part]
+    if isinstance(found, h5py.Dataset):
+        properties = found.id.get_create_plist()
+        if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
+            raise FormatError(f"{found.name}: keeps its values in another file, expected them in this one")
+    return found
+
+
 def read_array(group: Any, name: str) -> NDArray[Any]:
     """An array of plain numbers that a group holds.
 
@@ -69,19 +104,17 @@ def read_array(group: Any, name: str) -> NDArray[Any]:
     Raises
     ------
     FormatError
-        If it is something else, is kept in another file, or would take far more memory than the file does.
+        If it is something else, is kept in another file (see :func:`find`), or would take far more memory
+        than the file does.
     """
     import h5py
 
-    dataset = group[name]
+    dataset = find(group, name)
     told = f"{group.name}/{name}"
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise FormatError(f"{told}: expected an array of numbers")
     if dataset.dtype.kind not in _PLAIN:
         raise FormatError(f"{told}: expected an array of numbers, found {dataset.dtype}")
-    properties = dataset.id.get_create_plist()
-    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
-        raise FormatError(f"{told}: keeps its values in another file, expected them in this one")
     filters = {number for number, *_ in chunks.filters(dataset)}
     if not filters <= _FILTERS:
         raise FormatError(

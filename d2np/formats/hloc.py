@@ -25,7 +25,7 @@ from ..atomic import NO_LOCKS
 from ..errors import FormatError, ImageError
 from ..features import Features
 from ..names import check
-from .hdf5 import read_array, read_text, write_text
+from .hdf5 import find, read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """What every picture's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
@@ -152,7 +152,7 @@ def put(
 def stamp_of(file: Any, name: str) -> str | None:
     """What the group of that name in an open file was made from, if it is told."""
     try:
-        return read_text(file[name], STAMP)
+        return read_text(find(file, name), STAMP)
     except H5_ERRORS:
         return None
 
@@ -177,8 +177,8 @@ def read(source: Any, name: str) -> Features:
         with opened(source) as file:
             return read(file, name)
     try:
-        group = source.get(name)
-        if group is None or not is_complete(group):
+        group = find(source, name)
+        if not is_complete(group):
             raise FormatError(f"no features of a picture {name!r}")
         keypoints = _float32(read_array(group, "keypoints"))
         scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
@@ -214,8 +214,8 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
         If the file cannot be read or has no such picture.
     """
     try:
-        group = file.get(name)
-        if group is None or not is_complete(group):
+        group = find(file, name)
+        if not is_complete(group):
             raise FormatError(f"no features of a picture {name!r}")
         width, height = read_array(group, "image_size")
         return _float32(read_array(group, "keypoints")), (int(width), int(height))
@@ -235,13 +235,15 @@ def names(source: Any) -> list[str]:
     Raises
     ------
     FormatError
-        If the file cannot be read.
+        If the file cannot be read, or holds links.
     """
     if isinstance(source, (str, os.PathLike)):
         with opened(source) as file:
             return names(file)
     try:
         return sorted(_names(source, "", set()))
+    except FormatError:
+        raise
     except H5_ERRORS as error:
         raise FormatError(f"a damaged feature file: {one_line(error)}") from None
 
@@ -275,8 +277,16 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") ->
 
 
 def is_complete(group: Any) -> bool:
-    """Whether an HDF5 group holds the features of a picture, in arrays that fit each other."""
-    shapes = {key: getattr(group[key], "shape", None) for key in ARRAYS if key in group}
+    """Whether an HDF5 group holds the features of a picture, in arrays that fit each other.
+
+    Raises
+    ------
+    FormatError
+        If one of the arrays is a link, or is kept in another file.
+    """
+    if not hasattr(group, "keys"):
+        return False
+    shapes = {key: getattr(find(group, key), "shape", None) for key in ARRAYS if key in group}
     if shapes.keys() != set(ARRAYS) or not shapes["scores"]:
         return False
     (count, *_) = shapes["scores"]
@@ -294,8 +304,8 @@ def whole_group(file: Any, name: str) -> Iterator[Any]:
     if UNFINISHED in file:
         del file[UNFINISHED]
     yield file.create_group(UNFINISHED)
-    if name in file:
-        if any(hasattr(child, "keys") for child in file[name].values()):
+    if (there := find(file, name)) is not None:
+        if any(hasattr(find(there, key), "keys") for key in there):
             raise ValueError("it is a folder of others, which would be lost")
         del file[name]
     file.move(UNFINISHED, name)
@@ -351,8 +361,8 @@ def _names(group: Any, prefix: str, seen: set[int]) -> Iterator[str]:
         return
     seen.add(hash(group))
     for key in group:
-        if f"{prefix}{key}" != UNFINISHED and hasattr(group[key], "keys"):
-            yield from _names(group[key], f"{prefix}{key}/", seen)
+        if f"{prefix}{key}" != UNFINISHED and hasattr(child := find(group, key), "keys"):
+            yield from _names(child, f"{prefix}{key}/", seen)
 
 
 def _to_arrays(features: Features) -> dict[str, NDArray[Any]]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from .. import streams
 from ..errors import FormatError
 from ..features import Matches
-from .hdf5 import read_array
+from .hdf5 import find, read_array
 from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
 
 _ARRAYS = ("matches0", "matching_scores0")
@@ -133,7 +133,7 @@ def read(source: Any, a: str, b: str) -> Matches:
             return read(file, a, b)
     for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
         try:
-            there = name in source
+            there = find(source, name) is not None
         except H5_ERRORS as error:
             raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
         if there:
@@ -145,7 +145,7 @@ def read(source: Any, a: str, b: str) -> Matches:
 def read_pair(file: Any, name: str) -> Matches:
     """Read the matches of a pair by the name of its group; see :func:`read`."""
     try:
-        group = file[name]
+        group = find(file, name)
         if not is_complete(group):
             raise FormatError(f"no matches in {name}")
         partner, scores = (read_array(group, key) for key in _ARRAYS)
@@ -171,7 +171,7 @@ def pair_names(source: Any) -> list[str]:
     Raises
     ------
     FormatError
-        If the file cannot be read.
+        If the file cannot be read, or holds links.
     """
     if isinstance(source, (str, os.PathLike)):
         with opened(source) as file:
@@ -180,19 +180,27 @@ def pair_names(source: Any) -> list[str]:
         return sorted(
             f"{first}/{second}"
             for first in source
-            if first != UNFINISHED and hasattr(source[first], "keys")
-            for second in source[first]
-            if is_complete(source[first][second])
+            if first != UNFINISHED and hasattr(group := find(source, first), "keys")
+            for second in group
+            if is_complete(find(group, second))
         )
+    except FormatError:
+        raise
     except H5_ERRORS as error:
         raise FormatError(f"a damaged match file: {one_line(error)}") from None
 
 
 def is_complete(group: Any) -> bool:
-    """Whether an HDF5 group holds the matches of a pair, in arrays that fit each other."""
-    if not hasattr(group, "keys") or any(key not in group for key in _ARRAYS):
+    """Whether an HDF5 group holds the matches of a pair, in arrays that fit each other.
+
+    Raises
+    ------
+    FormatError
+        If one of the arrays is a link, or is kept in another file.
+    """
+    if not hasattr(group, "keys"):
         return False
-    first, second = (getattr(group[key], "shape", None) for key in _ARRAYS)
+    first, second = (getattr(find(group, key), "shape", None) for key in _ARRAYS)
     return first is not None and len(first) == 1 and first == second
 
 

@@ -5,6 +5,7 @@ A NumPy archive of ``keypoints`` (N, 3) with x, y, scale, ``scores`` (N,) and ``
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from math import prod
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError
-from ..features import Features
+from ..features import DESCRIPTOR_SIZE, Features
 
 EXTENSION = ".d2-net"
 """Comes behind the picture's whole name: ``house.jpg.d2-net``."""
@@ -28,6 +29,7 @@ _ARRAYS = ("keypoints", "scores", "descriptors")
 # Features hardly get smaller when they are compressed. What is this much smaller was made to fill the memory.
 _MOST_COMPRESSED = 100
 _ALWAYS_READ = 1 << 20
+_LONGEST_HEADER = 10_240  # NumPy reads 10,000
 
 
 def write(path: str | os.PathLike[str], features: Features) -> None:
@@ -62,7 +64,8 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
     name = os.fspath(path)
     try:
         with streams.opened(path) as stream, streams.archive(stream) as archive:
-            arrays = {key: _array(archive, key, os.path.getsize(path)) for key in _ARRAYS}
+            members = _members(archive, os.path.getsize(path))
+            arrays = {key: _array(archive, member) for key, member in members.items()}
     except KeyError as error:
         raise FormatError(f"{name}: not a feature file: {error.args[0]}") from None
     except OSError as error:
@@ -77,37 +80,49 @@ def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether this is a whole feature file. Its arrays' headers are read, not the arrays."""
     try:
         with streams.opened(path) as stream, streams.archive(stream) as archive:
-            shapes = {name: _header(archive, name)[0] for name in _ARRAYS}
+            _members(archive, os.path.getsize(path))
     # A damaged archive raises almost anything.
     except Exception:
         return False
-    count = shapes["scores"][0]
-    return shapes == {"keypoints": (count, 3), "scores": (count,), "descriptors": (count, 512)}
+    return True
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Shape and type of an array, and how many bytes of its part of the archive are in front of it."""
-    with archive.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(stream)
-        return shape, dtype, stream.tell()
+def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
+    """The arrays' members of the archive, once what is said of their sizes and shapes fits."""
+    members = {name: archive.getinfo(f"{name}.npy") for name in _ARRAYS}
+    for name, member in members.items():
+        # The other decompressors give all that a few bytes unpack to, whatever size was asked for.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name} is compressed by another method than deflate")
+        if member.file_size > _ALWAYS_READ + _MOST_COMPRESSED * file_size:
+            raise ValueError(
+                f"{name} has {member.file_size:,} bytes, far more than the file's {file_size:,}: refused"
+            )
+    shapes = {name: _shape(archive, name, member) for name, member in members.items()}
+    (count, *_) = (*shapes["keypoints"], 0)
+    expected = {"keypoints": (count, 3), "scores": (count,), "descriptors": (count, DESCRIPTOR_SIZE)}
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise ValueError(f"{name} must have the shape {shape}, found {shapes[name]}")
+    return members
 
 
-def _array(archive: zipfile.ZipFile, name: str, file_size: int) -> NDArray[Any]:
-    """An array, whose type and size are checked before it is read."""
-    shape, dtype, start = _header(archive, name)
-    member = archive.getinfo(f"{name}.npy")
-    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+def _shape(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> tuple[int, ...]:
+    """The shape of an array of numbers, which its size fits."""
+    with archive.open(member) as packed:
+        stream = io.BytesIO(packed.read(_LONGEST_HEADER))
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.kind not in "biuf":
         raise ValueError(f"{name} must be an array of numbers")
-    if prod(shape) * dtype.itemsize != member.file_size - start:
-        raise ValueError(f"{name} has {member.file_size - start:,} bytes, which do not fit its shape {shape}")
-    if member.file_size > _ALWAYS_READ + _MOST_COMPRESSED * file_size:
-        raise ValueError(
-            f"{name} has {member.file_size:,} bytes, far more than the file's {file_size:,}: refused"
-        )
+    size = member.file_size - stream.tell()
+    if prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{name} has {size:,} bytes, which do not fit its shape {shape}")
+    return shape
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(member) as stream:
         values: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return values

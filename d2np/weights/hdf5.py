@@ -226,7 +226,11 @@ def _hard(group: Any, name: str, full: str) -> Any:
 
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise WeightsError(f"{shortened(full)}: is a link to somewhere else, expected an array in this file")
-    return group[name]
+    item = group[name]
+    # HDF5 may open the other file already to tell the shape.
+    if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
+        raise WeightsError(f"{shortened(full)}: keeps its values in another file, expected them in this one")
+    return item
 
 
 def _check_dataset(name: str, dataset: Any, shape: tuple[int, ...]) -> None:
@@ -239,8 +243,6 @@ def _check_dataset(name: str, dataset: Any, shape: tuple[int, ...]) -> None:
         raise WeightsError(f"{name}: expected shape {shape}, found {dataset.shape}")
     if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
         raise WeightsError(f"{name}: expected floating-point values, found {dataset.dtype}")
-    if dataset.is_virtual or dataset.external:
-        raise WeightsError(f"{name}: keeps its values in another file, expected them in this one")
     filters = {number for number, *_ in chunks.filters(dataset)}
     if not filters <= _FILTERS:
         raise WeightsError(f"{name}: expected gzip compression or none, found filters {sorted(filters)}")
