@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What a file system answers that has no file locks: NFS without lockd, some of Lustre, some of FUSE."""
+"""Errors of file systems that have no file locks: NFS without lockd, some of Lustre, some of FUSE."""
 
 
 @contextmanager

@@ -69,7 +69,7 @@ _MOST_BYTES_PER_PIXEL = 16
 _MOST_BYTES_AROUND = 64 << 20
 _PIECE = 1 << 20
 FULL = (0, 65535)
-"""What 16 bits can hold."""
+"""The largest value of 16 bits."""
 # An image that uses fewer grey levels of 255 is remarked on.
 _FEW_LEVELS = 16
 # Of a TIFF: none, CCITT, LZW, JPEG, Deflate; not every Pillow has others.
@@ -156,7 +156,7 @@ def is_encoded(image: object) -> TypeGuard[Encoded]:
 
 
 def name_of(image: Encoded) -> str:
-    """What an encoded image is called in messages: its path, if it has one."""
+    """Return what an encoded image is called in messages: its path, if it has one."""
     if isinstance(image, (str, os.PathLike)):
         return os.fsdecode(image)
     name = getattr(image, "name", None)
@@ -339,7 +339,7 @@ def _too_large(name: str, size: tuple[int, int], limit: str) -> ImageError:
 
 
 def _open_with_pillow(file: str | BinaryIO, name: str) -> Image.Image:
-    """What ``Image.open`` does, for :data:`FORMATS`, and without its limit, which is one for all threads."""
+    """Open one of :data:`FORMATS` without the limit of ``Image.open``, which is one for all threads."""
     prefix = first_bytes(file, 16)
     Image.init()
     for format in FORMATS:

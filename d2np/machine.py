@@ -1,4 +1,4 @@
-"""What this process may use of its machine: processor cores and memory.
+"""Tell what this process may use of its machine: processor cores and memory.
 
 Containers and batch systems limit both by control groups, which Linux describes in files: version 1 has a
 tree of groups for each controller, version 2 one tree for all. A group's limits hold for those below it too.

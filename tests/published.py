@@ -1,4 +1,4 @@
-"""What a network must have in common with figures of the published code; see reference/README.md."""
+"""Check what a network must have in common with figures of the published code; see reference/README.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PyInstaller cannot see in d2np's imports: packaged files, and modules that are imported by name."""
+"""Name what PyInstaller cannot see in d2np: packaged files, and modules that are imported by name."""
 
 from pathlib import Path
 

@@ -86,7 +86,7 @@ def check_readable(path: str, max_pixels: int | None = None) -> None:
 
 
 def shown(path: str, options: argparse.Namespace) -> Picture:
-    """What to hand to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
+    """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
     from ..image import open_rgb
 
     if options.max_pixels is None and not options.stretch:

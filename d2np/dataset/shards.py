@@ -324,7 +324,7 @@ class _Header(NamedTuple):
 
 
 def _headers(stream: BinaryIO) -> Iterator[_Header]:
-    """What the records say of themselves; of damaged ones only so many are passed over."""
+    """Return what the records say of themselves; of damaged ones only so many are passed over."""
     end = _end(stream)
     offset: int | None = 0
     damaged = 0

@@ -59,7 +59,7 @@ def write_text(holder: Any, name: str, text: str) -> None:
 
 
 def find(group: Any, name: str) -> Any:
-    """What a group holds under a name, or None. What is kept in another file is never looked for.
+    """Return what a group holds under a name, or None. What is kept in another file is never looked for.
 
     Parameters
     ----------
