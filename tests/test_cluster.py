@@ -388,7 +388,18 @@ def test_places_of_clusters(where, found):
 @pytest.mark.parametrize(
     "where",
     [
-        *("local", "local:", "local:0", "local:x", "local:-1", "local:²", "local:1\0", "host"),
+        *(
+            "local",
+            "local:",
+            "local:0",
+            "local:x",
+            "local:-1",
+            "local:²",
+            "local:1\0",
+            "local:10000",
+            "local:" + "9" * 5000,
+            "host",
+        ),
         *("tcp://ho\0st:1", "\0:1", "tcp://127.0.0.1:9\0", "tcp://ho\nst:1", "tcp://\ud800:1"),
     ],
 )
@@ -540,7 +551,7 @@ def test_command_line(tmp_path, capsys):
     Image.fromarray(random_picture(48, 64, 1)).save(tmp_path / "b.png")
     out = str(tmp_path / "f.h5")
     for arguments, told in (
-        (["--dask", "local:none", "-o", out], "local:N with N from 1 up, not 'local:none'"),
+        (["--dask", "local:none", "-o", out], "local:N with N from 1 to 9999, not 'local:none'"),
         (["--dask", "local:2", "--format", "npz"], "--dask is for --format h5 only"),
         (["--shards", "s3://x", "-o", out], "--shards is for --dask only"),
     ):

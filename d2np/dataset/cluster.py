@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import time
 import uuid
 from collections import Counter, deque
@@ -154,8 +155,10 @@ def local_processes(where: str) -> int | None:
     """
     if where == "local" or where.startswith("local:"):
         count = where.partition(":")[2]
-        if where != f"local:{count}" or not (count.isascii() and count.isdigit()) or int(count) < 1:
-            raise OptionError(f"a cluster on this machine is local:N with N from 1 up, not {where!r}")
+        if not re.fullmatch("0*[1-9][0-9]{0,3}", count):
+            raise OptionError(
+                f"a cluster on this machine is local:N with N from 1 to 9999, not {where[:80]!r}"
+            )
         return int(count)
     if ":" not in where or not where.isprintable():
         raise OptionError(
