@@ -427,7 +427,7 @@ def test_no_scheduler(monkeypatch, where):
 
 
 def test_no_other_user_can_use_a_cluster_on_this_machine():
-    """What is not of this cluster gets no answer of the scheduler or of a worker."""
+    """Neither the scheduler nor a worker answers those who are not of this cluster."""
 
     async def connect(address):
         comm = await distributed.connect(address.replace("tls:", "tcp:"), timeout="2s")

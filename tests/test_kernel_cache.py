@@ -121,7 +121,7 @@ def frozen(tmp_path):
 
 @pytest.fixture
 def zipped(tmp_path):
-    """What ``python -m zipapp`` makes of an installation."""
+    """Make what ``python -m zipapp`` makes of an installation."""
     path = tmp_path / "program.pyz"
     with zipfile.ZipFile(path, "w") as archive:
         for file in (scripts.PACKAGE / "d2np").rglob("*"):

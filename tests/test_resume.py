@@ -695,7 +695,7 @@ def test_no_clock_decides_what_has_failed_before(photos):
 
 
 def test_a_picture_that_is_completed_after_it_was_read_is_tried_again(photos, monkeypatch):
-    """What is listed is what it was like when its turn came."""
+    """The list tells what an image was like when its turn came."""
     picture = photos / "00.png"
     picture.write_bytes(b"bad")
 
