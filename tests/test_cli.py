@@ -494,7 +494,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
     monkeypatch.setattr(store, "_packaged", lambda name: Path(weights_file))
     code, _, err = run("show", "photos/a.png", "-o", "k.png", weights=False)
     assert code == 0
-    assert err.splitlines()[0].startswith("weights: analytic (")
+    assert err.splitlines()[0].startswith("weights: vgg16 (")
     (cache / "tf.h5").write_bytes(Path(weights_file).read_bytes())
     code, _, err = run("info", weights=False)
     assert code == 0

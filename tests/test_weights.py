@@ -835,7 +835,7 @@ def test_address_is_recorded_if_there_is_one(plain: Arrays, tmp_path: Path) -> N
 
 def test_save_makes_the_cache_folder(plain: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D2NP_CACHE", str(tmp_path / "deep" / "cache"))
-    assert store.default() == "analytic"
+    assert store.default() == "vgg16"
     weights.save(store.cached_file("tf"), plain, SOURCE)
     assert store.default() == "tf"
     assert is_small(weights.load("tf")[0])
@@ -971,4 +971,4 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     with pytest.raises(WeightsError, match="set D2NP_CACHE"):
         store.resolve("tf")
-    assert store.default() == "analytic"
+    assert store.default() == "vgg16"

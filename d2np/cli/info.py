@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
         metavar="WEIGHTS",
         help="a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, "
         "tf_no_phototourism; "
-        "default: tf if it is in the cache, else analytic",
+        "default: tf if it is in the cache, else vgg16",
     )
     parser.add_argument(
         "--size",

@@ -20,8 +20,8 @@ def weights_or_default(given: str | None) -> str:
 
     name = store.default()
     kind = "published, from the cache"
-    if name == "analytic":
-        kind = "packaged, written by hand, not trained; `d2np fetch` gets the published ones"
+    if name == "vgg16":
+        kind = "packaged, the network before D2-Net's training; `d2np fetch` downloads the published ones"
     note(f"weights: {name} ({kind})")
     return name
 

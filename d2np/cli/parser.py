@@ -95,7 +95,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS",
         help="a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, "
         "tf_no_phototourism; "
-        "default: tf if it is in the cache, else analytic (packaged, written by hand, not trained)",
+        "default: tf if it is in the cache, else vgg16 (packaged, trained on ImageNet)",
     )
 
 

@@ -54,11 +54,11 @@ def cached_file(name: str) -> Path:
 
 
 def default() -> str:
-    """The name of the weights to use when none are asked for: ``tf`` if it is cached, else ``analytic``."""
+    """Return the name of the weights to use when none are given: ``tf`` if it is cached, else ``vgg16``."""
     try:
-        return "tf" if cached_file("tf").is_file() else "analytic"
+        return "tf" if cached_file("tf").is_file() else "vgg16"
     except (WeightsError, OSError):
-        return "analytic"
+        return "vgg16"
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
