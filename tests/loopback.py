@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,7 +14,10 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Gives every request to ``answers[path]``; remembers the headers of each in ``requests``."""
+    """Gives every request to ``answers[path]``; remembers the headers of each in ``requests``.
+
+    As a proxy it is asked for whole addresses; with ``tunnel`` it also connects to any port of this machine.
+    """
 
     daemon_threads = True
 
@@ -23,6 +26,7 @@ class Server(ThreadingHTTPServer):
         self.answers: dict[str, Answer] = {}
         self.requests: list[dict[str, str]] = []
         self.over = threading.Event()
+        self.tunnel = False
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -38,8 +42,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_CONNECT(self) -> None:
+        self.server.requests.append(dict(self.headers))
+        host, port = self.path.rsplit(":", 1)
+        if not self.server.tunnel or host != "127.0.0.1":
+            status(403)(self)
+            return
+        with socket.create_connection((host, int(port))) as behind:
+            self.send_response_only(200)
+            self.end_headers()
+            back = threading.Thread(target=_pass_on, args=(behind, self.connection), daemon=True)
+            back.start()
+            _pass_on(self.connection, behind)
+
     def log_message(self, format: str, *arguments: object) -> None:
         """Silence."""
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(2**16):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -57,32 +83,14 @@ def serving() -> Iterator[Server]:
 
 @dataclass
 class File:
-    """Answers with a file, and with a part of it if asked to and the validator still holds.
-
-    ``cuts``: for each further request, after how many bytes the connection is closed.
-    """
+    """Answers with a file; ``cuts``: for each request, after how many bytes the connection is closed."""
 
     content: bytes
-    etag: str | None = None
-    last_modified: str | None = None
-    ranges: bool = True
     cuts: list[int] = field(default_factory=list)
 
     def __call__(self, request: BaseHTTPRequestHandler) -> None:
-        start, code = 0, 200
-        wanted = request.headers.get("Range")
-        if wanted and self.ranges and request.headers["If-Range"] in (self.etag, self.last_modified):
-            start, code = int(wanted.removeprefix("bytes=").removesuffix("-")), 206
-        if start and start >= len(self.content):
-            reply(request, 416, b"", {"Content-Range": f"bytes */{len(self.content)}"})
-            return
-        headers = {"ETag": self.etag, "Last-Modified": self.last_modified}
-        if code == 206:
-            end = len(self.content) - 1
-            headers["Content-Range"] = f"bytes {start}-{end}/{len(self.content)}"
-        rest = self.content[start:]
-        cut = self.cuts.pop(0) if self.cuts else len(rest)
-        reply(request, code, rest[:cut], {"Content-Length": str(len(rest)), **headers})
+        cut = self.cuts.pop(0) if self.cuts else len(self.content)
+        reply(request, 200, self.content[:cut], {"Content-Length": str(len(self.content))})
 
 
 def reply(

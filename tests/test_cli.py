@@ -458,6 +458,35 @@ def test_info(capsys, weights_file):
     assert "55 x 55 x 512" in capsys.readouterr().out
 
 
+def test_info_tells_the_licence(capsys, tmp_path):
+    def licence(of):
+        assert main(["info", str(of)]) == 0
+        return re.search(r"^licence +(.+)$", capsys.readouterr().out, re.M)[1]
+
+    told = licence("vgg16")
+    assert told.startswith("CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): VGG16")
+    given = (Path(__file__).parents[1] / "weights" / "LICENSE-vgg16.txt").read_text()
+    for part in (
+        "https://creativecommons.org/licenses/by/4.0/",
+        "Karen Simonyan and Andrew Zisserman",
+        "float16",
+    ):
+        assert part in told
+        assert part in given
+    # A copy keeps it, and the analytic weights have their own.
+    assert main(["convert", "vgg16", str(tmp_path / "copy.h5")]) == 0
+    capsys.readouterr()
+    assert licence(tmp_path / "copy.h5") == told
+    assert licence("analytic") == "BSD-3-Clause: part of d2np"
+    tensors = {name: repeated(0.5, shape) for name, shape in PARAMETER_SHAPES.items()}
+    for name, expected in (
+        ("d2_tf.pth", "its authors' terms (https://github.com/mihaidusmanu/d2-net)"),
+        ("mine.pth", "not known to d2np: ask where the file comes from"),
+    ):
+        (tmp_path / name).write_bytes(legacy({"model": state_dict(tensors)}))
+        assert licence(tmp_path / name) == expected
+
+
 def test_convert(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = {name: k + 0.5 for k, name in enumerate(PARAMETER_SHAPES)}

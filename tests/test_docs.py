@@ -41,13 +41,13 @@ def mirror():
     arrays = {name: tensor(array) for name, array in analytic.arrays().items()}
     checkpoint = File(legacy({"model": state_dict(arrays)}))
     with serving() as server:
-        server.answers = {f"/d2_{name}.pth": checkpoint for name in store.URLS}
+        server.answers = {f"/d2_{name}.pth": checkpoint for name in store.SOURCES}
         yield server.address
 
 
 @pytest.fixture
 def folder(tmp_path, mirror, monkeypatch):
-    monkeypatch.setenv("D2NP_MIRROR", mirror)
+    monkeypatch.setenv("D2NP_FETCH_MIRROR", mirror)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     scene = views()
     for name, view in (("A", scene.first), ("B", scene.second)):

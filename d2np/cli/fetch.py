@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 from .parser import Commands
 from .progress import unwatched
-from .report import complain, note, say
+from .report import note, say
 
 if TYPE_CHECKING:
     from ..weights.download import Progress
@@ -24,15 +24,17 @@ WHAT is any of
   tf_no_phototourism    trained on MegaDepth without its PhotoTourism scenes
   https://...           any other checkpoint of a D2-Net, also http://; goes into the working folder
 
-environment
-  D2NP_CACHE    the folder in which weights are kept; default: the user's folder for caches
-  D2NP_MIRROR   the address of a folder with d2_tf.pth and so on, asked instead of the authors' site
+The sources of a name are tried in order: its authors' site, then others that keep the same weights.
 
-Broken off, it keeps what has come, and the same command goes on from there if the server lets it.
+environment
+  D2NP_CACHE           the folder in which weights are kept; default: the user's folder for caches
+  D2NP_FETCH_MIRROR    the address of a folder with d2_tf.pth and so on, asked instead of these sources
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE    as usual
 
 examples:
   d2np fetch
   d2np match left.jpg right.jpg --weights tf
+  d2np fetch ots --url https://intranet.example/d2_ots.pth
   d2np fetch https://example.org/my_d2.pth -o my_d2.h5
 """
 
@@ -45,28 +47,28 @@ def add(commands: Commands) -> None:
         "Checkpoints are read without PyTorch and without running any code in them.",
         epilog=_EPILOG,
     )
-    parser.add_argument(
-        "sources", nargs="*", default=["tf"], metavar="WHAT", help="names or addresses; default: tf"
-    )
+    parser.add_argument("sources", nargs="*", metavar="WHAT", help="names or addresses; default: tf")
     parser.add_argument("-o", "--output", metavar="FILE", help="write this .h5 file; default: see WHAT")
+    parser.add_argument("--url", metavar="URL", help="take the weights of that name from this address only")
     parser.add_argument("--sha256", metavar="SUM", help="refuse the download unless its SHA-256 is this one")
-    parser.add_argument("--force", action="store_true", help="fetch it even if it is there")
+    parser.add_argument(
+        "--force", action="store_true", help="fetch it even if it is there, and replace what is there"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     from ..weights import fetch
 
-    if len(options.sources) > 1 and (options.output, options.sha256) != (None, None):
-        raise OptionError("-o and --sha256 are for one download: give one name or address")
+    if options.url is not None and not options.sources:
+        raise OptionError("--url is for weights that have a name: d2np fetch tf --url ...")
+    sources = options.sources or ["tf"]
+    if len(sources) > 1 and (options.output, options.sha256, options.url) != (None, None, None):
+        raise OptionError("-o, --sha256 and --url are for one download: give one name or address")
     # Whether they make sense is found out before the first is downloaded.
-    jobs = [fetch.job(source, options.output, options.sha256) for source in options.sources]
-    try:
-        for source, job in zip(options.sources, jobs, strict=True):
-            _fetch(source, job, options)
-    except KeyboardInterrupt:
-        complain("interrupted: what has come is kept, and the same command goes on if the server lets it")
-        return 130
+    jobs = [fetch.job(source, options.output, options.sha256, options.url) for source in sources]
+    for source, job in zip(sources, jobs, strict=True):
+        _fetch(source, job, options)
     return 0
 
 
@@ -77,11 +79,11 @@ def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
         say(f"{job.target} is there already, from {found.name}, SHA-256 {found.sha256}")
         say("to fetch it again: --force")
         return
-    note(f"fetching {fetch.shown(job.url)}")
-    with _bar(job.name) as progress:
+    with _bar(job.target.stem) as progress:
         fetch.fetch(
             source,
             options.output,
+            url=options.url,
             sha256=options.sha256,
             force=options.force,
             progress=progress,
@@ -90,7 +92,7 @@ def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
     provenance = load(job.target)[1]
     say(f"read  {provenance.name}, SHA-256 {provenance.sha256}")
     say(f"wrote {job.target}, {job.target.stat().st_size:,} bytes")
-    if job.cached:
+    if job.name:
         default = "; tf is what commands now use when none is given" if source == store.default() else ""
         say(f"use it as --weights {source}{default}")
     else:

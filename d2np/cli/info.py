@@ -30,9 +30,9 @@ _TYPES = {
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "info",
-        help="layers, parameters and origin of weights",
-        description="Lists the network's layers with their output shapes, the weights' arrays and where they "
-        "come from.",
+        help="layers, parameters, origin and licence of weights",
+        description="Lists the network's layers with their output shapes, the weights' arrays, where they "
+        "come from and under which licence.",
         epilog=_EPILOG,
     )
     parser.add_argument(
@@ -56,7 +56,8 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from .. import weights
     from ..layers import LAYERS, PARAMETER_COUNT, SMALLEST_SIDE
-    from ..weights import store
+    from ..weights import Provenance, store
+    from ..weights.terms import terms
 
     width, height = options.size
     if min(width, height) < SMALLEST_SIDE:
@@ -71,12 +72,16 @@ def run(options: argparse.Namespace) -> int:
     for label, value in (
         ("network", "D2-Net"),
         ("layers", f"{len(LAYERS)}: {summary}"),
-        ("parameters", f"{PARAMETER_COUNT:,} in {len(arrays)} arrays"),
+        (
+            "parameters",
+            f"{PARAMETER_COUNT:,} in {len(arrays)} arrays, SHA-256 {Provenance.of_arrays(arrays).sha256}",
+        ),
         ("weights", str(path)),
         ("format", provenance.format),
         ("trained", f"with {provenance.preprocessing} preprocessing"),
         ("source", f"{provenance.name}, SHA-256 {provenance.sha256}"),
         *([("fetched", f"from {provenance.url}")] if provenance.url else []),
+        ("licence", terms(source, arrays, provenance)),
         ("file", _compared([path, *(path.with_name(name) for name in provenance.beside)], held)),
     ):
         say(f"{label:<12}{value}")

@@ -1,14 +1,11 @@
-"""Downloads a file over HTTP, and goes on where an earlier download stopped.
+"""Downloads a file over HTTP.
 
-requests asks the server, follows its redirects and reads what it sends. What requests lacks is here: going on
-with a part (RFC 9110, sections 13.1.5 and 14), limits to the size and to the time in all, the check of the
-length, and retries that say what went wrong.
+requests asks the server, follows its redirects and reads what it sends. What requests lacks is here: limits
+to the size and to the time in all, the check of the length, and retries that say what went wrong.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import socket
 import threading
 import time
@@ -16,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
@@ -27,7 +23,6 @@ Progress = Callable[[int, "int | None"], None]
 """Called with the bytes that have come, and the bytes of the whole file or None where that is unknown."""
 
 _CHUNK = 2**16
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 @dataclass(frozen=True)
@@ -37,19 +32,18 @@ class Patience:
     Attributes
     ----------
     attempts : int
-        How often in a row a server may fail before it is given up. An attempt that got further than all
-        before it begins a new row.
+        How often a server may fail before it is given up.
     pause : float
         Seconds before the second attempt; doubled for each further one.
     timeout : float
-        Seconds without a sign of the server.
+        Seconds without a sign of the server, which then is given up.
     total : float
         Seconds for all attempts together.
     largest : int
         Bytes. No checkpoint of this network comes near the default, optimiser included.
     """
 
-    attempts: int = 4
+    attempts: int = 3
     pause: float = 0.5
     timeout: float = 20.0
     total: float = 3600.0
@@ -64,84 +58,22 @@ class DownloadError(Exception):
         self.again = again
 
 
-@dataclass(frozen=True)
-class _Version:
-    """Which version of a file a part belongs to.
-
-    Attributes
-    ----------
-    validator : str
-        The server's ETag, or else its Last-Modified.
-    size : int or None
-        Bytes of the whole file.
-    """
-
-    validator: str
-    size: int | None
-
-
-class Part:
-    """What there is of a file so far. Beside it a record says of which version of the file it is a part.
-
-    Parameters
-    ----------
-    path : Path
-        In a folder that exists.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._record = path.with_name(f"{path.name}.json")
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def version(self) -> _Version | None:
-        """None where nothing can be gone on with."""
-        try:
-            match json.loads(self._record.read_text("utf-8")):
-                case {"validator": str(validator), "size": int() | None as size} if self.size:
-                    return _Version(validator, size)
-        except (OSError, ValueError):
-            return None
-        return None
-
-    def begin(self, version: _Version | None) -> BinaryIO:
-        """An empty part. A record left from before must never describe what is written now."""
-        self.discard()
-        if version is not None:
-            self._record.write_text(json.dumps(vars(version)), "utf-8")
-        return open(self.path, "xb")
-
-    def go_on(self) -> BinaryIO:
-        """The part, to be written on."""
-        return open(self.path, "ab")
-
-    def discard(self) -> None:
-        """Leave nothing."""
-        self._record.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
-
-
 def download(
     url: str,
-    part: Part,
+    stream: BinaryIO,
     *,
     patience: Patience,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
-    """Complete a part. Needs the package requests.
+    """Download a file. Needs the package requests.
 
     Parameters
     ----------
     url : str
         http or https.
-    part : Part
-        Nobody else may write it. What is there of it is not asked for again if the server still has the same
-        version of the file and can send the rest of it.
+    stream : binary file
+        What is in it is replaced.
     patience : Patience
     progress : callable, optional
         See :data:`Progress`.
@@ -151,46 +83,36 @@ def download(
     Raises
     ------
     DownloadError
-        If the file does not come. The part is kept where a later call may go on with it.
+        If the file does not come.
     WeightsError
-        If the part cannot be written. It is discarded.
+        If the stream cannot be written.
     """
-    failures, reached = 0, part.size
     until = time.monotonic() + patience.total
-    while True:
+    for attempt in range(1, patience.attempts + 1):
         try:
-            _attempt(url, part, patience, until, progress)
+            _attempt(url, stream, patience, until, progress)
             return
-        except WeightsError:
-            part.discard()
-            raise
         except DownloadError as error:
-            failures = 1 if part.size > reached else failures + 1
-            reached = max(reached, part.size)
-            if not error.again or part.version() is None:
-                part.discard()
             if not error.again:
                 raise
             if time.monotonic() >= until:
-                raise DownloadError(f"it has not come within {patience.total:g} s", again=True) from None
-            if failures >= patience.attempts:
-                raise DownloadError(f"{error} ({failures} attempts)", again=True) from None
-            pause = patience.pause * 2 ** (failures - 1)
+                raise DownloadError(f"it has not come within {patience.total:g} s") from None
+            if attempt == patience.attempts:
+                raise DownloadError(f"{error} ({attempt} attempts)") from None
+            pause = patience.pause * 2 ** (attempt - 1)
             if note:
                 note(f"{error}: trying again in {pause:g} s")
             time.sleep(pause)
 
 
-def _attempt(url: str, part: Part, patience: Patience, until: float, progress: Progress | None) -> None:
+def _attempt(url: str, stream: BinaryIO, patience: Patience, until: float, progress: Progress | None) -> None:
     from urllib3.exceptions import HTTPError
 
     from .. import __version__
 
     # Compressed by the server, bytes could not be counted.
     headers = {"User-Agent": f"d2np/{__version__}", "Accept-Encoding": "identity"}
-    if version := part.version():
-        headers |= {"Range": f"bytes={part.size}-", "If-Range": version.validator}
-    receiver = _Receiver(part, version, patience.largest, progress)
+    receiver = _Receiver(stream, patience.largest, progress)
     try:
         with _Deadline(until) as deadline, deadline.session() as session:
             response = session.get(
@@ -291,13 +213,11 @@ class _Deadline:
 class _Receiver:
     """Takes what the server sends."""
 
-    def __init__(self, part: Part, version: _Version | None, largest: int, progress: Progress | None) -> None:
-        self._part = part
-        self._version = version
+    def __init__(self, stream: BinaryIO, largest: int, progress: Progress | None) -> None:
+        self._stream = stream
         self._largest = largest
         self._progress = progress
         self._response: Any = None
-        self._stream: BinaryIO | None = None
         self._size = 0
         self._expected: int | None = None
 
@@ -312,10 +232,7 @@ class _Receiver:
                 raise DownloadError("the server redirects from https to http, which is not secure")
             return
         status = response.status_code
-        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._version:
-            self._part.discard()
-            raise DownloadError("what was fetched before is of no use any more", again=True)
-        if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        if status != HTTPStatus.OK:
             again = status >= 500 or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
             raise DownloadError(f"the server answers {_status(status)}", again=again)
         if response.headers.get("Content-Type", "").lower().startswith("text/html"):
@@ -327,24 +244,25 @@ class _Receiver:
             raise DownloadError(
                 f"the server sends it compressed ({shortened(encoding)}), though asked for it as it is"
             )
-        try:
-            if status == HTTPStatus.PARTIAL_CONTENT:
-                self._go_on(response.headers)
-            else:
-                self._begin_anew(response.headers)
-        except OSError as error:
-            raise self._unwritable(error) from None
+        length = response.headers.get("Content-Length")
+        self._expected = None if length is None else int(length)
+        self._check_size(self._expected or 0)
+        self._stream.seek(0)
+        self._stream.truncate()
+        self._tell()
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the body."""
-        assert self._stream is not None
         self._size += len(data)
         self._check_size(self._size)
         try:
             self._stream.write(data)
             self._stream.flush()
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise WeightsError(
+                f"the download cannot be kept ({error.strerror or error}): set D2NP_CACHE to a folder with "
+                "room"
+            ) from None
         self._tell()
 
     def finish(self) -> None:
@@ -353,43 +271,16 @@ class _Receiver:
             raise DownloadError(f"the connection was closed {self.standing()}", again=True)
 
     def close(self) -> None:
-        """Let go of the connection and of the file."""
+        """Let go of the connection."""
         if self._response is not None:
             self._response.close()
-        if self._stream is not None:
-            self._stream.close()
 
     def standing(self) -> str:
         """How far it got, in words."""
-        if self._stream is None:
+        if not self._size and self._expected is None:
             return "before the server answered"
         whole = "" if self._expected is None else f" of {self._expected:,}"
         return f"after {self._size:,}{whole} bytes"
-
-    def _begin_anew(self, headers: Any) -> None:
-        length = headers.get("Content-Length")
-        self._expected = None if length is None else int(length)
-        if self._expected is not None:
-            self._check_size(self._expected)
-        etag = headers.get("ETag", "")
-        # A weak tag says that two versions mean the same, not that they are the same bytes.
-        validator = etag if etag.startswith('"') else headers.get("Last-Modified")
-        self._stream = self._part.begin(_Version(validator, self._expected) if validator else None)
-        self._tell()
-
-    def _go_on(self, headers: Any) -> None:
-        size = self._part.size
-        found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        version = self._version
-        if version is None or not found or not _continues(version, size, found, headers):
-            self._part.discard()
-            raise DownloadError("the server sends another part than was asked for", again=True)
-        self._expected = version.size if found[2] == "*" else int(found[2])
-        if self._expected is not None:
-            self._check_size(self._expected)
-        self._size = size
-        self._stream = self._part.go_on()
-        self._tell()
 
     def _tell(self) -> None:
         if self._progress:
@@ -400,19 +291,6 @@ class _Receiver:
             raise DownloadError(
                 f"the server sends more than {self._largest:,} bytes, too much for a checkpoint"
             )
-
-    def _unwritable(self, error: OSError) -> WeightsError:
-        return WeightsError(f"{self._part.path}: cannot be written: {error.strerror or error}")
-
-
-def _continues(version: _Version, size: int, found: re.Match[str], headers: Any) -> bool:
-    """Whether the rest that the server sends belongs to the part that is there."""
-    header = "ETag" if version.validator.startswith('"') else "Last-Modified"
-    return (
-        int(found[1]) == size
-        and headers.get(header, version.validator) == version.validator
-        and (found[2] == "*" or version.size in (None, int(found[2])))
-    )
 
 
 def _status(code: int) -> str:
@@ -433,13 +311,21 @@ def _explained(error: Exception, receiver: _Receiver, patience: Patience) -> Dow
         reason = getattr(causes[-1], "verify_message", None) or causes[-1]
         return DownloadError(f"there is no secure connection: {shortened(str(reason))}")
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return DownloadError(f"no sign of the server for {patience.timeout:g} s", again=True)
+        return DownloadError(f"no sign of the server for {patience.timeout:g} s")
     if isinstance(error, (requests.ConnectionError, ProtocolError)):
-        reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+        # http.client tells what a proxy refuses in an OSError that has text only.
+        reasons = [
+            cause.strerror or str(cause)
+            for cause in causes
+            if isinstance(cause, OSError) and (cause.strerror or type(cause) is OSError)
+        ]
         reason = shortened(reasons[-1]) if reasons else f"the connection was closed {receiver.standing()}"
         if isinstance(error, requests.exceptions.ProxyError):
             reason = f"the proxy: {reason}"
         return DownloadError(reason, again=True)
+    # So requests tells of socks5:// where the package for it is missing.
+    if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
+        return DownloadError(f"the proxy: {error} Install requests[socks], or use one of http://")
     if isinstance(error, requests.exceptions.InvalidSchema):
         return DownloadError("the server redirects to an address that is neither http nor https")
     # OSError: of requests itself, and of a file with certificates that is not there.

@@ -5,23 +5,31 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import BinaryIO
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..atomic import NO_LOCKS
 from ..errors import OptionError, WeightsError
 from ..extras import require
-from . import _read, _sha256, load, save, store
-from .download import DownloadError, Part, Patience, Progress, download
+from . import _digest, _read, load, save, store
+from .download import DownloadError, Patience, Progress, download
 from .parameters import Provenance, shortened
 
 PATIENCE = Patience()
 """What :func:`fetch` puts up with unless told otherwise."""
 
-_MIRROR = "D2NP_MIRROR"
+# The latter is its name in version 1.0.
+_MIRRORS = ("D2NP_FETCH_MIRROR", "D2NP_MIRROR")
+
+_Arrays = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -30,25 +38,23 @@ class Job:
 
     Attributes
     ----------
-    url : str
-        http or https.
+    urls : tuple of str
+        http or https; the first that works is taken.
     target : Path
         The HDF5 file.
-    cached : bool
-        Whether that is the place in the cache where a name is looked up.
+    name : str or None
+        The name that finds the weights once they are in the target, a place in the cache.
     sha256 : str or None
         What the SHA-256 of the download must be, 64 hexadecimal digits in lower case.
+    chosen : bool
+        Whether it must be from this address.
     """
 
-    url: str
+    urls: tuple[str, ...]
     target: Path
-    cached: bool
+    name: str | None
     sha256: str | None
-
-    @property
-    def name(self) -> str:
-        """The file's name on the server."""
-        return _file_name(self.url)
+    chosen: bool
 
     def present(self) -> Provenance | None:
         """Where the target came from, if it is there and what is asked for; None if it must be fetched.
@@ -63,10 +69,13 @@ class Job:
         found = self._provenance()
         if found is None:
             return None
-        if not self.cached and (not found.url or found.url != recorded(self.url) or urlsplit(self.url).query):
+        same = any(found.url == recorded(url) and not urlsplit(url).query for url in self.urls)
+        if self.name is None and not same:
             raise WeightsError(
                 f"{self.target} is there already: choose another name, or replace it with --force"
             )
+        if self.chosen and not same:
+            return None
         if self.sha256 not in (None, found.sha256):
             raise WeightsError(
                 f"{self.target} is there already, but came from a file with the SHA-256 {found.sha256}, not "
@@ -79,14 +88,19 @@ class Job:
             return load(self.target)[1]
         except WeightsError:
             # What is in the cache is d2np's own: it may be replaced if it is damaged.
-            if self.cached and self.target.is_file():
+            if self.name and self.target.is_file():
                 return None
             raise WeightsError(
                 f"{self.target} is there already and holds no weights: choose another name"
             ) from None
 
 
-def job(source: str = "tf", output: str | os.PathLike[str] | None = None, sha256: str | None = None) -> Job:
+def job(
+    source: str = "tf",
+    output: str | os.PathLike[str] | None = None,
+    sha256: str | None = None,
+    url: str | None = None,
+) -> Job:
     """What :func:`fetch` would do with these arguments.
 
     Raises
@@ -94,26 +108,28 @@ def job(source: str = "tf", output: str | os.PathLike[str] | None = None, sha256
     OptionError
         If one of them makes no sense.
     """
-    url = _address(source)
+    urls = _addresses(source, url)
+    published = source in store.SOURCES
     if output is not None:
         target = Path(os.fsdecode(output))
-    elif source in store.URLS:
+    elif published:
         target = store.cached_file(source)
     else:
-        target = Path(_file_name(url)).with_suffix(".h5")
+        target = Path(store.file_name(source)).with_suffix(".h5")
     if target.suffix.lower() not in (".h5", ".hdf5"):
         raise OptionError(f"{target}: weights are written as HDF5: give it the extension .h5")
     if sha256 is not None:
         sha256 = sha256.strip().lower()
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise OptionError(f"a SHA-256 is 64 hexadecimal digits, not {shortened(sha256)!r}")
-    return Job(url, target, output is None and source in store.URLS, sha256)
+    return Job(urls, target, source if published and output is None else None, sha256, url is not None)
 
 
 def fetch(
     source: str = "tf",
     output: str | os.PathLike[str] | None = None,
     *,
+    url: str | None = None,
     sha256: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -122,19 +138,21 @@ def fetch(
 ) -> Path:
     """Download a checkpoint, check it, and keep it as HDF5. Needs the extra ``fetch``.
 
-    The download is read with :func:`d2np.weights.load`, which runs no code in it. The file that is written
-    records its name, address and SHA-256. A download that is broken off is kept in the cache folder, and gone
-    on with the next time.
+    The sources of a name are tried in order; one that cannot be reached, or sends something else, is passed
+    over. The download is read with :func:`d2np.weights.load`, which runs no code in it. The file that is
+    written records its name, address and SHA-256.
 
     Parameters
     ----------
     source : str
-        ``"tf"``, ``"ots"`` or ``"tf_no_phototourism"``: the published checkpoints, from where their authors
-        keep them (:data:`d2np.weights.store.URLS`), or from the folder whose address the environment variable
-        ``D2NP_MIRROR`` holds. Or the address (http, https) of any checkpoint of a D2-Net.
+        ``"tf"``, ``"ots"`` or ``"tf_no_phototourism"``: the published checkpoints, from where they are known
+        to be (:data:`d2np.weights.store.SOURCES`), or only from the folder whose address the environment
+        variable ``D2NP_FETCH_MIRROR`` holds. Or the address (http, https) of any checkpoint of a D2-Net.
     output : str or path, optional
         The HDF5 file to write. By default names go into the cache, where ``Net.load("tf")`` finds them, and
         other addresses into the working folder under the name that they end in.
+    url : str, optional
+        The address to take the weights of that name from, and from no other.
     sha256 : str, optional
         What the download's SHA-256 must be.
     force : bool
@@ -142,9 +160,9 @@ def fetch(
     progress : callable, optional
         Called with the bytes that have come, and those of the whole file or None where that is unknown.
     note : callable, optional
-        Called with remarks for the user, such as why there is a further attempt.
+        Called with remarks for the user, such as which source fails and why.
     patience : Patience, optional
-        Attempts, pauses, timeout and the largest size.
+        Attempts, pauses, timeout and the largest size, for each source.
 
     Returns
     -------
@@ -156,22 +174,22 @@ def fetch(
     OptionError
         If an argument makes no sense.
     WeightsError
-        If the file cannot be fetched, is not a checkpoint of a D2-Net or not the one with that SHA-256, or
-        cannot be kept. Nothing is left under the final name, or what was there before.
+        If no source sends a checkpoint of a D2-Net, or the one with that SHA-256; if `url` sends other arrays
+        than those already kept under that name, and `force` is not set; or if it cannot be kept. Nothing is
+        left under the final name, or what was there before.
     """
-    task = job(source, output, sha256)
+    task = job(source, output, sha256, url)
     if not force and task.present():
         return task.target
-    _check_extra()
+    for package in ("filelock", "requests"):
+        require(package, "fetching weights needs", "fetch", WeightsError)
     _check_place(task)
-    with _reserved(task, note) as part:
+    with _reserved(task, note) as stream:
         # Another process may have fetched it while this one waited.
         if force or not task.present():
-            _download(task, part, patience or PATIENCE, progress, note)
-            try:
-                _convert(task, part.path)
-            finally:
-                part.discard()
+            arrays, provenance = _first(task, stream, patience or PATIENCE, progress, note)
+            _compare(task, arrays, provenance, force, note)
+            save(task.target, arrays, provenance)
     return task.target
 
 
@@ -187,23 +205,30 @@ def shown(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _address(source: str) -> str:
-    if source in store.URLS:
-        published = store.URLS[source]
-        mirror = os.environ.get(_MIRROR, "").strip()
-        if not mirror:
-            return published
-        if not _is_address(mirror):
-            raise OptionError(f"{_MIRROR}: an address that starts with http:// or https:// is expected")
-        return f"{mirror.rstrip('/')}/{_file_name(published)}"
-    if source in store.NAMES:
-        raise OptionError(f"the weights `{source}` are part of d2np: there is nothing to fetch")
-    if not _is_address(source):
-        raise OptionError(
-            f"{shortened(source)}: expected one of {', '.join(store.URLS)}, or an address that starts with "
-            f"http:// or https://"
-        )
-    return source
+def _addresses(source: str, url: str | None) -> tuple[str, ...]:
+    if source not in store.SOURCES:
+        if source in store.NAMES:
+            raise OptionError(f"the weights `{source}` are part of d2np: there is nothing to fetch")
+        if not _is_address(source):
+            raise OptionError(
+                f"{shortened(source)}: expected one of {', '.join(store.SOURCES)}, or an address that starts "
+                "with http:// or https://"
+            )
+        if url is not None:
+            raise OptionError("--url is for weights that have a name: give one address only")
+        return (source,)
+    if url is not None:
+        if not _is_address(url):
+            raise OptionError("--url: an address that starts with http:// or https:// is expected")
+        return (url,)
+    published = store.SOURCES[source]
+    for variable in _MIRRORS:
+        if mirror := os.environ.get(variable, "").strip():
+            if not _is_address(mirror):
+                raise OptionError(f"{variable}: an address that starts with http:// or https:// is expected")
+            names = dict.fromkeys(map(store.file_name, published))
+            return tuple(f"{mirror.rstrip('/')}/{name}" for name in names)
+    return published
 
 
 def _is_address(text: str) -> bool:
@@ -214,23 +239,12 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def _file_name(url: str) -> str:
-    """The name an address ends in, fit for a file system."""
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
-    return re.sub(r"[^\w.+-]+", "_", name)[-80:].lstrip(".") or "download"
-
-
-def _check_extra() -> None:
-    for package in ("filelock", "requests"):
-        require(package, "fetching weights needs", "fetch", WeightsError)
-
-
 def _check_place(task: Job) -> None:
     """Find out before anything is downloaded whether it can be kept."""
     folder = task.target.parent
     if task.target.is_dir():
         raise WeightsError(f"{task.target}: cannot be written: it is a folder")
-    if task.cached:
+    if task.name:
         return
     if not folder.is_dir():
         raise WeightsError(f"{task.target}: cannot be written: there is no folder {folder}")
@@ -239,67 +253,131 @@ def _check_place(task: Job) -> None:
 
 
 @contextmanager
-def _reserved(task: Job, note: Callable[[str], None] | None) -> Iterator[Part]:
-    """The place for a download, which no other process uses meanwhile.
+def _reserved(task: Job, note: Callable[[str], None] | None) -> Iterator[BinaryIO]:
+    """A place for the download, while no other process fetches the same.
 
-    It is a lock of the operating system: it is free again when this process ends, however it ends.
+    It is a lock of the operating system, and a file without a name: both are gone when this process ends,
+    however it ends. Where there are no locks, two processes may download the same.
     """
     from filelock import FileLock, Timeout
 
     folder = store.cache_folder() / "downloads"
-    place = folder / f"{hashlib.sha256(task.url.encode()).hexdigest()[:12]}-{task.name}"
-    lock = FileLock(f"{place}.lock")
+    digest = hashlib.sha256(os.fsencode(task.target.absolute())).hexdigest()[:12]
+    lock = FileLock(folder / f"{digest}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with stream:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if note:
-                note("another process is fetching it: waiting")
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        # Older versions of filelock raise the latter where the system answers ENOSYS.
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-            raise WeightsError(
-                f"{folder}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
-                "folder that can be written"
-            ) from None
-        if note:
-            note(f"{folder}: file locks do not work there: two processes must not fetch at a time")
-    try:
-        yield Part(place)
-    finally:
-        lock.release()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if note:
+                    note("another process is fetching it: waiting")
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            # Older versions of filelock raise the latter where the system answers ENOSYS.
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise _unwritable(folder, error) from None
+        try:
+            yield stream
+        finally:
+            lock.release()
 
 
-def _download(
+def _unwritable(folder: Path, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"{folder}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
+        "folder that can be written"
+    )
+
+
+def _first(
     task: Job,
-    part: Part,
+    stream: BinaryIO,
     patience: Patience,
     progress: Progress | None,
     note: Callable[[str], None] | None,
-) -> None:
-    try:
-        download(task.url, part, patience=patience, progress=progress, note=note)
-    except DownloadError as error:
-        raise WeightsError(
-            f"{shown(task.url)} cannot be fetched: {error}; by hand: download it in a "
-            f"browser, from there or elsewhere, then run `{store.conversion(task.name, task.target)}`"
-        ) from None
+) -> tuple[_Arrays, Provenance]:
+    """What the first source that works sends."""
+    failures: list[str] = []
+    for url in task.urls:
+        if note and failures:
+            note(f"{failures[-1]}; trying the next source")
+        if note:
+            note(f"fetching {shown(url)}")
+        try:
+            download(url, stream, patience=patience, progress=progress, note=note)
+            return _checked(task, url, stream)
+        except DownloadError as error:
+            failures.append(f"{shown(url)}: {error}")
+    # The others were told.
+    told = "; ".join(failures[-1:] if note else failures)
+    raise WeightsError(
+        f"{told}; by hand: get the file in another way, such as a browser, and run "
+        f"`{store.conversion(task.urls, task.target)}`"
+    )
 
 
-def _convert(task: Job, path: Path) -> None:
+def _checked(task: Job, url: str, stream: BinaryIO) -> tuple[_Arrays, Provenance]:
+    """Read a download, if it is what it should be."""
+    name = store.file_name(url)
+    sha256 = _digest(stream)
+    for kind, expected, found in (
+        ("SHA-256", task.sha256, sha256),
+        ("MD5", store.MD5.get(name), _digest(stream, "md5")),
+    ):
+        if expected not in (None, found):
+            raise DownloadError(f"its {kind} is {found}, expected {expected}: it is another file")
+    stream.seek(0)
     try:
-        with open(path, "rb") as stream:
-            sha256 = _sha256(stream)
-            if task.sha256 not in (None, sha256):
-                raise WeightsError(
-                    f"its SHA-256 is {sha256}, expected {task.sha256}: it is another file, and was not kept"
-                )
-            stream.seek(0)
-            arrays, provenance = _read(stream, Path(task.name))
+        arrays, provenance = _read(stream, Path(name))
     except WeightsError as error:
-        raise WeightsError(f"{shown(task.url)}: {error}") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    save(task.target, arrays, replace(provenance, name=task.name, sha256=sha256, url=recorded(task.url)))
+        raise DownloadError(str(error)) from None
+    return arrays, replace(provenance, name=name, sha256=sha256, url=recorded(url))
+
+
+def _compare(
+    task: Job, arrays: _Arrays, provenance: Provenance, force: bool, note: Callable[[str], None] | None
+) -> None:
+    """Tell of sources of one name that hold different arrays; what was there first stays unless forced."""
+    if task.name is None:
+        return
+    source = f"{provenance.url} (SHA-256 {provenance.sha256})"
+    try:
+        before, earlier = load(task.target)
+    except WeightsError:
+        before = {}
+    if before and (difference := _difference(arrays, provenance, before, earlier)):
+        told = (
+            f"{source} holds another network than {task.target}, which came from "
+            f"{earlier.url or earlier.name} (SHA-256 {earlier.sha256}): {difference}"
+        )
+        if not force:
+            raise WeightsError(f"{told}; {task.target} is kept: replace it with --force")
+        if note:
+            note(f"{told}; replacing it")
+    known = store.ARRAYS.get(task.name)
+    found = Provenance.of_arrays(arrays).sha256
+    if note and known not in (None, found):
+        note(
+            f"{source} holds arrays with the SHA-256 {found}, other ones than "
+            f"{store.SOURCES[task.name][-1]}, whose arrays have {known}"
+        )
+
+
+def _difference(arrays: _Arrays, provenance: Provenance, before: _Arrays, earlier: Provenance) -> str:
+    """Say what differs, if anything does."""
+    if provenance.preprocessing != earlier.preprocessing:
+        return f"it takes {provenance.preprocessing} preprocessing, not {earlier.preprocessing}"
+    largest = {
+        name: float(np.abs(array.astype(np.float64) - before[name]).max())
+        for name, array in arrays.items()
+        if not np.array_equal(array, before[name])
+    }
+    if not largest:
+        return ""
+    name = max(largest, key=lambda name: largest[name])
+    return f"{len(largest)} of {len(arrays)} arrays differ, {name} most, by up to {largest[name]:.3g}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from ..errors import WeightsError
 from ..folders import user_cache
@@ -19,12 +22,26 @@ PACKAGED = ("vgg16", "analytic")
 NAMES = (*PACKAGED, "tf", "ots", "tf_no_phototourism")
 """The others are the published checkpoints, once they are in the cache."""
 
-URLS = {
-    "tf": "https://dusmanu.com/files/d2-net/d2_tf.pth",
-    "ots": "https://dusmanu.com/files/d2-net/d2_ots.pth",
-    "tf_no_phototourism": "https://dusmanu.com/files/d2-net/d2_tf_no_phototourism.pth",
+SOURCES = {
+    "tf": (
+        "https://dusmanu.com/files/d2-net/d2_tf.pth",
+        "https://huggingface.co/vismatch/d2net/resolve/main/d2_tf.pth",
+        "https://huggingface.co/Realcat/imcui_checkpoints/resolve/main/d2net/d2_tf.pth",
+    ),
+    "ots": (
+        "https://dusmanu.com/files/d2-net/d2_ots.pth",
+        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+    "tf_no_phototourism": ("https://dusmanu.com/files/d2-net/d2_tf_no_phototourism.pth",),
 }
-"""Where the published checkpoints are."""
+"""Where the published checkpoints are: first at their authors', then at others who keep them."""
+
+MD5 = {"vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5": "6d6bbae143d832006294945121d1f1fc"}
+"""Known checksums of files of that name; Keras' source states this one."""
+
+ARRAYS = {"ots": "8f73a20cfe50739365387e36b32fcbc6658c20bdd0b8e3b7c227bf078bb90cf9"}
+"""Known SHA-256 of arrays, as :meth:`Provenance.of_arrays` computes it; this one is that of Keras' VGG16."""
 
 
 def cache_folder() -> Path:
@@ -99,8 +116,16 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}")
 
 
-def conversion(source: str, target: Path) -> str:
-    """The command that makes a weights file of a file downloaded by hand."""
+def file_name(url: str) -> str:
+    """Return the name an address ends in, fit for a file system."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    return re.sub(r"[^\w.+-]+", "_", name)[-80:].lstrip(".") or "download"
+
+
+def conversion(urls: Iterable[str], target: Path) -> str:
+    """Return the command that makes a weights file of one downloaded by hand from any of the addresses."""
+    names = {file_name(url) for url in urls}
+    source = names.pop() if len(names) == 1 else "FILE"
     return f"d2np convert {source} " + (f'"{target}"' if " " in str(target) else str(target))
 
 
@@ -142,8 +167,8 @@ def _cached(name: str) -> Path:
     path = cached_file(name)
     if path.is_file():
         return path
-    url = URLS[name]
+    urls = SOURCES[name]
     raise WeightsError(
-        f"the published weights `{name}` are not on this machine: run `d2np fetch {name}`, or download {url} "
-        f"and run `{conversion(url.rsplit('/', 1)[1], path)}`"
+        f"the published weights `{name}` are not on this machine: run `d2np fetch {name}`, or download "
+        f"{' or '.join(urls)} and run `{conversion(urls, path)}`"
     )
