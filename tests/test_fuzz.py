@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 import tracemalloc
 import zipfile
 from math import prod
@@ -257,7 +256,5 @@ def test_pickle_that_makes_a_dictionary_of_one_list_again_and_again():
     pairs = b"]q\0(" + b"X\1\0\0\0aK\1\x86" * count + b"e"
     calls = b"h\2h\0\x85R0" * count
     body = b"\x80\2ccollections\nOrderedDict\nq\2" + pairs + calls + b"."
-    start = time.process_time()
     with pytest.raises(WeightsError, match="too many arguments"):
         torch_checkpoint.read(io.BytesIO(legacy_around(body)))
-    assert time.process_time() - start < 20
