@@ -39,7 +39,7 @@ def random_picture(height, width, seed=0):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """Share the files of the whole suite out to some processes, by pytest-xdist, unless ``-n`` says otherwise.
+    """Share the files of the whole suite out to some processes, by pytest-xdist, unless ``-n`` is given.
 
     Not where files or tests are chosen: these have begun before the processes would have.
     """
