@@ -16,8 +16,8 @@ def kept(output):
     return found
 
 
-def killed_after(records):
-    """The beginning of a script whose process is killed once so many records are kept."""
+def killed_after(records, by="SIGKILL"):
+    """The beginning of a script whose process gets a signal once so many records are kept."""
     return f"""
 import os, signal
 from d2np.dataset import shards
@@ -26,7 +26,7 @@ def append_and_die(*given):
     place = append(*given)
     appended.append(None)
     if len(appended) == {records}:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.{by})
     return place
 shards.ShardWriter.append = append_and_die
 """

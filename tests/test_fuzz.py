@@ -31,7 +31,7 @@ NAMES = (
 
 def fuzz(*arguments):
     command = [sys.executable, "-m", "fuzz", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,7 +54,7 @@ def test_a_bug_is_found(tmp_path):
     current, findings = tmp_path / "current", tmp_path / "findings"
     current.touch()
     command = [sys.executable, "-c", script, str(current), str(findings)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert "ValueError" in done.stdout, done.stderr
     assert list(findings.iterdir())
 
