@@ -10,6 +10,7 @@ import pytest
 
 import d2np
 from d2np.layers import PARAMETER_SHAPES
+from d2np.machine import usable_cores
 
 REFERENCE_SEED = 20190509
 
@@ -34,6 +35,18 @@ def random_picture(height, width, seed=0):
         blob = np.exp(-((y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2) / (2 * size**2))
         picture += blob[:, :, np.newaxis] * rng.uniform(-150, 150, 3)
     return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Share the files of the whole suite out to some processes, by pytest-xdist, unless ``-n`` is given.
+
+    Not where files or tests are chosen: these have begun before the processes would have.
+    """
+    options = config.option
+    whole = config.args_source is config.ArgsSource.TESTPATHS and not options.keyword and not options.usepdb
+    if whole and getattr(options, "numprocesses", 0) is None and usable_cores() > 1:
+        options.numprocesses, options.dist = min(4, usable_cores()), "loadfile"
 
 
 @pytest.fixture(scope="session", autouse=True)

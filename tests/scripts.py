@@ -19,7 +19,7 @@ def environment(package=PACKAGE, **changes):
     return {name: str(value) for name, value in merged.items() if value is not None}
 
 
-def run(script, *arguments, flags=(), code=0, timeout=120, package=PACKAGE, **changes):
+def run(script, *arguments, flags=(), code=0, timeout=600, package=PACKAGE, **changes):
     """Run a script, or a module if it is a list.
 
     Parameters

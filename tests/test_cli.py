@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from checkpoints import legacy, repeated, state_dict
-from parted import kept
+from parted import kept, killed_after
 from PIL import Image
 
 import d2np
@@ -671,7 +671,7 @@ def program(*arguments, **options):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         **options,
     )
 
@@ -758,28 +758,25 @@ def test_nobody_can_take_remarks(command, photos, weights_file):
     assert codes == [int(command[0] == "info")] * 2
 
 
-def test_interrupt(photos, weights_file, make_picture):
+def test_interrupt(photos, weights_file, make_picture, capsys):
     for seed in range(30):
-        Image.fromarray(make_picture(120, 160, seed)).save(f"photos/{seed}.png")
-    with subprocess.Popen(
-        [sys.executable, "-m", "d2np", "extract", "photos", "-o", "f.h5", "--weights", weights_file],
+        Image.fromarray(make_picture(48, 64, seed)).save(f"photos/{seed}.png")
+    command = ["extract", "photos", "-o", "f.h5", "--weights", weights_file, "--threads", "2"]
+    script = killed_after(1, "SIGINT") + "import sys; from d2np.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.run(
+        [sys.executable, "-c", script, *command],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
-    ) as process:
-        while not kept("f.h5") and process.poll() is None:
-            pass
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+    )
+    err = process.stderr
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "\nfinishing the picture under way; Ctrl-C again stops at once\n" in err
     assert err.splitlines()[-1].startswith("d2np: interrupted: what is done is kept")
     before = len(kept("f.h5"))
-    ended = program("extract", "photos", "-o", "f.h5", "--weights", weights_file)
-    assert ended.returncode == 0
-    assert ended.stdout.startswith(f"{33 - before} pictures extracted, {before} there already")
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith(f"{33 - before} pictures extracted, {before} there already")
     assert len(hloc.names("f.h5")) == 33
     assert not Path("f.h5.parts").exists()
 

@@ -19,7 +19,7 @@ import fsspec
 import h5py
 import numpy as np
 import pytest
-from cluster_stub import StubNet
+from cluster_stub import StubNet, go_on, hold
 from conftest import random_picture
 from parted import kept
 from PIL import Image
@@ -51,7 +51,7 @@ def client():
     """Two workers that are threads of this process."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
@@ -287,7 +287,8 @@ def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
             shards=place,
             stop=stop,
         )
-    time.sleep(0.3)  # for what workers were busy with
+    # Each has one thread, which comes to this after what it was busy with.
+    client.gather([client.submit(int, workers=[one], pure=False) for one in client.nthreads()])
     assert not (tmp_path / "f.h5").exists()
     parts = tmp_path / "f.h5.parts"
     if where is not None:
@@ -453,6 +454,8 @@ def test_a_cluster_on_this_machine_needs_tls(monkeypatch):
 
 def start_job(folder, out, log, where, **options):
     environment = {**os.environ, "PYTHONPATH": str(Path(d2np.__file__).parents[1])}
+    # On a busy machine workers are not given up that take long to start.
+    environment |= {f"DASK_DISTRIBUTED__COMM__TIMEOUTS__{name}": "600s" for name in ("CONNECT", "TCP")}
     return subprocess.Popen(
         [sys.executable, str(JOB), str(folder), str(out), str(log), where],
         stdout=subprocess.PIPE,
@@ -463,8 +466,9 @@ def start_job(folder, out, log, where, **options):
     )
 
 
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
+def wait_for(condition):
+    """What it gives once it holds; ten minutes are for a machine that is busy."""
+    until = time.monotonic() + 600
     while not (found := condition()):
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -473,19 +477,25 @@ def wait_for(condition, seconds=60):
 
 def test_workers_are_killed(folder, tmp_path, alone):
     log, chance = tmp_path / "log", random.Random(1)
-    job = start_job(folder, tmp_path / "f.h5", log, "local:3")
     killed = 0
+    hold(log, 45)
+    job = start_job(folder, tmp_path / "f.h5", log, "local:3")
+
+    def victims():
+        """All but the first: on a busy machine others may take long to come in place of the dead."""
+        _, *others = dict.fromkeys(int(process) for process, _ in seen(log))
+        return [one for one in others if is_running(one)]
+
     for count in (2, 7, 15, 24, 40):
-        wait_for(lambda count=count: len(seen(log)) >= count or job.poll() is not None)
-        time.sleep(chance.uniform(0, 0.1))
-        try:
-            os.kill(int(chance.choice(seen(log)[-3:])[0]), signal.SIGKILL)
+        wait_for(lambda count=count: len(seen(log)) >= count)
+        time.sleep(chance.uniform(0, 0.1))  # at any moment
+        alive = wait_for(victims) if killed < 2 else victims()
+        if alive:
+            os.kill(chance.choice(alive), signal.SIGKILL)
             killed += 1
-        except ProcessLookupError:
-            continue
-    out, error = job.communicate(timeout=120)
+    go_on(log)
+    out, error = job.communicate()
     assert (out, error) == ("60 0 0\n", "")
-    assert killed >= 3
     assert contents(tmp_path / "f.h5") == alone
     # Nothing but what a worker was at was done again: a batch has five pictures here.
     assert 60 <= len(seen(log)) <= 60 + 5 * killed
@@ -496,17 +506,19 @@ def test_the_client_is_killed(folder, tmp_path, alone):
     log, out, chance = tmp_path / "log", tmp_path / "f.h5", random.Random(2)
     for _ in range(2):
         before = len(seen(log))
+        hold(log, before + 20)
         job = start_job(folder, out, log, "local:2")
-        wait_for(lambda before=before: len(seen(log)) >= before + 14)
-        time.sleep(chance.uniform(0, 0.3))
+        wait_for(lambda before=before: len(seen(log)) >= before + 14 and kept(out))
+        time.sleep(chance.uniform(0, 0.3))  # at any moment
         job.kill()
+        go_on(log)
         job.communicate()
         assert not out.exists()
     wait_for(lambda: not any(is_running(int(process)) for process, _ in seen(log)))
     safe = set(kept(out))
     assert safe
     before = len(seen(log))
-    done, error = start_job(folder, out, log, "local:2").communicate(timeout=120)
+    done, error = start_job(folder, out, log, "local:2").communicate()
     assert (done, error) == (f"{60 - len(safe)} {len(safe)} 0\n", "")
     assert contents(out) == alone
     again = [name for _, name in seen(log)[before:]]
@@ -535,10 +547,13 @@ def test_a_deadly_picture_fails_alone(folder, tmp_path):
 
 def test_an_interrupt_reaches_the_workers_too(folder, tmp_path):
     """Ctrl-C goes to every process of a terminal: the job ends at once, and can be gone on with."""
-    job = start_job(folder, tmp_path / "f.h5", tmp_path / "log", "local:2", start_new_session=True)
-    wait_for(lambda: len(seen(tmp_path / "log")) >= 20)
+    log = tmp_path / "log"
+    hold(log, 30)
+    job = start_job(folder, tmp_path / "f.h5", log, "local:2", start_new_session=True)
+    wait_for(lambda: len(seen(log)) >= 20 and kept(tmp_path / "f.h5"))
     os.killpg(job.pid, signal.SIGINT)
-    _, error = job.communicate(timeout=60)
+    go_on(log)
+    _, error = job.communicate()
     assert job.returncode != 0
     assert error.strip().endswith("KeyboardInterrupt")
     assert kept(tmp_path / "f.h5")

@@ -89,8 +89,8 @@ def name(page):
     return page.relative_to(ROOT / "docs").with_suffix("").as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name)
-def test_page(page, folder):
+def follow(page, folder):
+    """Run the page's blocks, one after the other; ``slow/test_pages.py`` does so with each page."""
     extras = set(EXTRAS.findall((ROOT / "pyproject.toml").read_text()))
     for language, text in blocks(page):
         if language == "sh":

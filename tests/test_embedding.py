@@ -45,7 +45,7 @@ def test_eight_threads_call_one_net_at_once(net, make_picture, assert_same_featu
     barrier = threading.Barrier(8)
 
     def work(n):
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=600)
         return [net(pictures[n], scales=SCALES, threads=threads) for threads in (1, 2, 3)]
 
     with ThreadPoolExecutor(8) as pool:
@@ -63,7 +63,7 @@ def test_many_nets_in_many_threads(make_weights, make_picture, assert_same_featu
     barrier = threading.Barrier(4)
 
     def work(n):
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=600)
         return d2np.Net(weights[n % 2])(picture, threads=n // 2 + 1)
 
     with ThreadPoolExecutor(4) as pool:
@@ -89,7 +89,7 @@ def test_pickled_while_others_use_it(net, picture, assert_same_features):
                 assert_same_features(copy(picture, threads=1), expected)
         finally:
             stop.set()
-        assert all(user.result(timeout=30) for user in users)
+        assert all(user.result(timeout=600) for user in users)
 
 
 FORK = """

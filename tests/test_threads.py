@@ -53,7 +53,7 @@ def test_every_task_is_done_once(size):
 
 def test_threads_work_side_by_side():
     """Three tasks that wait for each other can only end if three threads work on them."""
-    barrier = threading.Barrier(3, timeout=20)
+    barrier = threading.Barrier(3, timeout=600)
     with Team(3) as team:
         team.share(lambda _: barrier.wait(), range(3))
         assert not barrier.broken
@@ -83,7 +83,7 @@ def test_an_exception_in_a_helper_ends_the_work_of_all():
         if threading.get_ident() != caller:
             failed.set()
             raise LookupError("in a helper")
-        assert failed.wait(timeout=20)
+        assert failed.wait(timeout=600)
         time.sleep(0.001)
         done.append(task)
 
@@ -111,7 +111,7 @@ def test_senseless_numbers_of_threads(threads):
 
 
 def test_scratch_memory_belongs_to_one_thread():
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=600)
     addresses = set()
 
     def work(_):

@@ -9,7 +9,6 @@ import pickle
 import stat
 import struct
 import sys
-import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -255,7 +254,6 @@ def test_values_that_are_not_finite(write: Callable[..., bytes], value: float, t
 
 @FORMATS
 def test_huge_claims(write: Callable[..., bytes], tmp_path: Path) -> None:
-    began = time.perf_counter()
     one = np.zeros(1, "f4")
     huge = 2**40
     for claim, word in (
@@ -271,7 +269,6 @@ def test_huge_claims(write: Callable[..., bytes], tmp_path: Path) -> None:
         (tensor(Storage(one), shape=(64,), strides=(0, 0)), "2 strides"),
     ):
         assert word in refused(write(small(conv1_1__bias=claim)), tmp_path)
-    assert time.perf_counter() - began < 20
 
 
 @FORMATS
@@ -417,7 +414,7 @@ def test_code_in_raw_pickles_never_runs(around: Callable[..., bytes], tmp_path: 
 
 @AROUND
 def test_hostile_sizes_in_pickles(around: Callable[..., bytes], tmp_path: Path) -> None:
-    began = time.perf_counter()
+    """Each would take hours if it were followed."""
     nested = b"\x80\x02K\x00" + b"\x85" * 200_000 + b"N" + b"."
     doubled = b"\x80\x02K\x00" + b"2\x86" * 5000 + b"}2"
     for body in (
@@ -435,7 +432,6 @@ def test_hostile_sizes_in_pickles(around: Callable[..., bytes], tmp_path: Path) 
         b"",
     ):
         refused(around(body), tmp_path)
-    assert time.perf_counter() - began < 20
 
 
 def test_legacy_header(tmp_path: Path) -> None:
@@ -573,10 +569,13 @@ def test_hdf5_layout(plain_path: Path) -> None:
 
 
 def test_same_content_same_bytes(plain: Arrays, plain_file: bytes, tmp_path: Path) -> None:
-    time.sleep(1.1)  # HDF5 counts modification times in seconds
     shuffled = {name: plain[name].astype("f8") for name in reversed(plain)}
     weights.save(tmp_path / "other name.h5", shuffled, SOURCE)
     assert (tmp_path / "other name.h5").read_bytes() == plain_file
+    # Nor at another time.
+    with h5py.File(tmp_path / "other name.h5") as file:
+        for name in PARAMETER_SHAPES:
+            assert h5py.h5g.get_objinfo(file.id, name.encode()).mtime == 0
 
 
 @pytest.mark.parametrize("name", ["größe ü.pth", "a\udcff.pth", "", "x" * 255])

@@ -60,12 +60,12 @@ def weight_transform() -> NDArray[np.float64]:
 def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     """Weights (out, in, 3, 3) transformed and laid out as the kernel reads them: [36][out / NR][in][NR]."""
     out_channels, in_channels = weights.shape[:2]
-    g = weight_transform()
+    transform = np.kron(weight_transform(), weight_transform())
     packed = np.empty((POINTS, out_channels // block.columns, in_channels, block.columns), np.float32)
     for n in range(packed.shape[1]):
         # One block of output channels at a time: in float64 the whole would take much memory.
         part = weights[n * block.columns : (n + 1) * block.columns].astype(np.float64)
-        points = np.einsum("ui,kcij,vj->uvck", g, part, g, optimize=True)
+        points = transform @ part.transpose(2, 3, 1, 0).reshape(9, -1)
         packed[:, n] = points.reshape(POINTS, in_channels, block.columns)
     return packed
 

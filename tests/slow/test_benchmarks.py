@@ -7,7 +7,7 @@ from pathlib import Path
 
 import d2np
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def table(script, *options):

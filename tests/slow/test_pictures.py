@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SHOWN = re.compile(r"\]\((?:\.\./)?pictures/([\w-]+\.svg)#gh-(light|dark)-mode-only\)")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import scripts
 
-CASES = Path(__file__).parent / "with_fresh_process" / "test_leaks.py"
+CASES = Path(__file__).parents[1] / "with_fresh_process" / "test_leaks.py"
 
 
 def test_calls_leave_nothing_behind():
