@@ -32,6 +32,17 @@ class CacheWarning(RuntimeWarning):
     """
 
 
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """End a message with the known name that is most like the given one, if one is like it."""
+    from difflib import get_close_matches
+
+    if not isinstance(given, str):
+        return ""
+    lower = {name.lower(): name for name in known}
+    found = get_close_matches(given.lower(), lower, 1)
+    return f"; did you mean {lower[found[0]]}?" if found else ""
+
+
 def several(names: Iterable[str], most: int = 10) -> str:
     """Names for a message; of very many, the first ones and how many more there are."""
     listed = list(names)

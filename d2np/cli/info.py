@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     path = store.resolve(source)
 
     held = sum(array.nbytes for array in arrays.values())
-    types = Counter(layer.type for layer in LAYERS)
+    types: Counter[str] = Counter(layer.type for layer in LAYERS)
     summary = ", ".join(f"{types[kind]} {name}" for kind, name in _TYPES.items())
     for label, value in (
         ("network", "D2-Net"),

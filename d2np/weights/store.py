@@ -12,12 +12,11 @@ from pathlib import Path
 
 from ..errors import WeightsError
 from ..folders import user_cache
+from ..options import PackagedWeights, PublishedWeights, names
 
-PACKAGED = ("vgg16", "analytic")
-"""``vgg16`` is trained on ImageNet, ``analytic`` written by hand."""
+PACKAGED = names(PackagedWeights)
 
-NAMES = (*PACKAGED, "tf", "ots", "tf_no_phototourism")
-"""The others are the published checkpoints, once they are in the cache."""
+NAMES = (*PACKAGED, *names(PublishedWeights))
 
 URLS = {
     "tf": "https://dusmanu.com/files/d2-net/d2_tf.pth",
