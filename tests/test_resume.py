@@ -174,7 +174,7 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, make_picture):
     assert 3 <= before < 12
     assert not Path("f.h5").exists()
     done = subprocess.run([*command, "f.h5"], env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.stdout.startswith(f"{12 - before} pictures extracted, {before} there already")
+    assert done.stdout.startswith(f"{12 - before} images extracted, {before} there already")
     assert main([*command[3:], "whole.h5"]) == 0
     assert content("f.h5") == content("whole.h5")
 
@@ -391,7 +391,7 @@ def test_parts_of_another_version(photos):
     job = Path("f.h5.parts", "job.json")
     for text, message in (
         (job.read_text().replace('"format": 1', '"format": 2'), "another version of d2np"),
-        ("{", "job.json is damaged: begin anew with --restart"),
+        ("{", "job.json is damaged: begin anew with --overwrite"),
         ("[]", "is damaged"),
         ('{"format": 1}', "is damaged"),
     ):

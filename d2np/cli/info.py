@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         type=size,
         default=(640, 480),
         metavar="WxH",
-        help="size of the picture, in pixels, that shapes are given for; default: 640x480",
+        help="the size of the image, in pixels, that shapes are given for; default: 640x480",
     )
     parser.set_defaults(run=run)
 
@@ -104,7 +104,7 @@ def _compared(files: list[Path], held: int) -> str:
 def _list_layers(width: int, height: int) -> None:
     from ..layers import output_sizes
 
-    say(f"For a picture of {width} x {height} pixels; multiply-adds of direct convolution:")
+    say(f"For an image of {width} x {height} pixels; multiply-adds of direct convolution:")
     say()
     columns_of_text = f"{'layer':<9}{'type':<17}{'rows x columns x channels':<27}"
     say(f"    {columns_of_text}{'parameters':>12}{'multiply-adds':>18}")

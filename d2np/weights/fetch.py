@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..atomic import NO_LOCKS
-from ..errors import OptionError, WeightsError
+from ..errors import OptionError, WeightsError, did_you_mean
 from ..extras import require
 from . import _read, _sha256, load, save, store
 from .download import DownloadError, Part, Patience, Progress, download
@@ -65,12 +65,12 @@ class Job:
             return None
         if not self.cached and (not found.url or found.url != recorded(self.url) or urlsplit(self.url).query):
             raise WeightsError(
-                f"{self.target} is there already: choose another name, or replace it with --force"
+                f"{self.target} is there already: choose another name, or replace it with --overwrite"
             )
         if self.sha256 not in (None, found.sha256):
             raise WeightsError(
                 f"{self.target} is there already, but came from a file with the SHA-256 {found.sha256}, not "
-                f"{self.sha256}: fetch it again with --force"
+                f"{self.sha256}: fetch it again with --overwrite"
             )
         return found
 
@@ -201,7 +201,7 @@ def _address(source: str) -> str:
     if not _is_address(source):
         raise OptionError(
             f"{shortened(source)}: expected one of {', '.join(store.URLS)}, or an address that starts with "
-            f"http:// or https://"
+            f"http:// or https://{did_you_mean(source, store.URLS)}"
         )
     return source
 

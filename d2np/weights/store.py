@@ -10,7 +10,7 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
-from ..errors import WeightsError
+from ..errors import WeightsError, did_you_mean
 from ..folders import user_cache
 from ..options import PackagedWeights, PublishedWeights, names
 
@@ -95,7 +95,8 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         raise WeightsError(f"{path}: {what}, expected a file of weights")
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         raise WeightsError(f"{source}: is an address, expected a file: `d2np fetch` downloads weights")
-    raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}")
+    hint = did_you_mean(os.fspath(source), NAMES)
+    raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}{hint}")
 
 
 def conversion(source: str, target: Path) -> str:
