@@ -300,8 +300,8 @@ def test_what_a_killed_command_left_is_no_hindrance(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["none.h5", "m.h5", "photos", "-o", "d.db"], 1, r"none\.h5: No such file"),
-        (["f.h5", "none.h5", "photos", "-o", "d.db"], 1, r"none\.h5: No such file"),
+        (["none.h5", "m.h5", "photos", "-o", "d.db"], 1, r"no such file or folder: none\.h5"),
+        (["f.h5", "none.h5", "photos", "-o", "d.db"], 1, r"no such file or folder: none\.h5"),
         (["m.h5", "m.h5", "photos", "-o", "d.db"], 1, r"m\.h5 holds no features"),
         (["f.h5", "f.h5", "photos", "-o", "d.db"], 1, r"f\.h5 holds no matches"),
         (["f.h5", "m.h5", "none", "-o", "d.db"], 1, r"no such file or folder: none"),

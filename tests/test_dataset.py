@@ -216,7 +216,7 @@ def test_nothing_there(folder, tmp_path):
         (f"{tmp_path}/empty", "holds no images"),
         (f"{folder}/*.tif", "fits no image"),
         (f"@{tmp_path}/list.txt", "names no images"),
-        (f"@{tmp_path}/none.txt", "cannot be read"),
+        (f"@{tmp_path}/none.txt", "no such list: .*none.txt"),
         (f"@{tmp_path}/a\0b.txt", "cannot be read: embedded null byte"),
         (f"@{tmp_path}/binary.txt", "not a list of images"),
     ):
