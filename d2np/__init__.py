@@ -1,7 +1,7 @@
 """D2-Net without a framework: keypoints and descriptors, NumPy arrays in, NumPy arrays out.
 
 net = d2np.Net.load("vgg16")
-features = net("picture.jpg")
+features = net("image.jpg")
 matches = d2np.match(features, net("another.jpg"))
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import CacheWarning, Error, FormatError, ImageError, OptionError, WeightsError
 
 if TYPE_CHECKING:
-    from . import draw, opencv
+    from . import dataset, demo, draw, formats, layers, opencv, options, profile, verification, weights
     from .features import Features, Matches
     from .matching import match, nearest_pairs
     from .net import Net
@@ -30,31 +30,38 @@ __all__ = [
     "Net",
     "OptionError",
     "WeightsError",
+    "dataset",
+    "demo",
     "draw",
+    "formats",
+    "layers",
     "match",
     "nearest_pairs",
     "opencv",
+    "options",
+    "profile",
+    "verification",
+    "weights",
 ]
 
-# Imported when first asked for: a program that only reads features need not wait for the compiler's import.
+# Names are imported when first asked for, with the module that has them: a program that only reads features
+# need not wait for the compiler's import. All others are modules.
 _HOMES = {
     "Features": "features",
     "Matches": "features",
     "Net": "net",
-    "draw": "draw",
     "match": "matching",
     "nearest_pairs": "matching",
-    "opencv": "opencv",
 }
 
+if not TYPE_CHECKING:  # which would then believe in any name
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_HOMES[name]}")
-    value = module if name == _HOMES[name] else getattr(module, name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = import_module(f"{__name__}.{_HOMES.get(name, name)}")
+        value = globals()[name] = getattr(module, name) if name in _HOMES else module
+        return value
 
 
 def __dir__() -> list[str]:

@@ -32,6 +32,23 @@ class CacheWarning(RuntimeWarning):
     """
 
 
+def closest(given: object, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like the given one, or None if none is like it."""
+    from difflib import get_close_matches
+
+    if not isinstance(given, str):
+        return None
+    lower = {name.lower(): name for name in known}
+    found = get_close_matches(given.lower(), lower, 1)
+    return lower[found[0]] if found else None
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """Return the end of a message that proposes the closest known name; empty if there is none."""
+    name = closest(given, known)
+    return f"; did you mean {name}?" if name else ""
+
+
 def several(names: Iterable[str], most: int = 10) -> str:
     """Names for a message; of very many, the first ones and how many more there are."""
     listed = list(names)

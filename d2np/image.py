@@ -20,8 +20,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import ImageError, OptionError
-from .layers import PREPROCESSING
 from .messages import LOGGER, ONCE, reading
+from .options import Preprocessing, check
 from .remote import RemoteFile
 from .streams import IS_A_PIPE, is_pipe
 from .tiff import TiffRows, as_16_bits, first_bytes, is_tiff
@@ -587,7 +587,7 @@ def _resize(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return np.stack([np.asarray(channel) for channel in channels], axis=2)
 
 
-def preprocess(picture: NDArray[Any], preprocessing: str) -> NDArray[np.float32]:
+def preprocess(picture: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Scale colours as the network was trained to see them.
 
     Parameters
@@ -602,6 +602,7 @@ def preprocess(picture: NDArray[Any], preprocessing: str) -> NDArray[np.float32]
     -------
     (H, W, 3) float32
     """
+    check("preprocessing", preprocessing, Preprocessing)
     if preprocessing == "caffe":
         scaled = np.empty(picture.shape, np.float32)
         # A channel at a time: three times faster than all together, and the same numbers.
@@ -609,12 +610,5 @@ def preprocess(picture: NDArray[Any], preprocessing: str) -> NDArray[np.float32]
             band, blue_first = picture[:, :, 2 - c], scaled[:, :, c]
             np.subtract(band, mean, out=blue_first, dtype=np.float64, casting="same_kind")
         return scaled
-    if preprocessing == "torch":
-        scaled = picture.astype(np.float32) / np.float32(255)
-        return ((scaled - TORCH_MEAN) / TORCH_DEVIATION).astype(np.float32)
-    raise OptionError(f"preprocessing must be one of {', '.join(PREPROCESSING)}; got {preprocessing!r}")
-
-
-def check_preprocessing(preprocessing: str) -> None:
-    """Raise :class:`d2np.OptionError` if there is no such preprocessing."""
-    preprocess(np.zeros((1, 1, 3), np.uint8), preprocessing)
+    scaled = picture.astype(np.float32) / np.float32(255)
+    return ((scaled - TORCH_MEAN) / TORCH_DEVIATION).astype(np.float32)

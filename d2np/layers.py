@@ -11,6 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Literal, TypeAlias
+
+LayerType: TypeAlias = Literal["convolution", "relu", "max_pooling", "average_pooling"]
+
+LayerName: TypeAlias = Literal[
+    "conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1",
+    "conv2_1", "relu2_1", "conv2_2", "relu2_2", "pool2",
+    "conv3_1", "relu3_1", "conv3_2", "relu3_2", "conv3_3", "relu3_3", "pool3",
+    "conv4_1", "relu4_1", "conv4_2", "relu4_2", "conv4_3",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,8 +39,8 @@ class Layer:
         The same in both directions, in cells of the layer's input.
     """
 
-    name: str
-    type: str
+    name: LayerName
+    type: LayerType
     in_channels: int
     out_channels: int
     kernel: int = 1
@@ -61,19 +71,19 @@ class Layer:
         )
 
 
-def _convolution(name: str, in_channels: int, out_channels: int, dilation: int = 1) -> Layer:
+def _convolution(name: LayerName, in_channels: int, out_channels: int, dilation: int = 1) -> Layer:
     return Layer(name, "convolution", in_channels, out_channels, 3, 1, dilation, dilation)
 
 
-def _relu(name: str, channels: int) -> Layer:
+def _relu(name: LayerName, channels: int) -> Layer:
     return Layer(name, "relu", channels, channels)
 
 
-def _max_pooling(name: str, channels: int) -> Layer:
+def _max_pooling(name: LayerName, channels: int) -> Layer:
     return Layer(name, "max_pooling", channels, channels, kernel=2, stride=2)
 
 
-def _average_pooling(name: str, channels: int) -> Layer:
+def _average_pooling(name: LayerName, channels: int) -> Layer:
     return Layer(name, "average_pooling", channels, channels, kernel=2, stride=1)
 
 
@@ -101,9 +111,6 @@ LAYERS: tuple[Layer, ...] = (
     _relu("relu4_2", 512),
     _convolution("conv4_3", 512, 512, dilation=2),
 )
-
-PREPROCESSING = ("caffe", "torch")
-"""How the colours of an image are scaled; which of them it is belongs to the weights."""
 
 PARAMETER_SHAPES: dict[str, tuple[int, ...]] = {
     name: shape for layer in LAYERS for name, shape in layer.parameters.items()

@@ -12,6 +12,7 @@ from .errors import FormatError, OptionError
 from .features import Features, Matches
 from .kernels import nearest
 from .kernels.simd import host_block
+from .options import GeometricModel
 from .threads import Team, spans
 
 FloatArray = NDArray[np.float32]
@@ -29,7 +30,7 @@ def match(
     mutual: bool = True,
     ratio: float | None = None,
     min_similarity: float | None = None,
-    verify: str | None = None,
+    verify: GeometricModel | None = None,
     threshold: float = 3.0,
     threads: int | None = None,
 ) -> Matches:

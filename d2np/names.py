@@ -11,13 +11,15 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from .errors import FormatError, ImageError
+from .errors import FormatError, ImageError, closest
 
 # Python's own functions for paths go to a depth of some hundreds.
 _DEEPEST = 100
 _LONGEST = 4096
+_LOOKED_AT = 10_000
 _SHOWN = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_ON_WINDOWS = re.compile(rf"{_CONTROL.pattern}|[\\:]")
@@ -98,6 +100,40 @@ def make_room(path: Path, root: Path | None = None) -> None:
     except OSError as error:
         kind = ImageError if error.errno in _OF_A_NAME else FormatError
         raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def is_missing(path: str) -> bool:
+    """Return whether there is nothing of this path, as far as the system lets one see."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def near(path: str | os.PathLike[str]) -> str:
+    """Return the end of a message on a missing path, which proposes one like it that is there, if any is."""
+    text = os.fspath(path)
+    found = _near(text.rstrip(os.sep)) if text.count(os.sep) < _DEEPEST else None
+    return f"; did you mean {found}?" if found else ""
+
+
+def _near(path: str) -> str | None:
+    parent, name = os.path.split(path)
+    if parent and not os.path.isdir(parent):
+        parent = _near(parent) or ""
+        if not parent:
+            return None
+    if os.path.lexists(os.path.join(parent, name)):
+        return os.path.join(parent, name)
+    try:
+        with os.scandir(parent or ".") as entries:
+            beside = closest(name, [entry.name for entry in islice(entries, _LOOKED_AT)])
+    except (OSError, ValueError):
+        return None
+    return beside and os.path.join(parent, beside)
 
 
 def printable(text: str) -> str:

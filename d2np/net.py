@@ -22,6 +22,7 @@ from .gathering import Gathering, Pile
 from .image import Picture, network_size, open_picture
 from .kernels import topk
 from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
+from .options import Algorithm, Detector, Preprocessing, check
 from .profile import Profile, summarise
 from .source import Source, open_source
 from .stages import PackedWeights, stages
@@ -37,10 +38,10 @@ _KEPT_BYTES = 384 << 20
 class _Options:
     """What :meth:`Net.__call__` can be told; see there."""
 
-    detector: str = "d2"
+    detector: Detector = "d2"
     scales: Sequence[float] = (1.0,)
     max_keypoints: int | None = None
-    preprocessing: str | None = None
+    preprocessing: Preprocessing | None = None
     relu: bool = True
     centered: bool = False
     max_edge: int | None = 1600
@@ -51,8 +52,7 @@ class _Options:
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.detector, str) or self.detector not in detect.DETECTORS:
-            raise OptionError(f"detector must be one of {', '.join(detect.DETECTORS)}; got {self.detector!r}")
+        check("detector", self.detector, Detector)
         most = self.max_keypoints
         if most is not None and (isinstance(most, bool) or not hasattr(most, "__index__") or most < 0):
             raise OptionError(f"max_keypoints must be a whole number from 0 up, or None; got {most!r}")
@@ -128,7 +128,7 @@ class Net:
         arrays: Mapping[str, ArrayLike],
         *,
         provenance: weights.Provenance | None = None,
-        algorithm: str = "winograd",
+        algorithm: Algorithm = "winograd",
     ) -> None:
         self._arrays = weights.check(arrays)
         self.provenance = provenance
@@ -136,7 +136,7 @@ class Net:
         self._idle: list[Workspace] = []
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], *, algorithm: str = "winograd") -> Net:
+    def load(cls, source: str | os.PathLike[str], *, algorithm: Algorithm = "winograd") -> Net:
         """Read weights from a file.
 
         Parameters
@@ -169,7 +169,7 @@ class Net:
         return MappingProxyType(self._arrays)
 
     @property
-    def preprocessing(self) -> str:
+    def preprocessing(self) -> Preprocessing:
         """How colours were scaled when the weights were trained, ``"caffe"`` or ``"torch"``."""
         return self.provenance.preprocessing if self.provenance else "caffe"
 
@@ -187,10 +187,10 @@ class Net:
         self,
         image: Picture | Source,
         *,
-        detector: str = "d2",
+        detector: Detector = "d2",
         scales: Sequence[float] = (1.0,),
         max_keypoints: int | None = None,
-        preprocessing: str | None = None,
+        preprocessing: Preprocessing | None = None,
         relu: bool = True,
         centered: bool = False,
         max_edge: int | None = 1600,
@@ -306,9 +306,9 @@ class Net:
         self,
         image: Picture | Source,
         *,
-        detector: str = "d2",
+        detector: Detector = "d2",
         scales: Sequence[float] = (1.0,),
-        preprocessing: str | None = None,
+        preprocessing: Preprocessing | None = None,
         relu: bool = True,
         centered: bool = False,
         max_edge: int | None = 1600,
@@ -427,7 +427,7 @@ class Net:
         image: Picture,
         *,
         relu: bool = True,
-        preprocessing: str | None = None,
+        preprocessing: Preprocessing | None = None,
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
@@ -469,7 +469,7 @@ class Net:
         self,
         image: Picture,
         *,
-        preprocessing: str | None = None,
+        preprocessing: Preprocessing | None = None,
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
@@ -508,7 +508,7 @@ class Net:
         *,
         relu: bool = True,
         centered: bool = False,
-        preprocessing: str | None = None,
+        preprocessing: Preprocessing | None = None,
         max_edge: int | None = 1600,
         max_sum_edges: int | None = 2800,
         orient: bool = False,
@@ -567,9 +567,11 @@ class Net:
                 result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
         return result, valid
 
-    def _preprocessed(self, source: Source, preprocessing: str | None) -> Callable[[int, int], FloatArray]:
+    def _preprocessed(
+        self, source: Source, preprocessing: Preprocessing | None
+    ) -> Callable[[int, int], FloatArray]:
         how = self.preprocessing if preprocessing is None else preprocessing
-        image.check_preprocessing(how)
+        check("preprocessing", how, Preprocessing)
         return lambda first, last: image.preprocess(source.read(first, last), how)
 
     def _flow(

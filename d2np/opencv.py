@@ -1,5 +1,230 @@
-"""D2-Net among OpenCV's features; see :mod:`d2np.formats.opencv`. OpenCV is imported when it is needed."""
+"""D2-Net as one of OpenCV's features: the calls of ``cv2.Feature2D``, with OpenCV's own types.
 
-from .formats.opencv import D2Net, to_dmatches, to_image_features, to_keypoints
+OpenCV's arrays are blue first, and so are the images here, unlike everywhere else in d2np.
 
-__all__ = ["D2Net", "to_dmatches", "to_image_features", "to_keypoints"]
+:class:`D2Net` is no subclass of ``cv2.Feature2D``: OpenCV lets Python derive from it, but its C++ functions
+look for a C++ object inside, find none, and crash the process (seen in 4.14 and 5.0). So functions that call
+back from C++, such as ``cv2.detail.computeImageFeatures2``, cannot use it; whatever takes keypoints and
+descriptors can, and ``cv2.detail``'s matchers and estimators take :func:`to_image_features`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FormatError, ImageError, OptionError, did_you_mean
+from .extras import require
+from .features import DESCRIPTOR_SIZE, Features, Matches
+
+if TYPE_CHECKING:
+    from .net import Net
+
+_SIZE = 8.0
+"""Diameter of a keypoint of scale 1: the 2 x 2 cells of 4 px that its descriptor is interpolated from."""
+
+# Options of a net's call: those on finding keypoints, and those on the map, which describing takes as well.
+_FINDING = ("detector", "scales", "max_keypoints")
+_MAP = ("preprocessing", "relu", "centered", "max_edge", "max_sum_edges", "threads")
+
+
+class D2Net:
+    """Finds and describes keypoints as ``cv2.SIFT`` and the like do.
+
+    Parameters
+    ----------
+    net : Net, path or name
+        A network, or what :meth:`d2np.Net.load` loads one from, such as ``"vgg16"``.
+    **options
+        Those of :class:`d2np.Net`'s call, such as ``max_keypoints=2000`` or ``scales=(0.5, 1.0, 2.0)``. The
+        mask is given to each call, and arrays have no EXIF orientation.
+
+    Raises
+    ------
+    OptionError
+        If there is no such option, or ``net`` is something else.
+    WeightsError
+        If no network can be loaded.
+    FormatError
+        If OpenCV is missing.
+    """
+
+    def __init__(self, net: Net | str | os.PathLike[str], **options: Any) -> None:
+        _opencv()
+        from .net import Net
+
+        if unknown := sorted(set(options) - {*_FINDING, *_MAP}):
+            raise OptionError(
+                f"D2Net takes the options {', '.join((*_FINDING, *_MAP))}; got {', '.join(unknown)}"
+                + did_you_mean(unknown[0], (*_FINDING, *_MAP))
+            )
+        if isinstance(net, (str, os.PathLike)):
+            net = Net.load(net)
+        if not isinstance(net, Net):
+            raise OptionError(
+                f"D2Net needs a d2np.Net, or a path or name of weights to load; got {type(net).__name__}"
+            )
+        self._net = net
+        self._options = options
+
+    def detectAndCompute(
+        self,
+        image: Any,
+        mask: Any = None,
+        descriptors: Any = None,
+        useProvidedKeypoints: bool = False,
+        *,
+        keypoints: Sequence[Any] | None = None,
+    ) -> tuple[tuple[Any, ...], NDArray[np.float32] | None]:
+        """Find keypoints and describe them.
+
+        Parameters
+        ----------
+        image : (H, W) or (H, W, 3 | 4) uint8, or cv2.UMat
+            Grey, or blue first: as ``cv2.imread`` returns it. Deeper images as in :class:`d2np.Net`.
+        mask : (H, W) array, optional
+            Keypoints only where it is not zero.
+        descriptors
+            Has no effect; OpenCV has it here.
+        useProvidedKeypoints : bool
+            Describe ``keypoints`` instead, as :meth:`compute` does.
+        keypoints : sequence of cv2.KeyPoint, optional
+            For ``useProvidedKeypoints``; OpenCV's own Python functions have no way to take them.
+
+        Returns
+        -------
+        keypoints : tuple of cv2.KeyPoint
+            See :func:`to_keypoints`.
+        descriptors : (N, 512) float32, or None
+            None where nothing was found, as with OpenCV.
+
+        Raises
+        ------
+        ImageError
+            If the image or the mask cannot be used.
+        OptionError
+            If an option of the constructor has a value that makes no sense.
+        """
+        if useProvidedKeypoints:
+            if keypoints is None:
+                raise OptionError(
+                    "useProvidedKeypoints needs keypoints=...; or call compute(image, keypoints)"
+                )
+            return self.compute(image, keypoints)
+        features = self._net(_red_first(image), mask=_array(mask), **self._options)
+        return to_keypoints(features), features.descriptors if len(features) else None
+
+    def detect(self, image: Any, mask: Any = None) -> tuple[Any, ...]:
+        """Find keypoints; of a list of images, with a list of masks or None, those of each."""
+        if isinstance(image, (list, tuple)):
+            masks = [None] * len(image) if mask is None else mask
+            return tuple(self.detect(*pair) for pair in zip(image, masks, strict=True))
+        return self.detectAndCompute(image, mask)[0]
+
+    def compute(
+        self, image: Any, keypoints: Sequence[Any], descriptors: Any = None
+    ) -> tuple[tuple[Any, ...], Any]:
+        """Describe keypoints from anywhere, at the image's own size; for the rest see above.
+
+        Those too near the border to be described are left out, as with OpenCV. Of lists of images and of
+        their keypoints, it describes those of each.
+        """
+        if isinstance(image, (list, tuple)):
+            found = [self.compute(*pair) for pair in zip(image, keypoints, strict=True)]
+            return tuple(kept for kept, _ in found), tuple(vectors for _, vectors in found)
+        xy = np.array([_position(keypoint) for keypoint in keypoints], np.float64).reshape(-1, 2)
+        options = {name: value for name, value in self._options.items() if name in _MAP}
+        vectors, valid = self._net.describe(_red_first(image), xy, **options)
+        kept = tuple(keypoint for keypoint, inside in zip(keypoints, valid, strict=True) if inside)
+        return kept, vectors[valid] if len(kept) else None
+
+    def descriptorSize(self) -> int:
+        """512."""
+        return DESCRIPTOR_SIZE
+
+    def descriptorType(self) -> int:
+        """``cv2.CV_32F``."""
+        return int(_opencv().CV_32F)
+
+    def defaultNorm(self) -> int:
+        """``cv2.NORM_L2``: the distance that matchers are to use."""
+        return int(_opencv().NORM_L2)
+
+    def empty(self) -> bool:
+        """False: there is a network."""
+        return False
+
+    def getDefaultName(self) -> str:
+        """What OpenCV would call it."""
+        return "Feature2D.D2Net"
+
+
+def to_keypoints(features: Features) -> tuple[Any, ...]:
+    """Features as OpenCV's keypoints, in their order.
+
+    Returns
+    -------
+    tuple of cv2.KeyPoint
+        ``pt`` is x, y, with (0, 0) the centre of the top-left pixel in both; ``size`` is 8 px times the
+        scale; ``response`` the score; ``octave`` 0 for the image's own size, 1 for half and -1 for double
+        size; ``angle`` -1, as D2-Net gives none.
+    """
+    KeyPoint = _opencv().KeyPoint
+    octaves = np.rint(np.log2(features.keypoints[:, 2])).astype(np.int64).tolist()
+    rows = zip(features.keypoints.tolist(), features.scores.tolist(), octaves, strict=True)
+    return tuple(KeyPoint(x, y, _SIZE * scale, -1, score, octave) for (x, y, scale), score, octave in rows)
+
+
+def to_dmatches(matches: Matches) -> tuple[Any, ...]:
+    """Matches as ``cv2.DMatch``, for ``cv2.drawMatches`` and others; the distance is Euclidean."""
+    DMatch = _opencv().DMatch
+    # For unit vectors the squared distance is 2 - 2 cos; rounding may push the cosine past 1.
+    distances = np.sqrt(np.maximum(2 - 2 * matches.similarities.astype(np.float64), 0)).tolist()
+    return tuple(DMatch(i, j, each) for (i, j), each in zip(matches.indices.tolist(), distances, strict=True))
+
+
+def to_image_features(features: Features, number: int = 0) -> Any:
+    """Features as ``cv2.detail.ImageFeatures``, for the parts that ``cv2.Stitcher`` is made of.
+
+    Parameters
+    ----------
+    features : Features
+    number : int
+        Of the image, from 0: ``img_idx``.
+    """
+    cv2 = _opencv()
+    # One that Python makes itself crashes OpenCV 4.14; one that OpenCV makes can be filled.
+    found = cv2.detail.computeImageFeatures2(cv2.ORB_create(), np.zeros((8, 8), np.uint8))
+    found.keypoints = to_keypoints(features)
+    found.descriptors = cv2.UMat(features.descriptors)
+    found.img_size, found.img_idx = features.image_size, number
+    return found
+
+
+def _opencv() -> Any:
+    return require("cv2", "OpenCV's types need", "opencv", FormatError, "opencv-python-headless")
+
+
+def _array(given: Any) -> Any:
+    return given.get() if isinstance(given, _opencv().UMat) else given
+
+
+def _red_first(image: Any) -> NDArray[Any]:
+    array = _array(image)
+    if array is None:
+        raise ImageError("the image is None, which cv2.imread returns for a file that it cannot read")
+    if not isinstance(array, np.ndarray):
+        raise ImageError(f"an image is an array or a cv2.UMat here; got {type(image).__name__}")
+    return array[..., 2::-1] if array.ndim == 3 and array.shape[2] in (3, 4) else array
+
+
+def _position(keypoint: Any) -> tuple[float, float]:
+    try:
+        x, y = keypoint.pt
+    except (AttributeError, TypeError, ValueError):
+        raise OptionError(f"keypoints must be cv2.KeyPoint; got {type(keypoint).__name__}") from None
+    return x, y

@@ -107,7 +107,7 @@ def summarise(clock: Clock, wall_seconds: float, threads: int, sizes: Sequence[t
         Row(name, phase, seconds, operations[name, phase] / seconds / 1e9)
         for (name, phase), seconds in clock.seconds.items()
     ]
-    order = {layer.name: number for number, layer in enumerate(LAYERS)}
+    order: dict[str, int] = {layer.name: number for number, layer in enumerate(LAYERS)}
     found.sort(key=lambda row: order.get(row.name, len(order)))
     return Profile(tuple(found), wall_seconds, threads, peak_gflops())
 

@@ -10,6 +10,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -240,6 +241,29 @@ class _Rows(Source):
         # A damaged or a closed HDF5 file, or what another library's array raises.
         except Exception as error:
             raise ImageError(f"{self._name} cannot be read from row {first} on: {error}") from error
+
+
+class Watched(Source):
+    """Another source, of which is told how many of its rows have been read.
+
+    Parameters
+    ----------
+    source : Source
+    tell : callable
+        Called with the number of rows that were read.
+    """
+
+    def __init__(self, source: Source, tell: Callable[[int], object]) -> None:
+        self._source, self._tell = source, tell
+        self.given, self.shape = source.given, source.shape
+
+    def read(self, first: int, last: int) -> NDArray[Any]:
+        rows = self._source.read(first, last)
+        self._tell(last - first)
+        return rows
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def _step(stored: Any) -> int:

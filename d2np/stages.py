@@ -13,17 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bands import RowBuffer, Rows, Stage, fresh_memory
-from .errors import OptionError
 from .kernels import direct, pool, winograd
 from .kernels.simd import Caches, host_block, host_caches
 from .layers import LAYERS, Layer
+from .options import Algorithm, check
 from .threads import Team, Workspace, shrinking_spans, spans
 
 FloatArray = NDArray[np.float32]
 Memory = Callable[[int], FloatArray]
-
-ALGORITHMS = ("winograd", "direct")
-"""Winograd convolution takes a quarter of the multiplications; direct convolution is the plain one."""
 
 # Multiply-adds in one task: long against the cost of handing it out, short against the waiting at the end.
 _TASK_SIZE = 5_000_000
@@ -41,10 +38,9 @@ class PackedWeights:
     algorithm : {"winograd", "direct"}
     """
 
-    def __init__(self, arrays: Mapping[str, FloatArray], algorithm: str) -> None:
-        if algorithm not in ALGORITHMS:
-            raise OptionError(f"algorithm must be one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
-        self.algorithm = algorithm
+    def __init__(self, arrays: Mapping[str, FloatArray], algorithm: Algorithm) -> None:
+        check("algorithm", algorithm, Algorithm)
+        self.algorithm: Algorithm = algorithm
         self.block = host_block()
         self.weights: dict[str, FloatArray] = {}
         self.biases: dict[str, FloatArray] = {}

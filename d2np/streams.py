@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import zipfile
 from typing import BinaryIO
 
@@ -35,6 +36,17 @@ def read(path: str | os.PathLike[str]) -> bytes:
     """Return the content of a file; see :func:`opened`."""
     with opened(path) as stream:
         return stream.read()
+
+
+def standard_input() -> bytes:
+    """Return all that comes from standard input.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    return sys.stdin.buffer.read()
 
 
 def is_pipe(path: str | os.PathLike[str]) -> bool:

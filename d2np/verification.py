@@ -13,21 +13,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import options
 from .errors import Error, FormatError, OptionError
 from .extras import require
 from .features import Features, Matches
+from .options import GeometricModel
 
 FloatArray = NDArray[np.float64]
 
 # So many matches always agree with some model, and tell nothing.
 _SAMPLE = {"homography": 4, "fundamental": 7}
-MODELS = tuple(_SAMPLE)
 
 _CONFIDENCE = 0.9999
 _ITERATIONS = 10_000
 
 
-def verify(a: Features, b: Features, matches: Matches, model: str, *, threshold: float = 3.0) -> Matches:
+def verify(
+    a: Features, b: Features, matches: Matches, model: GeometricModel, *, threshold: float = 3.0
+) -> Matches:
     """Mark the matches that agree with the one model that most of them agree with.
 
     Parameters
@@ -74,7 +77,7 @@ def verify(a: Features, b: Features, matches: Matches, model: str, *, threshold:
     return replace(matches, inliers=np.zeros(len(matches), np.bool_), model=None)
 
 
-def check(model: str, threshold: float) -> None:
+def check(model: GeometricModel, threshold: float) -> None:
     """Find out before any work is done whether matches can be verified like this.
 
     Raises
@@ -82,8 +85,7 @@ def check(model: str, threshold: float) -> None:
     OptionError, Error
         See :func:`verify`.
     """
-    if not isinstance(model, str) or model not in MODELS:
-        raise OptionError(f"verify must be one of {', '.join(MODELS)}, or None; got {model!r}")
+    options.check("verify", model, GeometricModel, ", or None")
     if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < np.inf:
         raise OptionError(f"threshold must be a positive number of pixels; got {threshold!r}")
     _opencv()
@@ -104,7 +106,7 @@ def _points(features: Features, chosen: NDArray[np.int64]) -> FloatArray:
 
 
 def _fit(
-    a: FloatArray, b: FloatArray, model: str, threshold: float
+    a: FloatArray, b: FloatArray, model: GeometricModel, threshold: float
 ) -> tuple[FloatArray, NDArray[np.bool_]] | None:
     # OpenCV raises on fewer points than a sample.
     if len(a) <= _SAMPLE[model]:

@@ -16,7 +16,7 @@ from d2np.threads import Team
 
 @pytest.fixture(scope="module")
 def packed(weights_arrays):
-    return {name: stages.PackedWeights(weights_arrays, name) for name in stages.ALGORITHMS}
+    return {name: stages.PackedWeights(weights_arrays, name) for name in ["winograd", "direct"]}
 
 
 def random_pixels(height, width, seed=0):
@@ -38,7 +38,7 @@ def feature_map(pixels, packed, *, relu=True, rows_at_a_time=None, threads=2):
     return cells
 
 
-EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", stages.ALGORITHMS)
+EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 
 
 @EVERY_ALGORITHM
@@ -58,7 +58,7 @@ def test_equals_naive(packed, weights_arrays, algorithm, size, relu):
 @given(
     height=st.integers(8, 70),
     width=st.integers(8, 40),
-    algorithm=st.sampled_from(stages.ALGORITHMS),
+    algorithm=st.sampled_from(["winograd", "direct"]),
     rows_at_a_time=st.integers(1, 71),
     threads=st.sampled_from([1, 2, 5]),
 )

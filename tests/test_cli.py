@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from PIL import Image
 
 import d2np
 from d2np import demo, draw, homography
-from d2np.cli import main
+from d2np.cli import _parser, main
 from d2np.cli.interrupt import finishing
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
@@ -211,8 +212,8 @@ def computed(monkeypatch):
 def test_extract_h5(run, photos, computed, weights_file, assert_same_features):
     code, out, err = run("extract", "photos", "-o", "f.h5")
     assert code == 0
-    assert re.match(r"3 pictures extracted, [\d,]+ keypoints in ", out)
-    assert "extracting: 100%" in err
+    assert re.match(r"3 images extracted, [\d,]+ keypoints in ", out)
+    assert err == ""
     assert hloc.names("f.h5") == ["a.png", "b.jpg", "sub/c.png"]
     expected = d2np.Net.load(weights_file)("photos/sub/c.png")
     assert_same_features(hloc.read("f.h5", "sub/c.png"), expected)
@@ -221,7 +222,7 @@ def test_extract_h5(run, photos, computed, weights_file, assert_same_features):
     computed.clear()
     code, out, err = run("extract", "photos", "-o", "f.h5")
     assert (code, err, computed) == (0, "", [])
-    assert out.startswith("0 pictures extracted, 3 there already\n")
+    assert out.startswith("0 images extracted, 3 there already\n")
 
 
 def test_extract_options_reach_the_network(run, photos, weights_file, assert_same_features):
@@ -261,7 +262,7 @@ def test_extract_half(run, photos):
 def test_extract_npz(run, photos, computed, assert_same_features, weights_file):
     code, out, _ = run("extract", "photos", "--format", "npz")
     assert code == 0
-    assert "beside the pictures" in out
+    assert "beside the images" in out
     assert "photos/sub/c.png.d2-net" in files(photos)
     expected = d2np.Net.load(weights_file)("photos/a.png")
     assert_same_features(npz.read("photos/a.png.d2-net", (96, 64)), expected)
@@ -279,7 +280,7 @@ def test_extract_reports_what_it_cannot_read(run, photos):
     Image.new("RGB", (5, 5)).save("photos/tiny.png")
     code, out, err = run("extract", "photos", "photos/none.jpg", "-o", "f.h5")
     assert code == 1
-    assert out.startswith("3 pictures extracted, 4 failed")
+    assert out.startswith("3 images extracted, 4 failed")
     lines = [line for line in err.splitlines() if line.startswith("d2np: ")]
     for name in ("bad.png", "cut.jpg", "tiny.png", "none.jpg"):
         assert sum(f"photos/{name}" in line for line in lines) == 1
@@ -297,9 +298,9 @@ def test_extract_reports_what_it_cannot_read(run, photos):
 
     code, out, err = run("extract", "photos", "photos/none.jpg", "-o", "f.h5")
     assert code == 1
-    assert out.startswith("0 pictures extracted, 3 there already, 4 failed")
+    assert out.startswith("0 images extracted, 3 there already, 4 failed")
     assert [line for line in err.splitlines() if line.startswith("d2np: ")] == lines
-    assert "not tried again, as unchanged: 3 pictures that failed before; --retry-failed does" in err
+    assert "not tried again, as unchanged: 3 images that failed before; --retry-failed tries them" in err
     assert Path("f.h5.failed.txt").read_text() == listed
 
 
@@ -363,7 +364,7 @@ def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatc
     computed.clear()
     code, out, _ = run("extract", "photos", "-o", "f.h5")
     assert (code, sorted(computed)) == (0, ["b.jpg", "c.png"])
-    assert out.startswith("2 pictures extracted, 1 there already")
+    assert out.startswith("2 images extracted, 1 there already")
     assert files(photos) == ["f.h5", "photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
 
 
@@ -375,7 +376,7 @@ def test_demo(run, photos):
     assert code == 0
     assert "Traceback" not in err
     right, matches, share = (
-        int(value) for value in re.search(r"right +(\d+) of (\d+), (\d+)%, within 3 px", out).groups()
+        int(value) for value in re.search(r"correct +(\d+) of (\d+), (\d+)%, within 3 px", out).groups()
     )
     assert matches > 100
     assert share == round(100 * right / matches)
@@ -506,9 +507,9 @@ def test_convert(capsys, tmp_path, monkeypatch):
     assert main(["convert", "d2.h5", "d2.h5"]) == 2
     Path("other.h5").write_text("mine")
     assert main(["convert", "d2.pth", "other.h5"]) == 1
-    assert "--force" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert Path("other.h5").read_text() == "mine"
-    assert main(["convert", "d2.h5", "other.h5", "--force"]) == 0
+    assert main(["convert", "d2.h5", "other.h5", "--overwrite"]) == 0
     assert Path("other.h5").read_bytes() == content
     assert files(tmp_path) == ["d2.h5", "d2.pth", "other.h5"]
 
@@ -580,7 +581,7 @@ def test_bad_usage(fails, photos, arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["match", "photos/a.png", "none.png"], "none.png: there is no such file"),
+        (["match", "photos/a.png", "none.png"], "no such file or folder: none.png"),
         (["match", "photos", "photos/a.png"], "is a folder"),
         (["match", "text.png", "photos/a.png"], "is not a picture"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.png"], "there is no folder none"),
@@ -592,9 +593,9 @@ def test_bad_usage(fails, photos, arguments):
         (["info", "photos/a.png"], "is a picture (PNG), not weights"),
         (["convert", "none.pth", "w.h5"], "none.pth: no such file"),
         (["convert", "text.png", "w.h5"], "is a text file"),
-        (["extract", "@none.txt", "-o", "f.h5"], "the list cannot be read"),
-        (["extract", "*.tif", "-o", "f.h5"], "fits no picture"),
-        (["extract", "folder.png", "-o", "f.h5"], "holds no pictures"),
+        (["extract", "@none.txt", "-o", "f.h5"], "no such list: none.txt"),
+        (["extract", "*.tif", "-o", "f.h5"], "fits no image"),
+        (["extract", "folder.png", "-o", "f.h5"], "holds no images"),
     ],
 )
 def test_failed_jobs(fails, photos, monkeypatch, arguments, message):
@@ -682,7 +683,7 @@ def test_program(photos, weights_file):
     assert ended.stdout.endswith("wrote matches.png\n")
     ended = program("match", "photos/a.png", "none.png")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "d2np: none.png: there is no such file\n"
+    assert ended.stderr == "d2np: no such file or folder: none.png\n"
 
 
 def test_help_does_not_wait_for_the_compiler():
@@ -730,7 +731,7 @@ def test_closed_standard_streams(closed, photos, weights_file):
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
-    assert ("picture" in ended.stdout) == (1 not in closed)
+    assert ("image" in ended.stdout) == (1 not in closed)
     assert "Traceback" not in ended.stderr
     with h5py.File("f.h5") as file:
         assert len(file) > 0
@@ -754,7 +755,7 @@ def test_nobody_can_take_remarks(command, photos, weights_file):
                 text=True,
             )
         codes.append(ended.returncode)
-        assert ("picture" in ended.stdout) == (command[0] == "extract")
+        assert ("image" in ended.stdout) == (command[0] == "extract")
     assert codes == [int(command[0] == "info")] * 2
 
 
@@ -772,22 +773,22 @@ def test_interrupt(photos, weights_file, make_picture, capsys):
     err = process.stderr
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "\nfinishing the picture under way; Ctrl-C again stops at once\n" in err
+    assert "\nfinishing the current image; Ctrl-C again stops at once\n" in err
     assert err.splitlines()[-1].startswith("d2np: interrupted: what is done is kept")
     before = len(kept("f.h5"))
     assert main(command) == 0
-    assert capsys.readouterr().out.startswith(f"{33 - before} pictures extracted, {before} there already")
+    assert capsys.readouterr().out.startswith(f"{33 - before} images extracted, {before} there already")
     assert len(hloc.names("f.h5")) == 33
     assert not Path("f.h5.parts").exists()
 
 
 def test_the_second_interrupt_stops_at_once(capsys):
     before = signal.getsignal(signal.SIGINT)
-    with finishing("the picture under way") as stop:
+    with finishing("the current image") as stop:
         assert not stop()
         signal.raise_signal(signal.SIGINT)
         assert stop()
-        assert capsys.readouterr().err == "\nfinishing the picture under way; Ctrl-C again stops at once\n"
+        assert capsys.readouterr().err == "\nfinishing the current image; Ctrl-C again stops at once\n"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -797,7 +798,7 @@ def test_an_interrupt_that_is_ignored_stays_so(capsys):
     """As of a job that was started with ``nohup`` or in the background of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with finishing("the picture under way") as stop:
+        with finishing("the current image") as stop:
             for _ in range(2):
                 signal.raise_signal(signal.SIGINT)
             assert not stop()
@@ -820,7 +821,7 @@ def test_profile(run, photos):
 def test_profile_of_no_picture(fails, photos):
     code, line = fails("profile", "photos/none.png", weights=True)
     assert code == 1
-    assert "photos/none.png: there is no such file" in line
+    assert "no such file or folder: photos/none.png" in line
 
 
 def test_warmup(run):
@@ -840,3 +841,180 @@ def test_the_limit_on_pixels_is_raised_by_name(tmp_path, monkeypatch, capsys, co
     assert "--max-pixels" in capsys.readouterr().err
     assert main([*arguments, "--max-pixels", "44100"]) == 0
     assert (tmp_path / output).stat().st_size > 0
+
+
+# --- one language -----------------------------------------------------------------------------------------
+
+COMMANDS = [
+    "demo",
+    "match",
+    "extract",
+    "pairs",
+    "colmap",
+    "show",
+    "info",
+    "convert",
+    "fetch",
+    "profile",
+    "warmup",
+]
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_fits_80_columns_and_uses_the_terms(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"] if command is None else [command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+    assert not re.search(r"[Pp]icture|begin anew instead|--(restart|force|no-verify)\b", out)
+
+
+def test_a_flag_is_the_same_in_every_command():
+    """Short and long names belong together, and its value is called the same."""
+    seen = {}
+    for command in _parser()._subparsers._group_actions[0].choices.values():
+        for action in command._actions:
+            for name in action.option_strings:
+                metavar = None if "--output" in action.option_strings else action.metavar
+                seen.setdefault(name, set()).add((*action.option_strings, metavar, action.dest))
+    assert {name: forms for name, forms in seen.items() if len(forms) > 1} == {}
+    assert {"-k", "-o", "-q"} <= seen.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["match", "a", "b", "--max-keypoint", "5"],
+            "there is no option --max-keypoint; did you mean --max-keypoints? (see d2np match --help)",
+        ),
+        (
+            ["colmap", "f", "m", "i", "--outptu=d.db"],
+            "there is no option --outptu; did you mean --output? (see d2np colmap --help)",
+        ),
+        (
+            ["extract", "-max-edge", "5", "photos"],
+            "there is no option -max-edge; did you mean --max-edge? (see d2np extract --help)",
+        ),
+        (["match", "a", "b", "--xyz"], "there is no option --xyz (see d2np match --help)"),
+        (["--versoin"], "there is no option --versoin; did you mean --version? (see d2np --help)"),
+        (["show", "a", "b", "-o", "c.png"], "too many arguments: b (see d2np show --help)"),
+        (
+            ["extrct", "--help"],
+            f"argument COMMAND: 'extrct' is none of {', '.join(COMMANDS)}; did you mean "
+            "extract? (see d2np --help)",
+        ),
+        (
+            ["match", "a", "b", "--detector", "Strenght"],
+            "argument --detector: 'Strenght' is none of d2, strength; did you mean strength? "
+            "(see d2np match --help)",
+        ),
+        (
+            ["extract", "a", "--format", "kaptur"],
+            "argument --format: 'kaptur' is none of h5, npz, mat, kapture; did you mean "
+            "kapture? (see d2np extract --help)",
+        ),
+        (
+            ["extract", "a", "--format", "txt"],
+            "argument --format: 'txt' is none of h5, npz, mat, kapture (see d2np extract --help)",
+        ),
+    ],
+)
+def test_did_you_mean(fails, arguments, message):
+    assert fails(*arguments) == (2, f"d2np: {message}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["match", "--min-similarity", "-0.5", "a.png", "b.png"],
+        ["match", "--", "--a.png", "b.png"],
+        ["show", "-k5", "a.png", "-oa.jpg"],
+    ],
+)
+def test_what_looks_like_an_option_and_is_none(fails, photos, arguments):
+    assert "no such file or folder: " in fails(*arguments)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "photoz", "-o", "f.h5"], "no such file or folder: photoz; did you mean photos?"),
+        (
+            ["extract", "photoz/sub", "-o", "f.h5"],
+            "no such file or folder: photoz/sub; did you mean photos/sub?",
+        ),
+        (
+            ["extract", "photos/sup/", "-o", "f.h5"],
+            "no such file or folder: photos/sup/; did you mean photos/sub?",
+        ),
+        (["extract", "photos", "x.jpg/", "-o", "f.h5"], "no such file or folder: x.jpg/"),
+        (["extract", "photoz/*.jpg", "-o", "f.h5"], "no such folder: photoz; did you mean photos?"),
+        (["extract", "@lists.txt", "-o", "f.h5"], "no such list: lists.txt; did you mean list.txt?"),
+        (
+            ["match", "photos/a.pgn", "photos/b.jpg"],
+            "no such file or folder: photos/a.pgn; did you mean photos/a.png?",
+        ),
+        (
+            ["show", "Photos/a.png", "-o", "k.png"],
+            "no such file or folder: Photos/a.png; did you mean photos/a.png?",
+        ),
+        (
+            ["show", "photos/a.png", "-o", "photo/k.png"],
+            "photo/k.png cannot be written: there is no folder photo; did you mean photos?",
+        ),
+        (
+            ["pairs", "feature.h5", "-o", "m.h5"],
+            "no such file or folder: feature.h5; did you mean features.h5?",
+        ),
+        (
+            ["pairs", "features.h5", "--pairs", "lst.txt", "-o", "m.h5"],
+            "no such file or folder: lst.txt; did you mean list.txt?",
+        ),
+        (
+            ["colmap", "features.h5", "features.h5", "photo", "-o", "d.db"],
+            "no such file or folder: photo; did you mean photos?",
+        ),
+        (
+            ["info", "vgg61"],
+            "vgg61: no such file; the names that d2np knows are vgg16, analytic, tf, ots, "
+            "tf_no_phototourism; did you mean vgg16?",
+        ),
+    ],
+)
+def test_what_is_missing_is_told_before_any_work(fails, photos, arguments, message):
+    for name in ("list.txt", "features.h5"):
+        Path(name).touch()
+    before = files(photos)
+    assert fails(*arguments) == (1, f"d2np: {message}\n")
+    assert files(photos) == before
+
+
+def test_the_former_names_of_overwrite_still_work(run, photos, weights_file):
+    Path("d2.h5").write_text("mine")
+    assert run("convert", weights_file, "d2.h5", "--force", weights=False)[0] == 0
+    for _ in range(2):
+        assert run("extract", "photos", "-o", "f.h5", "--restart")[1].startswith("3 images extracted")
+
+
+def test_quiet_shows_no_progress(run, photos, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, _, err = run("extract", "photos", "-o", "f.h5")
+    assert "extracting: 100%" in err
+    code, out, err = run("extract", "photos", "-o", "g.h5", "-q")
+    assert (code, err) == (0, "")
+    assert out.startswith("3 images extracted")
+
+
+def test_lists_from_standard_input(run, fails, photos, monkeypatch):
+    def given(text):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    given("photos/a.png\n# no\n\nphotos/sub/c.png\n")
+    assert run("extract", "@-", "-o", "f.h5")[1].startswith("2 images extracted")
+    assert hloc.names("f.h5") == ["photos/a.png", "photos/sub/c.png"]
+    given("photos/a.png photos/sub/c.png\n")
+    code, out, _ = run("pairs", "f.h5", "--pairs", "-", "-o", "m.h5", weights=False)
+    assert (code, out.startswith("1 pair matched")) == (0, True)
+    given("")
+    assert fails("extract", "@-", "-o", "g.h5") == (1, "d2np: @- names no images\n")

@@ -253,7 +253,7 @@ def test_command(run):
         r"wrote d\.db in \d\.\d+ s\n",
         out,
     )
-    code, out, _ = run("f.h5", "m.h5", "photos/", "-o", "e.db", "--no-verify", "--single-camera")
+    code, out, _ = run("f.h5", "m.h5", "photos/", "-o", "e.db", "--verify", "none", "--single-camera")
     assert code == 0
     assert "3 images of 1 camera," in out
     assert "not verified: every match counts as an inlier" in out
@@ -300,11 +300,11 @@ def test_what_a_killed_command_left_is_no_hindrance(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["none.h5", "m.h5", "photos", "-o", "d.db"], 1, r"none\.h5: No such file"),
-        (["f.h5", "none.h5", "photos", "-o", "d.db"], 1, r"none\.h5: No such file"),
+        (["none.h5", "m.h5", "photos", "-o", "d.db"], 1, r"no such file or folder: none\.h5"),
+        (["f.h5", "none.h5", "photos", "-o", "d.db"], 1, r"no such file or folder: none\.h5"),
         (["m.h5", "m.h5", "photos", "-o", "d.db"], 1, r"m\.h5 holds no features"),
         (["f.h5", "f.h5", "photos", "-o", "d.db"], 1, r"f\.h5 holds no matches"),
-        (["f.h5", "m.h5", "none", "-o", "d.db"], 1, r"none: there is no such folder of pictures"),
+        (["f.h5", "m.h5", "none", "-o", "d.db"], 1, r"no such file or folder: none"),
         (["f.h5", "m.h5", "photos/b", "-o", "d.db"], 1, r"photos/b lacks .+: a\.jpg, b/c\.jpg, b/d\.jpg"),
         (["f.h5", "m.h5", "photos", "-o", "m.h5", "--overwrite"], 2, r"would overwrite what it is made from"),
         (["f.h5", "m.h5", "photos", "-o", "none/d.db"], 1, r"there is no folder none"),
@@ -412,5 +412,5 @@ def test_pycolmap_is_imported_only_when_it_is_needed():
 
 def test_missing_pictures_are_an_image_error(small):
     Path("photos/b/c.jpg").unlink()
-    with pytest.raises(ImageError, match=r"photos lacks pictures that f\.h5 holds: b/c\.jpg$"):
+    with pytest.raises(ImageError, match=r"photos lacks images that f\.h5 holds: b/c\.jpg$"):
         colmap.write("d.db", "f.h5", "m.h5", "photos")

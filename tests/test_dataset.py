@@ -141,7 +141,7 @@ def test_images_that_are_not_read_are_counted_and_told_once(folder, tmp_path):
     assert len(told) == 1
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "1.heif").touch()
-    with pytest.raises(ImageError, match=r"holds no pictures .+: 1 file left out: 1 \.heif, which"):
+    with pytest.raises(ImageError, match=r"holds no images .+: 1 file left out: 1 \.heif, which"):
         listing([tmp_path / "phone"], tell=told.append)
 
 
@@ -213,12 +213,12 @@ def test_nothing_there(folder, tmp_path):
     (tmp_path / "list.txt").write_text("# nothing\n")
     (tmp_path / "binary.txt").write_bytes(b"\x89PNG\0\0")
     for source, message in (
-        (f"{tmp_path}/empty", "holds no pictures"),
-        (f"{folder}/*.tif", "fits no picture"),
-        (f"@{tmp_path}/list.txt", "names no pictures"),
-        (f"@{tmp_path}/none.txt", "cannot be read"),
+        (f"{tmp_path}/empty", "holds no images"),
+        (f"{folder}/*.tif", "fits no image"),
+        (f"@{tmp_path}/list.txt", "names no images"),
+        (f"@{tmp_path}/none.txt", "no such list: .*none.txt"),
         (f"@{tmp_path}/a\0b.txt", "cannot be read: embedded null byte"),
-        (f"@{tmp_path}/binary.txt", "not a list of pictures"),
+        (f"@{tmp_path}/binary.txt", "not a list of images"),
     ):
         with pytest.raises(ImageError, match=message):
             listing([source])

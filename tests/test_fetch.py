@@ -148,7 +148,7 @@ def test_what_is_there_is_not_fetched_again(run, server, cache):
     assert len(server.requests) == 1
 
     server.answers["/d2_tf.pth"] = File(checkpoint(value=2.0))
-    assert run("tf", "--force")[0] == 0
+    assert run("tf", "--overwrite")[0] == 0
     assert holds("tf", 2.0)
     assert len(server.requests) == 2
 
@@ -481,17 +481,17 @@ def test_another_source_with_other_arrays_is_told_and_not_kept(run, differing, c
     before = (cache / "tf.h5").read_bytes()
     code, out, err = run("tf", "--url", url)
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1] == f"d2np: {told}; {cache / 'tf.h5'} is kept: replace it with --force"
+    assert err.splitlines()[-1] == f"d2np: {told}; {cache / 'tf.h5'} is kept: replace it with --overwrite"
     assert (cache / "tf.h5").read_bytes() == before
 
 
 def test_other_arrays_replace_what_is_there_if_forced(run, differing):
     url, told = differing
-    code, _, err = run("tf", "--url", url, "--force")
+    code, _, err = run("tf", "--url", url, "--overwrite")
     assert code == 0
     assert f"{told}; replacing it" in err.splitlines()
     assert holds("tf", 3.5)
-    assert "replacing" not in run("tf", "--url", url, "--force")[2]
+    assert "replacing" not in run("tf", "--url", url, "--overwrite")[2]
 
 
 def test_another_source_with_the_same_arrays(run, server, sources):
@@ -964,7 +964,7 @@ def test_sha256(run, server, cache):
     assert run("--sha256", right)[0] == 0
     code, _, err = run("--sha256", wrong)
     assert code == 1
-    assert f"came from a file with the SHA-256 {right}, not {wrong}: fetch it again with --force" in err
+    assert f"came from a file with the SHA-256 {right}, not {wrong}: fetch it again with --overwrite" in err
     with pytest.raises(WeightsError, match="its SHA-256 is"):
         fetch.fetch(sha256=wrong, force=True)
     assert holds("tf")
@@ -1023,7 +1023,7 @@ def test_full_disk_when_it_is_converted(server, cache):
         ("none/d2.h5", "none/d2.h5: cannot be written: there is no folder none"),
         ("folder.h5", "folder.h5 is there already and holds no weights: choose another name"),
         ("diary.h5", "diary.h5 is there already and holds no weights: choose another name"),
-        ("mine.h5", "mine.h5 is there already: choose another name, or replace it with --force"),
+        ("mine.h5", "mine.h5 is there already: choose another name, or replace it with --overwrite"),
     ],
 )
 def test_output_that_cannot_be_written(run, server, output, message):
@@ -1040,7 +1040,7 @@ def test_output_that_cannot_be_written(run, server, output, message):
 
 def test_a_folder_is_not_replaced_by_force(run):
     Path("folder.h5").mkdir()
-    code, _, err = run("tf", "-o", "folder.h5", "--force")
+    code, _, err = run("tf", "-o", "folder.h5", "--overwrite")
     assert code == 1
     assert err.endswith("d2np: folder.h5: cannot be written: it is a folder\n")
 

@@ -314,7 +314,7 @@ def test_the_command(tmp_path, monkeypatch, capsys, make_picture):
     np.testing.assert_array_equal(keypoints, expected.keypoints)
     np.testing.assert_array_equal(descriptors, expected.descriptors)
     assert main(command) == 0
-    assert "0 pictures extracted, 1 there already" in capsys.readouterr().out
+    assert "0 images extracted, 1 there already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -367,3 +367,20 @@ def test_a_lock_that_is_no_file(make, root):
     with pytest.raises(FormatError, match=r"\.d2np\.lock: cannot be written"):
         KaptureOutput(root).start()
     assert not (root.parent / "elsewhere").exists()
+
+
+def test_with_features_of_several_weights_the_flags_of_kaptures_tools_are_told(photos, tmp_path, capsys):
+    root = tmp_path / "kapture"
+    command = ["extract", str(photos / "a.png"), "-o", str(root), "--format", "kapture", "--weights"]
+    Image.new("RGB", (64, 48)).save(photos / "a.png")
+    assert main([*command, "analytic"]) == 0
+    assert "--keypoints-type" not in capsys.readouterr().err
+    own = tmp_path / "my own.h5"
+    d2np.Net.load("analytic").save(own)
+    assert main([*command, str(own)]) == 0
+    assert main([*command, "vgg16"]) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"{root} holds features of several weights (analytic, vgg16): kapture's tools need to be told which, "
+        "for these: --keypoints-type vgg16 --descriptors-type vgg16"
+    )

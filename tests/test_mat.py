@@ -108,13 +108,13 @@ def run(tmp_path, monkeypatch, capsys, make_picture):
 def test_the_command(run, tmp_path, assert_same_features):
     code, out, _ = run("--format", "mat")
     assert code == 0
-    assert "feature files are beside the pictures\n" in out
+    assert "feature files are beside the images\n" in out
     expected = d2np.Net.load("analytic")("photos/sub/b.png", max_keypoints=20)
     assert_same_features(mat.read("photos/sub/b.png.d2-net", (96, 64)), expected)
-    assert run("--format", "mat")[1].startswith("0 pictures extracted, 2 there already")
+    assert run("--format", "mat")[1].startswith("0 images extracted, 2 there already")
     path = tmp_path / "photos" / "a.png.d2-net"
     path.write_bytes(path.read_bytes()[:5000])
-    assert run("--format", "mat")[1].startswith("1 picture extracted, 1 there already")
+    assert run("--format", "mat")[1].startswith("1 image extracted, 1 there already")
     assert run("--format", "mat", "-o", "out")[0] == 0
     assert sorted(each.name for each in (tmp_path / "out").rglob("*.d2-net")) == [
         "a.png.d2-net",
@@ -124,7 +124,7 @@ def test_the_command(run, tmp_path, assert_same_features):
 
 def test_one_extension_two_formats(run, tmp_path):
     for first, second in (("npz", "mat"), ("mat", "npz")):
-        assert run("--format", first, "--restart")[0] == 0
+        assert run("--format", first, "--overwrite")[0] == 0
         before = (tmp_path / "photos" / "a.png.d2-net").read_bytes()
         code, out, err = run("--format", second)
         assert (code, out) == (1, "")

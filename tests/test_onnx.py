@@ -779,7 +779,7 @@ def test_convert(capsys, tmp_path, monkeypatch, our_net, arrays):
     Path("d2.onnx").rename("d2.bin")
     assert main(["convert", "d2.bin", "back.h5"]) == 0
     assert Path("back.h5").read_bytes() == Path("d2.h5").read_bytes()
-    assert main(["convert", "plain.onnx", "plain.onnx", "--force"]) == 2
+    assert main(["convert", "plain.onnx", "plain.onnx", "--overwrite"]) == 2
     assert main(["convert", "d2.h5", "none/x.onnx"]) == 1
     assert main(["convert", "d2.h5", "plain.onnx"]) == 1
     assert main(["convert", "plain.onnx", "d2.bin"]) == 2

@@ -245,6 +245,22 @@ def test_without_opencv(net, monkeypatch):
 def test_opencv_is_imported_when_it_is_needed():
     script = (
         "import sys, d2np; d2np.opencv.D2Net; assert 'cv2' not in sys.modules; import d2np.opencv as o\n"
-        "assert o is d2np.opencv and 'opencv' in dir(d2np); o.D2Net(None); assert 'cv2' in sys.modules"
+        "assert o is d2np.opencv and 'opencv' in dir(d2np); o.D2Net('analytic'); assert 'cv2' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_weights_are_loaded_by_name_or_path(tmp_path, analytic, coffee):
+    analytic.save(tmp_path / "own.h5")
+    expected = D2Net(analytic, max_keypoints=9).detectAndCompute(coffee[0])[1]
+    for source in ("analytic", tmp_path / "own.h5"):
+        np.testing.assert_array_equal(D2Net(source, max_keypoints=9).detectAndCompute(coffee[0])[1], expected)
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(d2np.OptionError, match=r"^D2Net needs a d2np\.Net, or a path or name .*; got int$"):
+        D2Net(3)
+    with pytest.raises(d2np.WeightsError, match="analytik: no such file"):
+        D2Net("analytik")
+    with pytest.raises(d2np.OptionError, match=r"got max_keypoint; did you mean max_keypoints\?$"):
+        D2Net("analytic", max_keypoint=4)

@@ -353,7 +353,7 @@ def test_command(run):
     assert re.match(
         r"10 pairs matched, \d+ matches in \d\.\d+ s, 4 pairs without any\nm\.h5: \d+\.\d kB\n", out
     )
-    assert "matching" in err
+    assert err == ""
     code, out, err = run("f.h5", "-o", "m.h5")
     assert (code, err) == (0, "")
     assert out.startswith("0 pairs matched, 10 there already\n")
@@ -367,7 +367,7 @@ def test_command_with_a_list_and_options(run):
     assert code == 1
     assert "mutual False there, True now; ratio None there, 0.9 now" in err
     code, out, _ = run(
-        "f.h5", "--pairs", "pairs.txt", "-o", "m.h5", "--restart", "--min-similarity", "0.9999"
+        "f.h5", "--pairs", "pairs.txt", "-o", "m.h5", "--overwrite", "--min-similarity", "0.9999"
     )
     assert (code, out.split(" in ")[0]) == (0, "2 pairs matched, 0 matches")
 
@@ -375,12 +375,12 @@ def test_command_with_a_list_and_options(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["none.h5", "-o", "m.h5"], 1, r"none\.h5: No such file or directory"),
+        (["none.h5", "-o", "m.h5"], 1, r"no such file or folder: none\.h5"),
         (["notes.txt", "-o", "m.h5"], 1, r"notes\.txt: not an HDF5 file"),
         (["f.h5", "-o", "m.txt"], 2, r"m\.txt: matches are written as HDF5"),
-        (["f.h5", "-o", "f.h5", "--restart"], 2, r"f\.h5 would overwrite what it is made from"),
+        (["f.h5", "-o", "f.h5", "--overwrite"], 2, r"f\.h5 would overwrite what it is made from"),
         (["f.h5", "-o", "none/m.h5"], 1, r"there is no folder none"),
-        (["f.h5", "-o", "m.h5", "--pairs", "none.txt"], 1, r"none\.txt: the list of pairs cannot be read"),
+        (["f.h5", "-o", "m.h5", "--pairs", "none.txt"], 1, r"no such file or folder: none\.txt"),
         (["f.h5", "-o", "m.h5", "--pairs", "notes.txt"], 1, r"notes\.txt, line 1: two names"),
         (["f.h5", "-o", "m.h5", "--pairs", "bad.txt"], 1, r"does not hold: z\.jpg"),
         (["f.h5", "-o", "m.h5", "--ratio", "2"], 2, r"--ratio"),

@@ -176,7 +176,7 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, make_picture, capsys):
     assert before == 3
     assert not Path("f.h5").exists()
     assert main([*command, "f.h5"]) == 0
-    assert capsys.readouterr().out.startswith(f"{12 - before} pictures extracted, {before} there already")
+    assert capsys.readouterr().out.startswith(f"{12 - before} images extracted, {before} there already")
     assert main([*command, "whole.h5"]) == 0
     assert content("f.h5") == content("whole.h5")
 
@@ -396,7 +396,7 @@ def test_parts_of_another_version(photos):
     job = Path("f.h5.parts", "job.json")
     for text, message in (
         (job.read_text().replace('"format": 1', '"format": 2'), "another version of d2np"),
-        ("{", "job.json is damaged: begin anew with --restart"),
+        ("{", "job.json is damaged: begin anew with --overwrite"),
         ("[]", "is damaged"),
         ('{"format": 1}', "is damaged"),
     ):

@@ -233,7 +233,7 @@ def test_the_command_without_any_match(two, capsys):
     ("arguments", "message"),
     [
         (["--threshold", "2"], "--threshold is for --verify only"),
-        (["--verify", "affine"], "invalid choice: 'affine'"),
+        (["--verify", "affine"], "'affine' is none of homography, fundamental"),
         (["--verify", "homography", "--threshold", "0"], "a number above 0 is expected"),
     ],
 )

@@ -28,9 +28,9 @@ _MOST_MESSAGES = 100
 
 _EPILOG = """\
 examples:
-  d2np demo                                   does it work here, and how well?
-  d2np match left.jpg right.jpg               writes matches.png
-  d2np extract photos/ -o features.h5         for hloc; start it again to go on
+  d2np demo                                does it work here, and how well?
+  d2np match left.jpg right.jpg            writes matches.png
+  d2np extract photos/ -o features.h5      for hloc; started again, it goes on
 
 d2np COMMAND --help tells more about each.
 """
@@ -113,7 +113,7 @@ def _open_closed_streams() -> None:
     """Services may start a program without its standard streams.
 
     Python may then have None for them; and the files that it opens next would get their numbers, so that what
-    a C library writes to "standard error" would end up in a picture or in features.
+    a C library writes to "standard error" would end up in an image or in features.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

@@ -6,20 +6,21 @@ import argparse
 import sys
 from time import perf_counter
 
-from .parser import Commands, add_threads
-from .pictures import check_place
+from .parser import Commands, add_overwrite, add_threads
+from .pictures import check_place, check_there
 from .report import count, note, say, seconds
 
 _EPILOG = """\
-Cameras are what COLMAP makes of the pictures: the focal length from EXIF where there is any, else 1.2 times
-the longest edge. Pictures are found in IMAGES by their names in FEATURES.h5. Needs pycolmap:
-pip install 'd2np[colmap]'
+Cameras are what COLMAP makes of the images: the focal length from EXIF where
+there is any, else 1.2 times the longest edge. Images are found in IMAGES by
+their names in FEATURES.h5. Needs pip install 'd2np[colmap]'.
 
 examples:
   d2np extract photos/ -o features.h5
   d2np pairs features.h5 -o matches.h5
   d2np colmap features.h5 matches.h5 photos/ -o database.db
-  colmap mapper --database_path database.db --image_path photos/ --output_path model/
+  colmap mapper --database_path database.db \\
+      --image_path photos/ --output_path model/
 """
 
 
@@ -33,7 +34,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("features", metavar="FEATURES.h5", help="what d2np extract or hloc wrote")
     parser.add_argument("matches", metavar="MATCHES.h5", help="what d2np pairs or hloc wrote")
-    parser.add_argument("images", metavar="IMAGES", help="the folder of the pictures")
+    parser.add_argument("images", metavar="IMAGES", help="the folder of the images")
     parser.add_argument("-o", "--output", required=True, metavar="DATABASE", help="the file to write")
     parser.add_argument(
         "--camera-model",
@@ -45,21 +46,26 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--single-camera",
         action="store_true",
-        help="one camera, and one focal length, took all pictures; default: one for the pictures that EXIF "
-        "says so of, and one for each of the others",
+        help="write one camera, with one focal length, for all images; default: one for all those that "
+        "have the same in EXIF, and one for each of the others",
     )
     parser.add_argument(
-        "--no-verify",
-        dest="verify",
-        action="store_false",
-        help="leave out geometric verification: all matches count as right",
+        "--verify",
+        choices=("two-view", "none"),
+        default="two-view",
+        help="two-view: keep the matches that agree with a two-view geometry of the pair (default); "
+        "none: count all matches as inliers",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace DATABASE if it is there")
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_const", const="none", help=argparse.SUPPRESS
+    )
+    add_overwrite(parser, "replace DATABASE if it is there")
     add_threads(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    check_there(options.features, options.matches, options.images)
     check_place(options.output, [options.features, options.matches])
     from ..formats import colmap
 
@@ -71,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         options.images,
         camera_model=options.camera_model,
         single_camera=options.single_camera,
-        verify=options.verify,
+        verify=options.verify != "none",
         overwrite=options.overwrite,
         threads=options.threads,
         tell=(lambda what: note(f"{what} ...")) if sys.stderr.isatty() else (lambda _: None),
@@ -81,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         f"{count(summary.keypoints, 'keypoint')}"
     )
     say(f"{count(summary.pairs, 'pair')} matched, {count(summary.matches, 'match')}")
-    if options.verify:
+    if options.verify != "none":
         say(f"{count(summary.verified, 'pair')} verified, {count(summary.inliers, 'inlier')}")
     else:
         say("not verified: every match counts as an inlier")

@@ -7,7 +7,8 @@ import hashlib
 from pathlib import Path
 
 from ..errors import Error, OptionError
-from .parser import Commands
+from ..options import Preprocessing, names
+from .parser import Commands, add_overwrite
 from .pictures import check_place
 from .report import say
 
@@ -18,8 +19,8 @@ examples:
   d2np convert d2.h5 d2.onnx --preprocessing caffe
   d2np convert d2.onnx d2.h5
 
-ONNX needs the extra: pip install 'd2np[onnx]'. The graph's input is float32 (1, 3, height, width), its output
-the dense map (1, 512, rows, columns).
+ONNX needs pip install 'd2np[onnx]'. The graph's input is float32 (1, 3, height,
+width), its output the feature map (1, 512, rows, columns).
 """
 
 _HDF5 = (".h5", ".hdf5")
@@ -28,25 +29,25 @@ _HDF5 = (".h5", ".hdf5")
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "convert",
-        help="turn a PyTorch checkpoint or an ONNX file into HDF5, or weights into ONNX",
+        help="convert weights to HDF5 or ONNX",
         description="Reads weights and writes them as d2np's HDF5, or with the network as ONNX for other "
         "engines. Checkpoints are read without PyTorch and without running any code in them.",
         epilog=_EPILOG,
     )
     parser.add_argument(
-        "source", metavar="SRC", help="a published .pth, d2np's .h5, an .onnx, or the name of weights"
+        "source", metavar="SRC", help="a file (.h5, .pth, .safetensors, .onnx), or the name of weights"
     )
     parser.add_argument("target", metavar="DST", help="the file to write, .h5 or .onnx")
-    parser.add_argument("--force", action="store_true", help="replace DST if it is there")
+    add_overwrite(parser, "replace DST if it is there", "--force")
     group = parser.add_argument_group("for .onnx")
     group.add_argument(
         "--no-relu", dest="relu", action="store_false", help="leave out the ReLU behind the last layer"
     )
     group.add_argument(
         "--preprocessing",
-        choices=("caffe", "torch"),
+        choices=names(Preprocessing),
         help="scale colours inside the graph, whose input is then red, green, blue in 0..255; the published "
-        "and the packaged weights need caffe; default: the input is the preprocessed picture",
+        "and the packaged weights need caffe; default: the input is the preprocessed image",
     )
     parser.set_defaults(run=run)
 
@@ -67,8 +68,8 @@ def run(options: argparse.Namespace) -> int:
     # Weights may go into the cache folder before there is one.
     if to_onnx or target.exists() or target.parent.exists():
         check_place(options.target, [str(source)])
-    if target.exists() and not options.force:
-        raise Error(f"{target} is there already: choose another name, or replace it with --force")
+    if target.exists() and not options.overwrite:
+        raise Error(f"{target} is there already: choose another name, or replace it with --overwrite")
     arrays, provenance = weights.load(options.source)
     if to_onnx:
         from ..weights import onnx

@@ -21,16 +21,17 @@ _EPILOG = """\
 example:
   d2np demo -o demo.png
 
-In the picture, green lines are matches within 3 pixels of the truth, red ones are wrong.
+In the drawing, green lines are correct matches, within 3 pixels of the truth,
+and red ones are wrong.
 """
 
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
-        help="match two views of a shipped picture and measure how well it went",
-        description="Matches a shipped picture with a second view of it, made through a known homography and "
-        "darker, and measures how many of the matches are right. Needs no download.",
+        help="match two views of a shipped image and measure how well it works",
+        description="Matches a shipped image with a second view of it, made through a known homography and "
+        "darker, and measures how many of the matches are correct. Needs no download.",
         epilog=_EPILOG,
     )
     parser.add_argument(
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from ..net import Net
 
     given = demo.views()
-    say("Two views of one picture: as it is, and through a known homography, darker.")
+    say("Two views of one image: as it is, and through a known homography, darker.")
     tell_of_compiling()
     net = Net.load(options.weights)
     preparation = demo.prepare(net, threads=options.threads)
@@ -74,10 +75,10 @@ def run(options: argparse.Namespace) -> int:
         ("weights", f"{options.weights} ({origin})"),
         ("keypoints", f"{_of(given.first, result.first)}; {_of(given.second, result.second)}"),
         ("matches", f"{count(matches, 'mutual nearest neighbour')}"),
-        ("right", f"{result.right.sum()} of {matches}{share}, within {demo.TOLERANCE:g} px of the truth"),
+        ("correct", f"{result.right.sum()} of {matches}{share}, within {demo.TOLERANCE:g} px of the truth"),
         ("corners", f"{corners} (homography fitted to the matches, against the true one)"),
         ("time", f"kernels compiled or loaded {seconds(preparation)}, {_time(result)}"),
-        ("picture", options.output),
+        ("drawing", options.output),
     ):
         say(f"  {label:<10}{value}")
     return 0

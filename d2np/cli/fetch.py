@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from .parser import Commands
-from .progress import unwatched
-from .report import note, say
+from . import progress
+from .parser import Commands, add_overwrite, add_quiet
+from .report import file_size, note, say
 
 if TYPE_CHECKING:
     from ..weights.download import Progress
@@ -22,13 +22,17 @@ WHAT is any of
   tf                    trained on MegaDepth, as in the paper (default)
   ots                   off the shelf: VGG16 before that training
   tf_no_phototourism    trained on MegaDepth without its PhotoTourism scenes
-  https://...           any other checkpoint of a D2-Net, also http://; goes into the working folder
+  https://...           any other checkpoint of a D2-Net, also http://; is
+                        written into the working folder
 
-The sources of a name are tried in order: its authors' site, then others that keep the same weights.
+The sources of a name are tried in order: its authors' site, then others that
+keep the same weights.
 
 environment
-  D2NP_CACHE           the folder in which weights are kept; default: the user's folder for caches
-  D2NP_FETCH_MIRROR    the address of a folder with d2_tf.pth and so on, asked instead of these sources
+  D2NP_CACHE           the folder in which weights are kept; default: the user's
+                       folder for caches
+  D2NP_FETCH_MIRROR    the address of a folder with d2_tf.pth and so on, to
+                       download from instead of these sources
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE    as usual
 
 examples:
@@ -51,9 +55,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write this .h5 file; default: see WHAT")
     parser.add_argument("--url", metavar="URL", help="take the weights of that name from this address only")
     parser.add_argument("--sha256", metavar="SUM", help="refuse the download unless its SHA-256 is this one")
-    parser.add_argument(
-        "--force", action="store_true", help="fetch it even if it is there, and replace what is there"
-    )
+    add_overwrite(parser, "download it again and replace what is there", "--force")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -75,18 +78,18 @@ def run(options: argparse.Namespace) -> int:
 def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
     from ..weights import fetch, load, store
 
-    if not options.force and (found := job.present()):
+    if not options.overwrite and (found := job.present()):
         say(f"{job.target} is there already, from {found.name}, SHA-256 {found.sha256}")
-        say("to fetch it again: --force")
+        say("to fetch it again: --overwrite")
         return
-    with _bar(job.target.stem) as progress:
+    with _bar(job.target.stem, options.quiet) as show:
         fetch.fetch(
             source,
             options.output,
             url=options.url,
             sha256=options.sha256,
-            force=options.force,
-            progress=progress,
+            force=options.overwrite,
+            progress=show,
             note=_note_above_the_bar,
         )
     provenance = load(job.target)[1]
@@ -100,7 +103,7 @@ def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Progress]:
+def _bar(name: str, quiet: bool) -> Iterator[Progress]:
     """A progress bar that appears with the first bytes: of a server that refuses, only the error is seen."""
     bar: Any = None
 
@@ -108,17 +111,7 @@ def _bar(name: str) -> Iterator[Progress]:
         nonlocal bar
         if bar is None:
             bar = stack.enter_context(
-                unwatched()(
-                    desc=name,
-                    total=whole,
-                    initial=done,
-                    unit="B",
-                    unit_scale=True,
-                    # In a log file a line now and then will do.
-                    mininterval=0.1 if sys.stderr.isatty() else 30.0,
-                    miniters=1,
-                    file=sys.stderr,
-                )
+                progress.bar(name, "B", whole, done, quiet=quiet, told=file_size, unit_scale=True)
             )
         # A further attempt may have to begin again.
         if done < bar.n or whole != bar.total:
@@ -130,5 +123,5 @@ def _bar(name: str) -> Iterator[Progress]:
 
 
 def _note_above_the_bar(text: str) -> None:
-    with unwatched().external_write_mode(file=sys.stderr):
+    with progress.unwatched().external_write_mode(file=sys.stderr):
         note(text)

@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         type=size,
         default=(640, 480),
         metavar="WxH",
-        help="size of the picture, in pixels, that shapes are given for; default: 640x480",
+        help="the size of the image, in pixels, that shapes are given for; default: 640x480",
     )
     parser.set_defaults(run=run)
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     path = store.resolve(source)
 
     held = sum(array.nbytes for array in arrays.values())
-    types = Counter(layer.type for layer in LAYERS)
+    types: Counter[str] = Counter(layer.type for layer in LAYERS)
     summary = ", ".join(f"{types[kind]} {name}" for kind, name in _TYPES.items())
     for label, value in (
         ("network", "D2-Net"),
@@ -109,7 +109,7 @@ def _compared(files: list[Path], held: int) -> str:
 def _list_layers(width: int, height: int) -> None:
     from ..layers import output_sizes
 
-    say(f"For a picture of {width} x {height} pixels; multiply-adds of direct convolution:")
+    say(f"For an image of {width} x {height} pixels; multiply-adds of direct convolution:")
     say()
     columns_of_text = f"{'layer':<9}{'type':<17}{'rows x columns x channels':<27}"
     say(f"    {columns_of_text}{'parameters':>12}{'multiply-adds':>18}")

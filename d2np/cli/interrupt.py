@@ -13,7 +13,7 @@ from .report import note
 
 @contextmanager
 def finishing(what: str) -> Iterator[Callable[[], bool]]:
-    """Within this block the first Ctrl-C is only taken note of; the second interrupts as usual.
+    """Within this block the first Ctrl-C is only noted; the second interrupts as usual.
 
     Parameters
     ----------

@@ -30,11 +30,11 @@ examples:
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "match",
-        help="match two pictures and draw the matches",
-        description="Finds keypoints in two pictures, matches them and draws the matches.",
+        help="match two images and draw the matches",
+        description="Finds keypoints in two images, matches them and draws the matches.",
         epilog=_EPILOG,
     )
-    parser.add_argument("a", metavar="A", help="a picture")
+    parser.add_argument("a", metavar="A", help="an image")
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument(
         "-o",
@@ -74,9 +74,9 @@ def run(options: argparse.Namespace) -> int:
     how = settings(options).options()
     start = perf_counter()
     with named(options.a):
-        a = net(options.a, threads=options.threads, **how)
+        a = network.features(net, options.a, options.threads, **how)
     with named(options.b):
-        b = net(options.b, threads=options.threads, **how)
+        b = network.features(net, options.b, options.threads, **how)
     extracted = perf_counter()
     matches = match(
         a,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from . import progress
 from .report import note
 
 if TYPE_CHECKING:
+    from ..features import Features
+    from ..image import Picture
     from ..net import Net
 
 
@@ -43,6 +46,28 @@ def load(given: str | None, threads: int | None = None) -> Net:
     net = Net.load(weights_or_default(given))
     net.strength(np.zeros((32, 32, 3), np.uint8), threads=threads)
     return net
+
+
+def features(net: Net, image: Picture, threads: int | None = None, **options: Any) -> Features:
+    """Return the features of an image. Of one that takes more than a second, progress is shown.
+
+    Parameters
+    ----------
+    net : Net
+    image : path, or what else is an image
+    threads : int, optional
+    **options
+        Those of the network's call, which the result does not differ from.
+    """
+    from ..source import Watched, open_source
+
+    opening = ("orient", "stretch", "max_edge", "max_sum_edges", "max_pixels")
+    source = open_source(image, **{name: options[name] for name in opening if name in options})
+    rows = source.shape[0] * len(options.get("scales", (1.0,)))
+    with progress.bar(str(image), "row", rows, delay=1, leave=False) as bar:
+        # Levels of a pyramid read some rows twice.
+        watched = Watched(source, lambda read: bar.update(min(read, rows - bar.n)))
+        return net(watched, threads=threads, **options)
 
 
 def tell_of_compiling() -> None:

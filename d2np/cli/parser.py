@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from ..errors import did_you_mean
+from ..options import Detector, Preprocessing, names
 from .report import complain
 
 if TYPE_CHECKING:
@@ -18,11 +23,41 @@ _PYRAMID = (0.5, 1.0, 2.0)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and keeps examples as they are laid out."""
+    """Says what is wrong, and what may have been meant, in one line; keeps examples as they are laid out."""
 
     def __init__(self, **options: Any) -> None:
         options["description"] = textwrap.fill(options.get("description", ""), 79)
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        args = sys.argv[1:] if args is None else list(args)
+        # Before argparse complains of what is missing for that reason.
+        self._refuse_unknown(args)
+        options, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"too many arguments: {' '.join(rest)}")
+        return options, rest
+
+    def _refuse_unknown(self, args: Sequence[str]) -> None:
+        known = self._option_string_actions
+        for arg in args:
+            # Behind it come names of files, or a command that has options of its own.
+            if arg == "--" or (self._subparsers and not arg.startswith("-")):
+                return
+            name = arg.partition("=")[0]
+            if not re.match(r"-(?!\.?\d)[^ ]+$", arg) or name in known or arg[:2] in known:
+                continue
+            shown = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
+            self.error(f"there is no option {name}{did_you_mean(name, shown)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            raise argparse.ArgumentError(
+                action, f"{value!r} is none of {', '.join(known)}{did_you_mean(value, known)}"
+            )
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message} (see {self.prog} --help)")
@@ -88,6 +123,18 @@ def number_within(low: float, high: float, *, above: bool = False) -> Any:
     return parse
 
 
+def add_overwrite(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str, *former: str) -> None:
+    """The option ``--overwrite``, and what it was called in version 1.0."""
+    parser.add_argument("--overwrite", action="store_true", help=what)
+    for name in former:
+        parser.add_argument(name, dest="overwrite", action="store_true", help=argparse.SUPPRESS)
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """The option ``--quiet``."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress, only the result")
+
+
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """The option ``--weights``."""
     parser.add_argument(
@@ -105,12 +152,12 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=whole_number,
         metavar="N",
-        help="default: every core; the results do not depend on it",
+        help="how many threads to use; the results do not depend on it; default: one for every core",
     )
 
 
 def add_matching(parser: argparse.ArgumentParser) -> None:
-    """Options on which neighbours of two pictures A and B are matches."""
+    """Options on which neighbours of two images A and B are matches."""
     group = parser.add_argument_group("matching")
     group.add_argument(
         "--ratio",
@@ -123,7 +170,7 @@ def add_matching(parser: argparse.ArgumentParser) -> None:
         "--min-similarity",
         type=number_within(-1, 1),
         metavar="S",
-        help="only matches whose descriptors have at least this cosine; default: all",
+        help="keep only matches whose descriptors have at least this cosine; default: all",
     )
     group.add_argument(
         "--no-mutual",
@@ -133,34 +180,27 @@ def add_matching(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
-    """Options on how pictures are read and keypoints found.
-
-    Parameters
-    ----------
-    parser : ArgumentParser
-    short : str
-        Further flags for ``--max-keypoints``.
-    """
+def add_extraction(parser: argparse.ArgumentParser) -> None:
+    """Options on how images are read and keypoints found."""
     group = parser.add_argument_group("network and keypoints")
     add_weights(group)  # type: ignore[arg-type]
     group.add_argument(
         "--detector",
-        choices=("d2", "strength"),
+        choices=names(Detector),
         default="d2",
         help="d2: local maxima, as published (default); strength: the strongest cells, wherever they are",
     )
     group.add_argument(
-        *short,
+        "-k",
         "--max-keypoints",
         type=whole_number,
         metavar="N",
-        help="only the N keypoints with the highest scores; default: all",
+        help="keep only the N keypoints with the highest scores; default: all",
     )
     group.add_argument(
         "--multiscale",
         action="store_true",
-        help="look at half, full and double size, as published; about five times the work",
+        help="look at the image at half, full and double size, as published; about five times the work",
     )
     group.add_argument(
         "--no-relu", dest="relu", action="store_false", help="leave out the ReLU behind the last layer"
@@ -168,10 +208,10 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
     group.add_argument(
         "--centered",
         action="store_true",
-        help="keypoints where their cells truly lie, about 2 px further right and down than published",
+        help="put keypoints where their cells truly lie, about 2 px further right and down than published",
     )
     add_threads(group)  # type: ignore[arg-type]
-    group = parser.add_argument_group("pictures")
+    group = parser.add_argument_group("images")
     for option, limit, what in (
         ("--max-edge", 1600, "longest edge"),
         ("--max-sum-edges", 2800, "sum of width and height"),
@@ -181,7 +221,7 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
             type=edge_limit,
             default=limit,
             metavar="PX",
-            help=f"shrink larger pictures to this {what}, or none; default: {limit}",
+            help=f"shrink larger images to this {what}; none: no limit; default: {limit}",
         )
     group.add_argument(
         "--max-pixels",
@@ -190,7 +230,7 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
         help="open files with up to N pixels; default: where Pillow refuses them, about 179 million",
     )
     group.add_argument(
-        "--orient", action="store_true", help="turn pictures as their EXIF data says; default: as stored"
+        "--orient", action="store_true", help="turn images as their EXIF data says; default: as stored"
     )
     group.add_argument(
         "--stretch",
@@ -200,8 +240,8 @@ def add_extraction(parser: argparse.ArgumentParser, *short: str) -> None:
     )
     group.add_argument(
         "--preprocessing",
-        choices=("caffe", "torch"),
-        help="scaling of colours; default: as the weights were trained, which `d2np info` shows",
+        choices=names(Preprocessing),
+        help="how to scale colours; default: as the weights were trained, which `d2np info` shows",
     )
 
 

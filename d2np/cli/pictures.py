@@ -1,4 +1,4 @@
-"""Pictures that commands read and write."""
+"""Images that commands read and write."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Error, ImageError, OptionError
+from ..names import is_missing, near
 from .report import file_size, say
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _PAGES = (".html", ".htm")
 
 
 def check_output(path: str, sources: Iterable[str] = (), *, pages: bool = False) -> None:
-    """Find out before any work is done whether a picture, or with ``pages`` a web page, can be written there.
+    """Find out before any work is done whether an image, or with ``pages`` a web page, can be written there.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def check_output(path: str, sources: Iterable[str] = (), *, pages: bool = False)
     if extension not in _FORMATS and not (pages and is_page(path)):
         what = f"as {extension}" if extension else "without an extension"
         raise OptionError(
-            f"{path or repr(path)}: no picture can be written {what}: use one of {', '.join(_FORMATS)}"
+            f"{path or repr(path)}: no image can be written {what}: use one of {', '.join(_FORMATS)}"
             + (", or .html for a page to explore" if pages else "")
         )
     check_place(path, sources)
@@ -67,13 +68,26 @@ def check_place(path: str, sources: Iterable[str] = ()) -> None:
     if target.exists() and not target.is_file():
         raise Error(f"{path} cannot be written: there is something that is no file")
     if not target.parent.is_dir():
-        raise Error(f"{path} cannot be written: there is no folder {target.parent}")
+        raise Error(f"{path} cannot be written: there is no folder {target.parent}{near(target.parent)}")
     if not os.access(target.parent, os.W_OK):
         raise Error(f"{path} cannot be written: no permission to write in {target.parent}")
 
 
+def check_there(*paths: str) -> None:
+    """Find out before any work is done whether there are files or folders of these names.
+
+    Raises
+    ------
+    Error
+        If one is missing; it proposes what may have been meant.
+    """
+    for path in paths:
+        if is_missing(path):
+            raise Error(f"no such file or folder: {path}{near(path)}")
+
+
 def check_readable(path: str, max_pixels: int | None = None) -> None:
-    """Find out before any work is done whether this is a picture; only its head is read.
+    """Find out before any work is done whether this is an image; only its head is read.
 
     Raises
     ------
@@ -82,6 +96,7 @@ def check_readable(path: str, max_pixels: int | None = None) -> None:
     """
     from ..image import open_file
 
+    check_there(path)
     open_file(path, max_pixels).close()
 
 
@@ -96,7 +111,7 @@ def shown(path: str, options: argparse.Namespace) -> Picture:
 
 @contextmanager
 def named(path: str) -> Iterator[None]:
-    """Complaints about this picture tell its name."""
+    """Complaints about this image tell its name."""
     try:
         yield
     except ImageError as error:
@@ -106,7 +121,7 @@ def named(path: str) -> Iterator[None]:
 
 
 def save(image: Image.Image, path: str) -> None:
-    """Write a picture, all of it or nothing; the extension tells the format.
+    """Write an image, all of it or nothing; the extension tells the format.
 
     Raises
     ------
@@ -122,7 +137,7 @@ def save(image: Image.Image, path: str) -> None:
             image.save(stream, format, **options)
     except OSError as error:
         raise Error(f"{path} cannot be written: {error.strerror or error}") from None
-    # Pictures too large for a format, for one.
+    # Images too large for a format, for one.
     except (ValueError, KeyError, SystemError) as error:
         raise Error(f"{path} cannot be written as {format}: {error}") from None
 

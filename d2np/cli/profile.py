@@ -10,9 +10,10 @@ from .pictures import check_readable, named
 from .report import say
 
 _EPILOG = """\
-Times are added up over the threads. The phases of Winograd convolution are the input transform, the block
-multiplication and the output transform; GFLOP/s are those of one thread, beside the peak that one thread
-reaches in the bare multiplication on this machine.
+Times are added up over the threads. The phases of Winograd convolution are the
+input transform, the block multiplication and the output transform; GFLOP/s are
+those of one thread, beside the peak that one thread reaches in the bare
+multiplication on this machine.
 
 example:
   d2np profile house.jpg --threads 1
@@ -23,10 +24,10 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "profile",
         help="time an extraction, layer by layer",
-        description="Extracts the features of a picture and prints how long each layer and phase took.",
+        description="Extracts the features of an image and prints how long each layer and phase took.",
         epilog=_EPILOG,
     )
-    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    parser.add_argument("image", metavar="IMAGE", help="an image")
     add_extraction(parser)
     parser.set_defaults(run=run)
 

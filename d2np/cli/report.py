@@ -39,12 +39,12 @@ def seconds(duration: float) -> str:
     return f"{duration:.{0 if duration >= 100 else 1 if duration >= 10 else 2}f} s"
 
 
-def file_size(size: int) -> str:
+def file_size(size: float) -> str:
     """In a unit that suits."""
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= step:
             return f"{size / step:.1f} {unit}"
-    return f"{size} bytes"
+    return f"{size:.0f} bytes"
 
 
 def silence(stream: TextIO) -> None:

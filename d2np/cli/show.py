@@ -1,4 +1,4 @@
-"""``d2np show``: what the network sees in a picture."""
+"""``d2np show``: what the network sees in an image."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ examples:
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "show",
-        help="draw keypoints, or a heat map of the strength, over a picture",
-        description="Draws the keypoints of a picture, the best ones brightest; or, with --heatmap, the "
+        help="draw keypoints, or a heat map of the strength, over an image",
+        description="Draws the keypoints of an image, the best ones brightest; or, with --heatmap, the "
         "strength of each cell of the feature map: the largest element of its normalised vector.",
         epilog=_EPILOG,
     )
-    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    parser.add_argument("image", metavar="IMAGE", help="an image")
     parser.add_argument(
         "-o",
         "--output",
         required=True,
-        metavar="OUT",
+        metavar="FILE",
         help="the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html: a page "
         "to explore keypoints and strength in",
     )
     parser.add_argument(
         "--heatmap",
         action="store_true",
-        help="the strength map; -k N marks the N strongest cells in it; a page "
-        "has it anyway, and begins with it",
+        help="draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows "
+        "this one first",
     )
-    add_extraction(parser, "-k")
+    add_extraction(parser)
     parser.set_defaults(run=run)
 
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         with named(options.image):
             return _heatmap(net, options)
     with named(options.image):
-        features = net(options.image, threads=options.threads, **how.options())
+        features = network.features(net, options.image, options.threads, **how.options())
         if page:
             save_page(_page(net, features, options), options.output)
     if not page:

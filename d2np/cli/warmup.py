@@ -10,8 +10,9 @@ from .parser import Commands
 from .report import say, seconds
 
 _EPILOG = """\
-Compiled kernels are kept beside the installed package, or in NUMBA_CACHE_DIR if that is set: run this once
-after installing, or when an image for deployment is built.
+Compiled kernels are kept beside the installed package, or in NUMBA_CACHE_DIR if
+that is set: run this once after installing, or while a container image is
+built.
 
 example:
   d2np warmup
@@ -22,7 +23,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "warmup",
         help="compile all kernels now, and say how long it took",
-        description="Compiles every kernel for this processor, so that nothing has to wait for it later.",
+        description="Compiles every kernel for this processor, so that no later command has to wait for it.",
         epilog=_EPILOG,
     )
     parser.set_defaults(run=run)

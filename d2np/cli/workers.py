@@ -11,10 +11,12 @@ from ..errors import OptionError
 from .report import note
 
 HELP = """\
-  With --dask the same job runs on a Dask cluster. Its workers must see the {what} under the same path,
-  and the folder {out}/ as well, or say with --shards where else they can leave what they have
-  done. A worker that is killed loses no more than what it was working on, which others do again; when this
-  process is killed, the same command goes on. Needs pip install 'd2np[dask]'.
+  With --dask the same job runs on a Dask cluster. Its workers must see the
+  {what} under the same path, and the folder {out}/ as well; if
+  they do not see that folder, --shards says where else they can leave their
+  results. A worker that is killed loses no more than what it was working on,
+  which others do again; when this process is killed, the same command goes on.
+  Needs pip install 'd2np[dask]'.
 """
 
 
@@ -30,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shards",
         metavar="PLACE",
-        help="where its workers leave what they have done: a folder that they and this process see, or a URL "
+        help="where its workers leave their results: a folder that they and this process see, or a URL "
         "that fsspec knows, such as s3://bucket/folder; default: OUT.parts",
     )
 

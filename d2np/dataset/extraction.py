@@ -14,6 +14,7 @@ from ..errors import FormatError, ImageError, OptionError
 from ..features import Features
 from ..image import network_size
 from ..names import check, folders_of
+from ..options import Detector, Preprocessing
 from .failures import Failures
 from .listing import Entry
 from .outputs import Output, OutputOfPieces
@@ -36,10 +37,10 @@ ATTEMPTS = 3
 class Settings:
     """What the features of a picture depend on beside the weights: options of :class:`d2np.Net`'s call."""
 
-    detector: str = "d2"
+    detector: Detector = "d2"
     scales: tuple[float, ...] = (1.0,)
     max_keypoints: int | None = None
-    preprocessing: str | None = None
+    preprocessing: Preprocessing | None = None
     relu: bool = True
     centered: bool = False
     max_edge: int | None = 1600

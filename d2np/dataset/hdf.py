@@ -18,7 +18,7 @@ from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
 from ..formats.hdf5 import read_text, write_text
 from ..gathering import Gathering
-from ..names import folders_of
+from ..names import folders_of, near
 from .listing import Entry
 from .parts import ASSEMBLED, STAMP, Damaged, Job, Parts
 from .pieces import Pieces
@@ -98,7 +98,9 @@ class HdfOutput:
         self._there: dict[str, str | None] = {}
         self._seen: object = None
         if not self.path.parent.is_dir():
-            raise FormatError(f"{path}: cannot be written: there is no folder {path.parent}")
+            raise FormatError(
+                f"{path}: cannot be written: there is no folder {path.parent}{near(path.parent)}"
+            )
         if self.path.exists() and not self.path.is_file():
             raise FormatError(f"{path}: cannot be written: there is something that is no file")
         if self.parts.folder.exists() and not self.parts.folder.is_dir():
@@ -279,7 +281,7 @@ class HdfOutput:
         if recorded is None:
             raise FormatError(
                 f"{path} is there but was not written by {self._command}: choose another output, or replace "
-                "it with --restart"
+                "it with --overwrite"
             )
         recorded = {**_ADDED, **{f"features' {name}": value for name, value in _ADDED.items()}, **recorded}
         differing = [
@@ -290,7 +292,7 @@ class HdfOutput:
         if differing:
             raise FormatError(
                 f"{path} was made with other options ({'; '.join(differing)}): use the same ones, choose "
-                "another output, or begin anew with --restart"
+                "another output, or begin anew with --overwrite"
             )
 
 

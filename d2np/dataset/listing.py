@@ -37,7 +37,7 @@ _NOT_READ = {
 }
 """Images that are left out in a folder, and what makes others of them."""
 
-_NO_PICTURES = f"holds no pictures ({', '.join(EXTENSIONS)})"
+_NO_PICTURES = f"holds no images ({', '.join(EXTENSIONS)})"
 _LONGEST_LIST = 1 << 27
 
 
@@ -71,11 +71,11 @@ def listing(
         * a folder: all pictures in it and below it, named by their path inside it; hidden ones are left out,
           and a folder that links lead to counts once
         * ``@list.txt``: a path a line, relative to the list's folder or else to the working folder, which is
-          also the picture's name (of absolute paths only the file's name); blank lines and lines that start
-          with ``#`` do not count
+          also the image's name (of absolute paths only the file's name); blank lines and lines that start
+          with ``#`` do not count; ``@-`` reads such a list from standard input
         * a pattern with ``*``, ``?``, ``[...]`` or ``**``: all it fits, named by their path inside the folder
           before its first such character
-        * anything else: a picture, named as its file
+        * anything else: an image, named as its file; one that is missing must have the extension of an image
 
         Each may be a URL that fsspec knows, as may a list and its lines: folders and patterns where the file
         system can list what is there (of a web server's index pages, those whose URL ends with a slash).
@@ -89,7 +89,7 @@ def listing(
     Raises
     ------
     ImageError
-        If a list cannot be read, or a folder, pattern or list has no pictures.
+        If a list cannot be read, a folder is missing, or a folder, pattern or list has no images.
     OptionError
         If two different pictures would have the same name.
     """
@@ -112,6 +112,11 @@ def listing(
     return list(found.values())
 
 
+def _check_there(path: str, what: str = "file or folder") -> None:
+    if names.is_missing(path):
+        raise ImageError(f"no such {what}: {path}{names.near(path)}")
+
+
 def _told_of(left_out: dict[str, str]) -> str:
     """Say how many files of which kinds were left out, and what makes images of them that d2np reads."""
     counts = Counter(sorted(left_out.values())).most_common()
@@ -128,7 +133,7 @@ def _told_of(left_out: dict[str, str]) -> str:
 def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
     source = remote.local_path(source) or source
     if source.startswith("@"):
-        entries, what = list(_listed(source[1:])), "names no pictures"
+        entries, what = list(_listed(source[1:])), "names no images"
     elif remote.is_url(source):
         entries, what = _at_url(source, left_out)
     elif os.path.isdir(source):
@@ -136,8 +141,11 @@ def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
         entries = [Entry(path, _name(path, folder)) for path in _files(folder, (), left_out)]
         what = _NO_PICTURES
     elif glob.has_magic(source) and not os.path.lexists(source):
-        entries, what = _fitting(source, left_out), "fits no picture"
+        entries, what = _fitting(source, left_out), "fits no image"
     else:
+        # An image that is missing is told at the end, and the others are done; a mistake is told at once.
+        if PurePath(source).suffix.lower() not in EXTENSIONS or source.endswith(os.sep):
+            _check_there(source)
         return [Entry(Path(source), os.path.basename(source) or source)]
     if not entries:
         raise ImageError(f"{source} {what}" + (f": {_told_of(left_out)}" if left_out else ""))
@@ -148,7 +156,7 @@ def _at_url(url: str, left_out: dict[str, str]) -> tuple[list[Entry], str]:
     """The pictures that a URL means, and what to say if there are none."""
     found = remote.fitting(url)
     if found is not None:
-        return [Entry(file, name) for file, name in found], "fits no picture"
+        return [Entry(file, name) for file, name in found], "fits no image"
     found = remote.below(url)
     if found is not None:
         return [Entry(file, name) for file, name in found if _is_taken(file, name, left_out)], _NO_PICTURES
@@ -179,14 +187,19 @@ def _listed(path: str) -> Iterator[Entry]:
 def _text(path: str) -> str:
     """The text of a list."""
     try:
-        local = not remote.is_url(path)
-        content = streams.read(path) if local else RemoteFile(path).read(_LONGEST_LIST)
+        if path == "-":
+            content = streams.standard_input()
+        elif remote.is_url(path):
+            content = RemoteFile(path).read(_LONGEST_LIST)
+        else:
+            _check_there(path, "list")
+            content = streams.read(path)
     except OSError as error:
         raise ImageError(f"{path}: the list cannot be read: {error.strerror or error}") from None
     # File names may hold bytes that are not text; some editors begin a file with a mark.
     text = content.decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
-        raise ImageError(f"{path}: not a list of pictures: a text with one path a line is expected")
+        raise ImageError(f"{path}: not a list of images: a text with one path a line is expected")
     return text
 
 
@@ -214,6 +227,7 @@ def _fitting(pattern: str, left_out: dict[str, str]) -> list[Entry]:
     parts = Path(pattern).parts
     fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
     folder = Path(*parts[:fixed])
+    _check_there(str(folder), "folder")
     return [Entry(path, _name(path, folder)) for path in _files(folder, parts[fixed:], left_out)]
 
 

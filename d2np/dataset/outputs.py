@@ -144,7 +144,7 @@ class _FileOutput:
             if magic != self._format.MAGIC and _begins_with(path, magic):
                 raise FormatError(
                     f"{path} is there in the format {other}: choose another folder with -o, or replace it "
-                    "with --restart"
+                    "with --overwrite"
                 )
         return False
 
@@ -190,6 +190,11 @@ class KaptureOutput:
     restart : bool
         Do pictures again whose features are there. Cameras and records stay.
 
+    Attributes
+    ----------
+    kind : str
+        What kapture calls the type of these keypoints and descriptors.
+
     Raises
     ------
     FormatError
@@ -199,10 +204,14 @@ class KaptureOutput:
     def __init__(self, folder: Path, weights: str | None = None, *, restart: bool = False) -> None:
         _check_folder(folder)
         self._folder = folder
-        self._kind = kapture.type_of(weights)
+        self.kind = kapture.type_of(weights)
         self._restart = restart
         self._records = kapture.Records(folder)
         self._lock = Lock(folder / _LOCK)
+
+    def types(self) -> list[str]:
+        """Return the names of all weights whose features the folder holds."""
+        return kapture.types(self._folder)
 
     @property
     def failed_list(self) -> Path:
@@ -212,18 +221,18 @@ class KaptureOutput:
         kapture.check_name(entry.name)
         if self._restart or entry.name not in self._records:
             return False
-        return kapture.is_complete(self._folder, self._kind, entry.name)
+        return kapture.is_complete(self._folder, self.kind, entry.name)
 
     def start(self) -> None:
         if not self._lock.held:
             self._take()
-        kapture.configure(self._folder, self._kind)
+        kapture.configure(self._folder, self.kind)
         self._records.start()
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         kapture.check_name(entry.name)
         _link(entry.path, kapture.picture_of(self._folder, entry.name), self._folder)
-        kapture.write(self._folder, self._kind, entry.name, features)
+        kapture.write(self._folder, self.kind, entry.name, features)
         # A picture is held once it is recorded.
         if entry.name not in self._records:
             self._records.add(entry.name, features.image_size)

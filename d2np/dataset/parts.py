@@ -288,7 +288,7 @@ class Parts:
             if version != FORMAT:
                 raise FormatError(
                     f"{self.folder} was begun by another version of d2np (format {version}, not {FORMAT}): "
-                    "go on with that one, or begin anew with --restart"
+                    "go on with that one, or begin anew with --overwrite"
                 )
             return Job(dict(told["settings"]), bool(told["anew"]), str(told["token"]))
         except FileNotFoundError:
@@ -296,7 +296,7 @@ class Parts:
         except FormatError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise FormatError(f"{self.folder / _JOB} is damaged: begin anew with --restart") from None
+            raise FormatError(f"{self.folder / _JOB} is damaged: begin anew with --overwrite") from None
 
     def _scan(self) -> None:
         for path in sorted(self.folder.glob(f"*{EXTENSION}")):

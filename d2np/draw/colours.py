@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OptionError
+from ..options import ColourMap, check
 
 Colour = tuple[int, int, int]
 
@@ -24,8 +24,7 @@ def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> 
 
     Parameters
     ----------
-    name : str
-        ``"viridis"``, ``"plasma"``, ``"inferno"`` or ``"magma"``.
+    name : {"viridis", "plasma", "inferno", "magma"}
     values : array of any shape
         What lies outside 0..1 gets the colour of the nearer end.
     lowest : float
@@ -36,8 +35,7 @@ def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> 
     -------
     values.shape + (3,) uint8
     """
-    if not isinstance(name, str) or name not in _ANCHORS:
-        raise OptionError(f"unknown colour map {name!r}; there are {', '.join(_ANCHORS)}")
+    check("colours", name, ColourMap)
     anchors = np.array([list(bytes.fromhex(code)) for code in _ANCHORS[name].split()], dtype=np.float64)
     steps = np.linspace(lowest, 1.0, 256) * (len(anchors) - 1)
     channels = [np.interp(steps, np.arange(len(anchors)), channel) for channel in anchors.T]

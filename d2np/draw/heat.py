@@ -11,6 +11,7 @@ from PIL import Image
 from ..errors import FormatError, OptionError
 from ..image import network_size as size_by_default
 from ..image import open_rgb
+from ..options import ColourMap
 from .canvas import Canvas
 from .colours import Colour, colour_map
 
@@ -28,7 +29,7 @@ def heatmap(
     over: bool = True,
     strongest: int = 0,
     alpha: float = 0.75,
-    colours: str = "inferno",
+    colours: ColourMap = "inferno",
     network_size: tuple[int, int] | None = None,
     orient: bool = False,
 ) -> Image.Image:
@@ -49,8 +50,8 @@ def heatmap(
         Mark this many of the strongest cells with a square; among equal ones the first in reading order.
     alpha : float
         Opacity of the strongest cells over the picture, 0..1; weaker ones are more transparent.
-    colours : str
-        The colour map: ``"viridis"``, ``"plasma"``, ``"inferno"`` or ``"magma"``.
+    colours : {"viridis", "plasma", "inferno", "magma"}
+        The colour map.
     network_size : (int, int), optional
         (width, height) of the picture that the network saw. When not given it is found from the sizes of
         picture and map: exactly for the default limits, to about two pixels for others.

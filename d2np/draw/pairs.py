@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import FormatError, OptionError
 from ..features import Features, Matches
+from ..options import ColourMap
 from .canvas import Canvas
 from .colours import Colour, colour_map, stretched
 from .legend import BACKGROUND, Bar, Item, Legend
@@ -43,7 +44,7 @@ def matches(
     matches: Matches,
     *,
     correct: ArrayLike | None = None,
-    colours: str = "viridis",
+    colours: ColourMap = "viridis",
     max_size: int | None = 4096,
     orient: bool = False,
 ) -> Image.Image:
@@ -62,8 +63,8 @@ def matches(
     correct : (M,) bool, optional
         Which matches are right, where that is known: these are drawn green, the others red-orange on top,
         whatever ``matches.inliers`` says.
-    colours : str
-        The colour map: ``"viridis"``, ``"plasma"``, ``"inferno"`` or ``"magma"``.
+    colours : {"viridis", "plasma", "inferno", "magma"}
+        The colour map.
     max_size : int, optional
         Both pictures are reduced by the same factor where they would be wider or higher than this together;
         the legend comes below. ``None`` keeps their size.

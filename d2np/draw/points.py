@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import OptionError
 from ..features import Features
+from ..options import ColourMap
 from .canvas import Canvas
 from .colours import Colour, colour_map, ranks
 from .picture import enlargement, open_for, resized, scaled_positions
@@ -19,7 +20,7 @@ _OUTLINE: Colour = (12, 12, 16)
 
 
 def keypoints(
-    image: Any, features: Features, *, colours: str | ArrayLike = "viridis", orient: bool = False
+    image: Any, features: Features, *, colours: ColourMap | ArrayLike = "viridis", orient: bool = False
 ) -> Image.Image:
     """Circles over the picture, the best ones brightest and on top.
 
@@ -31,9 +32,8 @@ def keypoints(
     image : path, PIL.Image.Image or array
         The picture that the features were extracted from.
     features : Features
-    colours : str or (3,) or (N, 3) integers
-        A colour map for the rank of the score (``"viridis"``, ``"plasma"``, ``"inferno"``, ``"magma"``), or
-        one RGB colour for all keypoints, or one for each.
+    colours : {"viridis", "plasma", "inferno", "magma"}, (3,) or (N, 3) integers
+        A colour map for the rank of the score, or one RGB colour for all keypoints, or one for each.
     orient : bool
         Turn the picture as its EXIF data says; as it was chosen at extraction.
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import NO_LOCKS, sync_folder
-from ..errors import FormatError, ImageError, OptionError, several
+from ..errors import FormatError, ImageError, OptionError, did_you_mean, several
 from ..extras import require
-from ..names import inside
+from ..names import inside, near
 from ..threads import Team
 from . import hloc, hloc_matches
 
@@ -113,7 +113,9 @@ def write(
     pycolmap = _pycolmap()
     shown, target = os.fspath(path), Path(os.path.realpath(path))
     if camera_model not in _models(pycolmap):
-        raise OptionError(f"no camera model {camera_model!r}: use one of {', '.join(_models(pycolmap))}")
+        known = _models(pycolmap)
+        hint = did_you_mean(camera_model, known)
+        raise OptionError(f"no camera model {camera_model!r}: use one of {', '.join(known)}{hint}")
     with Team(threads) as team:
         workers = team.size
     if target.exists() and not overwrite:
@@ -171,15 +173,15 @@ class _Source:
     def check_pictures(self, folder: Path, single_camera: bool) -> None:
         """Whether all pictures are there, and can be of one camera if they should be."""
         if not folder.is_dir():
-            raise ImageError(f"{folder}: there is no such folder of pictures")
+            raise ImageError(f"{folder}: there is no such folder of images{near(folder)}")
         if missing := [name for name in self.names if not inside(folder, name).is_file()]:
-            raise ImageError(f"{folder} lacks pictures that {self._features} holds: {several(missing)}")
+            raise ImageError(f"{folder} lacks images that {self._features} holds: {several(missing)}")
         if single_camera:
             first = self.names[0]
             for name in self.names:
                 if self._sizes[name] != self._sizes[first]:
                     raise OptionError(
-                        f"a single camera takes pictures of one size, but {first} has "
+                        f"a single camera takes images of one size, but {first} has "
                         f"{_size(self._sizes[first])} px and {name} {_size(self._sizes[name])} px"
                     )
 

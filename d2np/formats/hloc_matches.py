@@ -210,8 +210,8 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
     Parameters
     ----------
     path : path
-        A name that holds spaces is separated from the other one by a tab, or stands in double quotes, or is
-        told by ``names``.
+        ``"-"`` for standard input. A name that holds spaces is separated from the other one by a tab, or
+        stands in double quotes, or is told by ``names``.
     names : collection of str
         Of the images, as far as they are known: ``a b.jpg c.jpg`` is a pair where ``a b.jpg`` and ``c.jpg``
         are among them.
@@ -224,7 +224,8 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
     shown = os.fspath(path)
     try:
         # File names may hold bytes that are not text; some editors begin a file with a mark.
-        text = streams.read(path).decode("utf-8-sig", "surrogateescape")
+        content = streams.standard_input() if shown == "-" else streams.read(path)
+        text = content.decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise FormatError(f"{shown}: the list of pairs cannot be read: {error.strerror or error}") from None
     known = frozenset(names)

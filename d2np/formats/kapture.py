@@ -111,6 +111,11 @@ def type_of(weights: str | None) -> str:
     return stem if stem and stem.isprintable() and "," not in stem else "d2_net"
 
 
+def types(root: Path) -> list[str]:
+    """Return each TYPE, see above, that the folder holds keypoints of, in alphabetical order."""
+    return sorted(path.parent.name for path in root.glob("reconstruction/keypoints/*/keypoints.txt"))
+
+
 class Records:
     """Which pictures a kapture folder has, from which cameras: ``sensors.txt`` and ``records_camera.txt``.
 

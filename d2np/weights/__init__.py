@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,23 @@ from ..errors import WeightsError
 from . import sniff, store
 from .parameters import Provenance, check
 
-__all__ = ["Provenance", "check", "load", "save"]
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from . import fetch, onnx
+
+__all__ = ["Provenance", "check", "fetch", "load", "onnx", "save"]
+
+if not TYPE_CHECKING:  # which would then believe in any name
+
+    def __getattr__(name: str) -> ModuleType:
+        if name not in ("fetch", "onnx"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]], Provenance]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import NO_LOCKS
-from ..errors import OptionError, WeightsError
+from ..errors import OptionError, WeightsError, did_you_mean
 from ..extras import require
 from . import _digest, _read, load, save, store
 from .download import DownloadError, Patience, Progress, download
@@ -72,14 +72,14 @@ class Job:
         same = any(found.url == recorded(url) and not urlsplit(url).query for url in self.urls)
         if self.name is None and not same:
             raise WeightsError(
-                f"{self.target} is there already: choose another name, or replace it with --force"
+                f"{self.target} is there already: choose another name, or replace it with --overwrite"
             )
         if self.chosen and not same:
             return None
         if self.sha256 not in (None, found.sha256):
             raise WeightsError(
                 f"{self.target} is there already, but came from a file with the SHA-256 {found.sha256}, not "
-                f"{self.sha256}: fetch it again with --force"
+                f"{self.sha256}: fetch it again with --overwrite"
             )
         return found
 
@@ -212,7 +212,7 @@ def _addresses(source: str, url: str | None) -> tuple[str, ...]:
         if not _is_address(source):
             raise OptionError(
                 f"{shortened(source)}: expected one of {', '.join(store.SOURCES)}, or an address that starts "
-                "with http:// or https://"
+                f"with http:// or https://{did_you_mean(source, store.SOURCES)}"
             )
         if url is not None:
             raise OptionError("--url is for weights that have a name: give one address only")
@@ -356,7 +356,7 @@ def _compare(
             f"{earlier.url or earlier.name} (SHA-256 {earlier.sha256}): {difference}"
         )
         if not force:
-            raise WeightsError(f"{told}; {task.target} is kept: replace it with --force")
+            raise WeightsError(f"{told}; {task.target} is kept: replace it with --overwrite")
         if note:
             note(f"{told}; replacing it")
     known = store.ARRAYS.get(task.name)

@@ -13,7 +13,7 @@ import io
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from .. import chunks
 from ..atomic import replacing
 from ..errors import WeightsError
-from ..layers import PARAMETER_SHAPES, PREPROCESSING
+from ..layers import PARAMETER_SHAPES
+from ..options import Preprocessing, names
 from . import keras
 from .parameters import DAMAGE, Provenance, check_names, listed, shortened
 
@@ -169,13 +170,14 @@ def _read_provenance(file: Any) -> Provenance:
     if architecture != ARCHITECTURE:
         raise WeightsError(f"expected the architecture {ARCHITECTURE}, found {shortened(architecture)}")
     preprocessing = _text(file, "preprocessing") if version > 1 else "caffe"
-    if preprocessing not in PREPROCESSING:
+    if preprocessing not in names(Preprocessing):
         raise WeightsError(
-            f"expected the preprocessing {' or '.join(PREPROCESSING)}, found {shortened(preprocessing)}"
+            f"expected the preprocessing {' or '.join(names(Preprocessing))}, "
+            f"found {shortened(preprocessing)}"
         )
     url = _text(file, "source_url") if "source_url" in file.attrs else ""
     name, sha256 = _text(file, "source_name"), _text(file, "source_sha256")
-    return Provenance(name, sha256, "HDF5", url, preprocessing=preprocessing)
+    return Provenance(name, sha256, "HDF5", url, preprocessing=cast(Preprocessing, preprocessing))
 
 
 def _text(file: Any, name: str) -> str:

@@ -23,15 +23,17 @@ from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import options
 from ..atomic import replacing
-from ..errors import OptionError, WeightsError
+from ..errors import WeightsError
 from ..extras import require
-from ..layers import LAYERS, PARAMETER_SHAPES, PREPROCESSING, SMALLEST_SIDE
+from ..layers import LAYERS, PARAMETER_SHAPES, SMALLEST_SIDE
+from ..options import Preprocessing
 from . import onnx_graph, onnx_wire
 from .onnx_tensors import Values
 from .parameters import DAMAGE, Provenance, check, shortened
@@ -75,7 +77,7 @@ def write(
     provenance: Provenance | None = None,
     *,
     relu: bool = True,
-    preprocessing: str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Write the network as an ONNX file; all of it or nothing.
 
@@ -117,18 +119,15 @@ def serialize(
     provenance: Provenance | None = None,
     *,
     relu: bool = True,
-    preprocessing: str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> bytes:
     """The bytes that :func:`write` writes, for engines that take a graph from memory.
 
     The same arrays, provenance and options give the same bytes. For the parameters and errors see there.
     """
     onnx = _package()
-    if preprocessing is not None and preprocessing not in tuple(onnx_graph.STEPS):
-        raise OptionError(
-            f"preprocessing must be one of {', '.join(onnx_graph.STEPS)}, or None to leave it out of the "
-            f"graph; got {preprocessing!r}"
-        )
+    if preprocessing is not None:
+        options.check("preprocessing", preprocessing, Preprocessing, ", or None to leave it out of the graph")
     checked = check(arrays)
     model = _model(onnx, checked, provenance or Provenance.of_arrays(checked), relu, preprocessing)
     onnx.checker.check_model(model, full_check=True)
@@ -190,7 +189,7 @@ def _model(
     arrays: Mapping[str, NDArray[np.float32]],
     provenance: Provenance,
     relu: bool,
-    preprocessing: str | None,
+    preprocessing: Preprocessing | None,
 ) -> Any:
     from .. import __version__
 
@@ -291,7 +290,7 @@ def _content(stream: BinaryIO) -> bytes:
 
 
 def _provenance(
-    model: Any, preprocessing: str | None, content: bytes, path: Path, beside: tuple[Path, ...]
+    model: Any, preprocessing: Preprocessing | None, content: bytes, path: Path, beside: tuple[Path, ...]
 ) -> Provenance:
     producer = shortened(" ".join(part for part in (model.producer_name, model.producer_version) if part))
     format = ", ".join(
@@ -306,12 +305,12 @@ def _provenance(
         name, sha256 = (recorded[key][:_LONGEST_TEXT] for key in ("source_name", "source_sha256"))
         # Version 1.0 wrote no such entry.
         trained_with = recorded.get("trained_with", "caffe")
-        if trained_with not in PREPROCESSING:
+        if trained_with not in options.names(Preprocessing):
             raise WeightsError(
-                f"expected weights trained with {' or '.join(PREPROCESSING)} preprocessing, found "
-                f"{shortened(trained_with)}"
+                f"expected weights trained with {' or '.join(options.names(Preprocessing))} preprocessing, "
+                f"found {shortened(trained_with)}"
             )
-        return Provenance(name, sha256, format, beside=names, preprocessing=trained_with)
+        return Provenance(name, sha256, format, beside=names, preprocessing=cast(Preprocessing, trained_with))
     digest = hashlib.sha256(content)
     for file in beside:
         with open(file, "rb") as stream:

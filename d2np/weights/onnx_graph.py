@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from ..errors import WeightsError
 from ..image import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
 from ..layers import LAYERS, PARAMETER_SHAPES, Layer
+from ..options import Preprocessing
 from .onnx_tensors import Values, shape_of
 from .parameters import shortened
 
-STEPS: dict[str, tuple[tuple[str, tuple[float, ...]], ...]] = {
+STEPS: dict[Preprocessing, tuple[tuple[str, tuple[float, ...]], ...]] = {
     "caffe": (("Gather", (2, 1, 0)), ("Sub", tuple(CAFFE_MEAN))),
     "torch": (("Div", (255.0,)), ("Sub", tuple(TORCH_MEAN)), ("Div", tuple(TORCH_DEVIATION))),
 }
@@ -57,7 +58,7 @@ class Found:
     """
 
     parameters: dict[str, Any]
-    preprocessing: str | None
+    preprocessing: Preprocessing | None
 
 
 def follow(model: Any, values: Values) -> Found:
@@ -312,7 +313,7 @@ def _parameters(graph: _Graph, layer: Layer, node: Any, convolution: int) -> dic
 # --- before and behind -----------------------------------------------------------------------------------
 
 
-def _pass_preprocessing(graph: _Graph, here: str) -> tuple[str, str | None]:
+def _pass_preprocessing(graph: _Graph, here: str) -> tuple[str, Preprocessing | None]:
     """The value that goes into ``conv1_1``, and how it was preprocessed."""
     steps: list[tuple[str, tuple[float, ...]]] = []
     told: list[str] = []

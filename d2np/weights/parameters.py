@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
+from ..options import Preprocessing
 
 _NAMED_AT_MOST = 4
 
@@ -59,7 +60,7 @@ class Provenance:
     format: str
     url: str = ""
     beside: tuple[str, ...] = ()
-    preprocessing: str = "caffe"
+    preprocessing: Preprocessing = "caffe"
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
+from ..options import Preprocessing
 from . import state_dict
 from .parameters import DAMAGE, shortened
 
@@ -24,7 +25,7 @@ _LARGEST_HEADER = 4 << 20
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
-def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
+def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Preprocessing]:
     """Read the arrays of a D2-Net or a VGG16.
 
     Parameters

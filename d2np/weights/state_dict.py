@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
+from ..options import Preprocessing
 from .parameters import check_names, listed
 
 PUBLISHED_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
@@ -31,7 +32,7 @@ _D2NET = tuple(
 _VGG16 = ("features.", "module.features.")
 
 
-def network(names: Collection[str]) -> tuple[dict[str, str], str]:
+def network(names: Collection[str]) -> tuple[dict[str, str], Preprocessing]:
     """Return the network's names in a state dict, and the preprocessing that it was trained with.
 
     Parameters

@@ -13,14 +13,13 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..errors import WeightsError
+from ..errors import WeightsError, did_you_mean
 from ..folders import user_cache
+from ..options import PackagedWeights, PublishedWeights, names
 
-PACKAGED = ("vgg16", "analytic")
-"""``vgg16`` is trained on ImageNet, ``analytic`` written by hand."""
+PACKAGED = names(PackagedWeights)
 
-NAMES = (*PACKAGED, "tf", "ots", "tf_no_phototourism")
-"""The others are the published checkpoints, once they are in the cache."""
+NAMES = (*PACKAGED, *names(PublishedWeights))
 
 SOURCES = {
     "tf": (
@@ -113,7 +112,8 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         raise WeightsError(f"{path}: {what}, expected a file of weights")
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         raise WeightsError(f"{source}: is an address, expected a file: `d2np fetch` downloads weights")
-    raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}")
+    hint = did_you_mean(os.fspath(source), NAMES)
+    raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}{hint}")
 
 
 def file_name(url: str) -> str:

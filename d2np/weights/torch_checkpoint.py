@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from .. import streams
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
+from ..options import Preprocessing
 from . import inert_pickle, state_dict
 from .inert_pickle import LARGEST_PICKLE, OPAQUE, Global
 from .parameters import DAMAGE, listed, shortened
@@ -92,7 +93,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str, str]:
+def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str, Preprocessing]:
     """Read the arrays of a D2-Net or a VGG16 from a PyTorch checkpoint.
 
     Parameters
@@ -253,7 +254,7 @@ _FUNCTIONS: dict[str, Callable[..., object]] = {
 _Network = dict[str, tuple[str, _Tensor]]
 
 
-def _network(checkpoint: object) -> tuple[_Network, str]:
+def _network(checkpoint: object) -> tuple[_Network, Preprocessing]:
     """Return the network's tensors, checked, and the preprocessing that they were trained with."""
     if not isinstance(checkpoint, dict):
         kind = "tensor" if isinstance(checkpoint, _Tensor) else type(checkpoint).__name__.lower()
@@ -325,7 +326,7 @@ def _load(
 # --- the two formats -------------------------------------------------------------------------------------
 
 
-def _read_zip(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
+def _read_zip(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Preprocessing]:
     try:
         archive = streams.archive(stream)
     except (zipfile.BadZipFile, ValueError) as error:
@@ -392,7 +393,7 @@ def _member(archive: zipfile.ZipFile, name: str, what: str, limit: int, exact: b
     return data
 
 
-def _read_legacy(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str]:
+def _read_legacy(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Preprocessing]:
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     # A copy of the beginning bounds what a pickle can make us read.
