@@ -24,7 +24,7 @@ from .layers import PREPROCESSING
 from .messages import LOGGER, ONCE, reading
 from .remote import RemoteFile
 from .streams import IS_A_PIPE, is_pipe
-from .tiff import TiffRows, as_16_bits, first_bytes, is_tiff
+from .tiff import MOST_BYTES_PER_PIXEL, TiffRows, as_16_bits, first_bytes, is_tiff
 
 
 class SupportsArray(Protocol):
@@ -64,10 +64,11 @@ CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
 TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 
-# No picture within the limit on pixels needs more: four channels of four bytes, and what else is in the file.
-_MOST_BYTES_PER_PIXEL = 16
+# What else may be in a file.
 _MOST_BYTES_AROUND = 64 << 20
 _PIECE = 1 << 20
+# Of a TIFF that Pillow decodes, however small the image is.
+_PIXELS_OF_A_TILE = 1 << 22
 FULL = (0, 65535)
 """The largest value of 16 bits."""
 # An image that uses fewer grey levels of 255 is remarked on.
@@ -274,12 +275,13 @@ def _misread(picture: TiffImageFile) -> bool:
     """Whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
 
     Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
-    knows nothing between 8 and 16 bits; signed integers may become unsigned ones.
+    knows nothing between 8 and 16 bits; signed integers may become unsigned ones. It decodes tiles of any
+    size.
     """
     tag = picture.tag_v2.get
     bits, signs, predictor = set(tag(258, (1,))), set(tag(339, (1,))), tag(317, 1)
     misread = max(bits) > 8 and (bits not in ({16}, {32}) or tag(262) == 0 or tag(284) == 2)
-    compression = tag(259, 1)
+    compression, edges = tag(259, 1), (tag(322, 0), tag(323, 0))
     return (
         misread
         or 2 in signs
@@ -287,6 +289,8 @@ def _misread(picture: TiffImageFile) -> bool:
         or (compression == _PACKBITS and predictor != 1)
         or (compression in (6, 7) and bits != {8})
         or (compression != 1 and bits == {32})
+        or not all(isinstance(edge, int) for edge in edges)
+        or math.prod(edges) > max(math.prod(picture.size), _PIXELS_OF_A_TILE)
     )
 
 
@@ -321,7 +325,7 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
 def most_bytes(max_pixels: int | None) -> float:
     """How long the file of a picture that is not too large may be."""
     allowed = pixels_by_default() if max_pixels is None else max_pixels
-    return _MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
+    return MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
 
 
 def pixels_by_default() -> float:

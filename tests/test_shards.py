@@ -150,12 +150,10 @@ class Counting(io.BytesIO):
 
 
 def test_records_that_hold_each_other_are_read_in_bounded_time():
-    """Each claims all that comes after it, with a right checksum of its header and a wrong one of the arrays."""
+    """Each claims all that comes after it; the checksum of its header is right, that of the arrays wrong."""
     data = b""
     for _ in range(500):
-        header = json.dumps(
-            {"name": "a", "values": {}, "arrays": [["x", "|u1", [len(data) + 400]]]}
-        ).encode()
+        header = json.dumps({"name": "a", "values": {}, "arrays": [["x", "|u1", [len(data) + 400]]]}).encode()
         head = struct.pack("<8sIQ", b"d2npREC\x01", len(header), len(data) + 400) + header
         data = head + struct.pack("<I", zlib.crc32(head)) + data
     # Room for the claims of all of them.
