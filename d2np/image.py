@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from . import avif
 from .errors import ImageError, OptionError
 from .layers import PREPROCESSING
 from .messages import LOGGER, ONCE, reading
@@ -67,6 +68,7 @@ TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 # What else may be in a file.
 _MOST_BYTES_AROUND = 64 << 20
 _PIECE = 1 << 20
+_FRAME_MAY_BE = 4
 # Of a TIFF that Pillow decodes, however small the image is.
 _PIXELS_OF_A_TILE = 1 << 22
 FULL = (0, 65535)
@@ -264,11 +266,24 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
             raise _too_large(
                 name, size, "Pillow's limit" if max_pixels is None else f"the limit of {allowed}"
             )
+        if getattr(opened, "format", None) == "AVIF":
+            _check_frames(file, name, allowed)
         if isinstance(opened, TiffImageFile) and (size[0] * size[1] > limit or _misread(opened)):
             if isinstance(file, str):  # what is in memory would be closed with it
                 opened.close()
             opened = TiffRows(file, name)
     return opened
+
+
+def _check_frames(file: str | BinaryIO, name: str, allowed: float) -> None:
+    """Fail if AVIF's decoder might decode far more than the size that the file tells."""
+    # Sizes are known up to a power of two, or not at all; the decoder's own limit is near the one by default.
+    most = _FRAME_MAY_BE * allowed
+    if most < avif.MOST and (found := avif.most_pixels(first_bytes(file, -1))) > most:
+        raise ImageError(
+            f"{name} may be too large: whatever size it tells, a frame in it can have {found} px, far above "
+            f"the limit of {allowed}: save it anew as a still image, or raise max_pixels (--max-pixels)"
+        )
 
 
 def _misread(picture: TiffImageFile) -> bool:
