@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from . import avif
 from .errors import ImageError, OptionError
 from .messages import LOGGER, ONCE, reading
 from .options import Preprocessing, check
 from .remote import RemoteFile
 from .streams import IS_A_PIPE, is_pipe
-from .tiff import TiffRows, as_16_bits, first_bytes, is_tiff
+from .tiff import MOST_BYTES_PER_PIXEL, TiffRows, as_16_bits, first_bytes, is_tiff
 
 
 class SupportsArray(Protocol):
@@ -64,10 +65,12 @@ CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
 TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 
-# No picture within the limit on pixels needs more: four channels of four bytes, and what else is in the file.
-_MOST_BYTES_PER_PIXEL = 16
+# What else may be in a file.
 _MOST_BYTES_AROUND = 64 << 20
 _PIECE = 1 << 20
+_FRAME_MAY_BE = 4
+# Of a TIFF that Pillow decodes, however small the image is.
+_PIXELS_OF_A_TILE = 1 << 22
 FULL = (0, 65535)
 """The largest value of 16 bits."""
 # An image that uses fewer grey levels of 255 is remarked on.
@@ -263,6 +266,8 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
             raise _too_large(
                 name, size, "Pillow's limit" if max_pixels is None else f"the limit of {allowed}"
             )
+        if getattr(opened, "format", None) == "AVIF":
+            _check_frames(file, name, allowed)
         if isinstance(opened, TiffImageFile) and (size[0] * size[1] > limit or _misread(opened)):
             if isinstance(file, str):  # what is in memory would be closed with it
                 opened.close()
@@ -270,16 +275,28 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     return opened
 
 
+def _check_frames(file: str | BinaryIO, name: str, allowed: float) -> None:
+    """Fail if AVIF's decoder might decode far more than the size that the file tells."""
+    # Sizes are known up to a power of two, or not at all; the decoder's own limit is near the one by default.
+    most = _FRAME_MAY_BE * allowed
+    if most < avif.MOST and (found := avif.most_pixels(first_bytes(file, -1))) > most:
+        raise ImageError(
+            f"{name} may be too large: whatever size it tells, a frame in it can have {found} px, far above "
+            f"the limit of {allowed}: save it anew as a still image, or raise max_pixels (--max-pixels)"
+        )
+
+
 def _misread(picture: TiffImageFile) -> bool:
     """Whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
 
     Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
-    knows nothing between 8 and 16 bits; signed integers may become unsigned ones.
+    knows nothing between 8 and 16 bits; signed integers may become unsigned ones. It decodes tiles of any
+    size.
     """
     tag = picture.tag_v2.get
     bits, signs, predictor = set(tag(258, (1,))), set(tag(339, (1,))), tag(317, 1)
     misread = max(bits) > 8 and (bits not in ({16}, {32}) or tag(262) == 0 or tag(284) == 2)
-    compression = tag(259, 1)
+    compression, edges = tag(259, 1), (tag(322, 0), tag(323, 0))
     return (
         misread
         or 2 in signs
@@ -287,6 +304,8 @@ def _misread(picture: TiffImageFile) -> bool:
         or (compression == _PACKBITS and predictor != 1)
         or (compression in (6, 7) and bits != {8})
         or (compression != 1 and bits == {32})
+        or not all(isinstance(edge, int) for edge in edges)
+        or math.prod(edges) > max(math.prod(picture.size), _PIXELS_OF_A_TILE)
     )
 
 
@@ -321,7 +340,7 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
 def most_bytes(max_pixels: int | None) -> float:
     """How long the file of a picture that is not too large may be."""
     allowed = pixels_by_default() if max_pixels is None else max_pixels
-    return _MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
+    return MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
 
 
 def pixels_by_default() -> float:

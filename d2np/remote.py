@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import io
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -127,6 +128,22 @@ class RemoteFile:
         if len(content) > most:
             raise ImageError(f"{self.url} is too large: it has more than {most:.0f} bytes")
         return content
+
+    def sha256(self) -> str:
+        """The checksum of the content, of which no more is held than is hashed at once.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be read.
+        """
+        if self.content is not None:
+            return hashlib.sha256(self.content).hexdigest()
+        digest = hashlib.sha256()
+        with _told_in_one_line(self.url):
+            for piece in _pieces(self.url):
+                digest.update(piece)
+        return digest.hexdigest()
 
     def _info(self) -> Mapping[str, Any]:
         if self.told is not None:
@@ -283,17 +300,26 @@ def _response_class() -> type:
 
 def _read_up_to(url: str, most: float) -> bytes:
     """Return the content, or a little more than ``most`` bytes of it."""
+    content = io.BytesIO()
+    with closing(_pieces(url)) as pieces:
+        for piece in pieces:
+            content.write(piece)
+            if content.tell() > most:
+                break
+    return content.getvalue()
+
+
+def _pieces(url: str) -> Generator[bytes]:
+    """Yield the content, piece by piece, in limited time."""
     system, path = file_system(url, ImageError)
     # What a web server says of the size may be wrong, and no stream needs it: any keeps fsspec from asking.
     options = {"block_size": 0, "size": 1} if _is_web(url) else {}
-    content = io.BytesIO()
     until = time.monotonic() + _SECONDS
     with system.open(path, "rb", **options) as stream:
-        while content.tell() <= most and (piece := stream.read(_PIECE)):
-            content.write(piece)
+        while piece := stream.read(_PIECE):
+            yield piece
             if time.monotonic() > until:
                 raise TimeoutError
-    return content.getvalue()
 
 
 @contextmanager
@@ -332,5 +358,5 @@ def reason_of(error: BaseException) -> str:
         number = getattr(error, "errno", None)
         return f"no connection: {os.strerror(number) if number else text}"
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
+        return " ".join((error.strerror or os.strerror(error.errno)).split())
     return f"cannot be used: {text}"

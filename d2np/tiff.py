@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from .errors import ImageError
 from .extras import require
 
+MOST_BYTES_PER_PIXEL = 16
+"""No image within the limit on pixels needs more: four channels of four bytes."""
+
+_ALWAYS_READ = 16 << 20
 # Little and big endian; the last two are BigTIFF, for files above 4 GB.
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIZ = b"\xff\x4f\xff\x51"
@@ -183,9 +187,10 @@ class TiffRows:
         else:
             self.step = min(int(page.tilelength if page.is_tiled else page.rowsperstrip), height)
             self._across = math.ceil(width / page.tilewidth) if page.is_tiled else 1
-            # The limit on the picture's size must not be got round by its tiles.
-            if page.is_tiled and page.tilewidth * page.tilelength > max(4 * height * width, 1 << 24):
-                raise ImageError(f"{self.name} has tiles that are far larger than the picture")
+            # The limit on the image's size must not be got round by its strips and tiles.
+            unpacked = math.prod(self._expected(0)) * stored.itemsize
+            if page.tiledepth != 1 or unpacked > max(MOST_BYTES_PER_PIXEL * height * width, _ALWAYS_READ):
+                raise ImageError(f"{self.name} has strips or tiles that are far larger than the image")
             self._down = math.ceil(height / self.step)
             self._jpeg: dict[str, Any] = {}
             if page.compression in _JPEG:

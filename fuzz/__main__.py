@@ -45,7 +45,7 @@ def _one(name: str, data: bytes) -> int:
     with small.shapes():
         for seed in target.seeds:
             failing(target, seed)
-        limits.bound_memory()
+        limits.bound_memory(target.memory)
         error = failing(target, data)
     if error is not None:
         print(place(error))

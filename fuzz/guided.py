@@ -18,7 +18,7 @@ name = sys.argv.pop(1)
 with small.shapes():
     for data in TARGETS[name].seeds:
         TARGETS[name].run(data)
-    limits.bound_memory()
+    limits.bound_memory(TARGETS[name].memory)
     atheris.Setup(sys.argv, TARGETS[name].run)
     atheris.Fuzz()
 """

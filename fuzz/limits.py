@@ -27,11 +27,15 @@ class TooSlow(Exception):
     """An input took more than its time."""
 
 
-def bound_memory() -> None:
-    """From here on this process gets no more than that, and sees warnings as errors."""
+class TooMuchMemory(Exception):
+    """A reader took more memory than it may, or asked for that, and only then refused the file."""
+
+
+def bound_memory(most: int = MEMORY) -> None:
+    """From here on this process gets only so much more memory, and sees warnings as errors."""
     warnings.simplefilter("error")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + MEMORY
+    most += pages * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
@@ -44,6 +48,21 @@ def bounded_time() -> Iterator[None]:
     taken = time.thread_time() - start
     if taken > SECONDS:
         raise TooSlow(f"{taken:.1f} s")
+
+
+@contextmanager
+def bounded_resident(most: int) -> Iterator[None]:
+    """Complains where the block has used more memory than that: libraries tell nobody what they ask for."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now
+    before = _peak()
+    yield
+    if (taken := _peak() - before) > most:
+        raise TooMuchMemory(f"{taken:,} bytes")
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
 class MemoryMadeUp(Exception):

@@ -7,9 +7,14 @@ import json
 import pickle
 import struct
 import zipfile
+import zlib
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import checkpoints
+import imagecodecs
 import numpy as np
 
 import d2np
@@ -17,6 +22,8 @@ from d2np.dataset.shards import Record, write
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, mat, npz
 from d2np.layers import PARAMETER_SHAPES
+
+_LONGEST_SEED = 20_000
 
 SETTINGS = {"detector": "d2", "max_edge": 1600, "half": False}
 """What the job files of the seeds belong to."""
@@ -59,6 +66,145 @@ def torch_zip() -> list[bytes]:
 def weights_h5(folder: Path) -> list[bytes]:
     d2np.weights.save(folder / "seed.h5", _arrays())
     return [(folder / "seed.h5").read_bytes()]
+
+
+def keras() -> list[bytes]:
+    """VGG16 as Keras 1, 2 and 3 write it, with a layer behind conv4_3 and what else is in such files."""
+    import h5py
+
+    def first(layer: str, number: int) -> tuple[str, str, str]:
+        return f"{layer}", f"{layer}_W_1:0", f"{layer}_b_1:0"
+
+    def second(layer: str, number: int) -> tuple[str, str, str]:
+        return f"model_weights/vgg16/{layer}/{layer}", "kernel:0", "bias:0"
+
+    def third(layer: str, number: int) -> tuple[str, str, str]:
+        return f"layers/functional/layers/conv2d{f'_{number}' if number else ''}/vars", "0", "1"
+
+    arrays = _arrays()
+    layers = list(dict.fromkeys(name.split("/")[0] for name in arrays))
+    found = []
+    for names in (first, second, third):
+        stream = io.BytesIO()
+        with h5py.File(stream, "w") as file:
+            file.attrs["backend"] = b"tensorflow"
+            file.attrs["layer_names"] = [f"block{layer[4]}_conv{layer[6]}".encode() for layer in layers]
+            file.attrs["keras_version"] = "2.15.0"
+            for number, layer in enumerate([*layers, "conv5_1"]):
+                group, *both = names(f"block{layer[4]}_conv{layer[6]}", number)
+                kernel, bias = np.full((3, 3, 2, 2), number, "f4"), np.full(2, number, "f4")
+                for name, array in zip(both, (kernel, bias), strict=True):
+                    file[f"{group}/{name}"] = array
+                file[group].attrs["weight_names"] = [f"{group}/{name}".encode() for name in both]
+        found.append(stream.getvalue())
+    return found
+
+
+def safetensors() -> list[bytes]:
+    """State dicts of a D2-Net and of VGG16 in torchvision and timm, and headers of such."""
+    behind = {"features.24.weight": (2, 2, 3, 3), "features.24.bias": (2,)}
+    head = {"pre_logits.fc1.weight": (2, 2, 7, 7), "head.fc.bias": (2,)}
+    headers = [
+        _safetensors_header("F32", checkpoints.PUBLISHED, {}),
+        _safetensors_header("F64", "module.model.", {}),
+        _safetensors_header("F16", "features.", {**behind, "classifier.0.weight": (3, 2)}),
+        _safetensors_header("BF16", "features.", {**behind, **head}),
+    ]
+    return [*map(safetensors_around, headers), *headers]
+
+
+def _safetensors_header(kind: str, prefix: str, more: dict[str, tuple[int, ...]]) -> bytes:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    names = checkpoints.state_dict(dict(PARAMETER_SHAPES), prefix)
+    place = 0
+    for name, shape in {**names, **more}.items():
+        size = prod(shape) * {"F64": 8, "F32": 4}.get(kind, 2)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [place, place + size]}
+        place += size
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def safetensors_around(header: bytes) -> bytes:
+    """Return a file with any bytes as its header."""
+    return struct.pack("<Q", len(header)) + header + bytes(range(64)) * 50
+
+
+EDGE = 32
+"""Rows and columns of the images of :func:`tiff_around`."""
+
+_CODECS: dict[int, Callable[[Any], bytes]] = {
+    1: lambda image: image.tobytes(),
+    8: lambda image: imagecodecs.zlib_encode(image.tobytes()),
+    5: lambda image: imagecodecs.lzw_encode(image.tobytes()),
+    32773: lambda image: imagecodecs.packbits_encode(image.tobytes()),
+    34925: lambda image: imagecodecs.lzma_encode(image.tobytes()),
+    50000: lambda image: imagecodecs.zstd_encode(image.tobytes()),
+    7: lambda image: imagecodecs.jpeg8_encode(image, subsampling="444"),
+    33007: lambda image: imagecodecs.jpeg8_encode(image),
+    4: lambda image: image.tobytes()[:100],
+    34712: lambda image: imagecodecs.jpeg2k_encode(image),
+    33005: lambda image: imagecodecs.jpeg2k_encode(image, codecformat="j2k"),
+    34933: lambda image: imagecodecs.png_encode(image),
+    50001: lambda image: imagecodecs.webp_encode(image, lossless=True),
+    50002: lambda image: imagecodecs.jpegxl_encode(image),
+    34934: lambda image: imagecodecs.jpegxr_encode(image),
+    34887: lambda image: imagecodecs.lerc_encode(image),
+}
+
+
+def tiff() -> list[bytes]:
+    """TIFF files, and what is in their strips and tiles: also images that are larger than these."""
+    import tifffile
+
+    noise = np.random.default_rng(0).integers(0, 256, (EDGE, EDGE, 3), dtype=np.uint8)
+    found = []
+    for options in (
+        {"compression": "jpeg", "tile": (16, 16)},
+        {"compression": "jpeg2000", "rowsperstrip": 16, "byteorder": ">"},
+        {"compression": "png", "rowsperstrip": 16},
+        {"compression": "webp", "tile": (16, 16)},
+        {"compression": "jpegxl", "bigtiff": True},
+        {"compression": "zlib", "predictor": True, "planarconfig": "separate"},
+        {"compression": "lerc", "rowsperstrip": 16},
+        {"compression": None},
+    ):
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, noise, photometric="rgb", metadata=None, **options)
+        found.append(stream.getvalue())
+    for number, encode in enumerate(_CODECS.values()):
+        found.append(bytes([number, 0, 0]) + encode(noise))
+        found.append(bytes([number, 0, 1]) + encode(np.zeros((200, 100, 3), np.uint8)))
+    return [data for data in found if len(data) < _LONGEST_SEED]
+
+
+def tiff_around(data: bytes) -> bytes:
+    """Return a TIFF with any bytes as its strip or tile; the first three say what that is said to be."""
+    number, layout, predictor = (*data[:3], 0, 0, 0)[:3]
+    code = list(_CODECS)[number % len(_CODECS)]
+    strip = _right_sums(data[3:]) if code == 34933 else data[3:]
+    samples, bits, tiled = (3, 1, 4)[layout % 3], (8, 16, 1)[layout // 3 % 3], layout & 64
+    colours = 6 if code in (7, 33007) else 2
+    sizes = struct.pack("<4H", *[bits] * 4)
+    entries = [(256, EDGE), (257, EDGE), (259, code), (262, colours if samples > 1 else 1), (277, samples)]
+    entries += [(317, predictor % 4 or 1), (284, 1 + (layout >> 7))]
+    entries += [(322, EDGE), (323, EDGE), (324, 16), (325, len(strip))] if tiled else []
+    entries += [] if tiled else [(273, 16), (278, EDGE), (279, len(strip))]
+    tags = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries]
+    tags.append(struct.pack("<HHII", 258, 3, samples, 8 if samples > 2 else bits))
+    tags.sort(key=lambda tag: struct.unpack("<H", tag[:2]))
+    directory = struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, 16 + len(strip)) + sizes + strip + directory
+
+
+def _right_sums(png: bytes) -> bytes:
+    """Return a PNG file with right checksums, as far as it has the form of one."""
+    data, place = bytearray(png), 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        if end + 4 <= len(data):
+            data[end : end + 4] = zlib.crc32(data[place + 4 : end]).to_bytes(4, "big")
+        place = end + 4
+    return bytes(data)
 
 
 def onnx() -> list[bytes]:

@@ -38,8 +38,10 @@ from d2np.dataset import failures, shards
 from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, mat, npz
+from d2np.image import open_picture
+from d2np.source import open_source
 from d2np.weights import check as check_weights
-from d2np.weights import hdf5, onnx, sniff, torch_checkpoint
+from d2np.weights import hdf5, onnx, safetensors, sniff, torch_checkpoint
 
 from . import limits, seeds
 
@@ -48,10 +50,6 @@ CORPUS = Path(__file__).parent / "corpus"
 
 _MOST_NAMES = 3
 _MOST_ENTRIES = 3
-
-
-class TooMuchMemory(Exception):
-    """A reader asked for memory that it could not get, and only then refused the file."""
 
 
 def folder() -> Path:
@@ -80,12 +78,15 @@ class Target:
         Small valid files.
     words : tuple of bytes
         What the format has a meaning for.
+    memory : int
+        Bytes that the process may ask for.
     """
 
     name: str
     read: Callable[[bytes], object]
     make_seeds: Callable[[], list[bytes]]
     words: tuple[bytes, ...] = ()
+    memory: int = limits.MEMORY
 
     def run(self, data: bytes) -> None:
         """Read any bytes; only what is no :class:`d2np.Error` comes out."""
@@ -95,7 +96,7 @@ class Target:
             cause: BaseException | None = error
             while cause is not None:
                 if isinstance(cause, MemoryError):
-                    raise TooMuchMemory(str(error)) from cause
+                    raise limits.TooMuchMemory(str(error)) from cause
                 cause = cause.__context__
 
     @cached_property
@@ -125,8 +126,44 @@ _STORAGES = {str(key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(
 
 
 def _weights_h5(data: bytes) -> None:
-    limits.read_twice(lambda: list(hdf5.read(io.BytesIO(data))[0].values()))
-    _network(hdf5.read(io.BytesIO(data))[0])
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def read() -> list[NDArray[Any]]:
+        arrays.update(hdf5.read(io.BytesIO(data))[0])
+        return list(arrays.values())
+
+    limits.read_twice(read)
+    _network(arrays)
+
+
+def _safetensors(data: bytes) -> None:
+    # What is no such file is taken for its header, with the right length and enough bytes behind it.
+    whole = data if sniff.kind(data) == "safetensors" else seeds.safetensors_around(data)
+    _network(safetensors.read(io.BytesIO(whole))[0])
+
+
+def _tiff(data: bytes) -> None:
+    # What is no TIFF is taken for a strip or tile, behind three bytes that say how it is stored.
+    whole = data if data[:2] in (b"II", b"MM") else seeds.tiff_around(data)
+
+    def rows() -> None:
+        with open_source(whole, max_edge=None, max_sum_edges=None, max_pixels=_MOST_PIXELS) as source:
+            _few(source.given)
+            for first in range(0, source.shape[0], _ROWS):
+                source.read(first, min(first + _ROWS, source.shape[0]))
+
+    with limits.bounded_resident(_MOST_RESIDENT):
+        _each(lambda: _few(open_picture(whole, max_pixels=_MOST_PIXELS).shape), rows)
+
+
+def _few(shape: tuple[int, ...]) -> None:
+    if prod(shape[:2]) > _MOST_PIXELS:
+        raise AssertionError(f"{shape} is above the limit on pixels")
+
+
+_MOST_PIXELS = 1 << 16
+_MOST_RESIDENT = 64 << 20
+_ROWS = 40
 
 
 def _onnx(data: bytes) -> None:
@@ -398,6 +435,31 @@ TARGETS = {
             _weights_h5,
             lambda: seeds.weights_h5(folder()),
             (b"TREE", b"HEAP", b"SNOD", b"OHDR"),
+        ),
+        Target(
+            "keras",
+            _weights_h5,
+            seeds.keras,
+            (b"TREE", b"HEAP", b"SNOD", b"OHDR", b"block1_conv1", b"block5", b"conv2d_1", b"vars"),
+        ),
+        Target(
+            "safetensors",
+            _safetensors,
+            seeds.safetensors,
+            (
+                *(b"[", b"{", b"]", b"}", b",", b"null", b"-1", b"0.5", b'"F32"', b'"BF16"', b'"I8"'),
+                *(b'"shape"', b'"features."', b'"__metadata__"'),
+            ),
+        ),
+        Target(
+            "tiff",
+            _tiff,
+            seeds.tiff,
+            (
+                *(b"\xff\xd8", b"\xff\xc0", b"\xff\xd9", b"\xff\x4f\xff\x51", b"\xff\x90", b"IHDR", b"acTL"),
+                *(b"jp2c", b"VP8 ", b"VP8X", b"ANMF", b"\xff\x0a", b"JXL ", b"Lerc2 "),
+            ),
+            memory=2 << 30,
         ),
         Target(
             "onnx",

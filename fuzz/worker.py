@@ -66,7 +66,7 @@ def main(name: str, seed: str, first: str, count: str, current_path: str, findin
         # What is imported and compiled by the first inputs is none of their memory.
         for data in target.seeds:
             failing(target, data)
-        limits.bound_memory()
+        limits.bound_memory(target.memory)
         seen: set[str] = set()
         for number in range(int(first), int(first) + int(count)):
             if number % 100 == 0:

@@ -315,6 +315,15 @@ def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
         assert store.names() == []
 
 
+def test_pipes_between_the_shards_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "1.shard")
+    store = workers.Store(str(tmp_path))
+    with pytest.raises(FormatError, match="a pipe or a device"), store.reading("1.shard"):
+        pass
+    with pytest.raises(FormatError, match="a pipe or a device"):
+        store.read("1.shard", "0" * 64)
+
+
 def test_a_shard_without_a_receipt_is_not_made_again(client, folder, tmp_path):
     """A worker that died just before it could send its receipt."""
     output = output_of(tmp_path / "f.h5")

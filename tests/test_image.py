@@ -1,6 +1,8 @@
+import base64
 import io
 import logging
 import re
+import struct
 import threading
 import warnings
 import zipfile
@@ -18,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 import d2np
 from d2np import image as pictures
 from d2np import messages
+from d2np.avif import MOST, most_pixels
 from d2np.dataset.listing import EXTENSIONS
 from d2np.source import open_source
 
@@ -649,3 +652,51 @@ def test_forms_of_one_picture_give_one_result(net, picture, tmp_path, method):
     assert len(expected)
     for form in (picture.astype(float), np.asfortranarray(picture), path, Image.open(path)):
         np.testing.assert_array_equal(result(form), expected)
+
+
+# Black, 600 x 400 px, one frame.
+AVIF = base64.b64decode(
+    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUIAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAA"
+    "AAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAagAAAChpaW5mAAAAAAABAAAAGmluZmUCAAAAAAEA"
+    "AGF2MDFDb2xvcgAAAABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAACWAAAAZAAAAAQcGl4aQAAAAADCAgIAAAADGF2MUOBAQwA"
+    "AAAAE2NvbHJuY2x4AAEADQAGgAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAAcm1kYXQSAAoKGGYlfHtEBDQaEDJaE/3h4UV3///4"
+    "s/AAz8opx5Q8ydNwXb++lIhoa7Sh3OfRqJAAZ3RLhJ2O17NX/paWIPUO0vuUZI7vG1LSmY1iZQziSDHN7HOTNKxBRE2S8kh75VYi"
+    "zXY1uIPA"
+)
+
+
+def changed(content, name, place, *sizes):
+    """Other sizes behind the name of a box."""
+    place += content.index(name) + len(name)
+    return content[:place] + struct.pack(f">{len(sizes)}I", *sizes) + content[place + 4 * len(sizes) :]
+
+
+def test_frames_of_avif_are_within_the_limit():
+    """AVIF's decoder decodes a frame first, and then brings it to the size that the file tells."""
+    assert most_pixels(AVIF) == 600 * 400
+    assert most_pixels(AVIF + struct.pack(">I4s", 8, b"moov")) == most_pixels(AVIF[:-1]) == MOST
+    small = changed(AVIF, b"ispe", 4, 64, 64)
+    pictures._check_frames(io.BytesIO(small), "a.avif", 60_000)
+    with pytest.raises(d2np.ImageError, match=r"a.avif may be too large: .* can have 240000 px"):
+        pictures._check_frames(io.BytesIO(small), "a.avif", 59_999)
+    # Where Pillow does not read it at all that is said.
+    with pytest.raises(d2np.ImageError):
+        pictures.open_picture(small, max_pixels=4096)
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_sizes_in_damaged_avif_files(data):
+    content = bytearray(AVIF)
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    assert 1 <= most_pixels(bytes(content[: data.draw(st.integers(0, len(content)))])) <= MOST
+
+
+def test_avif_files_that_say_that_they_have_many_parts():
+    """Nor do they take the time of as many."""
+    box = struct.pack(">I4s", 8, b"free")
+    assert most_pixels(box * 20_000) == MOST
+    pieces = struct.pack(">IHH", 0, 0, 60_000) + 60_000 * struct.pack(">HHH", 1, 0, 60_000)
+    meta = struct.pack(">I", 0) + struct.pack(">I4s", 8 + len(pieces), b"iloc") + pieces
+    assert most_pixels(struct.pack(">I4s", 8 + len(meta), b"meta") + meta) == MOST

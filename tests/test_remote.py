@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import ntpath
 import subprocess
@@ -289,6 +290,26 @@ def test_answers_end(web, where, monkeypatch):
     with pytest.raises(ImageError, match=r"more than 1,?000 bytes"):
         listing([url]) if where else RemoteFile(url).read(1000)
     assert answer.sent < 100 * 2**18
+
+
+def test_images_that_are_read_again_end(web, picture, tmp_path, monkeypatch):
+    """kapture copies an image, and a checksum is taken of it, once the server has sent one."""
+    monkeypatch.setattr("d2np.image._MOST_BYTES_AROUND", 1000)
+    monkeypatch.setattr(remote, "_SECONDS", 0.2)
+    endless = web.answers["/photos/sub/b%20c.png"] = sends(bytes(2**18))
+    first, second = listing([f"{web.address}/photos/"])
+    output = KaptureOutput(tmp_path / "out")
+    output.start()
+    features = Features(np.ones((1, 3)), np.ones(1), np.ones((1, 512)), (10, 10))
+    with pytest.raises(ImageError, match="too large: it has more than 2600 bytes"):
+        output.put(second, features, 1.0)
+    output.close()
+    assert endless.sent < 100 * 2**18
+    assert not list((tmp_path / "out").rglob("*b c.png*"))
+    web.answers["/photos/sub/b%20c.png"] = drips(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    with pytest.raises(ImageError, match="no answer in time"):
+        second.path.sha256()
+    assert first.path.sha256() == hashlib.sha256(encoded(picture, "PNG")).hexdigest()
 
 
 def test_answers_to_parts_end(web, monkeypatch):

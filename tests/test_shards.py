@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import struct
 import zlib
 
@@ -81,11 +82,14 @@ def test_damage_costs_one_record(data):
     ends = np.cumsum(lengths)
     at = data.draw(st.integers(0, len(bytes_) - 1))
     hit = int((ends <= at).sum())
-    how = data.draw(st.sampled_from(["torn", "changed", "put in"]))
+    how = data.draw(st.sampled_from(["torn", "torn, others behind", "changed", "put in"]))
     if how == "torn":
         damaged, expected = bytes_[:at] + data.draw(st.binary(max_size=40)), records[:hit]
         # What was put in place of the rest may be what was there.
         expected = records if damaged[: len(bytes_)] == bytes_ else expected
+    elif how == "torn, others behind":
+        # As where a disk was full, and what was written of a record could not be cut off.
+        damaged, expected = bytes_[:at] + bytes_[ends[hit] - lengths[hit] :], records
     elif how == "changed":
         damaged = bytearray(bytes_)
         damaged[at] ^= data.draw(st.integers(1, 255))
@@ -132,6 +136,32 @@ def test_not_every_damaged_record_is_passed_over(monkeypatch):
     data, _ = content(some_records()[:1])
     assert len(whole(b"d2npREC\x01" * 9 + data)) == 1
     assert whole(b"d2npREC\x01" * 10 + data) == []
+
+
+class Counting(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    taken = 0
+
+    def read(self, size=-1):
+        found = super().read(size)
+        self.taken += len(found)
+        return found
+
+
+def test_records_that_hold_each_other_are_read_in_bounded_time():
+    """Each claims all that comes after it; the checksum of its header is right, that of the arrays wrong."""
+    data = b""
+    for _ in range(500):
+        header = json.dumps({"name": "a", "values": {}, "arrays": [["x", "|u1", [len(data) + 400]]]}).encode()
+        head = struct.pack("<8sIQ", b"d2npREC\x01", len(header), len(data) + 400) + header
+        data = head + struct.pack("<I", zlib.crc32(head)) + data
+    # Room for the claims of all of them.
+    data += bytes(500 * 200)
+    for verify in (False, True):
+        stream = Counting(data)
+        assert not list(scan(stream, verify=verify))
+        assert stream.taken < 20 * len(data)
 
 
 def test_absurd_sizes_are_refused_before_anything_is_allocated():

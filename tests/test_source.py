@@ -438,6 +438,37 @@ def test_the_size_of_the_image_inside_is_told(tmp_path):
         pictures.open_picture(path)
 
 
+def with_tiles(path, kind, edge):
+    """A TIFF of 64 x 64 px that says that its one tile is larger."""
+    tifffile.imwrite(path, np.zeros((64, 64), kind), tile=(64, 64), compression="zlib")
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        for tag in (322, 323):
+            where = file.pages[0].tags[tag].valueoffset
+            content[where : where + 2] = edge.to_bytes(2, "little")
+    path.write_bytes(content)
+    return path
+
+
+def test_strips_and_tiles_far_larger_than_the_image_are_not_decoded(tmp_path):
+    many = tmp_path / "samples.tif"
+    tifffile.imwrite(
+        *(many, np.zeros((64, 64, 1100), np.float32)),
+        **{"photometric": "minisblack", "planarconfig": "contig", "compression": "zlib", "rowsperstrip": 64},
+    )
+    for path in (
+        many,
+        # Pillow would read this one.
+        with_tiles(tmp_path / "grey.tif", np.uint8, 4352),
+        with_tiles(tmp_path / "floats.tif", np.float32, 4096),
+    ):
+        with pytest.raises(d2np.ImageError, match="strips or tiles that are far larger than the image"):
+            pictures.open_picture(path)
+    # There is room for tiles that are larger than the image for other reasons.
+    path = with_tiles(tmp_path / "small.tif", np.float32, 2048)
+    assert pictures.open_picture(path).shape == (64, 64, 3)
+
+
 # The limit
 
 

@@ -12,6 +12,7 @@ from ..atomic import replacing
 from ..errors import FormatError
 from ..features import Features
 from ..formats import hloc, kapture, mat, npz
+from ..image import most_bytes
 from ..names import inside, make_room
 from ..remote import RemoteFile
 from ..streams import opened
@@ -231,7 +232,8 @@ class KaptureOutput:
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         kapture.check_name(entry.name)
-        _link(entry.path, kapture.picture_of(self._folder, entry.name), self._folder)
+        place = kapture.picture_of(self._folder, entry.name)
+        _link(entry.path, place, self._folder, most_bytes(math.prod(features.image_size)))
         kapture.write(self._folder, self.kind, entry.name, features)
         # A picture is held once it is recorded.
         if entry.name not in self._records:
@@ -276,15 +278,18 @@ def _begins_with(path: Path, magic: bytes) -> bool:
         return False
 
 
-def _link(picture: Path | RemoteFile, place: Path, root: Path) -> None:
-    """Make a link to the image, or a copy where links cannot be made or lead nowhere."""
+def _link(picture: Path | RemoteFile, place: Path, root: Path, most: float) -> None:
+    """Make a link to the image, or a copy where links cannot be made or lead nowhere.
+
+    Of a file at a URL, which a server may have exchanged since, at most so many bytes are read.
+    """
     # The folder of images may be a link to where they are.
     if os.path.lexists(place) and not place.is_dir():
         return
     make_room(place, root)
     try:
         if isinstance(picture, RemoteFile):
-            content = picture.read(math.inf)
+            content = picture.read(most)
             with replacing(place, follow=False) as stream:
                 stream.write(content)
         else:

@@ -11,9 +11,9 @@ A record is a name, plain values, and arrays: the features of a picture, or the 
     CRC-32              4 bytes, of the arrays
 
 A shard is only ever written to at its end, so that whatever ends a job (a kill, a full disk, a power cut)
-damages its last record at most. Readers leave out what is damaged, and go on with the next record, which
-they find by its magic. Headers can be read without the arrays, which makes a list of what a shard holds
-cheap.
+damages its last record at most; where that could not be cut off again, others may follow. Readers leave out
+what is damaged, and go on with the next record, which they find by its magic. Headers can be read without the
+arrays, which makes a list of what a shard holds cheap.
 
 >>> with ShardWriter("000001.shard") as writer:
 ...     place = writer.append(Record("a.jpg", {"keypoints": 3}, {"scores": numpy.ones(3)}))
@@ -62,7 +62,10 @@ _MAGIC = b"d2npREC\x01"
 _START = struct.Struct("<8sIQ")
 _CRC = struct.Struct("<I")
 _MOST_HEADER = 1 << 20
+# Of damaged records so many are passed over, and their arrays read, in lengths of the file: who makes up a
+# file can have each of them hold all the others.
 _MOST_DAMAGED = 1000
+_MOST_IN_VAIN = 4
 _BLOCK = 1 << 20
 _NUMBERS = "biuf"
 _MOST_AXES = 8
@@ -173,16 +176,31 @@ def scan(stream: BinaryIO, *, verify: bool = False) -> Iterator[Place]:
     stream : binary stream
         That can be sought in, such as a file.
     verify : bool
-        Read and check the arrays of all records. By default those of the last one only, since no other can be
-        half-written; damage that came later is found out when a record is read.
+        Read and check the arrays of all records. By default those only that no other record follows at once,
+        since no others can be half-written; damage that came later is found out when a record is read.
     """
-    headers = _headers(stream)
-    header = next(headers, None)
-    while header is not None:
-        following = next(headers, None)
-        if not (verify or following is None) or _read_arrays(stream, header) is not None:
+    end = _end(stream)
+    offset: int | None = 0
+    header = _read_header(stream, 0, end)
+    damaged = in_vain = 0
+    while offset is not None and damaged < _MOST_DAMAGED and in_vain <= _MOST_IN_VAIN * end:
+        if header is None:
+            damaged += 1
+            offset = _next_magic(stream, offset + 1)
+            header = None if offset is None else _read_header(stream, offset, end)
+            continue
+        behind = offset + header.place.length
+        following = _read_header(stream, behind, end)
+        is_whole = (following is not None and not verify) or _read_arrays(stream, header) is not None
+        if is_whole:
             yield header.place
-        header = following
+        else:
+            in_vain += header.size
+        if is_whole or following is not None:
+            offset, header = behind, following
+        else:
+            # If it is torn, the next one begins before its end.
+            header = None
 
 
 class Whole(NamedTuple):
@@ -321,21 +339,6 @@ class _Header(NamedTuple):
     """Where the arrays begin."""
     size: int
     """How many bytes they are."""
-
-
-def _headers(stream: BinaryIO) -> Iterator[_Header]:
-    """Return what the records say of themselves; of damaged ones only so many are passed over."""
-    end = _end(stream)
-    offset: int | None = 0
-    damaged = 0
-    while offset is not None and damaged < _MOST_DAMAGED:
-        header = _read_header(stream, offset, end)
-        if header is not None:
-            yield header
-            offset += header.place.length
-        else:
-            damaged += 1
-            offset = _next_magic(stream, offset + 1)
 
 
 def _next_magic(stream: BinaryIO, offset: int) -> int | None:

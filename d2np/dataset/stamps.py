@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 
 from ..remote import RemoteFile
@@ -73,7 +72,7 @@ def is_same(recorded: str | None, now: str | None) -> bool:
 
 def _sha256(entry: Entry) -> str:
     if isinstance(entry.path, RemoteFile):
-        return hashlib.sha256(entry.path.read(math.inf)).hexdigest()
+        return entry.path.sha256()
     digest = hashlib.sha256()
     with opened(entry.path) as stream:
         while block := stream.read(1 << 20):

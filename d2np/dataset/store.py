@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .. import streams
 from ..atomic import sync_folder
 from ..errors import FormatError
 from ..remote import file_system, is_url, local_path, reason_of
@@ -115,7 +116,7 @@ class Store:
                     system, folder = self._system()
                     stream = open_files.enter_context(system.open(f"{folder}/{name}", "rb"))
                 else:
-                    stream = open_files.enter_context(open(os.path.join(self.where, name), "rb"))
+                    stream = open_files.enter_context(streams.opened(os.path.join(self.where, name)))
             except FileNotFoundError:
                 stream = None
             yield stream
@@ -133,7 +134,7 @@ class Store:
                 system, folder = self._system()
                 content = bytes(system.cat_file(f"{folder}/{name}"))
             else:
-                content = Path(self.where, name).read_bytes()
+                content = streams.read(os.path.join(self.where, name))
         if hashlib.sha256(content).hexdigest() != sha256:
             raise FormatError(f"{self.where}: {name} was changed by somebody else")
         return content
