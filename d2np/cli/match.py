@@ -192,7 +192,9 @@ def _verdict(matches: Matches, model: str, threshold: float) -> str:
     fitting = f"{evidence.fitting:,} of {every} fit one {what} within {threshold:.3g} px"
     if not evidence.sufficient:
         return f"no geometric agreement: {fitting}, as many as chance gives"
-    return f"geometric agreement: {fitting}; by chance: 1 in 10^{-evidence.log10_chance:.0f}"
+    rarity = -evidence.log10_chance
+    chance = f"1 in 10^{rarity:.0f}" if rarity < 100 else "less than 1 in 10^100"
+    return f"geometric agreement: {fitting}; by chance: {chance}"
 
 
 def _draw(

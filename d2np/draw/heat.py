@@ -97,10 +97,12 @@ def heatmap(
     _mark(canvas, cells, strongest, scale_x, scale_y)
     if caption is None:
         return canvas.to_image()
-    left: list[Item] = [caption, *([f"squares: the {strongest} strongest cells"] if strongest else [])]
+    if strongest:
+        caption += f", squares: the {strongest} strongest cells"
     low, high = _range(cells)
     bar = Bar(colour_map(colours, np.linspace(0.0, 1.0, 256)), wide=True)
-    return Legend(left, [f"strength {low:.3g}", bar, f"{high:.3g}"], text_size(width)).below(canvas.pixels)
+    scale: list[Item] = [f"strength {low:.3f}", bar, f"{high:.3f}"]
+    return Legend([], scale, text_size(width), caption).below(canvas.pixels)
 
 
 def levels(

@@ -95,12 +95,12 @@ def _legend(features: Features, colours: str | ArrayLike, width: int, caption: s
         return Legend(left, [], text_size(width), caption)
     low, high = features.keypoints[:, 2].min(), features.keypoints[:, 2].max()
     if low < high:
-        left += [f"circles: scale {low:.3g} to {high:.3g}"]
+        caption += f", circles: scale {low:.3g} to {high:.3g}"
     right: list[Item] = []
     if isinstance(colours, str):
         gradient = colour_map(colours, np.linspace(0.0, 1.0, 256), lowest=_LOWEST)
         low, high = features.scores.min(), features.scores.max()
-        right = [f"score, by rank: {low:.3g}", Bar(gradient, wide=True), f"{high:.3g}"]
+        right = [f"score, by rank: {low:.4g}", Bar(gradient, wide=True), f"{high:.4g}"]
     return Legend(left, right, text_size(width), caption)
 
 
