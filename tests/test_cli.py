@@ -22,6 +22,7 @@ import d2np
 from d2np import demo, draw, homography
 from d2np.cli import main
 from d2np.cli.interrupt import finishing
+from d2np.draw.legend import BACKGROUND
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.weights import analytic, store
@@ -142,6 +143,25 @@ def test_no_keypoints_at_all(run, photos):
     assert run("show", "grey.png", "-o", "k.png")[0] == 0
     assert run("extract", "grey.png", "-o", "f.h5")[0] == 0
     assert len(hloc.read("f.h5", "grey.png")) == 0
+
+
+def test_a_drawing_has_a_caption(run, photos):
+    """Below the image, higher by a strip than what is drawn from Python without one."""
+    for how in ([], ["--heatmap", "-k", "5"]):
+        assert run("show", "photos/a.png", "-o", "k.png", *how)[0] == 0
+        with Image.open("k.png") as picture:
+            pixels = np.asarray(picture)
+        background = (pixels == BACKGROUND).all(axis=2)
+        assert background[-1].all()
+        assert not background[-20:].all(), "there is text"
+
+
+def test_show_only_the_best_scores(run, photos):
+    every = int(re.match(r"(\d+) keypoints", run("show", "photos/a.png", "-o", "k.png")[1]).group(1))
+    out = run("show", "photos/a.png", "-o", "k.png", "--min-score", "20")[1]
+    few, least = re.match(r"(\d+) keypoints? in .*, scores ([\d.]+) to", out).groups()
+    assert 0 < int(few) < every
+    assert float(least) >= 20
 
 
 def test_match_page(run, photos):
@@ -515,6 +535,8 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["match", "photos/a.png", "photos/b.jpg", "-o", "m"],
         ["match", "photos/a.png", "photos/b.jpg", "-o", "photos/b.jpg"],
         ["match", "photos/a.png", "photos/b.jpg", "--ratio", "1.5"],
+        ["match", "photos/a.png", "photos/b.jpg", "--min-score", "nan"],
+        ["show", "photos/a.png", "-o", "k.png", "--heatmap", "--min-score", "3"],
         ["match", "photos/a.png", "photos/b.jpg", "--ratio", "0"],
         ["match", "photos/a.png", "photos/b.jpg", "--min-similarity", "nan"],
         ["match", "photos/a.png", "photos/b.jpg", "--detector", "sift"],

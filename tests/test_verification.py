@@ -206,7 +206,7 @@ def test_what_is_alike_at_the_sides_of_all_images_is_no_evidence(model):
 
 @pytest.mark.parametrize("pair", [("astronaut", "coffee"), ("chelsea", "rocket"), ("brick", "page")])
 def test_different_scenes_do_not_agree(pair):
-    a, b = (net_of_analytic()(getattr(data, name)(), max_edge=256) for name in pair)
+    a, b = (net_of_analytic()(getattr(data, name)(), max_edge=320) for name in pair)
     for model in verification.MODELS:
         found = d2np.match(a, b, verify=model)
         assert len(found) > 7

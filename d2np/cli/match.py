@@ -211,7 +211,7 @@ def _draw(
 
     to_show = shown(images[0], options), shown(images[1], options)
     if is_page(path):
-        caption = f"{verdict} (weights {weights})"
+        caption = f"{verdict[0].upper()}{verdict[1:]} (weights {weights})"
         save_page(draw.match_page(*to_show, a, b, matches, caption=caption, orient=options.orient), path)
     else:
         caption = f"weights {weights}"
