@@ -181,7 +181,8 @@ def test_show_keypoints(run, photos, weights_file):
     assert code == 0
     assert out.startswith("3 keypoints in 96 x 64 px, scores ")
     net = d2np.Net.load(weights_file)
-    expected = draw.keypoints("photos/a.png", net("photos/a.png", max_keypoints=3))
+    features = net("photos/a.png", max_keypoints=3)
+    expected = draw.keypoints("photos/a.png", features, caption=f"weights {Path(weights_file).name}")
     with Image.open("k.png") as picture:
         np.testing.assert_array_equal(picture, expected)
 
@@ -202,7 +203,8 @@ def test_show_heatmap(run, photos, weights_file):
     assert code == 0
     assert out.startswith("14 x 9 cells for 96 x 64 px")
     strength = d2np.Net.load(weights_file).strength("photos/a.png", max_edge=61)
-    expected = draw.heatmap("photos/a.png", strength, strongest=5, network_size=(61, 40))
+    caption = f"weights {Path(weights_file).name}"
+    expected = draw.heatmap("photos/a.png", strength, strongest=5, network_size=(61, 40), caption=caption)
     with Image.open("h.png") as picture:
         np.testing.assert_array_equal(picture, expected)
 
