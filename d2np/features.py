@@ -84,6 +84,27 @@ class Features:
         )
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """How sure it is that matches which fit one model do not do so by accident.
+
+    Attributes
+    ----------
+    fitting : int
+        How many matches fit the model with the most support.
+    log10_chance : float
+        Logarithm to base 10 of the number of models with as much support that are expected among matches
+        which are all wrong, the "number of false alarms"; see :func:`d2np.verification.verify`. At -52 this
+        happens in one of 10^52 pairs of images that have nothing in common.
+    sufficient : bool
+        Whether that is so rare that the matches are said to agree.
+    """
+
+    fitting: int
+    log10_chance: float
+    sufficient: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Matches:
     """Pairs of keypoints of two pictures.
@@ -99,6 +120,9 @@ class Matches:
     model : (3, 3) float64, or None
         The homography that takes x, y, 1 of the first picture to the second; or the fundamental matrix F,
         with (x', y', 1) F (x, y, 1) = 0 for x', y' in the second one. None where there is none.
+    evidence : Evidence, or None
+        How many matches fit one model, and how likely that is by accident; None where they have not been
+        verified.
 
     Raises
     ------
@@ -110,6 +134,7 @@ class Matches:
     similarities: NDArray[np.float32]
     inliers: NDArray[np.bool_] | None = None
     model: NDArray[np.float64] | None = None
+    evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
         given = np.asarray(self.indices)
@@ -147,7 +172,7 @@ class Matches:
         """
         chosen = _selection(which, len(self), "matches")
         inliers = None if self.inliers is None else self.inliers[chosen]
-        return Matches(self.indices[chosen], self.similarities[chosen], inliers, self.model)
+        return Matches(self.indices[chosen], self.similarities[chosen], inliers, self.model, self.evidence)
 
 
 def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:

@@ -1,28 +1,44 @@
-"""Which matches agree with one geometric model: OpenCV's USAC finds it, wrong matches or not.
+"""Which matches agree with one geometric model, and how likely that is by accident.
 
 The model is fitted with MAGSAC++ (Barath et al., CVPR 2020) as OpenCV's ``USAC_MAGSAC`` has it, which begins
-with a fixed state of its random generator: the same matches give the same model.
+with a fixed state of its random generator: the same matches give the same model. Among wrong matches there is
+always a model that some of them fit. How many do so by accident is the question of Moisan and Stival (A
+probabilistic criterion to detect rigid point matches between two images and estimate the fundamental matrix,
+IJCV 2004): they count the models with that much support which are expected where nothing is to be found.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import hypot, inf, lgamma, log, log10, pi
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import options
+from . import homography, options
 from .errors import Error, FormatError, OptionError
 from .extras import require
-from .features import Features, Matches
+from .features import Evidence, Features, Matches
+from .image import network_size
 from .options import GeometricModel
 
 FloatArray = NDArray[np.float64]
 
-# So many matches always agree with some model, and tell nothing.
-_SAMPLE = {"homography": 4, "fundamental": 7}
+# So many matches always agree with some model, and tell nothing; and how many models fit them at most.
+SAMPLE = {"homography": 4, "fundamental": 7}
+_SOLUTIONS = {"homography": 1, "fundamental": 3}
+
+# Matches agree where as much agreement is expected in less than one of a million pairs of images that have
+# nothing in common: docs/verification.md has what was measured.
+_MOST_BY_CHANCE = -6.0
+# So near to a side of the image, in pixels that the network sees, descriptors depend on the zeros beyond it;
+# of small images this share of an edge is left out and no more.
+_SIDE = 48.0
+_SIDE_SHARE = 1 / 8
+# How often the matches are paired anew to see how many fit by accident.
+_REPAIRINGS = 64
 
 _CONFIDENCE = 0.9999
 _ITERATIONS = 10_000
@@ -40,17 +56,16 @@ def verify(
         Between them, from :func:`d2np.match` or elsewhere.
     model : {"homography", "fundamental"}
         ``"homography"`` for a plane, or a camera that only turns: inliers lie within ``threshold`` of where
-        the homography takes their keypoint in ``a``. ``"fundamental"`` for any rigid scene: inliers have at
-        most this Sampson distance from their epipolar lines.
+        the homography takes their keypoint in ``a``. ``"fundamental"`` for any rigid scene: inliers lie
+        within ``threshold`` of their epipolar lines, in both images.
     threshold : float
-        In pixels of the pictures as given.
+        In pixels of the images as given.
 
     Returns
     -------
     Matches
-        All of them, with ``inliers`` and ``model``. Where no model has more support than it takes to fit one
-        (4 different keypoints for a homography, 7 for a fundamental matrix), all are outliers and ``model``
-        is None.
+        All of them, with ``inliers``, ``model`` and ``evidence``. Where no more matches fit a model than by
+        accident, all are outliers and ``model`` is None; ``evidence`` has how many there were.
 
     Raises
     ------
@@ -60,6 +75,21 @@ def verify(
         If there is no such model, or ``threshold`` is no positive number.
     Error
         If OpenCV is missing.
+
+    Notes
+    -----
+    The evidence is the number of false alarms of Moisan and Stival, A probabilistic criterion to detect rigid
+    point matches between two images and estimate the fundamental matrix, IJCV 2004::
+
+        NFA = s (n - d) C(n, k) C(k, d) p^(k - d)
+
+    This is the number of models that k of n matches fit, expected where all matches are wrong: each d of them
+    give s models (homography: d = 4, s = 1; fundamental matrix: d = 7, s = 3), and each other match fits such
+    a model with the probability p. For points that lie anywhere in the image, p is the share of the image
+    that lies near enough: pi t^2 / A, and 2 t D / A, with the threshold t, the area A and the diagonal D; the
+    larger one of both images counts. Keypoints do not lie anywhere, and so p is at least the share of matches
+    that fit this model once their ends in ``b`` are exchanged among them. Matches whose ends in either image
+    lie in one square with an edge of 2 t count once: a keypoint found at several scales is one.
     """
     check(model, threshold)
     for which, features in (("a", a), ("b", b)):
@@ -67,14 +97,22 @@ def verify(
             raise FormatError(
                 f"verification needs keypoints: {which} must be d2np.Features, not {type(features).__name__}"
             )
+    threshold = float(threshold)
     points_a, points_b = (_points(features, matches.indices[:, k]) for k, features in enumerate((a, b)))
-    found = _fit(points_a, points_b, model, float(threshold))
-    if found is not None:
-        matrix, inliers = found
-        support = min(len(np.unique(matches.indices[inliers, k])) for k in range(2))
-        if support > _SAMPLE[model]:
-            return replace(matches, inliers=inliers, model=matrix)
-    return replace(matches, inliers=np.zeros(len(matches), np.bool_), model=None)
+    inside = ~(_at_sides(a, matches.indices[:, 0]) & _at_sides(b, matches.indices[:, 1])).any(axis=1)
+    matrix = _fit(points_a[inside], points_b[inside], model, threshold)
+    fits = np.zeros(len(matches), np.bool_)
+    chance = inf
+    if matrix is not None:
+        fits = _distances(matrix, points_a, points_b, model) <= threshold
+        chance = _log10_chance(
+            *(matrix, points_a[inside], points_b[inside], fits[inside]),
+            *(model, threshold, (a.image_size, b.image_size)),
+        )
+    evidence = Evidence(int(fits.sum()), chance, chance <= _MOST_BY_CHANCE)
+    if not evidence.sufficient:
+        matrix, fits = None, np.zeros_like(fits)
+    return replace(matches, inliers=fits, model=matrix, evidence=evidence)
 
 
 def check(model: GeometricModel, threshold: float) -> None:
@@ -105,19 +143,75 @@ def _points(features: Features, chosen: NDArray[np.int64]) -> FloatArray:
     return points
 
 
-def _fit(
-    a: FloatArray, b: FloatArray, model: GeometricModel, threshold: float
-) -> tuple[FloatArray, NDArray[np.bool_]] | None:
+def _at_sides(features: Features, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each keypoint lies so near to the left, top, right and lower side that it may be due to it."""
+    x, y, scale = features.keypoints[chosen].astype(np.float64).T
+    width, height = (max(1, edge) for edge in features.image_size)
+    shrunk = max(width, height) / max(network_size(width, height))
+    reach = np.minimum(_SIDE * shrunk * scale, _SIDE_SHARE * min(width, height))
+    distances = np.stack([x, y, width - 1 - x, height - 1 - y], axis=1)
+    return np.asarray(distances < reach[:, np.newaxis])
+
+
+def _fit(a: FloatArray, b: FloatArray, model: GeometricModel, threshold: float) -> FloatArray | None:
     # OpenCV raises on fewer points than a sample.
-    if len(a) <= _SAMPLE[model]:
+    if len(a) <= SAMPLE[model]:
         return None
     cv2 = _opencv()
     if model == "homography":
-        matrix, mask = cv2.findHomography(
+        matrix, _ = cv2.findHomography(
             a, b, cv2.USAC_MAGSAC, threshold, maxIters=_ITERATIONS, confidence=_CONFIDENCE
         )
     else:
-        matrix, mask = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
+        matrix, _ = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
     if matrix is None or matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         return None
-    return matrix, mask.ravel().astype(np.bool_)
+    return np.asarray(matrix, np.float64)
+
+
+def _distances(matrix: FloatArray, a: FloatArray, b: FloatArray, model: str) -> FloatArray:
+    """How far each match is from fitting, in pixels."""
+    if model == "homography":
+        return np.asarray(np.linalg.norm(homography.apply(matrix, a) - b, axis=1))
+    one, other = (np.column_stack([points, np.ones(len(points))]) for points in (a, b))
+    lines_b, lines_a = one @ matrix.T, other @ matrix
+    nearer = np.minimum(np.hypot(*lines_a[:, :2].T), np.hypot(*lines_b[:, :2].T))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.abs((other * lines_b).sum(axis=1)) / nearer)
+
+
+def _log10_chance(
+    matrix: FloatArray,
+    a: FloatArray,
+    b: FloatArray,
+    fits: NDArray[np.bool_],
+    model: str,
+    threshold: float,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+) -> float:
+    sample = SAMPLE[model]
+    n, k = (_different(a[chosen], b[chosen], 2 * threshold) for chosen in (np.ones_like(fits), fits))
+    if k <= sample:
+        return inf
+    shares = []
+    for width, height in sizes:
+        near = pi * threshold**2 if model == "homography" else 2 * threshold * hypot(width, height)
+        shares.append(near / max(1, width * height))
+    steps = np.unique(np.linspace(1, len(a) - 1, _REPAIRINGS).astype(int))
+    repaired = [_distances(matrix, a, np.roll(b, step, axis=0), model) <= threshold for step in steps]
+    p = min(1.0, max(*shares, float(np.mean(repaired))))
+    return (
+        log10(_SOLUTIONS[model] * (n - sample))
+        + _log10_choices(n, k)
+        + _log10_choices(k, sample)
+        + (k - sample) * log10(p)
+    )
+
+
+def _different(a: FloatArray, b: FloatArray, edge: float) -> int:
+    """How many matches are left where those with an end in the same square are one."""
+    return min(len(np.unique(np.floor(points / edge), axis=0)) for points in (a, b))
+
+
+def _log10_choices(n: int, k: int) -> float:
+    return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(10)

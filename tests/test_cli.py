@@ -23,6 +23,7 @@ import d2np
 from d2np import demo, draw, homography
 from d2np.cli import _parser, main
 from d2np.cli.interrupt import finishing
+from d2np.draw.legend import BACKGROUND
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.weights import analytic, store
@@ -145,6 +146,25 @@ def test_no_keypoints_at_all(run, photos):
     assert len(hloc.read("f.h5", "grey.png")) == 0
 
 
+def test_a_drawing_has_a_caption(run, photos):
+    """Below the image, higher by a strip than what is drawn from Python without one."""
+    for how in ([], ["--heatmap", "-k", "5"]):
+        assert run("show", "photos/a.png", "-o", "k.png", *how)[0] == 0
+        with Image.open("k.png") as picture:
+            pixels = np.asarray(picture)
+        background = (pixels == BACKGROUND).all(axis=2)
+        assert background[-1].all()
+        assert not background[-20:].all(), "there is text"
+
+
+def test_show_only_the_best_scores(run, photos):
+    every = int(re.match(r"(\d+) keypoints", run("show", "photos/a.png", "-o", "k.png")[1]).group(1))
+    out = run("show", "photos/a.png", "-o", "k.png", "--min-score", "20")[1]
+    few, least = re.match(r"(\d+) keypoints? in .*, scores ([\d.]+) to", out).groups()
+    assert 0 < int(few) < every
+    assert float(least) >= 20
+
+
 def test_match_page(run, photos):
     code, out, _ = run("match", "photos/a.png", "photos/b.jpg", "-o", "view.html")
     assert code == 0
@@ -162,7 +182,8 @@ def test_show_keypoints(run, photos, weights_file):
     assert code == 0
     assert out.startswith("3 keypoints in 96 x 64 px, scores ")
     net = d2np.Net.load(weights_file)
-    expected = draw.keypoints("photos/a.png", net("photos/a.png", max_keypoints=3))
+    features = net("photos/a.png", max_keypoints=3)
+    expected = draw.keypoints("photos/a.png", features, caption=f"weights {Path(weights_file).name}")
     with Image.open("k.png") as picture:
         np.testing.assert_array_equal(picture, expected)
 
@@ -183,7 +204,8 @@ def test_show_heatmap(run, photos, weights_file):
     assert code == 0
     assert out.startswith("14 x 9 cells for 96 x 64 px")
     strength = d2np.Net.load(weights_file).strength("photos/a.png", max_edge=61)
-    expected = draw.heatmap("photos/a.png", strength, strongest=5, network_size=(61, 40))
+    caption = f"weights {Path(weights_file).name}"
+    expected = draw.heatmap("photos/a.png", strength, strongest=5, network_size=(61, 40), caption=caption)
     with Image.open("h.png") as picture:
         np.testing.assert_array_equal(picture, expected)
 
@@ -545,6 +567,8 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["match", "photos/a.png", "photos/b.jpg", "-o", "m"],
         ["match", "photos/a.png", "photos/b.jpg", "-o", "photos/b.jpg"],
         ["match", "photos/a.png", "photos/b.jpg", "--ratio", "1.5"],
+        ["match", "photos/a.png", "photos/b.jpg", "--min-score", "nan"],
+        ["show", "photos/a.png", "-o", "k.png", "--heatmap", "--min-score", "3"],
         ["match", "photos/a.png", "photos/b.jpg", "--ratio", "0"],
         ["match", "photos/a.png", "photos/b.jpg", "--min-similarity", "nan"],
         ["match", "photos/a.png", "photos/b.jpg", "--detector", "sift"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image, ImageFont
 import d2np.draw as draw
 from d2np.draw.canvas import Canvas
 from d2np.draw.colours import colour_map, ranks, stretched
+from d2np.draw.legend import drawn_at, text_size
 from d2np.errors import Error, FormatError, ImageError, OptionError
-from d2np.features import Features, Matches
+from d2np.features import Evidence, Features, Matches
 
 
 def features(
@@ -347,6 +349,80 @@ def test_the_legend_does_without_scalable_fonts(
     both = random_features(5, (640, 480))
     image = draw.matches(DARK, DARK, both, both, paired(5))
     assert np.asarray(image)[480:, :200].max() > 150
+
+
+def below(image: Image.Image, height: int) -> NDArray[np.uint8]:
+    """What is below the image itself."""
+    return np.asarray(image)[height:]
+
+
+def test_a_caption_adds_a_row_to_the_legend_of_matches() -> None:
+    both = random_features(5, (640, 480))
+    plain = draw.matches(GREY, GREY, both, both, paired(5))
+    image = draw.matches(GREY, GREY, both, both, paired(5), caption="weights analytic")
+    assert image.height > plain.height
+    np.testing.assert_array_equal(np.asarray(image)[:480], np.asarray(plain)[:480])
+    row = below(image, 480)[-20:]
+    assert (row[:, :200] > 150).any()
+    # At another size than its own, the drawing says so.
+    half = draw.matches(GREY, GREY, both, both, paired(5), caption="weights analytic", max_size=640)
+    long, short = (
+        int(np.nonzero((below(each, each.height - 18) > 150).any(axis=(0, 2)))[0].max())
+        for each in (half, draw.matches(GREY, GREY, both, both, paired(5), caption="x", max_size=640))
+    )
+    assert long > short
+    assert drawn_at(0.5, 0.5) == ", drawn at 50 % of the size"
+    assert drawn_at(1.0, 2.0) == ", drawn at 100 % and 200 % of the size"
+    assert drawn_at(1.0) == ""
+
+
+def test_text_is_readable_where_a_page_shows_drawings_small() -> None:
+    for width in (500, 1300, 3000):
+        assert text_size(width) * min(1, 830 / width) >= 11
+
+
+@pytest.mark.parametrize("colours", ["viridis", (255, 0, 0)])
+def test_the_legend_of_keypoints_has_a_colour_bar_where_colours_mean_something(
+    colours: str | tuple[int, int, int],
+) -> None:
+    image = draw.keypoints(GREY, random_features(9, (640, 480)), colours=colours, caption="weights analytic")
+    strip = below(image, 480).astype(int)
+    yellow = (abs(strip - (253, 231, 37)).max(axis=2) < 12).any()
+    assert yellow == (colours == "viridis")
+    assert (strip[:, :100] > 150).any()
+
+
+def test_the_legend_of_a_strength_map_has_a_colour_bar() -> None:
+    strength = np.random.default_rng(0).random((119, 159))
+    image = draw.heatmap(GREY, strength, caption="weights analytic")
+    np.testing.assert_array_equal(np.asarray(image)[:480], np.asarray(draw.heatmap(GREY, strength)))
+    strip = below(image, 480).astype(int)
+    assert (abs(strip - (252, 255, 164)).max(axis=2) < 12).any()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_legends_of_hardly_any_keypoints(count: int) -> None:
+    small = np.zeros((16, 16), dtype=np.uint8)
+    image = draw.keypoints(small, features([[8, 8]] * count, (16, 16)), caption="weights analytic")
+    assert image.width >= 128
+
+
+def test_dots_at_the_ends_of_matches_grow_with_the_scale() -> None:
+    ink = []
+    for scale in (1.0, 3.0):
+        found = features([[320, 240]], (640, 480), scale=scale)
+        image = np.asarray(draw.matches(DARK, DARK, found, found, paired(1))).astype(int)
+        ink.append((image[:480, :320].max(axis=2) > 100).sum())
+    assert ink[1] > 3 * ink[0]
+
+
+def test_no_agreement_is_told_in_the_legend() -> None:
+    both = random_features(9, (640, 480))
+    found = Matches(paired(9).indices, paired(9).similarities, np.zeros(9, bool))
+    without = replace(found, evidence=Evidence(8, 3.5, False))
+    images = [draw.matches(GREY, GREY, both, both, each) for each in (found, without)]
+    np.testing.assert_array_equal(*(np.asarray(image)[:480] for image in images))
+    assert difference(*images).any()
 
 
 # Heat maps

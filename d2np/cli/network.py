@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..net import Net
 
 
-def weights_or_default(given: str | None) -> str:
-    """The weights asked for, or the default ones; of these it is said which they are."""
+def weights_or_default(given: str | None, *, quiet: bool = False) -> str:
+    """The weights asked for, or the default ones; of these it is said which they are, unless ``quiet``."""
     if given is not None:
         return given
     from ..weights import store
@@ -25,7 +25,8 @@ def weights_or_default(given: str | None) -> str:
     kind = "published, from the cache"
     if name == "vgg16":
         kind = "packaged, the network before D2-Net's training; `d2np fetch` downloads the published ones"
-    note(f"weights: {name} ({kind})")
+    if not quiet:
+        note(f"weights: {name} ({kind})")
     return name
 
 

@@ -245,6 +245,16 @@ def add_extraction(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_min_score(parser: argparse.ArgumentParser) -> None:
+    """The option ``--min-score``."""
+    parser.add_argument(
+        "--min-score",
+        type=number_within(-math.inf, math.inf),
+        metavar="S",
+        help="only keypoints with at least this score; default: all",
+    )
+
+
 def settings(options: argparse.Namespace) -> Settings:
     """What the options of :func:`add_extraction` say."""
     from ..dataset import Settings

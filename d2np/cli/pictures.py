@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from ..features import Features
     from ..image import Picture
+    from ..remote import RemoteFile
 
 _FORMATS = {
     ".png": "PNG",
@@ -30,10 +33,14 @@ _FORMATS = {
     ".pdf": "PDF",
 }
 _PAGES = (".html", ".htm")
+_TABLES = (".csv", ".json", ".npz")
 
 
-def check_output(path: str, sources: Iterable[str] = (), *, pages: bool = False) -> None:
-    """Find out before any work is done whether an image, or with ``pages`` a web page, can be written there.
+def check_output(
+    path: str, sources: Iterable[object] = (), *, pages: bool = False, tables: bool = False
+) -> None:
+    """Find out before any work is done whether an image can be written there, or with ``pages`` a web page,
+    or with ``tables`` numbers.
 
     Raises
     ------
@@ -43,11 +50,12 @@ def check_output(path: str, sources: Iterable[str] = (), *, pages: bool = False)
         If there is no such folder, or something that is no file.
     """
     extension = Path(path).suffix.lower()
-    if extension not in _FORMATS and not (pages and is_page(path)):
+    if extension not in _FORMATS and not (pages and is_page(path)) and not (tables and is_table(path)):
         what = f"as {extension}" if extension else "without an extension"
         raise OptionError(
             f"{path or repr(path)}: no image can be written {what}: use one of {', '.join(_FORMATS)}"
             + (", or .html for a page to explore" if pages else "")
+            + (f", or {', '.join(_TABLES)} for numbers" if tables else "")
         )
     check_place(path, sources)
 
@@ -57,10 +65,18 @@ def is_page(path: str) -> bool:
     return Path(path).suffix.lower() in _PAGES
 
 
-def check_place(path: str, sources: Iterable[str] = ()) -> None:
+def is_table(path: str) -> bool:
+    """Whether the extension asks for numbers."""
+    return Path(path).suffix.lower() in _TABLES
+
+
+def check_place(path: str, sources: Iterable[object] = ()) -> None:
     """Like :func:`check_output`, for a file of any kind."""
+    from ..remote import local_path
+
     target = Path(path)
-    for source in sources:
+    for source in map(str, sources):
+        source = local_path(source) or source
         if os.path.exists(source) and target.exists() and os.path.samefile(source, target):
             raise OptionError(f"{path} would overwrite what it is made from: choose another output")
     if target.is_dir():
@@ -86,38 +102,50 @@ def check_there(*paths: str) -> None:
             raise Error(f"no such file or folder: {path}{near(path)}")
 
 
-def check_readable(path: str, max_pixels: int | None = None) -> None:
-    """Find out before any work is done whether this is an image; only its head is read.
+def opened(path: str, max_pixels: int | None = None) -> str | RemoteFile:
+    """Return what the network takes for a path or URL, of which the content has been read.
 
     Raises
     ------
     ImageError
-        If it is none.
+        If it is no image; of a file only the head is read.
     """
-    from ..image import open_file
+    from .. import remote
+    from ..image import most_bytes, open_file
 
-    check_there(path)
-    open_file(path, max_pixels).close()
+    if not remote.is_url(path):
+        check_there(path)
+    image: str | RemoteFile = remote.local_path(path) or path
+    if remote.is_url(str(image)):
+        image = replace(remote.RemoteFile(path), content=remote.RemoteFile(path).read(most_bytes(max_pixels)))
+    open_file(image, max_pixels).close()
+    return image
 
 
-def shown(path: str, options: argparse.Namespace) -> Picture:
+def shown(image: str | RemoteFile, options: argparse.Namespace) -> Picture:
     """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
     from ..image import open_rgb
 
     if options.max_pixels is None and not options.stretch:
-        return path
-    return open_rgb(path, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
+        return image
+    return open_rgb(image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
 
 
 @contextmanager
-def named(path: str) -> Iterator[None]:
-    """Complaints about this image tell its name."""
+def named(image: str | RemoteFile) -> Iterator[None]:
+    """Have complaints about this image tell its name."""
+    path = str(image)
     try:
         yield
     except ImageError as error:
         if path in str(error):
             raise
         raise ImageError(f"{path}: {error}") from None
+
+
+def above_score(features: Features, least: float | None) -> Features:
+    """Return the keypoints that ``--min-score`` leaves."""
+    return features if least is None else features.select(features.scores >= least)
 
 
 def save(image: Image.Image, path: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 
 from . import network
 from .parser import Commands, add_extraction, settings
-from .pictures import check_readable, named
+from .pictures import named, opened
 from .report import say
 
 _EPILOG = """\
@@ -33,10 +33,10 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    check_readable(options.image, options.max_pixels)
+    image = opened(options.image, options.max_pixels)
     net = network.load(options.weights, options.threads)
-    with named(options.image):
-        profile = net.profile(options.image, threads=options.threads, **settings(options).options())
+    with named(image):
+        profile = net.profile(image, threads=options.threads, **settings(options).options())
     for line in str(profile).splitlines():
         say(line)
     return 0

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from . import network
-from .parser import Commands, add_extraction, settings
-from .pictures import check_output, check_readable, is_page, named, save, save_page, say_written, shown
+from .parser import Commands, add_extraction, add_min_score, settings
+from .pictures import above_score, check_output, is_page, named, opened, save, save_page, say_written, shown
 from .report import count, say
 
 if TYPE_CHECKING:
     from ..features import Features
     from ..net import Net
+    from ..remote import RemoteFile
 
 _EPILOG = """\
 examples:
@@ -47,6 +49,7 @@ def add(commands: Commands) -> None:
         "this one first",
     )
     add_extraction(parser)
+    add_min_score(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,19 +59,25 @@ def run(options: argparse.Namespace) -> int:
     how = settings(options)
     if options.heatmap and not page and (how.detector != "d2" or options.multiscale or not how.relu):
         raise OptionError("--heatmap needs no --detector, --multiscale or --no-relu: strength has none")
-    check_readable(options.image, options.max_pixels)
+    if options.heatmap and not page and options.min_score is not None:
+        raise OptionError("--heatmap needs no --min-score: cells are marked with -k N")
+    image = opened(options.image, options.max_pixels)
     from .. import draw
 
-    net = network.load(options.weights, options.threads)
+    weights = network.weights_or_default(options.weights)
+    net = network.load(weights, options.threads)
+    caption = f"weights {Path(weights).name}"
     if options.heatmap and not page:
-        with named(options.image):
-            return _heatmap(net, options)
-    with named(options.image):
-        features = network.features(net, options.image, options.threads, **how.options())
+        with named(image):
+            return _heatmap(net, image, options, caption)
+    with named(image):
+        found = network.features(net, image, options.threads, **how.options())
+        features = above_score(found, options.min_score)
         if page:
-            save_page(_page(net, features, options), options.output)
+            save_page(_page(net, image, features, options), options.output)
     if not page:
-        save(draw.keypoints(shown(options.image, options), features, orient=options.orient), options.output)
+        drawing = draw.keypoints(shown(image, options), features, orient=options.orient, caption=caption)
+        save(drawing, options.output)
     width, height = features.image_size
     best = ""
     if len(features):
@@ -78,13 +87,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _page(net: Net, features: Features, options: argparse.Namespace) -> str:
+def _page(net: Net, image: str | RemoteFile, features: Features, options: argparse.Namespace) -> str:
     from .. import draw
     from ..image import network_size
 
     limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
     strength = net.strength(
-        options.image,
+        image,
         preprocessing=options.preprocessing,
         orient=options.orient,
         stretch=options.stretch,
@@ -93,7 +102,7 @@ def _page(net: Net, features: Features, options: argparse.Namespace) -> str:
         **limits,
     )
     return draw.keypoint_page(
-        shown(options.image, options),
+        shown(image, options),
         features,
         strength,
         heat=options.heatmap,
@@ -102,12 +111,12 @@ def _page(net: Net, features: Features, options: argparse.Namespace) -> str:
     )
 
 
-def _heatmap(net: Net, options: argparse.Namespace) -> int:
+def _heatmap(net: Net, image: str | RemoteFile, options: argparse.Namespace, caption: str) -> int:
     from .. import draw
     from ..image import network_size, open_picture
 
     picture = open_picture(
-        options.image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels
+        image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels
     )
     limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
     strength = net.strength(picture, preprocessing=options.preprocessing, threads=options.threads, **limits)
@@ -117,6 +126,7 @@ def _heatmap(net: Net, options: argparse.Namespace) -> int:
         strength,
         strongest=min(options.max_keypoints or 0, strength.size),
         network_size=network_size(width, height, **limits),
+        caption=caption,
     )
     save(drawing, options.output)
     rows, columns = strength.shape

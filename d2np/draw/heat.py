@@ -14,6 +14,7 @@ from ..image import open_rgb
 from ..options import ColourMap
 from .canvas import Canvas
 from .colours import Colour, colour_map
+from .legend import Bar, Item, Legend, text_size
 
 # One cell of the map is this many pixels of the picture that the network saw.
 _CELL = 4
@@ -32,6 +33,7 @@ def heatmap(
     colours: ColourMap = "inferno",
     network_size: tuple[int, int] | None = None,
     orient: bool = False,
+    caption: str | None = None,
 ) -> Image.Image:
     """The strength of each cell as a colour, over the greyed picture or alone.
 
@@ -57,11 +59,13 @@ def heatmap(
         picture and map: exactly for the default limits, to about two pixels for others.
     orient : bool
         Turn the picture as its EXIF data says; as it was chosen for the network.
+    caption : str, optional
+        Add a legend below the image: this text, and which colour is which strength.
 
     Returns
     -------
     PIL.Image.Image
-        RGB, of the picture's size.
+        RGB, of the image's size, or higher by the legend.
 
     Raises
     ------
@@ -92,7 +96,14 @@ def heatmap(
         heat = (ground + opacity * (heat - ground) + 0.5).astype(np.uint8)
     canvas = Canvas(heat)
     _mark(canvas, cells, strongest, scale_x, scale_y)
-    return canvas.to_image()
+    if caption is None:
+        return canvas.to_image()
+    if strongest:
+        caption += f", squares: the {strongest} strongest cells"
+    low, high = _range(cells)
+    bar = Bar(colour_map(colours, np.linspace(0.0, 1.0, 256)), wide=True)
+    scale: list[Item] = [f"strength {low:.3f}", bar, f"{high:.3f}"]
+    return Legend([], scale, text_size(width), caption).below(canvas.pixels)
 
 
 def levels(
@@ -179,14 +190,20 @@ def _cells(edge: int) -> int:
 
 
 def _normalised(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    low, high = np.percentile(cells, [1, 99])
-    if high <= low:
-        # Nearly everywhere the same; what stands out, if anything does, still shows.
-        low, high = cells.min(), cells.max()
+    low, high = _range(cells)
     if high <= low:
         return np.zeros_like(cells)
     level: NDArray[np.float32] = np.clip((cells - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
     return level
+
+
+def _range(cells: NDArray[np.float32]) -> tuple[float, float]:
+    """What the lowest and the highest colour stand for."""
+    low, high = np.percentile(cells, [1, 99])
+    if high <= low:
+        # Nearly everywhere the same; what stands out, if anything does, still shows.
+        low, high = cells.min(), cells.max()
+    return float(low), float(high)
 
 
 def _interpolated(

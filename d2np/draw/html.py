@@ -24,6 +24,7 @@ from PIL import Image
 
 from ..errors import OptionError
 from ..features import Features, Matches
+from ..remote import RemoteFile
 from .colours import colour_map, ranks
 from .heat import levels
 from .pairs import check_matches, mask_of
@@ -50,6 +51,7 @@ def match_page(
     names: tuple[str, str] | None = None,
     max_edge: int = 1600,
     orient: bool = False,
+    caption: str = "",
 ) -> str:
     """A page with both pictures and a line for each match, to point at, filter and step through.
 
@@ -60,14 +62,16 @@ def match_page(
     features_a, features_b : Features
     matches : Matches
     inliers : (M,) bool, optional
-        Which matches agree with a geometric model; the others are drawn dashed, and both kinds can be
-        switched off. Default: ``matches.inliers`` where there is such a mask.
+        Which matches agree with a geometric model; the others are drawn faint and dashed, and both kinds can
+        be switched off. Default: ``matches.inliers`` where there is such a mask.
     names : (str, str), optional
         What the pictures are called on the page. Default: the names of their files.
     max_edge : int
         Larger pictures are embedded with this longest edge, in pixels.
     orient : bool
         Turn the pictures as their EXIF data says; as it was chosen at extraction.
+    caption : str
+        A sentence below the names, such as what the check against a geometric model says.
 
     Returns
     -------
@@ -115,6 +119,8 @@ def match_page(
         about_b=_about(features_b),
         picture_a=_picture_url(pixels_a, max_edge),
         picture_b=_picture_url(pixels_b, max_edge),
+        caption=caption,
+        caption_hidden="" if caption else "hidden",
         kinds_hidden="" if mask is not None else "hidden",
     )
 
@@ -211,6 +217,8 @@ def _names(image_a: Any, image_b: Any) -> tuple[str, str]:
 
 
 def _name(image: Any, otherwise: str) -> str:
+    if isinstance(image, RemoteFile):
+        return image.name
     return Path(os.fspath(image)).name if isinstance(image, (str, os.PathLike)) else otherwise
 
 

@@ -1,4 +1,4 @@
-"""The strip of text and colour below a drawing of matches."""
+"""The strip of text and colour below a drawing."""
 
 from __future__ import annotations
 
@@ -34,22 +34,36 @@ class Legend:
         An empty text widens the space between its neighbours.
     size : int
         Height of the text in pixels, as fonts count it.
+    caption : str
+        A second row, where it is not empty.
     """
 
-    def __init__(self, left: list[Item], right: list[Item], size: int) -> None:
-        self._left, self._right, self._size = left, right, size
+    def __init__(self, left: list[Item], right: list[Item], size: int, caption: str = "") -> None:
+        self._left, self._right, self._size, self._caption = left, right, size, caption
         self._font = _font(size)
         self._space = round(size * 0.6)
-        self.height = round(size * 2.1)
+        self._row_height = round(size * 1.45)
+        self.height = round(size * 2.1) + (self._row_height if caption else 0)
         parts = [self._width(items) for items in (left, right) if items]
-        self.width = sum(parts) + self._space * (2 + 2 * (len(parts) - 1))
+        first = sum(parts) + self._space * (2 + 2 * (len(parts) - 1))
+        self.width = max(first, self._width([caption]) + 2 * self._space)
 
     def draw(self, image: Image.Image) -> None:
-        """Draw it along the picture's lower edge."""
+        """Draw it along the image's lower edge."""
         draw = ImageDraw.Draw(image)
-        middle = image.height - self.height / 2
+        middle = image.height - self.height / 2 - (self._row_height / 2 if self._caption else 0)
         self._row(image, draw, self._left, self._space, middle)
         self._row(image, draw, self._right, image.width - self._space - self._width(self._right), middle)
+        if self._caption:
+            self._row(image, draw, [self._caption], self._space, middle + self._row_height)
+
+    def below(self, pixels: NDArray[np.uint8]) -> Image.Image:
+        """Return an image with this below it, as wide as the wider of both."""
+        height, width = pixels.shape[:2]
+        sheet = Image.new("RGB", (max(width, self.width), height + self.height), BACKGROUND)
+        sheet.paste(Image.fromarray(pixels), ((sheet.width - width) // 2, 0))
+        self.draw(sheet)
+        return sheet
 
     def _row(
         self, image: Image.Image, draw: ImageDraw.ImageDraw, items: list[Item], left: int, middle: float
@@ -74,6 +88,26 @@ class Legend:
         if isinstance(item, str):
             return int(np.ceil(self._font.getlength(item)))
         return round(self._size * (7 if item.wide else 0.72))
+
+
+def text_size(width: int) -> int:
+    """How high the text below a drawing of this width is: readable where a page shows it 830 pixels wide."""
+    return min(64, max(13, round(0.018 * width)))
+
+
+def number(count: int, what: str) -> str:
+    """``1 match``, ``2 matches``."""
+    if count == 1:
+        return f"1 {what}"
+    return f"{count} {what}{'es' if what.endswith('ch') else 's'}"
+
+
+def drawn_at(*factors: float) -> str:
+    """Return how a caption goes on where images are not drawn at their own size."""
+    if all(abs(factor - 1) < 0.005 for factor in factors):
+        return ""
+    sizes = list(dict.fromkeys(f"{100 * factor:.0f} %" for factor in factors))
+    return f", drawn at {' and '.join(sizes)} of the size"
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

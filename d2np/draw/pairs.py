@@ -14,7 +14,7 @@ from ..features import Features, Matches
 from ..options import ColourMap
 from .canvas import Canvas
 from .colours import Colour, colour_map, stretched
-from .legend import BACKGROUND, Bar, Item, Legend
+from .legend import BACKGROUND, Bar, Item, Legend, drawn_at, number, text_size
 from .picture import enlargement, open_for, resized, scaled_positions
 
 _RIGHT: Colour = (70, 236, 112)
@@ -47,12 +47,14 @@ def matches(
     colours: ColourMap = "viridis",
     max_size: int | None = 4096,
     orient: bool = False,
+    caption: str | None = None,
 ) -> Image.Image:
     """Two pictures side by side (wide panoramas: one above the other) with a line for each match.
 
     The colour tells the similarity, over the range that occurs; the most similar matches are on top. The
-    more lines there are the thinner and the more transparent they get. Where the matches have been verified,
-    that goes for the inliers; the outliers are faint red lines below them.
+    more lines there are the thinner and the more transparent they get. Dots at their ends grow with the scale
+    of the keypoint. Where the matches have been verified, that goes for the inliers; the outliers are faint
+    red lines below them.
 
     Parameters
     ----------
@@ -70,6 +72,9 @@ def matches(
         the legend comes below. ``None`` keeps their size.
     orient : bool
         Turn the pictures as their EXIF data says; as it was chosen at extraction.
+    caption : str, optional
+        What a second row of the legend begins with, such as the weights; it goes on with the size at which
+        the images are drawn, if that is another one than their own.
 
     Returns
     -------
@@ -107,13 +112,17 @@ def matches(
     elif not inliers.all():
         inks[~inliers], strength[~inliers] = _WRONG, _OUTLIER_STRENGTH
     layout = _Layout.of(pixels_a.shape, pixels_b.shape, max_size)
-    size = min(64, max(13, round(0.016 * layout.width)))
-    legend = _legend(matches, right, colours, size)
+    about = (
+        ""
+        if caption is None
+        else caption + drawn_at(layout.a[2] / pixels_a.shape[1], layout.b[2] / pixels_b.shape[1])
+    )
+    legend = _legend(matches, right, colours, text_size(layout.width), about)
     layout = layout.with_legend(legend)
 
     sheet = np.empty((layout.height + legend.height, layout.width, 3), dtype=np.uint8)
     sheet[:] = BACKGROUND
-    ends = []
+    ends, sizes = [], []
     for pixels, features, (x, y, width, height), column in (
         (pixels_a, features_a, layout.a, 0),
         (pixels_b, features_b, layout.b, 1),
@@ -121,6 +130,7 @@ def matches(
         sheet[y : y + height, x : x + width] = resized(pixels, width, height)
         positions = scaled_positions(features, pixels, width, height)
         ends.append(positions[matches.indices[:, column]] + np.array([x, y]))
+        sizes.append(np.clip(features.keypoints[matches.indices[:, column], 2].astype(np.float64), 0.5, 4.0))
     # Lines that leave a picture through its border must not run into the legend.
     canvas = Canvas(sheet[: layout.height])
     order = np.argsort(-matches.similarities, kind="stable")[::-1]
@@ -128,7 +138,15 @@ def matches(
     if right is not None:
         layers = [order[right[order]], order[~right[order]]]
     strokes = [
-        _Strokes(ends[0][chosen], ends[1][chosen], inks[chosen], strength[chosen], len(order), canvas)
+        _Strokes(
+            ends[0][chosen],
+            ends[1][chosen],
+            np.stack(sizes, axis=1)[chosen],
+            inks[chosen],
+            strength[chosen],
+            len(order),
+            canvas,
+        )
         for chosen in layers
     ]
     for each in strokes:
@@ -190,6 +208,8 @@ class _Strokes:
     Parameters
     ----------
     ends_a, ends_b : (K, 2) float64
+    sizes : (K, 2) float64
+        Of the dots at both ends, relative to each other.
     inks : (K, 3) uint8
     strength : (K,) float64
         0..1, relative opacity.
@@ -203,12 +223,13 @@ class _Strokes:
         self,
         ends_a: NDArray[np.float64],
         ends_b: NDArray[np.float64],
+        sizes: NDArray[np.float64],
         inks: NDArray[np.uint8],
         strength: NDArray[np.float64],
         count: int,
         canvas: Canvas,
     ) -> None:
-        self._ends_a, self._ends_b, self._strength = ends_a, ends_b, strength
+        self._ends_a, self._ends_b, self._sizes, self._strength = ends_a, ends_b, sizes, strength
         self._inks: list[Colour] = [(int(r), int(g), int(b)) for r, g, b in inks]
         unit = max(1.0, max(canvas.width, canvas.height) / 1200)
         decade = np.log10(max(1, count))
@@ -231,34 +252,41 @@ class _Strokes:
 
     def draw_ends(self, canvas: Canvas, strength: float = 1.0) -> None:
         opacity = min(1.0, 0.5 + self._opacity) * strength
-        for a, b, ink in zip(self._ends_a, self._ends_b, self._inks, strict=True):
-            for x, y in (a, b):
-                canvas.disc(x, y, self._radius + 0.8, _OUTLINE, 0.5 * opacity)
-                canvas.disc(x, y, self._radius, ink, opacity)
+        for a, b, sizes, ink in zip(self._ends_a, self._ends_b, self._sizes, self._inks, strict=True):
+            for (x, y), size in zip((a, b), sizes, strict=True):
+                canvas.disc(x, y, self._radius * size + 0.8, _OUTLINE, 0.5 * opacity)
+                canvas.disc(x, y, self._radius * size, ink, opacity)
 
 
-def _legend(matches: Matches, right: NDArray[np.bool_] | None, colours: str, size: int) -> Legend:
+def _legend(
+    matches: Matches, right: NDArray[np.bool_] | None, colours: str, size: int, caption: str
+) -> Legend:
     count = len(matches)
-    left: list[Item] = ["no matches" if not count else f"{count} match{'es' if count > 1 else ''}"]
+    left: list[Item] = [number(count, "match") if count else "no matches"]
     if not count:
-        return Legend(left, [], size)
+        return Legend(left, [], size, caption)
     if right is not None:
         good = int(right.sum())
         share = f"{good} correct ({100 * good / count:.0f} %)"
-        return Legend(
-            left,
-            [Bar(_single(_RIGHT)), share, "", Bar(_single(_WRONG)), f"{count - good} wrong"],
-            size,
-        )
+        wrong = f"{count - good} wrong"
+        return Legend(left, [Bar(_single(_RIGHT)), share, "", Bar(_single(_WRONG)), wrong], size, caption)
     if matches.inliers is None:
-        return Legend(left, _similarities(matches.similarities, colours), size)
+        return Legend(
+            [f"{left[0]}, not verified"], _similarities(matches.similarities, colours), size, caption
+        )
     good = int(matches.inliers.sum())
-    left += [f"{good} inlier{'' if good == 1 else 's'} ({100 * good / count:.0f} %)"]
+    if matches.evidence is not None and not matches.evidence.sufficient:
+        left += ["no geometric agreement"]
+    else:
+        left += [f"{number(good, 'inlier')} ({100 * good / count:.0f} %)"]
     items = _similarities(matches.similarities[matches.inliers], colours)
     if good < count:
-        outliers = f"{count - good} outlier{'' if count - good == 1 else 's'}"
-        items = [Bar(_single(_WRONG)), outliers, *([""] if items else []), *items]
-    return Legend(left, items, size)
+        items = [
+            *(Bar(_single(_WRONG)), number(count - good, "outlier")),
+            *([""] if items else []),
+            *items,
+        ]
+    return Legend(left, items, size, caption)
 
 
 def _similarities(similarities: NDArray[np.float32], colours: str) -> list[Item]:

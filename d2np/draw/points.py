@@ -14,13 +14,21 @@ from ..features import Features
 from ..options import ColourMap
 from .canvas import Canvas
 from .colours import Colour, colour_map, ranks
+from .legend import Bar, Item, Legend, drawn_at, number, text_size
 from .picture import enlargement, open_for, resized, scaled_positions
 
 _OUTLINE: Colour = (12, 12, 16)
+# Where in the colour map the lowest score lies.
+_LOWEST = 0.3
 
 
 def keypoints(
-    image: Any, features: Features, *, colours: ColourMap | ArrayLike = "viridis", orient: bool = False
+    image: Any,
+    features: Features,
+    *,
+    colours: ColourMap | ArrayLike = "viridis",
+    orient: bool = False,
+    caption: str | None = None,
 ) -> Image.Image:
     """Circles over the picture, the best ones brightest and on top.
 
@@ -36,6 +44,9 @@ def keypoints(
         A colour map for the rank of the score, or one RGB colour for all keypoints, or one for each.
     orient : bool
         Turn the picture as its EXIF data says; as it was chosen at extraction.
+    caption : str, optional
+        Add a legend below the image: how many keypoints, which colour is which score, this text, and the size
+        at which the image is drawn, if that is not its own.
 
     Returns
     -------
@@ -73,12 +84,29 @@ def keypoints(
         opacity = 0.7 + 0.3 * rank[k]
         canvas.ring(x, y, radii[k], line + 1.6, _OUTLINE, 0.7 * opacity)
         canvas.ring(x, y, radii[k], line, ink, opacity)
-    return canvas.to_image()
+    if caption is None:
+        return canvas.to_image()
+    return _legend(features, colours, canvas.width, caption + drawn_at(factor)).below(canvas.pixels)
+
+
+def _legend(features: Features, colours: str | ArrayLike, width: int, caption: str) -> Legend:
+    left: list[Item] = [number(len(features), "keypoint")]
+    if not len(features):
+        return Legend(left, [], text_size(width), caption)
+    low, high = features.keypoints[:, 2].min(), features.keypoints[:, 2].max()
+    if low < high:
+        caption += f", circles: scale {low:.3g} to {high:.3g}"
+    right: list[Item] = []
+    if isinstance(colours, str):
+        gradient = colour_map(colours, np.linspace(0.0, 1.0, 256), lowest=_LOWEST)
+        low, high = features.scores.min(), features.scores.max()
+        right = [f"score, by rank: {low:.4g}", Bar(gradient, wide=True), f"{high:.4g}"]
+    return Legend(left, right, text_size(width), caption)
 
 
 def _inks(colours: str | ArrayLike, rank: NDArray[np.float64]) -> NDArray[np.integer]:
     if isinstance(colours, str):
-        return colour_map(colours, rank, lowest=0.3)
+        return colour_map(colours, rank, lowest=_LOWEST)
     inks = np.asarray(colours)
     if not np.issubdtype(inks.dtype, np.integer) or inks.shape not in ((3,), (len(rank), 3)):
         raise OptionError(

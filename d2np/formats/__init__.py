@@ -4,6 +4,8 @@
     one HDF5 file for many images, as hloc reads and writes it
 ``hloc_matches``
     one HDF5 file for the matches of many pairs of images, as hloc reads and writes it
+``tables``
+    the matches of two images as CSV, JSON or ``.npz``
 ``colmap``
     a COLMAP database of features and matches
 ``npz``, ``mat``

@@ -343,7 +343,7 @@ def test_light_and_dark(open_page, text, request):
 
 
 @pytest.mark.parametrize("text", ["match_text", "keypoint_text"])
-@pytest.mark.parametrize("width", [360, 600, 900])
+@pytest.mark.parametrize("width", [360, 390, 600, 900])
 def test_narrow_windows(open_page, text, width, request):
     page = open_page(request.getfixturevalue(text), width=width, height=760)
     assert page.js("return document.documentElement.scrollWidth") <= width
@@ -358,6 +358,51 @@ def test_narrow_windows(open_page, text, width, request):
         "const box = document.getElementById('detail').getBoundingClientRect();"
         "return box.top >= 0 && box.bottom <= window.innerHeight + 1"
     )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_verified_matches_on_a_phone(open_page, scene, theme):
+    """All that a page can have, with names and a caption that do not fit a line."""
+    names = ("IMG_20260101_120000_a_name_of_a_telephone.jpg", "2" * 60 + ".jpg")
+    text = draw.match_page(
+        *scene,
+        inliers=np.arange(COUNT) % 4 == 0,
+        names=names,
+        caption="No geometric agreement: 8 of 60 matches fit one fundamental matrix, as many as chance gives",
+    )
+    page = open_page(text, width=390, height=844, theme=theme, ratio=3)
+    page.press(Keys.ARROW_RIGHT)
+    assert page.js("return document.documentElement.scrollWidth") <= 390
+    assert "as many as chance gives" in page.driver.find_element(By.CLASS_NAME, "caption").text
+    for name in ("show-inliers", "show-outliers"):
+        assert (
+            page.js(
+                "return document.getElementById(arguments[0]).closest('label').clientHeight",
+                name,
+            )
+            >= 24
+        )
+    page.element("show-outliers").click()
+    assert page.text("count") == "15 of 60 matches"
+
+
+def test_inliers_stand_out(open_page, scene):
+    """Of the same matches, outliers are fainter."""
+
+    def strength(inlier):
+        page = open_page(draw.match_page(*scene, inliers=np.full(COUNT, inlier)))
+        return page.js(
+            "const canvas = document.getElementById('all');"
+            "const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
+            "let sum = 0; for (let k = 3; k < data.length; k += 4) sum += data[k]; return sum"
+        )
+
+    assert strength(False) < 0.5 * strength(True)
+
+
+def test_without_a_caption_there_is_none(open_page, match_text):
+    page = open_page(match_text)
+    assert not page.driver.find_element(By.CLASS_NAME, "caption").is_displayed()
 
 
 def test_canvases_have_the_pixels_of_the_screen(open_page, match_text):

@@ -16,8 +16,9 @@ const stage = byId("stage");
 const minimum = byId("minimum");
 const outlierColour = () => getComputedStyle(document.querySelector(".line.dashed")).borderTopColor;
 
-// How much of the stage all lines together may cover, counted without their overlaps.
+// How much of the stage lines of one kind may cover together, counted without their overlaps.
 const INK = 0.25;
+const OUTLIER_STRENGTH = 0.4;
 // How far the pointer may be from an end of a line, and from a line, in pixels.
 const NEAR_END = 12;
 const NEAR_LINE = 5;
@@ -72,22 +73,27 @@ function drawHistogram() {
 
 function drawAll() {
   const pen = penOn(byId("all"));
-  const area = stage.clientWidth * stage.clientHeight;
-  let length = 0;
-  for (const k of page.shown) length += Math.hypot(a.x[k] - b.x[k], a.y[k] - b.y[k]);
   const many = page.shown.length;
   // One pixel of the screen, the width that is drawn fastest by far, is enough for thousands of lines.
   const width = many > 1500 ? 1 / (window.devicePixelRatio || 1) : many > 500 ? 1 : many > 100 ? 1.2 : 1.6;
-  const opacity = clamp((INK * area) / Math.max(1, length * width), 0.06, 0.9);
 
   const outliers = page.shown.filter((k) => !isInlier(k));
   const inliers = page.shown.filter(isInlier);
-  // Dashes cover less: they may be stronger.
-  strokes(pen, outliers, () => outlierColour(), width, Math.min(0.9, 1.5 * opacity), [5, 4]);
-  strokes(pen, inliers, colourOf, width, opacity, []);
+  // Outliers are there for whoever looks for them, and leave the eye to the inliers.
+  strokes(pen, outliers, () => outlierColour(), width, OUTLIER_STRENGTH * opacityOf(outliers, width), [5, 4]);
+  strokes(pen, inliers, colourOf, width, opacityOf(inliers, width), []);
   const radius = many > 1000 ? 1.25 : many > 300 ? 2 : 3;
+  pen.globalAlpha = OUTLIER_STRENGTH;
   dots(pen, outliers, () => outlierColour(), radius);
+  pen.globalAlpha = 1;
   dots(pen, inliers, colourOf, radius);
+}
+
+// Lines of one kind cover that share of the stage at most.
+function opacityOf(chosen, width) {
+  let length = 0;
+  for (const k of chosen) length += Math.hypot(a.x[k] - b.x[k], a.y[k] - b.y[k]);
+  return clamp((INK * stage.clientWidth * stage.clientHeight) / Math.max(1, length * width), 0.06, 0.9);
 }
 
 // From the least similar to the most similar, which end up on top; lines of one colour are one path.
@@ -130,9 +136,10 @@ function dots(pen, chosen, colour, radius) {
     }
     pen.beginPath();
     for (const k of group) {
-      for (const end of [a, b]) {
-        pen.moveTo(end.x[k] + radius, end.y[k]);
-        pen.arc(end.x[k], end.y[k], radius, 0, 2 * Math.PI);
+      for (const [end, { scale }] of [[a, data.a], [b, data.b]]) {
+        const reach = radius * clamp(scale[k], 0.5, 4);
+        pen.moveTo(end.x[k] + reach, end.y[k]);
+        pen.arc(end.x[k], end.y[k], reach, 0, 2 * Math.PI);
       }
     }
     pen.fill();
