@@ -31,7 +31,10 @@ def test_page(page):
         assert step.extras <= extras()
         for command in re.split(r"\n|&&|;|\|", step.text):
             if command.startswith("d2np "):
-                cli._parser().parse_args(shlex.split(command, comments=True)[1:])
+                try:
+                    cli._parser().parse_args(shlex.split(command, comments=True)[1:])
+                except SystemExit as end:  # after --version too
+                    assert not end.code, command
             elif named := re.match(r"pip install .*\[([\w,]+)\]", command):
                 assert set(named[1].split(",")) <= extras()
 
@@ -40,6 +43,12 @@ def test_page(page):
 def test_blocks_are_marked_as_what_is_run_or_not_at_all(page):
     assert page.read_text().count("\n```") == 2 * len(blocks(page))
     assert {language for language, _ in blocks(page)} <= {"sh", "python", "text", ""}
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
+def test_a_page_begins_with_something_to_copy(page):
+    beginning = page.read_text().partition("\n## ")[0]
+    assert any(step.language == "python" or "\n" in step.text for step in steps(beginning))
 
 
 def test_readme(tmp_path):

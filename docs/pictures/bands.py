@@ -58,9 +58,7 @@ def cone(theme: Theme) -> Figure:
     axes.set_title(
         f"One row of the map depends on {reach()} rows of pixels", loc="left", fontsize=11, color=theme.text
     )
-    axes.text(
-        4.1, 176, "what both need is\nkept, and computed\nonce", ha="center", va="center", fontsize=9.5
-    )
+    axes.text(4.1, 176, "what both need is\nkept, and computed\nonce", ha="center", va="center", fontsize=9.5)
     return made
 
 
