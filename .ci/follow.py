@@ -120,17 +120,15 @@ def main() -> int:
             page.follow()
             shutil.rmtree(page.place, ignore_errors=True)
         except (Failed, subprocess.TimeoutExpired) as error:
-            problem = f"{path.relative_to(ROOT)}: {error}"
-        end = "  FAILED" if problem else ""
-        print(f"{time.perf_counter() - start:6.1f} s  {path.relative_to(ROOT)}{end}", flush=True)
+            problem = f"{path.relative_to(ROOT)} FAILED, {error}"
+        print(f"{time.perf_counter() - start:6.1f} s  {problem or path.relative_to(ROOT)}", flush=True)
         return problem
 
     with mirror() as address, ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = list(filter(None, pool.map(follow, chosen)))
+        failed = sum(map(bool, pool.map(follow, chosen)))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{len(chosen)} pages, {used.ru_utime + used.ru_stime:.0f} s of processor time")
-    print("\n\n".join(problems), file=sys.stderr)
-    return bool(problems)
+    print(f"{len(chosen)} pages, {failed} failed, {used.ru_utime + used.ru_stime:.0f} s of processor time")
+    return bool(failed)
 
 
 if __name__ == "__main__":
