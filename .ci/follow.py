@@ -95,6 +95,7 @@ class Page:
             "PATH": os.pathsep.join(map(str, places)),
             "D2NP_CACHE": str(self.folder / "cache"),
             "D2NP_MIRROR": self.address,
+            "PIP_NO_COMPILE": "1",
             "NO_PROXY": "127.0.0.1",
         }
         quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}

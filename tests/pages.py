@@ -32,9 +32,11 @@ NOT_RUN = {
     "colmap mapper": "COLMAP's program is no Python package; the page runs the same by pycolmap",
     "pyinstaller app.py": "`.ci/frozen` does that",
     "pytest": "`.ci/run` does that",
+    "pip install torch": "gigabytes; `.ci/run` compares with PyTorch",
+    "pip install '.[reference]'": "gigabytes; `.ci/run` compares with PyTorch",
     "d2np: ": "messages, of files that the page does not have",
 }
-"""What unmarked blocks begin with, and why they are left out."""
+"""What blocks and commands begin with that are left out, and why."""
 
 INSTEAD = [
     (r" && pytest\b.*", "", "`.ci/run` runs the tests"),
@@ -81,7 +83,7 @@ class Failed(Exception):
 
 def is_whole(code: str) -> bool:
     """Return whether inline code is a command to run, and not the mention of one."""
-    if not COMMAND.match(code) or "..." in code or "…" in code:
+    if not COMMAND.match(code) or "..." in code or "…" in code or code.startswith(tuple(NOT_RUN)):
         return False
     words = shlex.split(code)
     return words[0] != "d2np" or words[1] in WITHOUT_ARGUMENTS or any(word[0] != "-" for word in words[2:])
