@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,8 +40,8 @@ class Page:
         self.address = address
         self.steps = list(steps(path.read_text()))
 
-    def follow(self) -> None:
-        """Run each step once."""
+    def follow(self) -> Iterator[str]:
+        """Run each step once; yields what is wrong."""
         if not self.steps:
             return
         text = "\n".join(step.text for step in self.steps)
@@ -59,7 +60,10 @@ class Page:
         for number, step in enumerate(self.steps):
             if step.text not in done:
                 done.add(step.text)
-                self.run(step, number, environment)
+                try:
+                    self.run(step, number, environment)
+                except (Failed, subprocess.TimeoutExpired) as error:
+                    yield str(error)
 
     def environment(self, name: str, source: Path) -> Path:
         """Copy an environment by hard links; installing replaces files and never writes into them."""
@@ -112,23 +116,22 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [path.resolve() for path in options.pages] or [ROOT / "README.md", *PAGES]
 
-    def follow(path: Path) -> str:
-        """Return what is wrong with a page."""
+    def follow(path: Path) -> int:
+        """Return how many steps of a page fail."""
         start = time.perf_counter()
-        problem = ""
-        try:
-            page = Page(path, options.work, address)
-            page.follow()
-            shutil.rmtree(page.place, ignore_errors=True)
-        except (Failed, subprocess.TimeoutExpired) as error:
-            problem = f"{path.relative_to(ROOT)} FAILED, {error}"
-        print(f"{time.perf_counter() - start:6.1f} s  {problem or path.relative_to(ROOT)}", flush=True)
-        return problem
+        page = Page(path, options.work, address)
+        problems = list(page.follow())
+        shutil.rmtree(page.place, ignore_errors=True)
+        summary = f"{time.perf_counter() - start:6.1f} s  {page.name}, {len(page.steps)} steps"
+        print("\n".join([summary, *(f"FAILED: {page.name}, {problem}" for problem in problems)]), flush=True)
+        return len(problems)
 
     with mirror() as address, ThreadPoolExecutor(os.cpu_count()) as pool:
-        failed = sum(map(bool, pool.map(follow, chosen)))
+        failed = sum(pool.map(follow, chosen))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{len(chosen)} pages, {failed} failed, {used.ru_utime + used.ru_stime:.0f} s of processor time")
+    print(
+        f"{len(chosen)} pages, {failed} steps failed, {used.ru_utime + used.ru_stime:.0f} s of processor time"
+    )
     return bool(failed)
 
 

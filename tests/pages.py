@@ -44,7 +44,7 @@ INSTEAD = [
     (r"(python benchmarks/extraction\.py)$", r"\1 --size 64x64 --rounds 1", "minutes"),
     (r"(python benchmarks/quality\.py)$", r"\1 --seeds 1", "minutes"),
     (r"(python benchmarks/size\.py.*)$", r"\1 --megapixels 0.1 0.2 --rounds 1", "minutes"),
-    (r"(python benchmarks/memory\.py)$", r"\1 160x120 --scales 1", "minutes"),
+    (r"(python benchmarks/memory\.py)$", r"\1 --sizes 160x120 --scales 1", "minutes"),
     (r"(benchmarks/hpatches\.py) FOLDER", r"\1 hpatches-sequences-release", "a folder of the reader's"),
     (r"s3://bucket/\w+/", "photos/", "a bucket of the reader's"),
     (r"--dask tcp://host:8786", "--dask local:1", "a cluster of the reader's"),
@@ -54,7 +54,7 @@ INSTEAD = [
 
 COMMAND = re.compile(r"d2np |python benchmarks/|python -m venv |pip install ")
 CALL = re.compile(r"(net[.(]|d2np\.[\w.]+\(|print\(net\.|for \w+ in net\.)")
-WITHOUT_ARGUMENTS = {"demo", "fetch", "info", "warmup"}
+WITHOUT_ARGUMENTS = {"demo", "warmup"}
 NAMES = """
 import numpy as np
 import d2np
