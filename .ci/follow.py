@@ -51,9 +51,7 @@ class Page:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, target)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        prepare(self.folder)
-        prepare_downloads(self.folder)
+        shutil.copytree(self.work / "reader", self.folder, dirs_exist_ok=True)
         starts_empty = re.search(r"^pip install \.", self.steps[0].text, re.MULTILINE)
         environment = self.environment("own", self.work / ("empty" if starts_empty else "bare"))
         done: set[str] = set()
@@ -126,6 +124,10 @@ def main() -> int:
         print("\n".join([summary, *(f"FAILED: {page.name}, {problem}" for problem in problems)]), flush=True)
         return len(problems)
 
+    reader = options.work / "reader"
+    reader.mkdir()
+    prepare(reader)
+    prepare_downloads(reader)
     with mirror() as address, ThreadPoolExecutor(os.cpu_count()) as pool:
         failed = sum(pool.map(follow, chosen))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
