@@ -32,6 +32,7 @@ NOT_RUN = {
     "colmap mapper": "COLMAP's program is no Python package; the page runs the same by pycolmap",
     "pyinstaller app.py": "`.ci/frozen` does that",
     "pytest": "`.ci/run` does that",
+    "python benchmarks/leaks.py": "minutes; `tests/test_leaks.py` makes fewer calls",
     "pip install torch": "gigabytes; `.ci/run` compares with PyTorch",
     "pip install '.[reference]'": "gigabytes; `.ci/run` compares with PyTorch",
     "d2np: ": "messages, of files that the page does not have",
