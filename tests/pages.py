@@ -30,7 +30,7 @@ SIZE = 320
 NOT_RUN = {
     "from pathlib import Path\nfrom hloc import": "hloc is on no package registry",
     "colmap mapper": "COLMAP's program is no Python package; the page runs the same by pycolmap",
-    "pyinstaller app.py": "`.ci/frozen` does that",
+    "pip install pyinstaller": "`.ci/frozen` does that",
     "pytest": "`.ci/run` does that",
     "python benchmarks/leaks.py": "minutes; `tests/test_leaks.py` makes fewer calls",
     "pip install torch": "gigabytes; `.ci/run` compares with PyTorch",
