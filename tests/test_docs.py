@@ -1,113 +1,110 @@
-"""Every command and example of the pages in ``docs/``, and the README's Python, runs as it stands there.
+"""The README and the pages of ``docs/`` name commands, options and extras that there are.
 
-A page is worked through from its top to its bottom in one folder that holds what a reader would have:
-``A.jpg`` and ``B.jpg``, two views of one scene, ``photos/`` with three pictures, one of them in a folder of
-its own, and ``d2.h5``, a file of weights. Blocks marked ``sh`` and ``python`` are run; lines that install
-something are compared with the extras that there are. What would be downloaded comes from a server on this
-machine, with made-up weights in place of the published ones.
+Here commands are parsed and Python is compiled, in an instant; ``.ci/docs`` runs all of it.
 """
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from checkpoints import legacy, state_dict, tensor
-from loopback import File, serving
-from PIL import Image
+from pages import PAGES, ROOT, Failed, Step, blocks, check, extras, prepare, steps
 
-import d2np
-from d2np.demo import views
-from d2np.weights import analytic, store
+from d2np import cli
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-RUN = ("sh", "python")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXTRAS = re.compile(r"^(\w+) = \[", re.MULTILINE)
-
-
-def blocks(page):
-    return [match.groups() for match in BLOCK.finditer(page.read_text())]
-
-
-@pytest.fixture(scope="session")
-def mirror():
-    """The address of a server that has the published checkpoints' names."""
-    arrays = {name: tensor(array) for name, array in analytic.arrays().items()}
-    checkpoint = File(legacy({"model": state_dict(arrays)}))
-    with serving() as server:
-        server.answers = {f"/d2_{name}.pth": checkpoint for name in store.SOURCES}
-        yield server.address
-
-
-@pytest.fixture
-def folder(tmp_path, mirror, monkeypatch):
-    monkeypatch.setenv("D2NP_FETCH_MIRROR", mirror)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    scene = views()
-    for name, view in (("A", scene.first), ("B", scene.second)):
-        view.resize((320, 320)).save(tmp_path / f"{name}.jpg")
-    (tmp_path / "photos" / "yard").mkdir(parents=True)
-    for name in ("left.jpg", "right.jpg", "yard/gate.jpg"):
-        Image.open(tmp_path / ("A.jpg" if "left" in name else "B.jpg")).save(tmp_path / "photos" / name)
-    d2np.Net.load("analytic").save(tmp_path / "d2.h5")
-    return tmp_path
-
-
-def run(command, folder):
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "D2NP_CACHE": str(folder / "cache"),
-    }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
-
-
-def installs(script, extras):
-    """The script without the lines that install extras, which must exist."""
-    rest = []
-    for line in script.splitlines():
-        if line.startswith("pip install"):
-            (named,) = re.findall(r"\[([\w,]+)\]", line)
-            assert set(named.split(",")) <= extras
-        else:
-            rest.append(line)
-    return "\n".join(rest)
-
-
-def runs(page):
-    return any(language in RUN for language, _ in blocks(page))
+README = ROOT / "README.md"
 
 
 def name(page):
-    return page.relative_to(ROOT / "docs").with_suffix("").as_posix()
+    return page.relative_to(ROOT).with_suffix("").as_posix()
 
 
-def follow(page, folder):
-    """Run the page's blocks, one after the other; ``slow/test_pages.py`` does so with each page."""
-    extras = set(EXTRAS.findall((ROOT / "pyproject.toml").read_text()))
-    for language, text in blocks(page):
-        if language == "sh":
-            run(["bash", "-ec", installs(text, extras)], folder)
-        elif language == "python":
-            run([sys.executable, "-W", "error", "-c", text], folder)
+def refusal(arguments):
+    """Return the exit code of the command line's parser, 0 where it is content."""
+    try:
+        cli._parser().parse_args(arguments)
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
+def test_page(page):
+    for step in steps(page.read_text()):
+        if step.language == "python":
+            compile(step.text, f"{page.name}, line {step.line}", "exec")
+            continue
+        assert step.extras <= extras()
+        for command in re.split(r"\n|&&|;|\|", step.text):
+            if command.startswith("d2np "):
+                assert not refusal(shlex.split(command, comments=True)[1:]), command
+            elif named := re.match(r"pip install .*\[([\w,]+)\]", command):
+                assert set(named[1].split(",")) <= extras()
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
 def test_blocks_are_marked_as_what_is_run_or_not_at_all(page):
     assert page.read_text().count("\n```") == 2 * len(blocks(page))
-    assert {language for language, _ in blocks(page)} <= {*RUN, ""}
+    assert {language for language, _ in blocks(page)} <= {"sh", "python", "text", ""}
 
 
-def test_readme(folder):
-    examples = [text for language, text in blocks(ROOT / "README.md") if language == "python"]
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
+def test_a_page_begins_with_something_to_copy(page):
+    beginning = page.read_text().partition("\n## ")[0]
+    assert any(step.language == "python" or "\n" in step.text for step in steps(beginning))
+
+
+def test_readme(tmp_path):
+    prepare(tmp_path)
+    examples = [text for language, text in blocks(README) if language == "python"]
     assert examples
     for text in examples:
-        run([sys.executable, "-W", "error", "-c", text], folder)
-        assert (folder / "matches.png").exists()
+        command = [sys.executable, "-W", "error", "-c", text]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "matches.png").exists()
+
+
+PAGE = """\
+# Title
+
+Whole: `d2np info d2.h5`. Mentioned: `d2np extract`, `d2np pairs --half`, `d2np pairs ... -o m.h5`.
+
+| | needs | |
+| --- | --- | --- |
+| `d2np demo` | `mat` | `net.dense(image)` |
+
+```sh
+d2np warmup
+```
+
+```text
+every kernel is ready after ... s
+```
+"""
+
+
+def test_what_a_page_has_its_reader_run():
+    prose, row, calls, block = steps(PAGE)
+    assert (prose.line, prose.text, prose.extras) == (3, "d2np info d2.h5", frozenset())
+    assert (row.line, row.text, row.extras) == (7, "d2np demo", {"mat"})
+    assert (calls.language, calls.text.splitlines()[-1]) == ("python", "net.dense(image)")
+    assert (block.line, block.text) == (9, "d2np warmup\n")
+    check(block, "other\nevery kernel is ready after 2.0 s\n")
+    with pytest.raises(Failed, match="line 9: no line 'every kernel"):
+        check(block, "every kernel is ready\n")
+
+
+def test_a_block_that_is_neither_run_nor_named_is_an_error():
+    with pytest.raises(Failed, match="line 1: neither"):
+        list(steps("```\nrm -r photos\n```\n"))
+    with pytest.raises(Failed, match="line 1: no block before it"):
+        list(steps("```text\nprinted by what?\n```\n"))
+
+
+def test_lines_are_compared_in_order():
+    with pytest.raises(Failed):
+        check(Step(1, "sh", "", printed="a\nb\n"), "b\na\n")

@@ -1,4 +1,4 @@
-"""Draw all pictures of the pages: ``python docs/pictures``.
+"""Draw all figures of the pages: ``python docs/pictures``.
 
 Each is drawn twice, for light and for dark pages. They come out the same each time with one matplotlib, and
 what they show is computed by d2np's own code where it can be.
@@ -42,12 +42,12 @@ def draw(folder: Path, names: list[str]) -> Iterator[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the pictures of the pages in docs/.")
+    parser = argparse.ArgumentParser(description="Draw the figures of the pages in docs/.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(DRAWINGS))
     parser.add_argument("-o", dest="folder", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     if unknown := set(options.names) - set(DRAWINGS):
-        parser.error(f"there is no picture {', '.join(sorted(unknown))}; there are {', '.join(DRAWINGS)}")
+        parser.error(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(DRAWINGS)}")
     for path in draw(options.folder, options.names or list(DRAWINGS)):
         print(path)
 

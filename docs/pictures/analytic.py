@@ -1,4 +1,4 @@
-"""What a cell's 512 channels look at, with the analytic weights: read off the weights themselves."""
+"""Draw what a cell's 512 channels look at, from the analytic weights."""
 
 from __future__ import annotations
 

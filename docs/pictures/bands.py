@@ -1,4 +1,4 @@
-"""What a row of the map needs of each layer, and what has to be held."""
+"""Draw what a row of the map needs of each layer, and what must be kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEIGHT, _WIDTH = 1200, 1600
 
 
 def _needed(row: int) -> list[tuple[str, int, int, int]]:
-    """What one row of the map needs, from the picture on: a name, the first and last row, pixels a row."""
+    """Return what one row of the map needs, from the image on: name, first and last row, pixels a row."""
     first = last = row
     found = []
     step = 4
@@ -23,12 +23,12 @@ def _needed(row: int) -> list[tuple[str, int, int, int]]:
         step //= layer.stride
         first = first * layer.stride - layer.padding
         last = last * layer.stride - layer.padding + layer.dilation * (layer.kernel - 1)
-    found.append(("picture", first, last, step))
+    found.append(("image", first, last, step))
     return [each for each in reversed(found) if not each[0].startswith("relu")]
 
 
 def reach() -> int:
-    """Rows of the picture that one row of the map depends on."""
+    """Return how many rows of the image one row of the map depends on."""
     _, first, last, _ = _needed(40)[0]
     return last - first + 1
 
@@ -53,14 +53,12 @@ def cone(theme: Theme) -> Figure:
         )  # fmt: skip
     names = [name for name, *_ in _needed(40)]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=9.5)
-    axes.set(xlim=(-0.3, len(names) - 0.1), ylabel="rows of the picture")
+    axes.set(xlim=(-0.3, len(names) - 0.1), ylabel="rows of the image")
     axes.invert_yaxis()
     axes.set_title(
-        f"One row of the map is made of {reach()} rows of pixels", loc="left", fontsize=11, color=theme.text
+        f"One row of the map depends on {reach()} rows of pixels", loc="left", fontsize=11, color=theme.text
     )
-    axes.text(
-        4.1, 176, "what both need\nis kept, and never\ncomputed again", ha="center", va="center", fontsize=9.5
-    )
+    axes.text(4.1, 176, "what both need is\nkept, and computed\nonce", ha="center", va="center", fontsize=9.5)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Hard and soft detection, and where between the cells a keypoint lies."""
+"""Draw hard and soft detection, and the position of a keypoint between cells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def curvature_ratio(cells: Array) -> float:
 
 
 def hard(theme: Theme) -> Figure:
-    """The three questions that a cell is asked."""
+    """Draw the three tests of a cell."""
     made = figure(3.75, theme)
     axes = canvas(made, 66, 37.5)
     blob, edge = _surface(1.3, 1.0), _surface(8.0, 1.2)
@@ -43,7 +43,7 @@ def hard(theme: Theme) -> Figure:
     for x, question, answer in (
         (1, "1  Which channel of the\n    cell is its largest?", "… of 512 channels"),
         (24, "2  Is the cell a maximum\n    of that channel?", "no smaller than its\n8 neighbours"),
-        (46.5, "3  A summit, or a ridge?", f"curvatures differ by a\nfactor of {EDGE_THRESHOLD:.0f} at most"),
+        (46.5, "3  A peak, or a ridge?", f"curvatures differ by a\nfactor of {EDGE_THRESHOLD:.0f} at most"),
     ):
         label(axes, x, 36, question, theme.text)
         label(axes, x, 8.8, answer, theme.muted, 9)
@@ -66,7 +66,7 @@ def _cells(axes: Axes, x: float, y: float, values: Array, theme: Theme, size: fl
 
 
 def localisation(theme: Theme) -> Figure:
-    """In one direction, a parabola through three cells; in two, a summit more than half a cell away."""
+    """In one direction, a parabola through three cells; in two, a peak more than half a cell away."""
     made = figure(3.2, theme)
     axes = made.add_axes((0.03, 0.13, 0.5, 0.72))
     bare(axes)
@@ -77,9 +77,9 @@ def localisation(theme: Theme) -> Figure:
     axes.axvspan(-0.5, 0.5, color=theme.panel, lw=0)
     axes.plot(x, middle + slope * x + bend * x**2 / 2, color=theme.blue, lw=2)
     axes.plot([-1, 0, 1], heights, "o", color=theme.text, ms=7)
-    summit = middle + slope * step + bend * step**2 / 2
-    axes.plot([step, step], [1.4, summit], ":", color=theme.teal, lw=1.5)
-    axes.plot(step, summit, "D", color=theme.teal, ms=8)
+    peak = middle + slope * step + bend * step**2 / 2
+    axes.plot([step, step], [1.4, peak], ":", color=theme.teal, lw=1.5)
+    axes.plot(step, peak, "D", color=theme.teal, ms=8)
     axes.set(xlim=(-1.4, 1.4), ylim=(1.4, 3.4), yticks=[])
     axes.set_xticks([-1, 0, 1], ["cell j − 1", "cell j", "cell j + 1"], fontsize=9.5)
     axes.set_title(f"kept: {step:+.2f}, less than ½", loc="left", fontsize=10.5, color=theme.teal)
@@ -91,7 +91,7 @@ def localisation(theme: Theme) -> Figure:
     grid = np.stack(np.meshgrid(*[np.linspace(-1.5, 1.5, 151)] * 2), axis=-1)
     height = grid @ slopes + 0.5 * ((grid @ bends) * grid).sum(axis=-1)
     around = height[25::50, 25::50]
-    assert around[1, 1] == around.max()  # and yet the summit is that far away
+    assert around[1, 1] == around.max()  # and yet the peak is that far away
     assert steps[0] > 0.5
     box(axes, -0.5, -0.5, 1, 1, theme.panel)
     axes.contour(grid[..., 0], grid[..., 1], height, 9, colors=theme.blue, linewidths=1.2, linestyles="-")
@@ -116,26 +116,26 @@ def _soft(cells: NDArray[np.float32]) -> Array:
 
 
 def soft(theme: Theme) -> Figure:
-    """A piece of the demo's picture: the soft score of each cell, and the keypoints of the hard detector."""
+    """A part of the demo's image: the soft score of each cell, and the keypoints of the hard detector."""
     made = figure(3.5, theme)
-    picture = np.asarray(demo.views().first)
+    image = np.asarray(demo.views().first)
     net = d2np.Net.load("analytic")
-    score, found = _soft(net.dense(picture)), net(picture)
-    left, top, edge = 132, 20, 192
+    score, found = _soft(net.dense(image)), net(image)
+    left, top, edge = 132, 24, 192  # below the border, in which the analytic weights find nothing
     rows, columns = score.shape
     colours = LinearSegmentedColormap.from_list("scores", ["#14213d", "#3b72c4", "#f0b24f", "#fff3d6"])
     inside = score[top // 4 : (top + edge) // 4, left // 4 : (left + edge) // 4]
     low, high = np.quantile(inside, [0.02, 0.995])
-    for k, title in enumerate(("the soft score of each cell", "the picture, and the keypoints")):
+    for k, title in enumerate(("the soft score of each cell", "the image, and the keypoints")):
         axes = made.add_axes((0.01 + 0.5 * k, 0.0, 0.48, 0.9))
         axes.axis("off")
         axes.set_title(title, loc="left", fontsize=10.5, color=theme.text)
         if k == 0:
-            # Cells lie at 4 j + 1.5, so that they begin where pixels do.
+            # Cell centres are at 4 j + 1.5, so cells begin where pixels do.
             box_of_all = (-0.5, 4 * columns - 0.5, 4 * rows - 0.5, -0.5)
             axes.imshow(score, cmap=colours, extent=box_of_all, vmin=low, vmax=high, interpolation="nearest")
         else:
-            axes.imshow(picture.mean(axis=2), cmap="gray", vmin=-40, vmax=300)
+            axes.imshow(image.mean(axis=2), cmap="gray", vmin=-40, vmax=300)
         x, y, _ = found.keypoints.T
         axes.plot(x, y, "o", ms=6, mfc="none", mec="#ffffff" if k == 0 else "#f0b24f", mew=1.3)
         axes.set(xlim=(left - 0.5, left + edge - 0.5), ylim=(top + edge - 0.5, top - 0.5))

@@ -59,7 +59,7 @@ def block(theme: Theme) -> Figure:
 
 
 def registers(theme: Theme) -> Figure:
-    """What lies in the vector registers, for each kind of processor."""
+    """Draw the contents of the vector registers, for each kind of processor."""
     made = figure(2.4, theme)
     axes = canvas(made, 66, 24)
     left, width = 11.4, 1.68

@@ -1,4 +1,4 @@
-"""The network as slabs, and where the cells of its map lie."""
+"""Draw the network as slabs, and the positions of the cells of its map."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from style import Theme, arrow, box, canvas, figure, label
 
 from d2np.layers import output_sizes
 
-_PICTURE = (480, 640)
+_IMAGE = (480, 640)
 
 
 def layers(theme: Theme) -> Figure:
-    """Each layer's output as a slab: as high as its rows, as thick as its channels are many."""
+    """Draw each layer's output as a slab: its height shows rows, its thickness channels."""
     made = figure(4.3, theme)
     axes = canvas(made, 132, 86)
     colours = {"convolution": theme.blue, "max_pooling": theme.amber, "average_pooling": theme.teal}
-    sizes = [("picture", "picture", 3, *_PICTURE, 1)]
+    sizes = [("image", "image", 3, *_IMAGE, 1)]
     sizes += [
         (layer.name, layer.type, layer.out_channels, rows, columns, layer.dilation)
-        for layer, rows, columns in output_sizes(*_PICTURE)
+        for layer, rows, columns in output_sizes(*_IMAGE)
         if layer.type != "relu"
     ]
     x, centre = 5.0, 46.0
     for name, kind, channels, rows, columns, dilation in sizes:
         thickness = 0.14 * math.sqrt(channels) + 0.7
-        height = 46 * (rows / _PICTURE[0]) ** 0.72
+        height = 46 * (rows / _IMAGE[0]) ** 0.72
         depth = 0.17 * height * columns / rows
-        colour = theme.muted if kind == "picture" else colours[kind]
+        colour = theme.muted if kind == "image" else colours[kind]
         colour = theme.violet if dilation > 1 else colour
         _slab(axes, x, centre - height / 2, thickness, height, depth, colour, theme)
         axes.text(
@@ -71,7 +71,7 @@ def _slab(
 
 
 def cells(theme: Theme) -> Figure:
-    """Pixels, and the cells of the map among them."""
+    """Pixels of an image, and the cells of the map between them."""
     made = figure(3.5, theme)
     axes = canvas(made, 22, 11.6)
     top = 10.2

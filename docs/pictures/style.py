@@ -1,4 +1,4 @@
-"""What the pictures have in common: two themes, a size, and files that come out the same every time."""
+"""What the figures have in common: two themes, a size, and files that come out the same every time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH = 6.6
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours on a light or on a dark page; the picture's own background is the page's."""
+    """Colours on a light or on a dark page; the figure's own background is the page's."""
 
     name: str
     text: str

@@ -102,7 +102,7 @@ def _grid(axes: Axes, x: float, y: float, values: Array, theme: Theme, size: flo
 
 
 def dilation(theme: Theme) -> Figure:
-    """The taps of a dilated filter all lie among the cells of one colour: four plain convolutions."""
+    """Draw the taps of a dilated filter: all are on cells of one colour, as in four plain convolutions."""
     made = figure(3.3, theme)
     axes = canvas(made, 66, 33)
     size, top, left = 2.7, 27.0, 1.0

@@ -54,4 +54,4 @@ def test_an_unknown_picture_is_refused(tmp_path):
     command = [sys.executable, str(DOCS / "pictures"), "mona-lisa", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "there is no picture mona-lisa" in done.stderr
+    assert "there is no figure mona-lisa" in done.stderr

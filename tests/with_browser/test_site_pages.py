@@ -14,7 +14,7 @@ import pytest
 from selenium.webdriver.support.wait import WebDriverWait
 
 ROOT = Path(__file__).parents[2]
-SCREENS = {"desktop": (1280, 900), "phone": (360, 740)}
+SCREENS = {"desktop": (1280, 900), "phone": (390, 844), "small phone": (360, 740)}
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def wait_for(browser, script):
 def test_every_page(browser, site, screen, theme):
     """Nothing is complained about, asked of another host, missing, or wider than the screen."""
     width, height = SCREENS[screen]
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": screen == "phone"}
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": screen != "desktop"}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -5,7 +5,9 @@ Needs the extra ``docs``. Not collected by default: run ``pytest tests/with_site
 
 from __future__ import annotations
 
+import html
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,16 @@ def test_public_names_are_in_the_reference(site):
         f"d2np.Net.{name}" for name in ("load", "save", "dense", "strength", "describe", "profile")
     } <= anchors
     assert {"d2np.Net.__call__", "d2np.Features.select", "d2np.opencv.D2Net", "d2np.draw.heatmap"} <= anchors
+
+
+def test_signatures_have_one_parameter_a_line(site):
+    signatures = re.findall(
+        r'<div class="doc-signature[^>]*>.*?</div>', (site / "api" / "net.html").read_text(), re.DOTALL
+    )
+    lines = "\n".join(html.unescape(re.sub(r"<[^>]+>", "", text)) for text in signatures).splitlines()
+    assert "    *," in lines
+    assert "    max_keypoints: int | None = None," in lines
+    assert max(map(len, lines)) <= 90
 
 
 def test_no_role_is_left_in_the_reference(site):
