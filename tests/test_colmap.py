@@ -23,6 +23,7 @@ from d2np.cli import main
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features, Matches
 from d2np.formats import colmap, hloc, hloc_matches
+from d2np.formats.hdf5 import write_text
 
 NAMES = ["1.jpg", "2.jpg", "3.jpg", "far side/4.jpg", "far side/5.jpg", "far side/6.jpg"]
 
@@ -80,6 +81,7 @@ def assert_reconstructed(database, room, tmp_path):
 def test_colmap_reconstructs_the_scene(room, tmp_path):
     summary = colmap.write(tmp_path / "d.db", room.features, room.matches, room.photos)
     assert (summary.images, summary.cameras, summary.pairs, summary.verified) == (6, 1, 15, 15)
+    assert summary.weak == 0
     assert summary.inliers > 0.7 * summary.matches
     assert_reconstructed(tmp_path / "d.db", room, tmp_path)
 
@@ -258,6 +260,32 @@ def test_command(run):
     assert "3 images of 1 camera," in out
     assert "not verified: every match counts as an inlier" in out
     assert sorted(path.name for path in Path().iterdir()) == ["d.db", "e.db", "f.h5", "m.h5", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "advised"),
+    [
+        ('{"scales": [1.0]}', True),
+        ('{"scales": [0.5, 1.0, 2.0]}', False),
+        ('{"scales": 1}', False),
+        ("no", False),
+    ],
+)
+def test_three_scales_are_advised_where_few_matches_are_found(run, settings, advised):
+    with h5py.File("f.h5", "r+") as file:
+        write_text(file, "d2np_settings", settings)
+    out = run("f.h5", "m.h5", "photos", "-o", "d.db")[1]
+    advice = [line for line in out.splitlines() if "--multiscale" in line]
+    assert len(advice) == advised
+    if advised:
+        assert advice[0].startswith("3 of 3 images have fewer than 30 inliers with any other")
+
+
+def test_three_scales_are_not_advised_where_matches_are_many(room, tmp_path, capsys):
+    files = [str(path) for path in (room.features, room.matches, room.photos)]
+    assert main(["colmap", *files, "-o", str(tmp_path / "d.db")]) == 0
+    out, err = capsys.readouterr()
+    assert ("15 pairs verified" in out, "--multiscale" in out, err) == (True, False, "")
 
 
 def test_a_database_is_replaced_only_when_asked(run, fails):

@@ -169,6 +169,21 @@ def test_kernels_are_compiled_once_for_all_working_folders(kind, tmp_path, reque
     assert len(list((tmp_path / "home" / ".cache" / "numba").iterdir())) == 1
 
 
+@pytest.mark.parametrize("place", ["NUMBA_CACHE_DIR", "package"])
+def test_a_container_image_that_cannot_be_written(place, package, nowhere, tmp_path):
+    """As on AWS Lambda: kernels that were compiled when the image was built are used as they are."""
+    nowhere["NUMBA_CACHE_DIR"] = tmp_path / "kernels" if place == "NUMBA_CACHE_DIR" else None
+    kernels = package / "d2np" / "kernels"
+    kernels.chmod(0o755)
+    assert counts(scripts.run(WORK, package=package, **nowhere)) == (0, 2)
+    kernels.chmod(0o555)
+    for folder in (*tmp_path.glob("kernels/*"), *kernels.glob("__pycache__")):
+        folder.chmod(0o555)
+    script = ORDINARY + "become_ordinary()\n" + WORK
+    done = scripts.run(script, package=package, flags=("-W", "error"), **nowhere)
+    assert (done.stderr, counts(done)) == ("", (2, 0))
+
+
 def test_the_warning_can_be_silenced(package, nowhere):
     silence = "import warnings, d2np\nwarnings.simplefilter('ignore', d2np.CacheWarning)\n"
     script = ORDINARY + "become_ordinary()\n" + silence + WORK
@@ -219,7 +234,7 @@ def test_a_cache_that_cannot_be_read(filled):
 
 
 def test_two_users_share_a_folder(tmp_path, package, nowhere):
-    """Where the administrator has filled it, others compile for themselves; and the other way round."""
+    """What the administrator has put there is used by others, who cannot write there, and vice versa."""
     shared = {**nowhere, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     ordinary = ORDINARY + "become_ordinary()\n" + WORK
     assert counts(scripts.run(WORK, package=package, **shared)) == (0, 2)
@@ -227,8 +242,11 @@ def test_two_users_share_a_folder(tmp_path, package, nowhere):
         for name in files:
             os.chmod(os.path.join(folder, name), 0o444)
         os.chmod(folder, 0o555)
-    assert len(warnings_in(scripts.run(ordinary, package=package, **shared))) == 1
-    assert counts(scripts.run(WORK, package=package, **shared)) == (2, 0)
+    done = scripts.run(ordinary, package=package, flags=("-W", "error"), **shared)
+    assert (done.stderr, counts(done)) == ("", (2, 0))
+    other = scripts.run(ordinary, package=package, **{**shared, "NUMBA_CPU_NAME": "generic"})
+    assert warnings_in(other) == ["Permission denied"]
+    assert counts(other) == (0, 2)
 
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()

@@ -91,5 +91,20 @@ def run(options: argparse.Namespace) -> int:
         say(f"{count(summary.verified, 'pair')} verified, {count(summary.inliers, 'inlier')}")
     else:
         say("not verified: every match counts as an inlier")
+    if 10 * summary.weak >= summary.images and _has_one_scale(options.features):
+        say(
+            f"{summary.weak} of {count(summary.images, 'image')} have fewer than {colmap.ENOUGH} inliers "
+            "with any other: extract at three scales (d2np extract --multiscale), which finds more"
+        )
     say(f"wrote {options.output} in {seconds(perf_counter() - start)}")
     return 0
+
+
+def _has_one_scale(features: str) -> bool:
+    """Whether the file tells that its features were found at one scale; hloc's does not tell."""
+    from ..dataset.hdf import recorded_settings
+    from ..formats import hloc
+
+    with hloc.opened(features) as file:
+        scales = (recorded_settings(file) or {}).get("scales")
+    return isinstance(scales, list) and len(scales) == 1

@@ -28,6 +28,9 @@ from . import hloc, hloc_matches
 CAMERA_MODEL = "SIMPLE_RADIAL"
 """COLMAP's own choice: one focal length and one coefficient of radial distortion."""
 
+ENOUGH = 30
+"""Matches that COLMAP's mapper wants before it places an image (its ``abs_pose_min_num_inliers``)."""
+
 _CENTRE = 0.5
 _LEAST_VERSION = 4
 
@@ -49,6 +52,8 @@ class Summary:
         Pairs with matches, and the matches of all.
     verified, inliers : int
         Pairs with matches that agree on a two-view geometry, and these matches.
+    weak : int
+        Images that have fewer than :data:`ENOUGH` of them with any other image.
     """
 
     images: int
@@ -58,6 +63,7 @@ class Summary:
     matches: int
     verified: int
     inliers: int
+    weak: int
 
 
 def write(
@@ -141,7 +147,9 @@ def write(
             _verify(pycolmap, partial, workers)
         with pycolmap.Database.open(partial) as database:
             # Pairs that failed verification have a geometry too, of no inliers.
-            _, inliers = database.read_two_view_geometry_num_inliers()
+            pairs, inliers = database.read_two_view_geometry_num_inliers()
+            enough = [pair for pair, number in zip(pairs, inliers, strict=True) if number >= ENOUGH]
+            strong = {image for pair in enough for image in pycolmap.pair_id_to_image_pair(pair)}
             return Summary(
                 images=database.num_images(),
                 cameras=database.num_cameras(),
@@ -150,6 +158,7 @@ def write(
                 matches=database.num_matches(),
                 verified=sum(number > 0 for number in inliers),
                 inliers=sum(inliers),
+                weak=database.num_images() - len(strong),
             )
 
 

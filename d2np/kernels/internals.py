@@ -127,25 +127,37 @@ def keep(kernel: Any, say: Callable[[str], None], compiling: Callable[[], None])
 
 @functools.cache
 def _folder() -> Path | None:
-    """Return the first folder that can be written: the one asked for, beside this module, of the user."""
+    """Return the first folder that can be written: the one asked for, beside this module, of the user.
+
+    One that holds kernels is used as it is where it was asked for, as in a container image, or where none
+    can be written.
+    """
     # Two installations of the same kernels share them, but not with two versions of Numba.
     name = f"d2np_{_digest()[:16]}"
     beside = Path(__file__).parent
     is_installed = beside.is_dir() and not getattr(sys, "frozen", False)
+    chosen = _configured("CACHE_DIR")
     candidates = [
-        (chosen := _configured("CACHE_DIR")) and Path(chosen, name),
+        chosen and Path(chosen, name),
         is_installed and beside / "__pycache__",
         (cache := user_cache("numba")) and cache / name,
     ]
-    for folder in filter(None, candidates):
+    filled = None
+    for number, candidate in enumerate(candidates):
+        if not candidate:
+            continue
         try:
-            folder = folder.expanduser().absolute()
+            folder = candidate.expanduser().absolute()
+            if any(folder.glob("*.nbi")):
+                filled = filled or folder
+                if number == 0:
+                    break
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             return folder
         except (OSError, RuntimeError):  # RuntimeError: ~ without a home
             continue
-    return None
+    return filled
 
 
 class _Locator:
