@@ -1,4 +1,4 @@
-"""VGG16 in the containers of other libraries, made by hand here; with_libraries/ has files that they wrote."""
+"""VGG16 in the containers of other libraries, made by hand; with_libraries/ has files that they wrote."""
 
 import json
 import struct
