@@ -1,20 +1,20 @@
 """Pictures, their warped views and what matches between them are worth: for tests and benchmarks.
 
-Five pictures that scikit-image ships, views of them through a known homography, and one function that says
-which share of the matches agrees with it. Nothing in here knows the network.
+Five images that scikit-image ships, views of them through a known homography, and one function that says
+which share of the matches agrees with it; the same for its stereo pair. Nothing in here knows the network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from skimage import data
 
 from d2np import Features, Matches
-from d2np import homography as homography_of_matches
+from d2np import homography as homographies
 
 MILD = 0.08
 MEDIUM = 0.18
@@ -51,7 +51,7 @@ def pictures() -> dict[str, NDArray[np.uint8]]:
 
 
 def warp(
-    image: NDArray[np.uint8], strength: float, seed: int, border: str = "black"
+    image: NDArray[np.uint8], strength: float, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """A view of the picture through a random homography, in other light.
 
@@ -62,41 +62,39 @@ def warp(
         :data:`MEDIUM`.
     seed : int
         The same seed gives the same view.
-    border : {"black", "reflect"}
-        What the view shows where it looks past the picture.
 
     Returns
     -------
     (H, W[, 3]) uint8, (3, 3) float64
-        The view, of the picture's size, and the homography from the picture to it.
+        The view, of the picture's size and black where it looks past the picture, and the homography from the
+        picture to it.
     """
     height, width = image.shape[:2]
     corners = _corners(width, height)
     moves = np.random.default_rng(seed).uniform(-strength, strength, (4, 2)) * (width, height)
-    homography = cv2.getPerspectiveTransform(corners.astype(np.float32), (corners + moves).astype(np.float32))
-    return _through(image, homography, border), homography
+    homography = homographies.through(corners, corners + moves)
+    return _through(image, homography), homography
 
 
 def scale_case(
     image: NDArray[np.uint8], factor: float = 0.7
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The picture at another size, in other light, and the homography to it."""
+    """The picture made smaller, in other light, and the homography to it."""
     height, width = image.shape[:2]
     new_width, new_height = int(width * factor), int(height * factor)
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(image, (new_width, new_height), interpolation=method)
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BOX)
     x, y = new_width / width, new_height / height
     return _darker(resized), np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1.0]])
 
 
 def rotation_case(
-    image: NDArray[np.uint8], degrees: float = 15, border: str = "black"
+    image: NDArray[np.uint8], degrees: float = 15
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The picture turned about its centre, in other light, and the homography to it."""
-    height, width = image.shape[:2]
-    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    homography = np.vstack([turn, [0.0, 0.0, 1.0]])
-    return _through(image, homography, border), homography
+    x, y = (image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    homography = np.array([[c, s, x - c * x - s * y], [-s, c, y + s * x - c * y], [0, 0, 1]])
+    return _through(image, homography), homography
 
 
 def score(
@@ -122,26 +120,50 @@ def score(
     return Score(len(distances), correct, share, _corner_error(a, b, truth, size))
 
 
+def stereo_score(
+    features_a: Features, features_b: Features, matches: Matches, disparity: NDArray[np.floating]
+) -> Score:
+    """How well matches agree with the known disparity of a rectified stereo pair.
+
+    Parameters
+    ----------
+    disparity : (H, W)
+        How far each pixel of the first image lies further to the left in the second one. Matches of pixels
+        where it is not finite do not count.
+    """
+    a = features_a.keypoints[matches.indices[:, 0], :2].astype(np.float64)
+    b = features_b.keypoints[matches.indices[:, 1], :2].astype(np.float64)
+    x, y = np.rint(a).astype(int).T
+    shifts = disparity[y, x].astype(np.float64)
+    known = np.isfinite(shifts)
+    distances = np.hypot(a[known, 0] - shifts[known] - b[known, 0], a[known, 1] - b[known, 1])
+    correct = int(np.count_nonzero(distances <= TOLERANCE))
+    return Score(len(distances), correct, correct / max(len(distances), 1), float("nan"))
+
+
 def _corner_error(
     a: NDArray[np.float64], b: NDArray[np.float64], truth: NDArray[np.float64], size: tuple[int, int]
 ) -> float:
-    fitted = homography_of_matches.fit(a, b, tolerance=TOLERANCE)
+    fitted = homographies.fit(a, b, tolerance=TOLERANCE)
     if fitted is None:
         return float("inf")
     corners = _corners(*size)
     return float(np.linalg.norm(_project(fitted[0], corners) - _project(truth, corners), axis=1).max())
 
 
-def _through(image: NDArray[np.uint8], homography: NDArray[np.float64], border: str) -> NDArray[np.uint8]:
-    height, width = image.shape[:2]
-    mode = {"black": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}[border]
-    view = cv2.warpPerspective(image, homography, (width, height), flags=cv2.INTER_LINEAR, borderMode=mode)
-    return _darker(view)
+def _through(image: NDArray[np.uint8], homography: NDArray[np.float64]) -> NDArray[np.uint8]:
+    # Pillow's coordinates begin at the top-left pixel's corner, keypoints at its centre.
+    shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    back = shift @ np.linalg.inv(homography) @ np.linalg.inv(shift)
+    values = [float(value) for value in (back / back[2, 2]).ravel()[:8]]
+    size = image.shape[1], image.shape[0]
+    perspective, bilinear = Image.Transform.PERSPECTIVE, Image.Resampling.BILINEAR
+    return _darker(Image.fromarray(image).transform(size, perspective, values, bilinear))
 
 
-def _darker(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _darker(image: Image.Image) -> NDArray[np.uint8]:
     """Contrast down to 0.8, brightness up by 15."""
-    return np.rint(image * 0.8 + 15).astype(np.uint8)
+    return np.rint(np.asarray(image) * 0.8 + 15).astype(np.uint8)
 
 
 def _corners(width: int, height: int) -> NDArray[np.float64]:

@@ -46,3 +46,14 @@ def test_most_matches_are_right(scores, strength, least):
 def test_homography_puts_the_corners_right(scores, strength):
     assert max(score.corner_error for score in scores[strength]) <= 2
     assert min(score.matches for score in scores[strength]) >= 50
+
+
+def test_score_of_a_stereo_pair():
+    """Correct, 4 px off in a row, in a column, and where nothing is known."""
+    places = np.array([[20, 10, 1], [20, 20, 1], [20, 30, 1], [30, 10, 1]], np.float32)
+    moved = places + np.array([[-5, 0, 0], [-9, 0, 0], [-5, 4, 0], [-5, 0, 0]], np.float32)
+    a, b = (d2np.Features(xys, np.ones(4), np.eye(4, 512), (40, 40)) for xys in (places, moved))
+    disparity = np.full((40, 40), 5.0)
+    disparity[10, 30] = np.inf
+    found = evaluation.stereo_score(a, b, d2np.match(a, b), disparity)
+    assert (found.matches, found.correct) == (3, 1)

@@ -1,7 +1,8 @@
-"""VGG16 in the containers of other libraries, made by hand here; with_torch/ has files that they wrote."""
+"""VGG16 in the containers of other libraries, made by hand; with_libraries/ has files that they wrote."""
 
 import json
 import struct
+import zipfile
 
 import h5py
 import numpy as np
@@ -117,6 +118,14 @@ def test_links_out_of_a_file_of_keras(arrays, tmp_path):
     with h5py.File(path, "r+") as file:
         file["model_weights/elsewhere"] = h5py.ExternalLink("other.h5", "/")
     assert "model_weights/elsewhere: is a link to somewhere else" in refusal(path)
+
+
+def test_whole_model_of_keras_3(tmp_path):
+    with zipfile.ZipFile(tmp_path / "vgg16.keras", "w") as archive:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.writestr(name, "{}")
+    message = refusal(tmp_path / "vgg16.keras")
+    assert message.endswith("is a whole model of Keras 3: unpack model.weights.h5 from it and give that")
 
 
 # safetensors

@@ -25,6 +25,11 @@ In the drawing, green lines are correct matches, within 3 pixels of the truth,
 and red ones are wrong.
 """
 
+_PACKAGED = {
+    "vgg16": "packaged, trained on ImageNet",
+    "analytic": "packaged, written by hand, not trained",
+}
+
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
@@ -39,9 +44,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--weights",
-        default="analytic",
+        default="vgg16",
         metavar="WEIGHTS",
-        help="a file or a name; default: analytic, the packaged ones",
+        help="a file or a name; default: vgg16, packaged",
     )
     add_threads(parser)
     parser.set_defaults(run=run)
@@ -70,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         if isfinite(result.corner_error)
         else "no homography fits the matches"
     )
-    origin = "packaged, written by hand, not trained" if options.weights == "analytic" else "as given"
+    origin = _PACKAGED.get(options.weights, "as given")
     for label, value in (
         ("weights", f"{options.weights} ({origin})"),
         ("keypoints", f"{_of(given.first, result.first)}; {_of(given.second, result.second)}"),

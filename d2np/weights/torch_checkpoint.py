@@ -100,7 +100,7 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], str, Preprocessing]
     ----------
     stream : seekable binary file
         At its beginning. Legacy or zip format; a state dict, or a training checkpoint with one under
-        ``model``. For the names in it see :mod:`d2np.weights.state_dict`.
+        ``model`` or ``state_dict``. For the names in it see :mod:`d2np.weights.state_dict`.
 
     Returns
     -------
@@ -259,8 +259,8 @@ def _network(checkpoint: object) -> tuple[_Network, Preprocessing]:
     if not isinstance(checkpoint, dict):
         kind = "tensor" if isinstance(checkpoint, _Tensor) else type(checkpoint).__name__.lower()
         raise WeightsError(f"expected a state dict of a D2-Net, found a single object ({kind})")
-    inner = checkpoint.get("model")
-    state = inner if isinstance(inner, dict) else checkpoint
+    inner = (checkpoint.get(key) for key in ("model", "state_dict"))
+    state = next((value for value in inner if isinstance(value, dict)), checkpoint)
     tensors = {
         name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, _Tensor)
     }
@@ -337,6 +337,8 @@ def _read_zip(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Preprocessing]
     with archive:
         names = archive.namelist()
         pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+        if "model.weights.h5" in names:
+            raise WeightsError("is a whole model of Keras 3: unpack model.weights.h5 from it and give that")
         if len(pickles) != 1:
             raise WeightsError(
                 f"is a zip archive but not a PyTorch checkpoint: expected one data.pkl in it, "
