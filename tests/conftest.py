@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -41,10 +42,13 @@ def random_picture(height, width, seed=0):
 def pytest_cmdline_main(config):
     """Share the files of the whole suite out to some processes, by pytest-xdist, unless ``-n`` is given.
 
-    Not where files or tests are chosen: these have begun before the processes would have.
+    Not where files or tests are chosen: these have begun before the processes would have. Nor in one of these
+    processes, whose own ``-n`` is not set.
     """
     options = config.option
     whole = config.args_source is config.ArgsSource.TESTPATHS and not options.keyword and not options.usepdb
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     if whole and getattr(options, "numprocesses", 0) is None and usable_cores() > 1:
         options.numprocesses, options.dist = min(4, usable_cores()), "loadfile"
 
