@@ -394,7 +394,7 @@ def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatc
 
 
 def test_demo(run, photos):
-    code, out, err = run("demo", "-o", "d.png")
+    code, out, err = run("demo", "-o", "d.png", weights=False)
     assert code == 0
     assert "Traceback" not in err
     assert re.search(r"weights +vgg16 \(packaged, trained on ImageNet\)", out)
