@@ -86,11 +86,12 @@ class File:
     """Answers with a file; ``cuts``: for each request, after how many bytes the connection is closed."""
 
     content: bytes
+    etag: str | None = None
     cuts: list[int] = field(default_factory=list)
 
     def __call__(self, request: BaseHTTPRequestHandler) -> None:
         cut = self.cuts.pop(0) if self.cuts else len(self.content)
-        reply(request, 200, self.content[:cut], {"Content-Length": str(len(self.content))})
+        reply(request, 200, self.content[:cut], {"Content-Length": str(len(self.content)), "ETag": self.etag})
 
 
 def reply(

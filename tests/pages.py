@@ -36,6 +36,10 @@ NOT_RUN = {
     "pip install torch": "gigabytes; `.ci/run` compares with PyTorch",
     "pip install '.[reference]'": "gigabytes; `.ci/run` compares with PyTorch",
     "@inproceedings": "a citation",
+    "@InProceedings": "a citation",
+    "FROM python": "a Dockerfile: there is no registry of images",
+    "geometric agreement": "one of these lines is printed, depending on the images",
+    "NFA = ": "a formula",
     "d2np: ": "messages, of files that the page does not have",
 }
 """What blocks and commands begin with that are left out, and why."""

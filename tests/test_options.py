@@ -18,7 +18,7 @@ FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16,
     ("alias", "known"),
     [
         (options.Detector, detect.DETECTORS),
-        (options.GeometricModel, verification._SAMPLE),
+        (options.GeometricModel, verification.SAMPLE),
         (options.ColourMap, colours._ANCHORS),
         (options.Preprocessing, onnx_graph.STEPS),
         (options.PublishedWeights, store.SOURCES),
