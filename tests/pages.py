@@ -37,6 +37,7 @@ NOT_RUN = {
     "pip install '.[reference]'": "gigabytes; `.ci/run` compares with PyTorch",
     "@inproceedings": "a citation",
     "@InProceedings": "a citation",
+    "ENV NUMBA": "a line of a Dockerfile",
     "FROM python": "a Dockerfile: there is no registry of images",
     "geometric agreement": "one of these lines is printed, depending on the images",
     "NFA = ": "a formula",

@@ -176,7 +176,7 @@ commands = [
     ["match", a, b, "--weights", "analytic", "--verify", "none", "-o", f"{folder}/view.html"],
     ["extract", a, b, "--weights", "analytic", "-o", f"{folder}/features.h5"],
     ["extract", a, b, "--weights", "analytic", "-o", f"{folder}/features.npz", "--format", "npz"],
-    ["match", a, "missing.png"],
+    ["match", a, "missing.png", "--verify", "none"],
     ["match"],
     ["info", "analytic"],
 ]
