@@ -198,14 +198,15 @@ def ncnn(arrays: Arrays, height: int, width: int, threads: int) -> Forward:
 ENGINES: dict[str, tuple[str, Callable[[Arrays, int, int, int], Forward]]] = {
     "d2np": ("numba", d2np_winograd),
     "d2np direct": ("numba", d2np_direct),
-    "ONNX Runtime": ("onnxruntime", onnxruntime),
-    "OpenVINO": ("openvino", openvino),
+    "ONNX Runtime": ("onnxruntime onnx", onnxruntime),
+    "OpenVINO": ("openvino onnx", openvino),
     "PyTorch": ("torch", torch_default),
     "PyTorch, channels last": ("torch", torch_channels_last),
     "ncnn": ("ncnn", ncnn),
-    "OpenCV dnn": ("cv2", opencv),
+    "OpenCV dnn": ("cv2 onnx", opencv),
 }
 
 
-def installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+def installed(modules: str) -> bool:
+    """Whether all packages that an engine needs are there; most read the network as ONNX."""
+    return all(importlib.util.find_spec(module) for module in modules.split())
