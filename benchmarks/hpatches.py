@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the dataset")
     parser.add_argument(
-        "--weights", help="a file or a name; default: tf if it is in the cache, else analytic"
+        "--weights", help="a file or a name; default: tf if it is in the cache, else vgg16"
     )
     parser.add_argument("--multiscale", action="store_true", help="half, full and double size")
     parser.add_argument("--detector", choices=("d2", "strength"), default="d2")
