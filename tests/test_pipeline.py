@@ -1,6 +1,7 @@
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -34,6 +35,8 @@ def some_features(count=3, size=(8, 8)):
 
 def interrupt():
     """Ctrl-C, while the main thread waits."""
+    main = threading.main_thread().ident
+    wait_for(lambda: sys._current_frames()[main].f_code is threading.Condition.wait.__code__)
     os.kill(os.getpid(), signal.SIGINT)
 
 

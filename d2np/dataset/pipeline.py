@@ -365,6 +365,8 @@ class _Line:
         self._told_of_shortage = False
         # What waits to be opened, with its content if that was fetched.
         self._fetched: dict[str, Entry] = {}
+        # Each from when it is opened until it is closed, wherever the caller is interrupted.
+        self._sources: set[Source] = set()
         self._reader = ThreadPoolExecutor(1, "d2np-read")
         self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
 
@@ -373,18 +375,17 @@ class _Line:
         read = self._reader.submit(self._read, entry)
         found: Future[Features | Pieces] = Future()
         self._computers.submit(self._compute, entry, read, found)
-        return _Waiting(entry, read, found)
+        return _Waiting(entry, found)
 
-    def close(self, unfinished: Iterable[Future[_Read]]) -> None:
+    def close(self) -> None:
         """Give up what is being worked on, end all threads and close what was opened."""
         self._given_up.set()
         self._threads.close()
         self._room.close()
         self._reader.shutdown(cancel_futures=True)
         self._computers.shutdown(cancel_futures=True)
-        for read in unfinished:
-            if not read.cancelled() and read.exception() is None and (source := read.result().source):
-                source.close()
+        for source in self._sources:
+            source.close()
 
     @property
     def stopping(self) -> bool:
@@ -437,7 +438,9 @@ class _Line:
 
     def _open(self, entry: Entry) -> Source:
         source = open_source(entry.path, **self._limits, **self._opening)
-        return _Opened(entry.path, source, self._given_up)
+        opened = _Opened(entry.path, source, self._given_up)
+        self._sources.add(opened)
+        return opened
 
     def _compute(self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]) -> None:
         """Work on a picture; what is found is told once all is done, or if it is in pieces, before."""
@@ -472,6 +475,7 @@ class _Line:
         finally:
             if source is not None:
                 source.close()
+                self._sources.discard(source)
             self._room.give(read.nbytes)
 
     def _comes_in_pieces(self, source: Source) -> bool:
@@ -488,7 +492,6 @@ class _Line:
 
 class _Waiting(NamedTuple):
     entry: Entry
-    read: Future[_Read]
     found: Future[Features | Pieces]
 
 
@@ -518,7 +521,7 @@ def _in_order(
             # Not held while the next one is awaited.
             del found
     finally:
-        line.close(one.read for one in waiting)
+        line.close()
 
 
 def _outcome(found: Future[Features | Pieces]) -> Features | Pieces | Exception:
