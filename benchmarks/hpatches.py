@@ -229,9 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the dataset")
-    parser.add_argument(
-        "--weights", help="a file or a name; default: tf if it is in the cache, else vgg16"
-    )
+    parser.add_argument("--weights", help="a file or a name; default: tf if it is in the cache, else vgg16")
     parser.add_argument("--multiscale", action="store_true", help="half, full and double size")
     parser.add_argument("--detector", choices=("d2", "strength"), default="d2")
     parser.add_argument("--max-keypoints", type=int, metavar="N", help="the published notebook also has 2000")

@@ -159,7 +159,7 @@ class D2Net:
         return False
 
     def getDefaultName(self) -> str:
-        """What OpenCV would call it."""
+        """Return the name that OpenCV would give it."""
         return "Feature2D.D2Net"
 
 

@@ -16,10 +16,10 @@ Algorithm: TypeAlias = Literal["winograd", "direct"]
 """Winograd convolution takes a quarter of the multiplications; direct convolution is the plain one."""
 
 GeometricModel: TypeAlias = Literal["homography", "fundamental"]
-"""What matches are verified with: one homography, or one fundamental matrix."""
+"""The model that matches are verified with: one homography, or one fundamental matrix."""
 
 FeatureFormat: TypeAlias = Literal["h5", "npz", "mat", "kapture"]
-"""What ``d2np extract`` writes: hloc's HDF5, or the files of the published scripts."""
+"""The files that ``d2np extract`` writes: hloc's HDF5, or those of the published scripts."""
 
 ColourMap: TypeAlias = Literal["viridis", "plasma", "inferno", "magma"]
 """The colours of heat maps."""

@@ -25,7 +25,7 @@ MODULES = [
     "weights",
 ]
 BELOW = {
-    "formats": ["colmap", "hloc", "hloc_matches", "kapture", "mat", "npz"],
+    "formats": ["colmap", "hloc", "hloc_matches", "kapture", "mat", "npz", "tables"],
     "weights": ["fetch", "onnx"],
 }
 

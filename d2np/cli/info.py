@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import OptionError
 from .network import weights_or_default
-from .parser import Commands, size
+from .parser import WEIGHTS, Commands, size
 from .report import say
 
 _EPILOG = """\
@@ -39,9 +39,7 @@ def add(commands: Commands) -> None:
         "weights",
         nargs="?",
         metavar="WEIGHTS",
-        help="a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, "
-        "tf_no_phototourism; "
-        "default: tf if it is in the cache, else vgg16",
+        help=WEIGHTS,
     )
     parser.add_argument(
         "--size",

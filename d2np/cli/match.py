@@ -156,11 +156,10 @@ def _model(options: argparse.Namespace) -> tuple[GeometricModel | None, str]:
     """Which model to verify with; and what to say of so many matches where that is none."""
     from .. import verification
 
-    chosen: GeometricModel = "fundamental"
     if options.verify == _NO_MODEL:
         unverified = "{}, not verified"
     else:
-        chosen = options.verify or chosen
+        chosen: GeometricModel = options.verify or "fundamental"
         try:
             verification.check(chosen, options.threshold or _THRESHOLD)
             return chosen, ""
@@ -224,7 +223,7 @@ def _draw(
 def _about(
     options: argparse.Namespace, net: Net, weights: str, model: str | None, threshold: float, verdict: str
 ) -> dict[str, Any]:
-    """What a file of matches says beside them."""
+    """Return what a file of matches says beside them."""
     matching = {name: getattr(options, name) for name in ("mutual", "ratio", "min_similarity", "min_score")}
     verified = {"verify": model, "threshold": None if model is None else threshold}
     return {

@@ -21,6 +21,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 _PYRAMID = (0.5, 1.0, 2.0)
 
+WEIGHTS = (
+    "a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, tf_no_phototourism; "
+    "default: tf if it is in the cache, else vgg16 (packaged, trained on ImageNet)"
+)
+"""Help on which weights may be given."""
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong, and what may have been meant, in one line; keeps examples as they are laid out."""
@@ -140,9 +146,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, "
-        "tf_no_phototourism; "
-        "default: tf if it is in the cache, else vgg16 (packaged, trained on ImageNet)",
+        help=WEIGHTS,
     )
 
 

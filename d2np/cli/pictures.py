@@ -33,7 +33,6 @@ _FORMATS = {
     ".pdf": "PDF",
 }
 _PAGES = (".html", ".htm")
-_TABLES = (".csv", ".json", ".npz")
 
 
 def check_output(
@@ -55,7 +54,7 @@ def check_output(
         raise OptionError(
             f"{path or repr(path)}: no image can be written {what}: use one of {', '.join(_FORMATS)}"
             + (", or .html for a page to explore" if pages else "")
-            + (f", or {', '.join(_TABLES)} for numbers" if tables else "")
+            + (f", or {', '.join(_tables())} for numbers" if tables else "")
         )
     check_place(path, sources)
 
@@ -67,7 +66,13 @@ def is_page(path: str) -> bool:
 
 def is_table(path: str) -> bool:
     """Whether the extension asks for numbers."""
-    return Path(path).suffix.lower() in _TABLES
+    return Path(path).suffix.lower() in _tables()
+
+
+def _tables() -> tuple[str, ...]:
+    from ..formats import tables
+
+    return tables.EXTENSIONS
 
 
 def check_place(path: str, sources: Iterable[object] = ()) -> None:

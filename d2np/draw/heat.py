@@ -198,7 +198,7 @@ def _normalised(cells: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _range(cells: NDArray[np.float32]) -> tuple[float, float]:
-    """What the lowest and the highest colour stand for."""
+    """Return the strengths of the lowest and the highest colour."""
     low, high = np.percentile(cells, [1, 99])
     if high <= low:
         # Nearly everywhere the same; what stands out, if anything does, still shows.

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from . import colmap, hloc, hloc_matches, kapture, mat, npz
+    from . import colmap, hloc, hloc_matches, kapture, mat, npz, tables
 
-__all__ = ["colmap", "hloc", "hloc_matches", "kapture", "mat", "npz"]
+__all__ = ["colmap", "hloc", "hloc_matches", "kapture", "mat", "npz", "tables"]
 
 if not TYPE_CHECKING:  # which would then believe in any name
 

@@ -301,7 +301,7 @@ def _first(
     progress: Progress | None,
     note: Callable[[str], None] | None,
 ) -> tuple[_Arrays, Provenance]:
-    """What the first source that works sends."""
+    """Download from the first source that works."""
     failures: list[str] = []
     for url in task.urls:
         if note and failures:
