@@ -1,4 +1,4 @@
-"""Each kernel by itself, on the shapes it meets in a 640 x 480 picture, one thread.
+"""Each kernel by itself, on the shapes it meets in a 640 x 480 image, one thread.
 
 pytest benchmarks --benchmark-only
 """

@@ -1,4 +1,4 @@
-"""Time the forward pass of every installed engine side by side: same weights, picture and threads.
+"""Time the forward pass of every installed engine side by side: same weights, image and threads.
 
     python benchmarks/compare.py --sizes 640x480 --threads 2 --rounds 7
 
@@ -44,7 +44,7 @@ def main() -> int:
 
 def compare(size: str, threads: int, options: argparse.Namespace) -> bool:
     width, height = map(int, size.split("x"))
-    pixels = picture(width, height)
+    pixels = image(width, height)
     arrays = random_weights()
     names = [name for name in options.engines if installed(ENGINES[name][0])]
     forwards = {name: ENGINES[name][1](arrays, height, width, threads) for name in names}
@@ -72,7 +72,7 @@ def compare(size: str, threads: int, options: argparse.Namespace) -> bool:
     return all(difference <= 1e-4 for difference in differences.values())
 
 
-def picture(width: int, height: int) -> np.ndarray:
+def image(width: int, height: int) -> np.ndarray:
     random = np.random.RandomState(0)
     return (random.standard_normal((height, width, 3)) * 60).astype(np.float32)
 
@@ -84,7 +84,7 @@ def measured_memory(name: str, size: str, threads: int) -> str:
 
 def peak_memory(name: str, size: str, threads: int) -> int:
     width, height = map(int, size.split("x"))
-    ENGINES[name][1](random_weights(), height, width, threads)(picture(width, height))
+    ENGINES[name][1](random_weights(), height, width, threads)(image(width, height))
     # Not ru_maxrss: a child inherits its parent's.
     with open("/proc/self/status") as lines:
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -1,10 +1,10 @@
-"""Pictures per second of a whole extraction, from files to a file, beside the computing alone.
+"""Images per second of a whole extraction, from files to a file, beside the computing alone.
 
     python benchmarks/dataset.py --sizes 640x480 --count 12 --rounds 3 --memory
 
-The pictures are scikit-image's, resized, as PNG and JPEG files in turn. One core: the process may use a
-single one. Computing alone: the same pictures, decoded beforehand, and nothing is written; side by side (a
-plain pool of threads with a picture each), and one after the other with all threads. The arrangements take
+The images are scikit-image's, resized, as PNG and JPEG files in turn. One core: the process may use a
+single one. Computing alone: the same images, decoded beforehand, and nothing is written; side by side (a
+plain pool of threads with an image each), and one after the other with all threads. The arrangements take
 turns, round by round; a ratio is the median over the rounds, and to the faster way of computing alone. The
 processor's seconds tell what reading and writing cost even where other programs run. Peak memory is that of a
 fresh process.
@@ -30,7 +30,7 @@ from skimage import data
 
 import d2np
 from d2np.dataset import HlocOutput, Settings, extract, listing
-from d2np.image import open_picture
+from d2np.image import open_image
 from d2np.machine import usable_cores
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
@@ -41,7 +41,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", default=["320x240", "640x480", "1600x1200"], metavar="WxH")
-    parser.add_argument("--count", type=int, default=12, help="pictures in a round")
+    parser.add_argument("--count", type=int, default=12, help="images in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="measure peak memory too, in fresh processes")
     parser.add_argument("--one", metavar="FOLDER", help=argparse.SUPPRESS)
@@ -51,15 +51,13 @@ def main() -> int:
         extraction(d2np.Net.load("analytic"), Path(options.one), options.workers)()
         print(json.dumps(peak_bytes()))
         return 0
-    print(f"{machine()}; {options.count} pictures, median of {options.rounds} rounds\n")
-    print(
-        "| size | arrangement | pictures/s | over one core | of computing alone | CPU s/picture | peak MB |"
-    )
+    print(f"{machine()}; {options.count} images, median of {options.rounds} rounds\n")
+    print("| size | arrangement | images/s | over one core | of computing alone | CPU s/image | peak MB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     net = d2np.Net.load("analytic")
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            write_pictures(Path(folder), *map(int, size.split("x")), options.count)
+            write_images(Path(folder), *map(int, size.split("x")), options.count)
             compare(net, size, Path(folder), options)
     return 0
 
@@ -95,14 +93,14 @@ def compare(net: d2np.Net, size: str, folder: Path, options: argparse.Namespace)
         )
 
 
-def write_pictures(folder: Path, width: int, height: int, count: int) -> None:
+def write_images(folder: Path, width: int, height: int, count: int) -> None:
     for number in range(count):
-        picture = Image.fromarray(getattr(data, NAMES[number % len(NAMES)])()).resize((width, height))
-        picture.save(folder / f"{number:04}.{('png', 'jpg')[number // len(NAMES) % 2]}")
+        img = Image.fromarray(getattr(data, NAMES[number % len(NAMES)])()).resize((width, height))
+        img.save(folder / f"{number:04}.{('png', 'jpg')[number // len(NAMES) % 2]}")
 
 
 def extraction(net: d2np.Net, folder: Path, workers: int | None = None) -> Callable[[], None]:
-    """All pictures of a folder into a file in hloc's layout."""
+    """All images of a folder into a file in hloc's layout."""
 
     def run() -> None:
         settings = Settings()
@@ -115,13 +113,13 @@ def extraction(net: d2np.Net, folder: Path, workers: int | None = None) -> Calla
 
 
 def computing(net: d2np.Net, folder: Path, beside: int) -> Callable[[], None]:
-    """The features of all pictures, so many at a time, decoded now and not written."""
-    pictures = [open_picture(entry.path) for entry in listing([folder])]
+    """The features of all images, so many at a time, decoded now and not written."""
+    images = [open_image(entry.path) for entry in listing([folder])]
     threads = max(1, usable_cores() // beside)
 
     def run() -> None:
         with ThreadPoolExecutor(beside) as pool:
-            for _ in pool.map(lambda picture: len(net(picture, threads=threads)), pictures):
+            for _ in pool.map(lambda img: len(net(img, threads=threads)), images):
                 pass
 
     return run

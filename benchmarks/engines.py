@@ -1,6 +1,6 @@
 """The engines that d2np is measured against, each running the same network on the same weights.
 
-An engine is made for one picture size and one number of threads, and maps the preprocessed picture
+An engine is made for one image size and one number of threads, and maps the preprocessed image
 (H, W, 3) float32 to the feature map (h, w, 512). Those that are not installed are left out.
 """
 

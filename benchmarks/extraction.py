@@ -1,4 +1,4 @@
-"""Time whole extractions, from a decoded picture to features: d2np beside the published steps in PyTorch.
+"""Time whole extractions, from a decoded image to features: d2np beside the published steps in PyTorch.
 
 python benchmarks/extraction.py --size 640x480 --threads 2 --rounds 5
 """
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
-    picture = np.random.RandomState(0).randint(0, 256, (height, width, 3)).astype(np.uint8)
+    image = np.random.RandomState(0).randint(0, 256, (height, width, 3)).astype(np.uint8)
     arrays = random_weights()
     net, published = d2np.Net(arrays), PublishedPipeline(arrays, options.threads)
     print(f"{machine()}\n\n{options.size}, {options.threads} threads\n")
@@ -35,9 +35,9 @@ def main() -> int:
         seconds = []
         for round_number in range(options.rounds + 1):
             start = time.perf_counter()
-            ours = net(picture, scales=scales, threads=options.threads, max_edge=None, max_sum_edges=None)
+            ours = net(image, scales=scales, threads=options.threads, max_edge=None, max_sum_edges=None)
             middle = time.perf_counter()
-            theirs, _, _ = published(picture, scales)
+            theirs, _, _ = published(image, scales)
             if round_number:  # the first is the warm-up
                 seconds.append((middle - start, time.perf_counter() - middle))
         a, b = np.array(seconds).T

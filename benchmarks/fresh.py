@@ -51,12 +51,12 @@ def _status(name: str) -> int:
 
 
 def noise(width: int, height: int) -> NDArray[np.uint8]:
-    """A picture of noise, made row by row so that its making leaves no peak."""
+    """An image of noise, made row by row so that its making leaves no peak."""
     random = np.random.RandomState(0)
-    picture = np.empty((height, width, 3), np.uint8)
-    for row in picture:
+    image = np.empty((height, width, 3), np.uint8)
+    for row in image:
         row[:] = noise_row(random, width)
-    return picture
+    return image
 
 
 def noise_row(random: np.random.RandomState, width: int) -> NDArray[np.uint8]:

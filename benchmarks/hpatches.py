@@ -3,7 +3,7 @@
     python benchmarks/hpatches.py hpatches-sequences-release --weights d2.h5 -o curves.png
 
 FOLDER is the dataset as it is unpacked: folders ``i_*`` (other light) and ``v_*`` (another viewpoint), each
-with ``1.ppm`` to ``6.ppm`` and the homographies ``H_1_2`` to ``H_1_6``. Picture 1 is matched with each of the
+with ``1.ppm`` to ``6.ppm`` and the homographies ``H_1_2`` to ``H_1_6``. Image 1 is matched with each of the
 others by mutual nearest neighbours; a match is right within a threshold of where the homography puts it; the
 accuracy is the share of right matches, averaged over all pairs. The eight sequences of high resolution are
 left out, as in the paper, which leaves 52 and 56.
@@ -55,7 +55,7 @@ class Result:
     ----------
     name : str
     keypoints : six numbers
-        Of each picture.
+        Of each image.
     matches : five numbers
         Of each pair.
     right : five lists
@@ -90,7 +90,7 @@ def sequences(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def evaluate(sequence: Path, extract: Extract) -> Result:
-    """Match picture 1 with the five others.
+    """Match image 1 with the five others.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def table(results: Sequence[Result]) -> str:
         keypoints = np.concatenate([result.keypoints for result in chosen])
         matches = np.concatenate([result.matches for result in chosen])
         lines.append(
-            f"{group}: {len(chosen)} sequences, {keypoints.mean():.0f} keypoints a picture "
+            f"{group}: {len(chosen)} sequences, {keypoints.mean():.0f} keypoints an image "
             f"({keypoints.min()} to {keypoints.max()}), {matches.mean():.0f} matches a pair"
         )
     return "\n".join(lines)

@@ -50,8 +50,8 @@ def counts() -> Counts:
 
 def work(folder: Path) -> Iterator[tuple[str, int, Callable[[], object]]]:
     """What is called: its name, of how many calls only one is made, and the call."""
-    net, picture = d2np.Net.load("analytic"), noise(40, 32)
-    features = net(picture, max_keypoints=20, detector="strength")
+    net, image = d2np.Net.load("analytic"), noise(40, 32)
+    features = net(image, max_keypoints=20, detector="strength")
     places = features.keypoints[:, :2]
     weights = folder / "net.h5"
     net.save(weights)
@@ -59,7 +59,7 @@ def work(folder: Path) -> Iterator[tuple[str, int, Callable[[], object]]]:
     bad.write_bytes(weights.read_bytes()[:5000])
 
     def refuse() -> None:
-        for wrong in (lambda: d2np.Net.load(bad), lambda: net(folder / "bad.h5"), lambda: net(picture[:1])):
+        for wrong in (lambda: d2np.Net.load(bad), lambda: net(folder / "bad.h5"), lambda: net(image[:1])):
             try:
                 wrong()
             except d2np.Error:
@@ -67,25 +67,25 @@ def work(folder: Path) -> Iterator[tuple[str, int, Callable[[], object]]]:
             raise AssertionError("it should have been refused")
 
     def save_and_load() -> None:
-        path = folder / "picture.d2-net"
+        path = folder / "image.d2-net"
         npz.write(path, features)
         npz.read(path, features.image_size)
 
     def save_and_load_hdf() -> None:
         path = folder / "features.h5"
         with h5py.File(path, "w") as file:
-            hloc.write(file, "picture", features)
-        hloc.read(path, "picture")
+            hloc.write(file, "image", features)
+        hloc.read(path, "image")
 
-    yield "net(image)", 1, lambda: net(picture, threads=1)
-    yield "net(image), 2 threads, 2 scales", 1, lambda: net(picture, scales=(0.5, 1.0), threads=2)
-    yield "net.dense", 1, lambda: net.dense(picture, threads=1)
-    yield "net.describe", 1, lambda: net.describe(picture, places, threads=1)
+    yield "net(image)", 1, lambda: net(image, threads=1)
+    yield "net(image), 2 threads, 2 scales", 1, lambda: net(image, scales=(0.5, 1.0), threads=2)
+    yield "net.dense", 1, lambda: net.dense(image, threads=1)
+    yield "net.describe", 1, lambda: net.describe(image, places, threads=1)
     yield "d2np.match", 1, lambda: d2np.match(features, features, ratio=0.9)
     yield "npz: write, read", 1, save_and_load
     yield "hloc: write, read", 1, save_and_load_hdf
     yield "what is refused", 1, refuse
-    yield "Net.load, call, del", RARE, lambda: d2np.Net.load(weights)(picture, threads=1)
+    yield "Net.load, call, del", RARE, lambda: d2np.Net.load(weights)(image, threads=1)
 
 
 @dataclass(frozen=True)

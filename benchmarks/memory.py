@@ -3,7 +3,7 @@
     python benchmarks/memory.py --tall
 
 Beyond input and result: the peak of the whole process, interpreter and weights included, without the bytes of
-the picture and of the features. The tall picture is a file that is mapped, not read, and its features are
+the image and of the features. The tall image is a file that is mapped, not read, and its features are
 counted, not kept; pages of the file that were read are given back band by band (the system would do so only
 when memory is short), and nothing is subtracted. Its row of the same width tells what the height adds.
 """
@@ -24,7 +24,7 @@ from fresh import MB, in_fresh_process, noise, noise_row, own_bytes, peak_bytes
 import d2np
 
 PYRAMIDS = {1: (1.0,), 3: (0.5, 1.0, 2.0)}
-# What is asked of 1600 x 1200, in MB, and of a picture four times as high, as a ratio to that.
+# What is asked of 1600 x 1200, in MB, and of an image four times as high, as a ratio to that.
 LIMITS = {1: (450, 1.05), 3: (700, 1.1)}
 UNBOUNDED = {"max_edge": None, "max_sum_edges": None}
 
@@ -42,7 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--scales", nargs="+", type=int, choices=list(PYRAMIDS), default=[1, 3])
     parser.add_argument("--threads", type=int, help="as many as there are cores, unless given")
-    parser.add_argument("--tall", action="store_true", help="stream a picture of --tall-size from a file too")
+    parser.add_argument("--tall", action="store_true", help="stream an image of --tall-size from a file too")
     parser.add_argument("--tall-size", default="2000x100000", metavar="WxH")
     parser.add_argument("--one", metavar="WxH", help=argparse.SUPPRESS)
     parser.add_argument("--file", help=argparse.SUPPRESS)
@@ -99,21 +99,21 @@ def row(
 
 def extract(options: argparse.Namespace) -> dict[str, Any]:
     net = d2np.Net.load("analytic")
-    picture = noise(*dimensions(options.one))
-    features = net(picture, scales=PYRAMIDS[options.scales[0]], threads=options.threads, **UNBOUNDED)
-    return {"keypoints": len(features), "beyond": peak_bytes() - picture.nbytes - own_bytes(features)}
+    image = noise(*dimensions(options.one))
+    features = net(image, scales=PYRAMIDS[options.scales[0]], threads=options.threads, **UNBOUNDED)
+    return {"keypoints": len(features), "beyond": peak_bytes() - image.nbytes - own_bytes(features)}
 
 
 def stream(options: argparse.Namespace) -> dict[str, Any]:
     width, height = dimensions(options.one)
     net = d2np.Net.load("analytic")
-    picture = np.memmap(options.file, np.uint8, "r", shape=(height, width, 3))
+    image = np.memmap(options.file, np.uint8, "r", shape=(height, width, 3))
     keypoints = 0
     for features in net.stream(
-        picture, scales=PYRAMIDS[options.scales[0]], threads=options.threads, **UNBOUNDED
+        image, scales=PYRAMIDS[options.scales[0]], threads=options.threads, **UNBOUNDED
     ):
         keypoints += len(features)
-        picture.base.madvise(mmap.MADV_DONTNEED)
+        image.base.madvise(mmap.MADV_DONTNEED)
     return {"keypoints": keypoints, "beyond": peak_bytes()}
 
 

@@ -64,7 +64,7 @@ def _sampled(cells: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Ten
 
 
 class PublishedPipeline:
-    """From a decoded picture to keypoints, scores and descriptors, "caffe" preprocessing, no resizing."""
+    """From a decoded image to keypoints, scores and descriptors, "caffe" preprocessing, no resizing."""
 
     def __init__(self, arrays: Mapping[str, NDArray[np.float32]], threads: int) -> None:
         torch.set_num_threads(threads)
@@ -72,10 +72,10 @@ class PublishedPipeline:
 
     @torch.inference_mode()
     def __call__(
-        self, picture: NDArray[np.uint8], scales: Sequence[float] = (1.0,)
+        self, img: NDArray[np.uint8], scales: Sequence[float] = (1.0,)
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         mean = np.array([103.939, 116.779, 123.68]).reshape(3, 1, 1)
-        planes = picture.astype(np.float32).transpose(2, 0, 1)[::-1] - mean
+        planes = img.astype(np.float32).transpose(2, 0, 1)[::-1] - mean
         image = torch.from_numpy(planes[np.newaxis].astype(np.float32))
         keypoints, scores, descriptors = [], [], []
         coarser = banned = None

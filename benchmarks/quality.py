@@ -22,7 +22,7 @@ from skimage import data
 import d2np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from evaluation import MEDIUM, MILD, Score, pictures, rotation_case, scale_case, score, stereo_score, warp
+from evaluation import MEDIUM, MILD, Score, images, rotation_case, scale_case, score, stereo_score, warp
 
 Extract = Callable[[np.ndarray], d2np.Features]
 
@@ -72,7 +72,7 @@ def stereo(extract: Extract) -> Iterator[tuple[str, Score]]:
 
 def synthetic(extract: Extract, seeds: int) -> Iterator[tuple[str, Score]]:
     """Score a method on the views of each image."""
-    for name, image in pictures().items() if seeds else ():
+    for name, image in images().items() if seeds else ():
         views = [("scale 0.7", scale_case(image)), ("rotation 15°", rotation_case(image))]
         for label, strength in (("mild", MILD), ("medium", MEDIUM)):
             views += [(label, warp(image, strength, 1000 + seed)) for seed in range(seeds)]

@@ -1,7 +1,7 @@
-"""What a job of very many pictures costs beside the network: receipts, the index, and assembling the file.
+"""What a job of very many images costs beside the network: receipts, the index, and assembling the file.
 
-The pictures have a few made-up keypoints each, so that a million of them fit on a small disk; what bytes cost
-is measured with a few pictures of full size. No network runs, and the shards are such as workers of a cluster
+The images have a few made-up keypoints each, so that a million of them fit on a small disk; what bytes cost
+is measured with a few images of full size. No network runs, and the shards are such as workers of a cluster
 write, a batch each. Figures and what follows from them: ``docs/scale.md``.
 
     python benchmarks/scale.py --entries 1000000
@@ -23,7 +23,7 @@ import numpy as np
 
 from d2np.dataset import Entry, HlocOutput, cluster, shards, workers
 from d2np.dataset.hdf import feature_record
-from d2np.dataset.workers import PICTURES, Receipt
+from d2np.dataset.workers import IMAGES, Receipt
 from d2np.features import Features
 
 SETTINGS = {"weights": "none"}
@@ -31,13 +31,9 @@ SETTINGS = {"weights": "none"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--entries", type=int, nargs="+", default=[10_000], help="pictures of a few keypoints"
-    )
+    parser.add_argument("--entries", type=int, nargs="+", default=[10_000], help="images of a few keypoints")
     parser.add_argument("--keypoints", type=int, default=2, help="of each of these")
-    parser.add_argument(
-        "--full", type=int, nargs=2, default=[200, 1500], help="full-size pictures, keypoints"
-    )
+    parser.add_argument("--full", type=int, nargs=2, default=[200, 1500], help="full-size images, keypoints")
     parser.add_argument("--tasks", type=int, default=2000, help="tasks that do nothing, through Dask")
     parser.add_argument(
         "--no-look",
@@ -47,7 +43,7 @@ def main() -> None:
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where there is room")
     options = parser.parse_args()
     print(
-        "| pictures | keypoints of each | step | seconds | pictures per second | MB per second | "
+        "| images | keypoints of each | step | seconds | images per second | MB per second | "
         "bytes for each | memory of the client, MB |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -60,7 +56,7 @@ def main() -> None:
 def through_dask(tasks: int) -> None:
     """Batches that take no time, to three processes and back."""
     batches = [
-        [Entry(Path(f"/photos/{k}-{n}.jpg"), f"{k}-{n}.jpg") for n in range(PICTURES)] for k in range(tasks)
+        [Entry(Path(f"/photos/{k}-{n}.jpg"), f"{k}-{n}.jpg") for n in range(IMAGES)] for k in range(tasks)
     ]
     with cluster.connected("local:2") as client:
         list(cluster.Work(client, nothing).through(batches[:50]))
@@ -69,7 +65,7 @@ def through_dask(tasks: int) -> None:
             pass
         seconds = time.perf_counter() - start
     size = len(pickle.dumps(nothing(1, batches[0])))
-    row(tasks * PICTURES, 0, "receipts through Dask", seconds, size / PICTURES)
+    row(tasks * IMAGES, 0, "receipts through Dask", seconds, size / IMAGES)
 
 
 def nothing(number: int, batch: list[Entry]) -> Receipt:
@@ -88,13 +84,13 @@ def job(path: Path, count: int, keypoints: int, *, look: bool) -> None:
     names = [f"{k // 1000:05d}/{k:08d}.jpg" for k in range(count)]
 
     with measured(count, keypoints, "shards are written", lambda: size_of(output.parts.folder)):
-        for number, first in enumerate(range(0, count, PICTURES)):
+        for number, first in enumerate(range(0, count, IMAGES)):
             with open(output.parts.folder / f"{prefix}-{number:08d}.shard", "xb") as stream:
-                for name in names[first : first + PICTURES]:
+                for name in names[first : first + IMAGES]:
                     entry = Entry(Path(name), name)
                     shards.write(stream, feature_record(entry, features, 1.0, '{"size": 1, "mtime_ns": 2}'))
     with measured(count, keypoints, "client takes them in"):
-        for number in range(-(-count // PICTURES)):
+        for number in range(-(-count // IMAGES)):
             output.parts.adopt(f"{prefix}-{number:08d}.shard")
     output.close()
     with measured(count, keypoints, "client, started again, finds them"):

@@ -2,9 +2,9 @@
 
     python benchmarks/size.py --megapixels 0.1 0.5 2 8 --scales 1 3 --plot size.png
 
-Every size has a fresh process of its own, which extracts a picture of noise (4:3) once, tells its peak
+Every size has a fresh process of its own, which extracts an image of noise (4:3) once, tells its peak
 resident memory, and then times further extractions. Beside it stand the peak of a process that only loads the
-weights, and the peak without the picture's and the features' own bytes.
+weights, and the peak without the image's and the features' own bytes.
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ def extract(options: argparse.Namespace) -> dict[str, Any]:
     height = round(sqrt(options.megapixels[0] * 1e6 * 3 / 4))
     width = round(height * 4 / 3)
     net = d2np.Net.load("analytic")
-    picture = noise(width, height)
+    image = noise(width, height)
     settings = {"scales": PYRAMIDS[options.scales[0]], "max_edge": None, "max_sum_edges": None}
-    features = net(picture, threads=options.threads, **settings)  # the warm-up as well
+    features = net(image, threads=options.threads, **settings)  # the warm-up as well
     peak = peak_bytes()
     keypoints, own = len(features), own_bytes(features)
     del features
     seconds = []
     for _ in range(options.rounds):
         start = time.perf_counter()
-        net(picture, threads=options.threads, **settings)
+        net(image, threads=options.threads, **settings)
         seconds.append(time.perf_counter() - start)
     return {
         "megapixels": options.megapixels[0],
@@ -100,7 +100,7 @@ def extract(options: argparse.Namespace) -> dict[str, Any]:
         "keypoints": keypoints,
         "seconds": float(np.median(seconds)),
         "peak": peak,
-        "beyond": peak - picture.nbytes - own,
+        "beyond": peak - image.nbytes - own,
     }
 
 

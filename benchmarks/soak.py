@@ -1,9 +1,9 @@
-"""Many small pictures through one extraction: does it take ever more memory, or leave files open?
+"""Many small images through one extraction: does it take ever more memory, or leave files open?
 
     python benchmarks/soak.py --count 2000
 
-Sampled whenever a picture is done: resident memory, open files, threads; the table has medians. Flat means
-that after the first hundred pictures the median of each hundred stays within 5 % of the first one's, and that
+Sampled whenever an image is done: resident memory, open files, threads; the table has medians. Flat means
+that after the first hundred images the median of each hundred stays within 5 % of the first one's, and that
 no more files are open.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from compare import machine
-from dataset import write_pictures
+from dataset import write_images
 from fresh import MB, resident_bytes
 
 import d2np
@@ -29,7 +29,7 @@ ALLOWED = 0.05
 
 
 class Samples:
-    """Takes a sample at each picture, as the progress of an extraction."""
+    """Takes a sample at each image, as the progress of an extraction."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int]] = []
@@ -46,25 +46,23 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--size", default="80x64", metavar="WxH")
     parser.add_argument("--workers", type=int)
-    parser.add_argument(
-        "--warm-up", type=int, default=WARM_UP, metavar="N", help="pictures that do not count"
-    )
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, metavar="N", help="images that do not count")
     options = parser.parse_args()
     net, settings, samples = d2np.Net.load("analytic"), Settings(), Samples()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
         photos.mkdir()
-        write_pictures(photos, *map(int, options.size.split("x")), options.count)
+        write_images(photos, *map(int, options.size.split("x")), options.count)
         output = HlocOutput(Path(folder) / "features.h5", settings.recorded(net))
         report = extract(net, listing([photos]), output, settings, workers=options.workers, progress=samples)
     assert report.done == options.count
-    print(f"{machine()}; {options.count} pictures of {options.size}\n")
+    print(f"{machine()}; {options.count} images of {options.size}\n")
     return 0 if tell(np.array(samples.rows), options.warm_up) else 1
 
 
 def tell(rows: np.ndarray, warm_up: int) -> bool:
     """Print the table and the verdict; returns whether memory and files stayed flat."""
-    print("| pictures | resident MB | open files | threads |\n| --- | --- | --- | --- |")
+    print("| images | resident MB | open files | threads |\n| --- | --- | --- | --- |")
     step = max(1, len(rows) // 10)
     for first in range(0, len(rows), step):
         part = rows[first : first + step]

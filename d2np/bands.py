@@ -1,8 +1,8 @@
-"""How a picture flows through the network: in bands of rows, never as a whole.
+"""How an image flows through the network: in bands of rows, never as a whole.
 
 Every layer holds the rows of its input that it still needs, and no others::
 
-               a band of the picture, preprocessed
+               a band of the image, preprocessed
                                |
       +------------------------v-------------------------+
       | conv1_1  [ 2 rows kept | new ]                   |   Each computes the output rows
@@ -15,9 +15,9 @@ Every layer holds the rows of its input that it still needs, and no others::
                                v
       the last rows of the map: detection, sampling, the next level of the pyramid
 
-A band of picture rows is pushed in at the front, and rows of the map come out at the end. A layer may wait
+A band of image rows is pushed in at the front, and rows of the map come out at the end. A layer may wait
 until it has rows enough to keep all threads busy. Zero rows stand in for what lies above and below the
-picture. Memory grows with the width, the height of a band and what layers wait for, not with the picture's
+image. Memory grows with the width, the height of a band and what layers wait for, not with the image's
 height; and since an output is computed from the same numbers in the same order wherever the bands are cut, so
 are the results.
 
@@ -192,7 +192,7 @@ class Stage(Protocol):
 
 
 def band_height(width: int) -> int:
-    """Rows of the picture that are pushed in at a time, a multiple of 8."""
+    """Rows of the image that are pushed in at a time, a multiple of 8."""
     row = 4 * 64 * width
     return max(8, _BAND_BYTES // row // 8 * 8)
 
@@ -223,16 +223,16 @@ def flow(
     *,
     rows_at_a_time: int | None = None,
 ) -> Iterator[int]:
-    """Push a picture through the stages, band by band.
+    """Push an image through the stages, band by band.
 
     Parameters
     ----------
     read : callable
-        ``read(first, last)`` gives rows of the preprocessed picture, (last - first, W, 3) float32.
+        ``read(first, last)`` gives rows of the preprocessed image, (last - first, W, 3) float32.
     height : int
-        Rows of the picture.
+        Rows of the image.
     stages : list of Stage
-        Fresh ones, made for the picture's width.
+        Fresh ones, made for the image's width.
     target : RowBuffer or WholeMap
         Where the rows of the feature map go. Whoever takes the rows from the buffer drops them.
     team : Team

@@ -1,4 +1,4 @@
-"""What ``d2np demo`` does: match a picture with a view of it that is known exactly, and measure."""
+"""What ``d2np demo`` does: match an image with a view of it that is known exactly, and measure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .features import Features, Matches
 if TYPE_CHECKING:
     from .net import Net
 
-PICTURE = "astronaut.jpg"
+IMAGE = "astronaut.jpg"
 
 TOLERANCE = 3.0
 """Pixels that a match may be off and still be right."""
 
-# The second view: which quadrilateral of the picture it shows, as shares of width and height (from the top
-# left, clockwise), and its size as a share of the picture's. All of it lies inside the picture, so the view
+# The second view: which quadrilateral of the image it shows, as shares of width and height (from the top
+# left, clockwise), and its size as a share of the image's. All of it lies inside the image, so the view
 # has no black corners that no camera would see.
 _CORNERS = np.array([[0.05, 0.00], [1.00, 0.13], [0.93, 0.95], [0.00, 0.86]])
 _SIZE = 0.9
@@ -32,7 +32,7 @@ _CONTRAST, _BRIGHTNESS = 0.8, 15
 
 @dataclass(frozen=True)
 class Views:
-    """Two pictures of the same thing.
+    """Two images of the same thing.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Result:
     distances : (M,) float64
         How far each match is from where the true homography puts it, in pixels of the second view.
     corner_error : float
-        The farthest distance between a corner of the first picture under the homography fitted to the
+        The farthest distance between a corner of the first image under the homography fitted to the
         matches and under the true one, in pixels; infinite where none could be fitted.
     extraction, matching : float
         Seconds; both extractions together.
@@ -78,8 +78,8 @@ class Result:
 
 
 def views() -> Views:
-    """The shipped picture, and a darker view of it through a known homography."""
-    with resources.files(__package__).joinpath("data").joinpath(PICTURE).open("rb") as stream:
+    """The shipped image, and a darker view of it through a known homography."""
+    with resources.files(__package__).joinpath("data").joinpath(IMAGE).open("rb") as stream:
         first = Image.open(stream).convert("RGB")
     width, height = round(_SIZE * first.width), round(_SIZE * first.height)
     outline = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)

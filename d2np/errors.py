@@ -10,7 +10,7 @@ class Error(Exception):
 
 
 class ImageError(Error, ValueError):
-    """A picture (or its mask) cannot be read or is not of a kind that the network takes."""
+    """An image (or its mask) cannot be read or is not of a kind that the network takes."""
 
 
 class WeightsError(Error, ValueError):

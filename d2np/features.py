@@ -15,19 +15,19 @@ DESCRIPTOR_SIZE = 512
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Keypoints of one picture with their descriptors.
+    """Keypoints of one image with their descriptors.
 
     Attributes
     ----------
     keypoints : (N, 3) float32
-        x, y in pixels of the picture as given, (0, 0) being the centre of its top-left pixel; and the
-        scale: 1 for the picture's own size, 2 for a keypoint found at half size, 0.5 at double size.
+        x, y in pixels of the image as given, (0, 0) being the centre of its top-left pixel; and the
+        scale: 1 for the image's own size, 2 for a keypoint found at half size, 0.5 at double size.
     scores : (N,) float32
-        Higher is better, within one picture.
+        Higher is better, within one image.
     descriptors : (N, 512) float32
         L2-normalised.
     image_size : (int, int)
-        (width, height) of the picture as given, in pixels.
+        (width, height) of the image as given, in pixels.
 
     Raises
     ------
@@ -68,7 +68,7 @@ class Features:
 
     def __repr__(self) -> str:
         width, height = self.image_size
-        return f"<Features: {len(self)} keypoints of a {width} x {height} picture>"
+        return f"<Features: {len(self)} keypoints of a {width} x {height} image>"
 
     def select(self, which: ArrayLike) -> Features:
         """The chosen keypoints, in the order chosen.
@@ -107,7 +107,7 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Pairs of keypoints of two pictures.
+    """Pairs of keypoints of two images.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class Matches:
     inliers : (M,) bool, or None
         Which matches agree with ``model``; None where they have not been verified.
     model : (3, 3) float64, or None
-        The homography that takes x, y, 1 of the first picture to the second; or the fundamental matrix F,
+        The homography that takes x, y, 1 of the first image to the second; or the fundamental matrix F,
         with (x', y', 1) F (x, y, 1) = 0 for x', y' in the second one. None where there is none.
     evidence : Evidence, or None
         How many matches fit one model, and how likely that is by accident; None where they have not been

@@ -11,12 +11,12 @@ from .kernels import topk
 
 
 class Gathering:
-    """Collects pieces of one picture's features.
+    """Collects pieces of one image's features.
 
     Parameters
     ----------
     image_size : (int, int)
-        (width, height) of the picture.
+        (width, height) of the image.
     most : int, optional
         Keep so many with the highest scores, and put the highest first; of equals the earlier one counts. No
         more than these and one piece are ever held.
@@ -58,7 +58,7 @@ class Gathering:
 
 
 def in_blocks(pieces: Iterable[Features], least: int) -> Iterator[Features]:
-    """Pieces of one picture's features put together to larger ones.
+    """Pieces of one image's features put together to larger ones.
 
     Each has so many keypoints at least, but for the last one.
     """
@@ -90,7 +90,7 @@ _BLOCK = 16384
 
 
 class Pile:
-    """Pieces of one picture's features that have to wait until they can be gathered.
+    """Pieces of one image's features that have to wait until they can be gathered.
 
     They lie in blocks of memory so large that the system gets each back once it is let go; smaller ones would
     stay with the process.

@@ -1,4 +1,4 @@
-"""Pictures: open, check, resize, preprocess.
+"""Images: open, check, resize, preprocess.
 
 What users hold becomes one thing, (H, W, 3) in 0..255, red first; then what the network takes.
 """
@@ -46,7 +46,7 @@ class Dataset(Protocol):
     def __getitem__(self, key: Any, /) -> Any: ...
 
 
-Picture: TypeAlias = (
+ImageLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Dataset | SupportsArray"
 )
 """A path, the content of a file or the file opened in binary mode, a PIL image, or an array (H, W[, 3 | 4])
@@ -81,10 +81,10 @@ _BY_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, _PACKBITS, 32946)
 _ORIENTATION = ExifTags.Base.Orientation
 
 
-def open_picture(
-    image: Picture, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
+def open_image(
+    image: ImageLike, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Any picture as an (H, W, 3) array, red first, in 0..255.
+    """Any image as an (H, W, 3) array, red first, in 0..255.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def open_picture(
         which the full range 0..65535 is brought
         to 0..255.
     orient : bool
-        Turn the picture as its EXIF orientation says. Off by default, as in COLMAP and hloc. Arrays have
+        Turn the image as its EXIF orientation says. Off by default, as in COLMAP and hloc. Arrays have
         no orientation, and a PIL image of a TIFF file is one that Pillow has turned already.
     stretch : bool
         Spread the values that a 16-bit image uses over the full range, but for one pixel in a thousand at
@@ -107,7 +107,7 @@ def open_picture(
     Returns
     -------
     (H, W, 3) uint8 or float32
-        uint8 where the picture has eight bits per channel.
+        uint8 where the image has eight bits per channel.
 
     Raises
     ------
@@ -131,13 +131,13 @@ def open_picture(
 
 
 def open_rgb(
-    image: Picture, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
+    image: ImageLike, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
 ) -> NDArray[np.uint8]:
-    """Like :func:`open_picture`, rounded to uint8: for looking at."""
-    picture = open_picture(image, orient=orient, stretch=stretch, max_pixels=max_pixels)
-    if picture.dtype == np.uint8:
-        return picture  # type: ignore[return-value]
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    """Like :func:`open_image`, rounded to uint8: for looking at."""
+    pixels = open_image(image, orient=orient, stretch=stretch, max_pixels=max_pixels)
+    if pixels.dtype == np.uint8:
+        return pixels  # type: ignore[return-value]
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def is_dataset(thing: object) -> TypeGuard[Dataset]:
@@ -206,14 +206,14 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
 
 
 def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | TiffRows:
-    """Open a picture's file, of which only the head is read.
+    """Open an image's file, of which only the head is read.
 
     Parameters
     ----------
     image : path, bytes or binary file
         A :class:`~d2np.remote.RemoteFile` and an open file are read whole.
     max_pixels : int, optional
-        See :func:`open_picture`.
+        See :func:`open_image`.
 
     Returns
     -------
@@ -223,7 +223,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     Raises
     ------
     ImageError
-        If there is no such file, or it is no picture, or too large.
+        If there is no such file, or it is no image, or too large.
     OptionError
         If ``max_pixels`` makes no sense.
     """
@@ -246,7 +246,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
         except FileNotFoundError:
             raise ImageError(f"{name}: there is no such file") from None
         except IsADirectoryError:
-            raise ImageError(f"{name} is a folder, not a picture") from None
+            raise ImageError(f"{name} is a folder, not an image") from None
         except Image.DecompressionBombError as error:
             # WebP, for one, which holds no more than 16383 x 16383 px.
             raise ImageError(
@@ -257,8 +257,8 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
         except Exception as error:
             if not is_tiff(file):
                 if isinstance(error, UnidentifiedImageError):
-                    raise ImageError(f"{name} is not a picture in a format that d2np reads") from None
-                raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+                    raise ImageError(f"{name} is not an image in a format that d2np reads") from None
+                raise ImageError(f"{name} cannot be read as an image: {error}") from error
             opened = TiffRows(file, name)
         size = (opened.shape[1], opened.shape[0]) if isinstance(opened, TiffRows) else opened.size
         if size[0] * size[1] > allowed:
@@ -286,14 +286,14 @@ def _check_frames(file: str | BinaryIO, name: str, allowed: float) -> None:
         )
 
 
-def _misread(picture: TiffImageFile) -> bool:
+def _misread(image: TiffImageFile) -> bool:
     """Whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
 
     Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
     knows nothing between 8 and 16 bits; signed integers may become unsigned ones. It decodes tiles of any
     size.
     """
-    tag = picture.tag_v2.get
+    tag = image.tag_v2.get
     bits, signs, predictor = set(tag(258, (1,))), set(tag(339, (1,))), tag(317, 1)
     misread = max(bits) > 8 and (bits not in ({16}, {32}) or tag(262) == 0 or tag(284) == 2)
     compression, edges = tag(259, 1), (tag(322, 0), tag(323, 0))
@@ -305,7 +305,7 @@ def _misread(picture: TiffImageFile) -> bool:
         or (compression in (6, 7) and bits != {8})
         or (compression != 1 and bits == {32})
         or not all(isinstance(edge, int) for edge in edges)
-        or math.prod(edges) > max(math.prod(picture.size), _PIXELS_OF_A_TILE)
+        or math.prod(edges) > max(math.prod(image.size), _PIXELS_OF_A_TILE)
     )
 
 
@@ -338,7 +338,7 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
 
 
 def most_bytes(max_pixels: int | None) -> float:
-    """How long the file of a picture that is not too large may be."""
+    """How long the file of an image that is not too large may be."""
     allowed = pixels_by_default() if max_pixels is None else max_pixels
     return MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
 
@@ -379,7 +379,7 @@ def _open_with_pillow(file: str | BinaryIO, name: str) -> Image.Image:
 
 
 def load(opened: Image.Image | TiffRows, orient: bool, name: str, stretch: bool = False) -> NDArray[Any]:
-    """All of a file's picture as :func:`open_picture` returns it; the file is closed."""
+    """All of a file's image as :func:`open_image` returns it; the file is closed."""
     with opened, reading(name):
         if not isinstance(opened, TiffRows):
             return _from_pil(opened, orient, name, stretch, file=True)
@@ -388,58 +388,58 @@ def load(opened: Image.Image | TiffRows, orient: bool, name: str, stretch: bool 
                 f"{name} is too large to be turned as its orientation {opened.orientation} says: "
                 "turn it first, or leave orient out"
             )
-        picture = _from_array(opened[0 : opened.shape[0]], name, stretch)
-        return _turned(picture, opened.orientation) if orient else picture
+        image = _from_array(opened[0 : opened.shape[0]], name, stretch)
+        return _turned(image, opened.orientation) if orient else image
 
 
-def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
+def _turned(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     """As ``ImageOps.exif_transpose`` does it, for arrays."""
     if orientation in (5, 6, 7, 8):
-        picture = picture.swapaxes(0, 1)
+        image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
+        image = image[::-1]
     if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
-    return np.ascontiguousarray(picture)
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def _from_pil(
-    picture: Image.Image, orient: bool, name: str, stretch: bool, *, file: bool = False
+    image: Image.Image, orient: bool, name: str, stretch: bool, *, file: bool = False
 ) -> NDArray[Any]:
     """The array of a PIL image; of that of a ``file`` as it is stored there."""
     try:
-        size, turn = picture.size, 1
-        if isinstance(picture, TiffImageFile):
+        size, turn = image.size, 1
+        if isinstance(image, TiffImageFile):
             # Where Pillow knows a path it may map the file, as if its rows and columns were turned already.
-            picture.filename = ""
+            image.filename = ""
             # Pillow turns TIFF files, and only these, when it loads them.
-            turn = picture.getexif().get(_ORIENTATION, 1) if file and not orient else 1
-        picture.load()
-        if sorted(picture.size) != sorted(size):
+            turn = image.getexif().get(_ORIENTATION, 1) if file and not orient else 1
+        image.load()
+        if sorted(image.size) != sorted(size):
             raise ImageError(f"{name} is damaged: its image has another size than its header says")
-        if orient and not isinstance(picture, TiffImageFile):
-            picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-            array = _from_array(_deep_grey(picture, name), name, stretch)
+        if orient and not isinstance(image, TiffImageFile):
+            image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            array = _from_array(_deep_grey(image, name), name, stretch)
         else:
-            if picture.mode == "P" and "transparency" in picture.info:
-                picture = picture.convert("RGBA")  # Pillow warns where transparency is dropped at once
-            if picture.mode != "RGB":
-                picture = picture.convert("RGB")
-            array = _from_array(np.asarray(picture), name, stretch)
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")  # Pillow warns where transparency is dropped at once
+            if image.mode != "RGB":
+                image = image.convert("RGB")
+            array = _from_array(np.asarray(image), name, stretch)
         # Quarter turns undo each other; all other orientations undo themselves.
         return array if turn == 1 else _turned(array, {6: 8, 8: 6}.get(turn, turn))
     except ImageError:
         raise
     # As above: decoders.
     except Exception as error:
-        raise ImageError(f"{name} cannot be read as a picture: {error or type(error).__name__}") from error
+        raise ImageError(f"{name} cannot be read as an image: {error or type(error).__name__}") from error
 
 
-def _deep_grey(picture: Image.Image, name: str) -> NDArray[Any]:
+def _deep_grey(image: Image.Image, name: str) -> NDArray[Any]:
     """Grey of more than eight bits; Pillow opens 16-bit files as ``I;16`` or, older ones, as ``I``."""
-    values = np.asarray(picture)
-    return values if picture.mode == "F" else as_16_bits(values, name)
+    values = np.asarray(image)
+    return values if image.mode == "F" else as_16_bits(values, name)
 
 
 def _from_array(array: NDArray[Any], name: str, stretch: bool) -> NDArray[Any]:
@@ -490,7 +490,7 @@ class Levels:
 
 
 def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
-    """Fails unless arrays of this shape and type are pictures."""
+    """Fails unless arrays of this shape and type are images."""
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
         first = len(shape) == 3 and shape[0] in (1, 3, 4)
         advice = ": bring the channels to the end with numpy.moveaxis(image, 0, -1)" if first else ""
@@ -521,7 +521,7 @@ def check_floats(array: NDArray[Any], name: str) -> tuple[float, float]:
 
 
 def refuse_fractions(low: float, high: float, name: str) -> None:
-    """Fails where the extremes of a whole picture, that is not black, show that it is one in 0..1."""
+    """Fails where the extremes of a whole image, that is not black, show that it is one in 0..1."""
     if low >= 0 and 0 < high <= 1:
         raise ImageError(
             f"{name} looks like values in 0..1 (its largest is {high:g}): multiply it by 255, the network "
@@ -554,13 +554,13 @@ def as_rgb(array: NDArray[Any], levels: tuple[int, int] = FULL) -> NDArray[Any]:
 def network_size(
     width: int, height: int, *, max_edge: int | None = 1600, max_sum_edges: int | None = 2800
 ) -> tuple[int, int]:
-    """(width, height) in pixels at which the network sees a picture: the last of :func:`_steps`."""
+    """(width, height) in pixels at which the network sees an image: the last of :func:`_steps`."""
     *_, size = _steps(width, height, max_edge, max_sum_edges)
     return size
 
 
 def _steps(width: int, height: int, max_edge: int | None, max_sum_edges: int | None) -> list[tuple[int, int]]:
-    """The sizes through which the published rule takes a picture (``extract_features.py``).
+    """The sizes through which the published rule takes an image (``extract_features.py``).
 
     First the longest edge is brought down to ``max_edge``, then the sum of both edges to
     ``max_sum_edges``; sizes are truncated to integers.
@@ -581,37 +581,37 @@ def _steps(width: int, height: int, max_edge: int | None, max_sum_edges: int | N
 
 
 def shrink(
-    picture: NDArray[Any], *, max_edge: int | None = 1600, max_sum_edges: int | None = 2800
+    image: NDArray[Any], *, max_edge: int | None = 1600, max_sum_edges: int | None = 2800
 ) -> NDArray[Any]:
-    """Bring an (H, W, 3) picture down to the size the network sees, with Pillow's bilinear filter."""
-    height, width = picture.shape[:2]
+    """Bring an (H, W, 3) image down to the size the network sees, with Pillow's bilinear filter."""
+    height, width = image.shape[:2]
     _, *sizes = _steps(width, height, max_edge, max_sum_edges)
     for size in sizes:
         if min(size) < 1:
             raise ImageError(
-                f"a picture of {width} x {height} px would shrink to {size[0]} x {size[1]} px: "
+                f"an image of {width} x {height} px would shrink to {size[0]} x {size[1]} px: "
                 "raise max_edge or max_sum_edges"
             )
-        picture = _resize(picture, size)
-    return picture
+        image = _resize(image, size)
+    return image
 
 
-def _resize(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    if picture.dtype == np.uint8:
-        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+def _resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     channels = [
-        Image.fromarray(np.ascontiguousarray(picture[:, :, c])).resize(size, Image.Resampling.BILINEAR)
+        Image.fromarray(np.ascontiguousarray(image[:, :, c])).resize(size, Image.Resampling.BILINEAR)
         for c in range(3)
     ]
     return np.stack([np.asarray(channel) for channel in channels], axis=2)
 
 
-def preprocess(picture: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+def preprocess(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Scale colours as the network was trained to see them.
 
     Parameters
     ----------
-    picture : (H, W, 3) uint8 or float32
+    image : (H, W, 3) uint8 or float32
         Red first, 0..255.
     preprocessing : {"caffe", "torch"}
         ``"caffe"``: blue first, minus the mean colour; ``"torch"``: red first, to 0..1, minus the mean,
@@ -623,11 +623,11 @@ def preprocess(picture: NDArray[Any], preprocessing: Preprocessing) -> NDArray[n
     """
     check("preprocessing", preprocessing, Preprocessing)
     if preprocessing == "caffe":
-        scaled = np.empty(picture.shape, np.float32)
+        scaled = np.empty(image.shape, np.float32)
         # A channel at a time: three times faster than all together, and the same numbers.
         for c, mean in enumerate(CAFFE_MEAN):
-            band, blue_first = picture[:, :, 2 - c], scaled[:, :, c]
+            band, blue_first = image[:, :, 2 - c], scaled[:, :, c]
             np.subtract(band, mean, out=blue_first, dtype=np.float64, casting="same_kind")
         return scaled
-    scaled = picture.astype(np.float32) / np.float32(255)
+    scaled = image.astype(np.float32) / np.float32(255)
     return ((scaled - TORCH_MEAN) / TORCH_DEVIATION).astype(np.float32)

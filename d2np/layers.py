@@ -1,7 +1,7 @@
 """The network as data: the 22 layers of D2-Net, in order.
 
 D2-Net's extractor is VGG16 up to conv4_3 with the third pooling turned into a 2 x 2 average of stride 1
-and the convolutions behind it dilated by 2, so that the map keeps a quarter of the picture's resolution
+and the convolutions behind it dilated by 2, so that the map keeps a quarter of the image's resolution
 (paper, section 4.1; published file ``lib/model_test.py``). The last convolution has no ReLU of its own:
 the published code applies one on top unless told otherwise.
 """
@@ -123,13 +123,13 @@ SMALLEST_SIDE = 8
 
 
 def output_sizes(height: int, width: int) -> Iterator[tuple[Layer, int, int]]:
-    """Each layer with the rows and columns it puts out for a picture of the given size."""
+    """Each layer with the rows and columns it puts out for an image of the given size."""
     for layer in LAYERS:
         height, width = layer.output_size(height, width)
         yield layer, height, width
 
 
 def map_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the feature map of a picture of the given size in pixels."""
+    """Rows and columns of the feature map of an image of the given size in pixels."""
     *_, (_, rows, columns) = output_sizes(height, width)
     return rows, columns

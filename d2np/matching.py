@@ -34,7 +34,7 @@ def match(
     threshold: float = 3.0,
     threads: int | None = None,
 ) -> Matches:
-    """Match each keypoint of one picture to its nearest neighbour in the other.
+    """Match each keypoint of one image to its nearest neighbour in the other.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def match(
         Keep a pair only if each is the other's nearest neighbour.
     ratio : float, optional
         Lowe's test: the distance to the nearest neighbour must be at most this share of the distance to the
-        second one in the other picture; 0.8 is common for SIFT, 0.95 for D2-Net. With ``mutual`` it holds
+        second one in the other image; 0.8 is common for SIFT, 0.95 for D2-Net. With ``mutual`` it holds
         in both directions, as in hloc. Where there is no second neighbour the test is passed.
     min_similarity : float, optional
         Keep pairs with at least this cosine.

@@ -1,4 +1,4 @@
-"""The network: pictures in, features out."""
+"""The network: images in, features out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .bands import RowBuffer, WholeMap, flow
 from .errors import ImageError, OptionError, WeightsError
 from .features import DESCRIPTOR_SIZE, Features
 from .gathering import Gathering, Pile
-from .image import Picture, network_size, open_picture
+from .image import ImageLike, network_size, open_image
 from .kernels import topk
 from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
 from .options import Algorithm, Detector, Preprocessing, check
@@ -60,7 +60,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A picture as given and as the network sees it: (height, width) in pixels, and how cells lie in both."""
+    """An image as given and as the network sees it: (height, width) in pixels, and how cells lie in both."""
 
     given: tuple[int, int]
     seen: tuple[int, int]
@@ -78,7 +78,7 @@ class _Frame:
         # pixels. The published code scales positions about the centre of the first pixel instead.
         return np.float32(0.5 if self.centered else 0)
 
-    def to_picture(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
+    def to_image(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
         """Cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
         inner, size = np.array(self.seen), np.array((level.height, level.width))
         # The pyramid puts centres of corner pixels on each other. The published code divides whole sizes.
@@ -185,7 +185,7 @@ class Net:
 
     def __call__(
         self,
-        image: Picture | Source,
+        image: ImageLike | Source,
         *,
         detector: Detector = "d2",
         scales: Sequence[float] = (1.0,),
@@ -223,13 +223,13 @@ class Net:
             which the average pooling moves a cell's centre, and up to half a pixel times the factor where the
             image or a level of the pyramid was resized.
         max_edge : int or None
-            The picture is shrunk until its longest edge is no larger, in pixels.
+            The image is shrunk until its longest edge is no larger, in pixels.
         max_sum_edges : int or None
             Then it is shrunk until the sum of its width and height is no larger.
         mask : (H, W) array, optional
             Keypoints are kept only where it is not zero.
         orient : bool
-            Turn the picture as its EXIF orientation says; keypoints are those of the turned picture.
+            Turn the image as its EXIF orientation says; keypoints are those of the turned image.
         stretch : bool
             Spread the values that a 16-bit image uses over the full range.
         max_pixels : int, optional
@@ -240,13 +240,13 @@ class Net:
         Returns
         -------
         Features
-            In pixels of the picture as given. In order of level and row, or of score if ``max_keypoints`` is
+            In pixels of the image as given. In order of level and row, or of score if ``max_keypoints`` is
             given or the detector is ``"strength"``.
 
         Raises
         ------
         ImageError
-            If the picture cannot be used, or is too small for one of the scales.
+            If the image cannot be used, or is too small for one of the scales.
         OptionError
             If an option has a value that makes no sense.
         WeightsError
@@ -269,7 +269,7 @@ class Net:
         with self._team(threads) as team:
             return self._extract(image, options, team)
 
-    def profile(self, image: Picture, *, threads: int | None = None, **options: Any) -> Profile:
+    def profile(self, image: ImageLike, *, threads: int | None = None, **options: Any) -> Profile:
         """Extract features twice, and tell where the time of the second run went.
 
         Parameters
@@ -285,17 +285,15 @@ class Net:
             Time per layer and phase; ``print`` shows it as a table.
         """
         chosen = _Options(**options)
-        picture = open_picture(
-            image, orient=chosen.orient, stretch=chosen.stretch, max_pixels=chosen.max_pixels
-        )
+        pixels = open_image(image, orient=chosen.orient, stretch=chosen.stretch, max_pixels=chosen.max_pixels)
         with self._team(threads) as team:
-            self._extract(picture, chosen, team)  # compiles what has not been compiled yet
+            self._extract(pixels, chosen, team)  # compiles what has not been compiled yet
         clock = Clock()
         with self._team(threads, clock) as team:
             start = time.perf_counter()
-            self._extract(picture, chosen, team)
+            self._extract(pixels, chosen, team)
             wall_seconds = time.perf_counter() - start
-        height, width = picture.shape[:2]
+        height, width = pixels.shape[:2]
         width, height = network_size(
             width, height, max_edge=chosen.max_edge, max_sum_edges=chosen.max_sum_edges
         )
@@ -304,7 +302,7 @@ class Net:
 
     def stream(
         self,
-        image: Picture | Source,
+        image: ImageLike | Source,
         *,
         detector: Detector = "d2",
         scales: Sequence[float] = (1.0,),
@@ -319,16 +317,16 @@ class Net:
         max_pixels: int | None = None,
         threads: int | None = None,
     ) -> Generator[Features]:
-        """Find and describe keypoints, and hand them out as the picture is worked through from its top.
+        """Find and describe keypoints, and hand them out as the image is worked through from its top.
 
-        For callers who do not want to hold all features of a large picture. The parameters and errors are
+        For callers who do not want to hold all features of a large image. The parameters and errors are
         those of :meth:`__call__`; the best of all keypoints are not known before the end, so there is no
         ``max_keypoints``.
 
         Yields
         ------
         Features
-            The keypoints of some rows of one level of the pyramid, in pixels of the whole picture as given:
+            The keypoints of some rows of one level of the pyramid, in pixels of the whole image as given:
             all together those of :meth:`__call__`, and in the same order among those of one scale.
         """
         options = _Options(
@@ -347,13 +345,15 @@ class Net:
         )
         return self._stream(image, options, threads)
 
-    def _stream(self, image: Picture | Source, options: _Options, threads: int | None) -> Generator[Features]:
+    def _stream(
+        self, image: ImageLike | Source, options: _Options, threads: int | None
+    ) -> Generator[Features]:
         with self._team(threads) as team:
             for _, features in self._pieces(image, options, team):
                 if len(features):
                     yield features
 
-    def _extract(self, image: Picture | Source, options: _Options, team: Team) -> Features:
+    def _extract(self, image: ImageLike | Source, options: _Options, team: Team) -> Features:
         most = options.max_keypoints
         if most is None and options.detector == "strength":
             most = np.iinfo(np.int64).max
@@ -372,7 +372,7 @@ class Net:
         return features
 
     def _pieces(
-        self, image: Picture | Source, options: _Options, team: Team
+        self, image: ImageLike | Source, options: _Options, team: Team
     ) -> Iterator[tuple[int, Features]]:
         """The number of a level and the features of some of its rows, until all levels are done."""
         with open_source(
@@ -403,7 +403,7 @@ class Net:
 
             def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
                 _check_finite(rows.cells)
-                xy = frame.to_picture(candidates.positions, level)
+                xy = frame.to_image(candidates.positions, level)
                 # Summed maps grow with the level's number; strengths are normalised and do not.
                 scores = candidates.scores if ranked else candidates.scores / np.float32(level.number)
                 chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
@@ -424,7 +424,7 @@ class Net:
 
     def dense(
         self,
-        image: Picture,
+        image: ImageLike,
         *,
         relu: bool = True,
         preprocessing: Preprocessing | None = None,
@@ -437,7 +437,7 @@ class Net:
     ) -> FloatArray:
         """The dense feature map.
 
-        Cell (i, j) lies at x = 4 j + 1.5, y = 4 i + 1.5 of the picture as the network sees it. For the
+        Cell (i, j) lies at x = 4 j + 1.5, y = 4 i + 1.5 of the image as the network sees it. For the
         parameters and errors see :meth:`__call__`.
 
         Returns
@@ -467,7 +467,7 @@ class Net:
 
     def strength(
         self,
-        image: Picture,
+        image: ImageLike,
         *,
         preprocessing: Preprocessing | None = None,
         max_edge: int | None = 1600,
@@ -503,7 +503,7 @@ class Net:
 
     def describe(
         self,
-        image: Picture,
+        image: ImageLike,
         xy: ArrayLike,
         *,
         relu: bool = True,
@@ -524,7 +524,7 @@ class Net:
         ----------
         image : path, PIL.Image or array
         xy : (N, 2) array
-            x, y in pixels of the picture as given. More columns, such as the scale in
+            x, y in pixels of the image as given. More columns, such as the scale in
             ``features.keypoints``, are left out.
 
         Returns
@@ -584,7 +584,7 @@ class Net:
         name: object = None,
         beside: tuple[int, int] | None = None,
     ) -> tuple[Iterator[int], RowBuffer, int]:
-        """The flow of a preprocessed picture, the buffer of its map, and the rows of the whole map.
+        """The flow of a preprocessed image, the buffer of its map, and the rows of the whole map.
 
         ``name`` tells apart those that share the team's workspace at the same time; for ``beside`` see
         :func:`stages`.
@@ -650,7 +650,7 @@ def _checked_size(source: Source) -> tuple[int, int]:
 
 
 def _check_finite(values: FloatArray) -> None:
-    """Weights are finite, but what they make of a picture may not be."""
+    """Weights are finite, but what they make of an image may not be."""
     if not np.isfinite(values).all():
         raise WeightsError(
             "the feature map goes beyond what float32 holds: the weights are too large to be those of a "
@@ -663,7 +663,7 @@ def _checked_mask(mask: ArrayLike | None, frame: _Frame) -> NDArray[np.bool_] | 
         return None
     allowed = image.to_array(mask, "the mask")
     if allowed.shape != frame.given:
-        raise ImageError(f"the mask must have the picture's shape {frame.given}; got {allowed.shape}")
+        raise ImageError(f"the mask must have the image's shape {frame.given}; got {allowed.shape}")
     return allowed != 0
 
 

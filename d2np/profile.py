@@ -44,9 +44,9 @@ class Profile:
     Attributes
     ----------
     rows : tuple of Row
-        In the order of the picture's way through the network.
+        In the order of the image's way through the network.
     wall_seconds : float
-        From the decoded picture to the features.
+        From the decoded image to the features.
     threads : int
     peak_gflops : float
         What one thread reaches in the bare multiplication, measured on this machine just before.
@@ -93,7 +93,7 @@ class Profile:
 def summarise(clock: Clock, wall_seconds: float, threads: int, sizes: Sequence[tuple[int, int]]) -> Profile:
     """Turn what a clock has added up into a profile.
 
-    ``sizes`` are the (height, width) in pixels of the pictures that went through the network.
+    ``sizes`` are the (height, width) in pixels of the images that went through the network.
     """
     operations: defaultdict[tuple[str, str], float] = defaultdict(float)
     for layer, rows, columns in (step for size in sizes for step in output_sizes(*size)):

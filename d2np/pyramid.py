@@ -1,4 +1,4 @@
-"""The published pyramid: the picture at several sizes, from coarse to fine, all advancing together.
+"""The published pyramid: the image at several sizes, from coarse to fine, all advancing together.
 
 Each level's feature map is summed with the coarser one's, resized to fit; cells in which a coarser level
 has found something are banned on the finer ones. Paper, section 4.3 ("multiscale features"); published
@@ -11,7 +11,7 @@ levels.
 
 One detail needs more: a level on which no keypoint at all was found hands no map on, which is not known
 before its end. So where a level has found nothing yet, the next one waits, and the rows of its map pile up,
-until it finds its first keypoint or ends. Pictures of which the upper part is flat pay for it with memory, of
+until it finds its first keypoint or ends. Images of which the upper part is flat pay for it with memory, of
 the coarser levels only.
 """
 
@@ -35,14 +35,14 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Level:
-    """One size of the picture.
+    """One size of the image.
 
     Attributes
     ----------
     number : int
         1 for the coarsest.
     scale : float
-        Size of this level over the size of the picture.
+        Size of this level over the size of the image.
     height, width : int
         In pixels.
     """
@@ -54,7 +54,7 @@ class Level:
 
 
 def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
-    """The levels of a picture of the given size in pixels, from coarse to fine.
+    """The levels of an image of the given size in pixels, from coarse to fine.
 
     Raises
     ------
@@ -74,8 +74,8 @@ def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
         level = Level(number, scale, int(height * scale), int(width * scale))
         if min(level.height, level.width) < SMALLEST_SIDE:
             raise ImageError(
-                f"the network would see this picture at {level.width} x {level.height} px at scale "
-                f"{scale:g}, and it needs {SMALLEST_SIDE} px on either side: take a larger picture"
+                f"the network would see this image at {level.width} x {level.height} px at scale "
+                f"{scale:g}, and it needs {SMALLEST_SIDE} px on either side: take a larger image"
                 + (" or leave that scale out" if len(wanted) > 1 else "")
             )
         found.append(level)
@@ -219,14 +219,14 @@ def climb(
 def reader(
     read: Callable[[int, int], FloatArray], height: int, level: Level, team: Team
 ) -> Callable[[int, int], FloatArray]:
-    """Rows of the preprocessed picture at a level's size, from rows of the picture.
+    """Rows of the preprocessed image at a level's size, from rows of the image.
 
     Parameters
     ----------
     read : callable
-        ``read(first, last)`` gives rows of the preprocessed picture, (last - first, W, 3) float32.
+        ``read(first, last)`` gives rows of the preprocessed image, (last - first, W, 3) float32.
     height : int
-        Rows of the picture.
+        Rows of the image.
     level : Level
     team : Team
     """

@@ -1,7 +1,7 @@
-"""Pictures by rows: the network asks for the rows it needs next, and no more of the picture is held.
+"""Images by rows: the network asks for the rows it needs next, and no more of the image is held.
 
 Arrays in memory or in files, and large TIFF files, are read piece by piece. Other files are decoded whole,
-and so is every picture that has to be shrunk first.
+and so is every image that has to be shrunk first.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import image as pictures
+from . import image as images
 from .errors import ImageError
-from .image import Picture
+from .image import ImageLike
 from .messages import reading
 from .tiff import TiffRows
 
 # How many rows are remembered where rows can be read only many at once: the levels of a pyramid read the same
-# picture at places that lie this far apart.
+# image at places that lie this far apart.
 _REMEMBERED = 256
-# Rows looked at together where all of a picture is looked through.
+# Rows looked at together where all of an image is looked through.
 _PIECE = 64
 
 
 class Source(ABC):
-    """A picture as the network sees it, by rows. May be read by several threads.
+    """An image as the network sees it, by rows. May be read by several threads.
 
     Attributes
     ----------
     given : (int, int)
-        Height and width of the picture as given, in pixels.
+        Height and width of the image as given, in pixels.
     shape : (int, int)
         Height and width as the network sees it.
     """
@@ -47,7 +47,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, first: int, last: int) -> NDArray[Any]:
-        """Rows ``first`` to ``last`` (not included) of the picture as the network sees it.
+        """Rows ``first`` to ``last`` (not included) of the image as the network sees it.
 
         Returns
         -------
@@ -74,7 +74,7 @@ class Source(ABC):
 
 
 def open_source(
-    image: Picture | Source,
+    image: ImageLike | Source,
     *,
     orient: bool = False,
     stretch: bool = False,
@@ -82,20 +82,20 @@ def open_source(
     max_sum_edges: int | None = 2800,
     max_pixels: int | None = None,
 ) -> Source:
-    """Open a picture to be read by rows.
+    """Open an image to be read by rows.
 
-    A picture that is larger than ``max_edge`` or ``max_sum_edges`` allow is read whole and shrunk. With both
+    An image that is larger than ``max_edge`` or ``max_sum_edges`` allow is read whole and shrunk. With both
     of them None, arrays in files (``numpy.memmap``, h5py datasets) and TIFF files above Pillow's limit, or of
     a kind that Pillow does not read, are never read whole, except for a compressed strip or tile that is as
-    large as the picture. Of these, values are checked as they are read.
+    large as the image. Of these, values are checked as they are read.
 
     Whether floats lie in 0..1 instead of 0..255 can only be seen from all of them: they are looked through
-    from the top until one is above 1, which is in the first rows of nearly every picture.
+    from the top until one is above 1, which is in the first rows of nearly every image.
 
     Parameters
     ----------
     image, orient, stretch, max_pixels
-        See :func:`d2np.image.open_picture`. What is a source already is given back as it is, whatever the
+        See :func:`d2np.image.open_image`. What is a source already is given back as it is, whatever the
         options: it was opened ahead of its use.
     max_edge, max_sum_edges : int or None
         See :class:`d2np.Net`.
@@ -108,29 +108,29 @@ def open_source(
     Raises
     ------
     ImageError
-        If it is no picture, or too large, or would shrink to nothing.
+        If it is no image, or too large, or would shrink to nothing.
     OptionError
         If an option has a value that makes no sense.
     """
     if isinstance(image, Source):
         return image
     limits = {"max_edge": max_edge, "max_sum_edges": max_sum_edges}
-    given = pictures.known(image)
+    given = images.known(image)
     stored: Any = given
-    if pictures.is_encoded(given):
-        name = pictures.name_of(given)
-        stored = pictures.open_file(given, max_pixels)
+    if images.is_encoded(given):
+        name = images.name_of(given)
+        stored = images.open_file(given, max_pixels)
         upright = not orient or (isinstance(stored, TiffRows) and stored.orientation == 1)
         if not isinstance(stored, TiffRows) or not upright:
-            return _Whole(pictures.load(stored, orient, name, stretch), limits)
+            return _Whole(images.load(stored, orient, name, stretch), limits)
     elif isinstance(given, Image.Image):
-        return _Whole(pictures.open_picture(given, orient=orient, stretch=stretch), limits)
+        return _Whole(images.open_image(given, orient=orient, stretch=stretch), limits)
     else:
         name = "the image array" if isinstance(given, np.ndarray) else "the image dataset"
     source = _Rows(stored, name, stretch)
     try:
         height, width = source.given
-        if pictures.network_size(width, height, **limits) == (width, height):
+        if images.network_size(width, height, **limits) == (width, height):
             return source
         with source:
             return _Whole(source.read(0, height), limits)
@@ -140,17 +140,17 @@ def open_source(
 
 
 class _Whole(Source):
-    """A picture in memory, shrunk."""
+    """An image in memory, shrunk."""
 
-    def __init__(self, picture: NDArray[Any], limits: dict[str, int | None]) -> None:
-        height, width = picture.shape[:2]
+    def __init__(self, pixels: NDArray[Any], limits: dict[str, int | None]) -> None:
+        height, width = pixels.shape[:2]
         self.given = (height, width)
-        self._picture = pictures.shrink(picture, **limits)
-        height, width = self._picture.shape[:2]
+        self._image = images.shrink(pixels, **limits)
+        height, width = self._image.shape[:2]
         self.shape = (height, width)
 
     def read(self, first: int, last: int) -> NDArray[Any]:
-        return self._picture[first:last]
+        return self._image[first:last]
 
     def close(self) -> None:
         """No file is open."""
@@ -166,10 +166,10 @@ class _Rows(Source):
         self._pieces: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._told: set[str] = set()
-        self._levels, self._range = pictures.Levels(), pictures.FULL
+        self._levels, self._range = images.Levels(), images.FULL
         self._stretch = stretch
         try:
-            pictures.check_form(stored.shape, stored.dtype, name)
+            images.check_form(stored.shape, stored.dtype, name)
             self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
             self._floats = np.issubdtype(stored.dtype, np.floating)
             if self._floats:
@@ -185,11 +185,11 @@ class _Rows(Source):
     def read(self, first: int, last: int) -> NDArray[Any]:
         rows = self._cut(first, last)
         if self._floats and rows.size:
-            pictures.check_floats(rows, self._name)
+            images.check_floats(rows, self._name)
         if not self._stretch:
             with self._lock:
                 self._levels.add(rows)
-        return pictures.as_rgb(rows, self._range)
+        return images.as_rgb(rows, self._range)
 
     def close(self) -> None:
         if not self._stretch:
@@ -204,11 +204,11 @@ class _Rows(Source):
         # Arrays in memory are checked before any work is done on them.
         everything = isinstance(self._stored, np.ndarray) and not isinstance(self._stored, np.memmap)
         for first in range(0, height, _PIECE):
-            low, high = pictures.check_floats(self._cut(first, min(first + _PIECE, height)), self._name)
+            low, high = images.check_floats(self._cut(first, min(first + _PIECE, height)), self._name)
             lowest, highest = min(lowest, low), max(highest, high)
             if not everything and (lowest < 0 or highest > 1):
                 return
-        pictures.refuse_fractions(lowest, highest, self._name)
+        images.refuse_fractions(lowest, highest, self._name)
 
     def _cut(self, first: int, last: int) -> NDArray[Any]:
         """Rows as they are stored."""

@@ -51,7 +51,7 @@ class PackedWeights:
                 self.biases[layer.name] = arrays[f"{layer.name}/bias"]
 
     def uses_winograd(self, layer: Layer) -> bool:
-        # The three channels of the picture are no vector.
+        # The three channels of the image are no vector.
         return self.algorithm == "winograd" and layer.in_channels > 3
 
 
@@ -64,7 +64,7 @@ def stages(
     name: object = None,
     beside: tuple[int, int] | None = None,
 ) -> list[Stage]:
-    """The network's stages for a picture of the given width in pixels.
+    """The network's stages for an image of the given width in pixels.
 
     Their memory comes from ``workspace``, where ``name`` tells them from others at work at the same time;
     ``relu`` says whether the last convolution gets a ReLU too. Where several flows are at work, ``beside`` is
@@ -98,7 +98,7 @@ def stages(
 def tiles_at_a_time(width: int) -> int:
     """Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
 
-    The more of them the faster, and the more memory: of which wide pictures need a lot for their margins
+    The more of them the faster, and the more memory: of which wide images need a lot for their margins
     alone. From 720 to 1600 px of width they become fewer; see ``benchmarks/NOTES.md``.
     """
     return min(896, max(240, 1440 - 3 * width // 4))
@@ -212,7 +212,7 @@ def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
 class WinogradConvolution(_Convolution):
     """Convolution by Winograd's minimal filtering, ReLU, and maximum pooling if one follows.
 
-    Tiles are counted from the top of the picture, so rows are put out in whole rows of tiles: as many as
+    Tiles are counted from the top of the image, so rows are put out in whole rows of tiles: as many as
     there are, once there are enough of them. Only the last row of tiles may not be whole.
     """
 
@@ -266,7 +266,7 @@ class WinogradConvolution(_Convolution):
         layer, block, source = self.layer, self.block, self.source
         rows = self._rows()
         lines = -(-rows // self.tile_rows)
-        # The last row of tiles may hang over the lower border of the picture; what it sees there is zeros.
+        # The last row of tiles may hang over the lower border of the image; what it sees there is zeros.
         missing = max(0, lines * self.tile_rows + 2 * layer.padding - source.count)
         source.add(missing).fill(0)
         source_rows = source.starts()

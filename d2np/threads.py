@@ -60,7 +60,7 @@ class Clock:
 
 
 class Workspace:
-    """Memory that is used again for the next picture, since fresh pages cost as much as a layer does."""
+    """Memory that is used again for the next image, since fresh pages cost as much as a layer does."""
 
     def __init__(self) -> None:
         self._held: dict[object, NDArray[np.float32]] = {}

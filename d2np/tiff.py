@@ -122,7 +122,7 @@ class TiffRows:
     Raises
     ------
     ImageError
-        If tifffile is missing, or the file is damaged or holds another kind of picture.
+        If tifffile is missing, or the file is damaged or holds another kind of image.
     """
 
     def __init__(self, file: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> None:
@@ -153,7 +153,7 @@ class TiffRows:
         kinds = (_GREY_INVERTED, _GREY, _RGB, *([_YCBCR] if page.compression in _JPEG else []))
         if page.photometric not in kinds or page.imagedepth != 1:
             raise ImageError(
-                f"{self.name} holds a picture of a kind that is not read by rows "
+                f"{self.name} holds an image of a kind that is not read by rows "
                 f"({getattr(page.photometric, 'name', page.photometric)}): save it as grey or RGB"
             )
         if page.dtype is None or not isinstance(page.bitspersample, int):
@@ -177,7 +177,7 @@ class TiffRows:
         self._colours = 1 if page.photometric in (_GREY_INVERTED, _GREY) else 3
         height, width = int(page.imagelength), int(page.imagewidth)
         if min(height, width, len(page.dataoffsets)) < 1 or page.samplesperpixel < self._colours:
-            raise ImageError(f"{self.name} cannot be read as a picture: its size or its data are missing")
+            raise ImageError(f"{self.name} cannot be read as an image: its size or its data are missing")
         self.shape = (height, width, 3) if self._colours == 3 else (height, width)
         self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
         self._mapped: NDArray[Any] | None = None

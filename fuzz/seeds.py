@@ -321,10 +321,10 @@ def features_mat(folder: Path) -> list[bytes]:
 
 def lists() -> list[bytes]:
     return [
-        b"# pictures\na.jpg\nsub/b.jpg\n../c.jpg\n/d.jpg\n\n",
+        b"# images\na.jpg\nsub/b.jpg\n../c.jpg\n/d.jpg\n\n",
         "\ufeffà.jpg\r\n b c.png \r\n".encode(),
         b"a.jpg sub/b.jpg\nsub/b.jpg c.jpg\n",
-        b"a.jpg\tno such file\nb\\tc.jpg\tnot a picture\n",
+        b"a.jpg\tno such file\nb\\tc.jpg\tnot an image\n",
         b"# kapture format: 1.1\n# timestamp, device_id, image_path\n0, camera_00000, a.jpg\n1, c, b.jpg\n",
     ]
 

@@ -38,7 +38,7 @@ from d2np.dataset import failures, shards
 from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, mat, npz
-from d2np.image import open_picture
+from d2np.image import open_image
 from d2np.source import open_source
 from d2np.weights import check as check_weights
 from d2np.weights import hdf5, onnx, safetensors, sniff, torch_checkpoint
@@ -153,7 +153,7 @@ def _tiff(data: bytes) -> None:
                 source.read(first, min(first + _ROWS, source.shape[0]))
 
     with limits.bounded_resident(_MOST_RESIDENT):
-        _each(lambda: _few(open_picture(whole, max_pixels=_MOST_PIXELS).shape), rows)
+        _each(lambda: _few(open_image(whole, max_pixels=_MOST_PIXELS).shape), rows)
 
 
 def _few(shape: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ def _limit(log):
 
 
 def hold(log, count):
-    """Let networks that write to this log begin so many pictures, and wait before they go on."""
+    """Let networks that write to this log begin so many images, and wait before they go on."""
     _limit(log).write_text(str(count))
 
 
@@ -38,16 +38,16 @@ def go_on(log):
 
 
 class StubNet:
-    """Gives every picture as many keypoints as it is wide, and writes down what it is asked for.
+    """Gives every image as many keypoints as it is wide, and writes down what it is asked for.
 
     Parameters
     ----------
     log : str
-        A file that gets a line with the process and the name for each picture.
+        A file that gets a line with the process and the name for each image.
     pause : float
-        Seconds for each picture.
+        Seconds for each image.
     deadly : str
-        The name of a picture on which the process dies.
+        The name of an image on which the process dies.
     """
 
     provenance = None
@@ -68,7 +68,7 @@ class StubNet:
             with Image.open(path) as image:
                 width, height = image.size
         except OSError:
-            raise ImageError(f"{path} is no picture") from None
+            raise ImageError(f"{path} is no image") from None
         rng = np.random.default_rng(width)
         return Features(rng.random((width, 3)), rng.random(width), rng.random((width, 512)), (width, height))
 

@@ -1,4 +1,4 @@
-"""What the tests share: random weights and pictures that anyone can make again."""
+"""What the tests share: random weights and images that anyone can make again."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def random_weights(seed):
     return arrays
 
 
-def random_picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     """Blobs of several sizes: smooth enough to have keypoints at every scale."""
     rng = np.random.RandomState(seed)
     y, x = np.mgrid[:height, :width]
-    picture = np.full((height, width, 3), 127.0)
+    image = np.full((height, width, 3), 127.0)
     for _ in range(min(max(6, height * width // 150), 150)):
         size = rng.uniform(1, 6)
         blob = np.exp(-((y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2) / (2 * size**2))
-        picture += blob[:, :, np.newaxis] * rng.uniform(-150, 150, 3)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        image += blob[:, :, np.newaxis] * rng.uniform(-150, 150, 3)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,14 +84,14 @@ def make_weights():
 
 
 @pytest.fixture(scope="session")
-def make_picture():
-    return random_picture
+def make_image():
+    return random_image
 
 
 @pytest.fixture(scope="session")
-def picture():
+def image():
     """61 x 83 pixels, of odd sizes on purpose."""
-    return random_picture(61, 83)
+    return random_image(61, 83)
 
 
 @pytest.fixture(scope="session")

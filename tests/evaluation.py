@@ -1,4 +1,4 @@
-"""Pictures, their warped views and what matches between them are worth: for tests and benchmarks.
+"""Images, their warped views and what matches between them are worth: for tests and benchmarks.
 
 Five images that scikit-image ships, views of them through a known homography, and one function that says
 which share of the matches agrees with it; the same for its stereo pair. Nothing in here knows the network.
@@ -35,7 +35,7 @@ class Score:
     share : float
         The one by the other; 0 without matches.
     corner_error : float
-        Farthest distance, in pixels, between a corner of the picture under the homography fitted to the
+        Farthest distance, in pixels, between a corner of the image under the homography fitted to the
         matches and under the true one; infinite where none could be fitted.
     """
 
@@ -45,20 +45,20 @@ class Score:
     corner_error: float
 
 
-def pictures() -> dict[str, NDArray[np.uint8]]:
-    """The test pictures by name: four of them colourful, and ``brick``, grey and repetitive."""
+def images() -> dict[str, NDArray[np.uint8]]:
+    """The test images by name: four of them colourful, and ``brick``, grey and repetitive."""
     return {name: getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket", "brick")}
 
 
 def warp(
     image: NDArray[np.uint8], strength: float, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """A view of the picture through a random homography, in other light.
+    """A view of the image through a random homography, in other light.
 
     Parameters
     ----------
     strength : float
-        Each corner moves at random by up to this share of the picture's sides: :data:`MILD`,
+        Each corner moves at random by up to this share of the image's sides: :data:`MILD`,
         :data:`MEDIUM`.
     seed : int
         The same seed gives the same view.
@@ -66,8 +66,8 @@ def warp(
     Returns
     -------
     (H, W[, 3]) uint8, (3, 3) float64
-        The view, of the picture's size and black where it looks past the picture, and the homography from the
-        picture to it.
+        The view, of the image's size and black where it looks past the image, and the homography from the
+        image to it.
     """
     height, width = image.shape[:2]
     corners = _corners(width, height)
@@ -79,7 +79,7 @@ def warp(
 def scale_case(
     image: NDArray[np.uint8], factor: float = 0.7
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The picture made smaller, in other light, and the homography to it."""
+    """The image made smaller, in other light, and the homography to it."""
     height, width = image.shape[:2]
     new_width, new_height = int(width * factor), int(height * factor)
     resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BOX)
@@ -90,7 +90,7 @@ def scale_case(
 def rotation_case(
     image: NDArray[np.uint8], degrees: float = 15
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The picture turned about its centre, in other light, and the homography to it."""
+    """The image turned about its centre, in other light, and the homography to it."""
     x, y = (image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     homography = np.array([[c, s, x - c * x - s * y], [-s, c, y + s * x - c * y], [0, 0, 1]])
@@ -109,7 +109,7 @@ def score(
     Parameters
     ----------
     size : (int, int)
-        (width, height) of the first picture: where its corners are.
+        (width, height) of the first image: where its corners are.
     """
     truth = np.asarray(homography, np.float64)
     a = features_a.keypoints[matches.indices[:, 0], :2].astype(np.float64)

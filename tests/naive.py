@@ -168,12 +168,12 @@ def closest_pairs(products, n):
     return np.stack(np.divmod(order, products.shape[1]), axis=1)
 
 
-def preprocess(picture, preprocessing="caffe"):
+def preprocess(image, preprocessing="caffe"):
     """(H, W, 3), red first, 0..255, to what the network takes."""
-    picture = picture.astype(np.float64)
+    image = image.astype(np.float64)
     if preprocessing == "caffe":
-        return picture[:, :, ::-1] - [103.939, 116.779, 123.68]
-    return (picture / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        return image[:, :, ::-1] - [103.939, 116.779, 123.68]
+    return (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
 
 
 def forward(pixels, arrays, last_relu=True):
@@ -199,10 +199,10 @@ def forward(pixels, arrays, last_relu=True):
     return relu(x) if last_relu else x
 
 
-def extract(picture, arrays, scales=(1.0,), last_relu=True, preprocessing="caffe"):
-    """Keypoints (x, y, scale), scores and descriptors of a picture, levels from coarse to fine."""
-    pixels = preprocess(picture, preprocessing)
-    height, width = picture.shape[:2]
+def extract(image, arrays, scales=(1.0,), last_relu=True, preprocessing="caffe"):
+    """Keypoints (x, y, scale), scores and descriptors of an image, levels from coarse to fine."""
+    pixels = preprocess(image, preprocessing)
+    height, width = image.shape[:2]
     coarser = banned = None
     keypoints, scores, descriptors = [np.empty((0, 3))], [np.empty(0)], [np.empty((0, 512))]
     for number, scale in enumerate(sorted(scales), 1):

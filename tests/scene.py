@@ -1,6 +1,6 @@
 """A scene in space, its views through known cameras, and what a reconstruction of it is worth: for tests.
 
-A corner of a room, two walls and a floor, papered with pictures that scikit-image ships (NASA's in the public
+A corner of a room, two walls and a floor, papered with images that scikit-image ships (NASA's in the public
 domain, the others CC0). The renderer is plain NumPy: each pixel's ray meets three planes, and the nearest
 one's texture is looked up. Nothing in here knows the network or COLMAP.
 """
@@ -25,7 +25,7 @@ _SAMPLES = 2
 
 @dataclass(frozen=True)
 class View:
-    """A picture and the camera that took it.
+    """An image and the camera that took it.
 
     Attributes
     ----------
@@ -67,8 +67,8 @@ def exif() -> Image.Exif:
     tags = Image.Exif()
     tags[ExifTags.Base.Make], tags[ExifTags.Base.Model] = "d2np", "pinhole"
     # As if its sensor were 36 mm wide and 24 mm high: COLMAP reckons with the diagonal of such a film.
-    film, picture = np.hypot(36, 24), np.hypot(WIDTH, HEIGHT)
-    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = round(FOCAL * film / picture)
+    film, img = np.hypot(36, 24), np.hypot(WIDTH, HEIGHT)
+    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = round(FOCAL * film / img)
     return tags
 
 
@@ -103,10 +103,10 @@ def _walls() -> list[NDArray[np.float64]]:
     ]
 
 
-def _papered(pictures: list[NDArray[np.uint8]], edge: int = 256) -> NDArray[np.float64]:
+def _papered(images: list[NDArray[np.uint8]], edge: int = 256) -> NDArray[np.float64]:
     a, b, c, d = (
-        np.asarray(Image.fromarray(picture).resize((edge, edge), Image.Resampling.LANCZOS), np.float64)
-        for picture in pictures
+        np.asarray(Image.fromarray(img).resize((edge, edge), Image.Resampling.LANCZOS), np.float64)
+        for img in images
     )
     return np.block([[[a], [b]], [[c], [d]]])
 
@@ -125,16 +125,16 @@ def _render(
     y, x = (np.mgrid[: HEIGHT * _SAMPLES, : WIDTH * _SAMPLES] + 0.5) / _SAMPLES
     rays = np.stack([(x - WIDTH / 2) / FOCAL, (y - HEIGHT / 2) / FOCAL, np.ones_like(x)], axis=-1) @ rotation
     nearest = np.full(x.shape, np.inf)
-    picture = np.zeros((*x.shape, 3))
+    img = np.zeros((*x.shape, 3))
     for axis, texture in enumerate(walls):
         with np.errstate(divide="ignore", invalid="ignore"):
             depth = -centre[axis] / rays[..., axis]
             across, up = (centre[k] + depth * rays[..., k] for k in range(3) if k != axis)
             hit = (depth > 0) & (depth < nearest) & (across >= 0) & (up >= 0) & (across < SIZE) & (up < SIZE)
         nearest[hit] = depth[hit]
-        picture[hit] = _sampled(texture, across[hit] / SIZE, 1 - up[hit] / SIZE)
-    picture = picture.reshape(HEIGHT, _SAMPLES, WIDTH, _SAMPLES, 3).mean(axis=(1, 3))
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        img[hit] = _sampled(texture, across[hit] / SIZE, 1 - up[hit] / SIZE)
+    img = img.reshape(HEIGHT, _SAMPLES, WIDTH, _SAMPLES, 3).mean(axis=(1, 3))
+    return np.clip(np.rint(img), 0, 255).astype(np.uint8)
 
 
 def _sampled(

@@ -18,7 +18,7 @@ from d2np.features import Features
 
 
 class StubNet:
-    """Features that depend on the picture's content; each one that is finished is a line of a file."""
+    """Features that depend on the image's content; each one that is finished is a line of a file."""
 
     provenance = None
     preprocessing = "caffe"
@@ -30,7 +30,7 @@ class StubNet:
     def __call__(self, path, *, threads=None, **options):
         data = Path(path).read_bytes()
         if data.startswith(b"bad"):
-            raise ImageError(f"{path}: not a picture")
+            raise ImageError(f"{path}: not an image")
         time.sleep(self.seconds)
         rng = np.random.default_rng(list(data))
         n = len(data)

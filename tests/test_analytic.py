@@ -1,4 +1,4 @@
-"""The packaged weights really match pictures, and are what the code says."""
+"""The packaged weights really match images, and are what the code says."""
 
 import evaluation
 import numpy as np
@@ -22,9 +22,9 @@ def test_packaged_file_is_what_the_code_writes(packaged):
 
 @pytest.fixture(scope="module")
 def scores(packaged):
-    """Scores by strength, over four pictures and several warps of each."""
+    """Scores by strength, over four images and several warps of each."""
     found = {evaluation.MILD: [], evaluation.MEDIUM: []}
-    for name, image in evaluation.pictures().items():
+    for name, image in evaluation.images().items():
         if name == "brick":  # repetitive: fails, as the README says
             continue
         own = packaged(image)

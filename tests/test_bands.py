@@ -90,17 +90,17 @@ def test_every_band_height_gives_the_same_bits(packed, algorithm, rows_at_a_time
     most=st.sampled_from([None, 7]),
 )
 def test_features_are_the_same_for_every_height_of_bands(
-    net, make_picture, height, width, band, waits, threads, detector, scales, most
+    net, make_image, height, width, band, waits, threads, detector, scales, most
 ):
-    picture = make_picture(height, width, seed=height)
+    image = make_image(height, width, seed=height)
     options = {"detector": detector, "scales": scales, "max_keypoints": most}
     with pytest.MonkeyPatch.context() as patch:
         # All rows at once, and no layer waits for rows of its own.
         patch.setattr(bands, "band_height", lambda _: 10_000)
-        expected = net(picture, threads=1, **options)
+        expected = net(image, threads=1, **options)
         patch.setattr(bands, "band_height", lambda _: band)
         patch.setattr(stages, "tiles_at_a_time", lambda width: waits)
-        found = net(picture, threads=threads, **options)
+        found = net(image, threads=threads, **options)
     for name in ("keypoints", "scores", "descriptors"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
@@ -118,7 +118,7 @@ def test_every_vector_width_gives_the_same_map(packed, weights_arrays, monkeypat
 
 @EVERY_ALGORITHM
 def test_memory_does_not_grow_with_the_height(packed, algorithm, monkeypatch):
-    # A picture as narrow as this one would otherwise be too low to fill the batches of the last layers.
+    # An image as narrow as this one would otherwise be too low to fill the batches of the last layers.
     monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
 
     def most_memory(height):

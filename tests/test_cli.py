@@ -51,12 +51,12 @@ def _quick(monkeypatch, load_once):
 
 
 @pytest.fixture
-def photos(tmp_path, make_picture, monkeypatch):
-    """The working folder, with three pictures in it and below it."""
+def photos(tmp_path, make_image, monkeypatch):
+    """The working folder, with three images in it and below it."""
     for seed, name in enumerate(["a.png", "b.jpg", "sub/c.png"]):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(make_picture(64, 96, seed)).save(path)
+        Image.fromarray(make_image(64, 96, seed)).save(path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -102,16 +102,16 @@ def test_match(run, photos):
     assert re.search(rf"^{count} matches, similarity 1\.000 to 1\.000$", out, re.M)
     assert re.search(r"^\d+\.\d+ s for extraction, \d+\.\d+ s for matching$", out, re.M)
     assert out.endswith("wrote m.png\n")
-    with Image.open("m.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width > 2 * 96
+    with Image.open("m.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 2 * 96
 
 
 def test_match_writes_matches_png_by_default_and_replaces_it(run, photos):
     Path("matches.png").write_text("old")
     assert run("match", "photos/a.png", "photos/b.jpg")[0] == 0
-    with Image.open("matches.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open("matches.png") as image:
+        assert image.format == "PNG"
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_match_writes_matches_png_by_default_and_replaces_it(run, photos):
 )
 def test_the_extension_decides_the_format(run, photos, name, format):
     assert run("show", "photos/a.png", "-o", name)[0] == 0
-    with Image.open(name) as picture:
-        assert picture.format == format
+    with Image.open(name) as image:
+        assert image.format == format
 
 
 def test_match_options_reach_the_matcher(run, photos):
@@ -150,8 +150,8 @@ def test_a_drawing_has_a_caption(run, photos):
     """Below the image, higher by a strip than what is drawn from Python without one."""
     for how in ([], ["--heatmap", "-k", "5"]):
         assert run("show", "photos/a.png", "-o", "k.png", *how)[0] == 0
-        with Image.open("k.png") as picture:
-            pixels = np.asarray(picture)
+        with Image.open("k.png") as image:
+            pixels = np.asarray(image)
         background = (pixels == BACKGROUND).all(axis=2)
         assert background[-1].all()
         assert not background[-20:].all(), "there is text"
@@ -184,8 +184,8 @@ def test_show_keypoints(run, photos, weights_file):
     net = d2np.Net.load(weights_file)
     features = net("photos/a.png", max_keypoints=3)
     expected = draw.keypoints("photos/a.png", features, caption=f"weights {Path(weights_file).name}")
-    with Image.open("k.png") as picture:
-        np.testing.assert_array_equal(picture, expected)
+    with Image.open("k.png") as image:
+        np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.parametrize("heat", [[], ["--heatmap"]])
@@ -206,8 +206,8 @@ def test_show_heatmap(run, photos, weights_file):
     strength = d2np.Net.load(weights_file).strength("photos/a.png", max_edge=61)
     caption = f"weights {Path(weights_file).name}"
     expected = draw.heatmap("photos/a.png", strength, strongest=5, network_size=(61, 40), caption=caption)
-    with Image.open("h.png") as picture:
-        np.testing.assert_array_equal(picture, expected)
+    with Image.open("h.png") as image:
+        np.testing.assert_array_equal(image, expected)
 
 
 def test_more_marks_than_cells(run, photos):
@@ -219,7 +219,7 @@ def test_more_marks_than_cells(run, photos):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The names of the pictures that the network is called for."""
+    """The names of the images that the network is called for."""
     seen = []
     original = d2np.Net.__call__
 
@@ -296,7 +296,7 @@ def test_extract_npz(run, photos, computed, assert_same_features, weights_file):
 
 
 def test_extract_reports_what_it_cannot_read(run, photos):
-    Path("photos/bad.png").write_text("no picture")
+    Path("photos/bad.png").write_text("no image")
     whole = Path("photos/b.jpg").read_bytes()
     Path("photos/cut.jpg").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (5, 5)).save("photos/tiny.png")
@@ -406,8 +406,8 @@ def test_demo(run, photos):
     assert share >= 65
     assert float(re.search(r"off by ([\d.]+) px", out).group(1)) < 3
     assert out.rstrip().endswith("d.png")
-    with Image.open("d.png") as picture:
-        assert picture.width > 900
+    with Image.open("d.png") as image:
+        assert image.width > 900
 
 
 def test_the_demo_measures_and_does_not_assume(net):
@@ -426,11 +426,11 @@ def test_the_demo_knows_its_own_view():
     there = rng.uniform(20, 430, (4000, 2))
     here = homography.apply(np.linalg.inv(given.truth), there)
 
-    def at(picture, xy):
+    def at(image, xy):
         x, y = np.floor(xy).astype(int).T
         u, v = (xy - np.floor(xy)).T
-        top = picture[y, x] * (1 - u) + picture[y, x + 1] * u
-        return top * (1 - v) + (picture[y + 1, x] * (1 - u) + picture[y + 1, x + 1] * u) * v
+        top = image[y, x] * (1 - u) + image[y, x + 1] * u
+        return top * (1 - v) + (image[y + 1, x] * (1 - u) + image[y + 1, x + 1] * u) * v
 
     right = np.abs(at(second, there) - (at(first, here) * 0.8 + 15)).mean()
     assert right < 2
@@ -608,14 +608,14 @@ def test_bad_usage(fails, photos, arguments):
     [
         (["match", "photos/a.png", "none.png"], "no such file or folder: none.png"),
         (["match", "photos", "photos/a.png"], "is a folder"),
-        (["match", "text.png", "photos/a.png"], "is not a picture"),
+        (["match", "text.png", "photos/a.png"], "is not an image"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.png"], "there is no folder none"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.html"], "there is no folder none"),
         (["show", "photos/a.png", "-o", "folder.png"], "it is a folder"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "none.h5"], "none.h5: no such file"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "text.png"], "is a text file"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "ots"], "download https://"),
-        (["info", "photos/a.png"], "is a picture (PNG), not weights"),
+        (["info", "photos/a.png"], "is an image (PNG), not weights"),
         (["convert", "none.pth", "w.h5"], "none.pth: no such file"),
         (["convert", "text.png", "w.h5"], "is a text file"),
         (["extract", "@none.txt", "-o", "f.h5"], "no such list: none.txt"),
@@ -784,9 +784,9 @@ def test_nobody_can_take_remarks(command, photos, weights_file):
     assert codes == [int(command[0] == "info")] * 2
 
 
-def test_interrupt(photos, weights_file, make_picture, capsys):
+def test_interrupt(photos, weights_file, make_image, capsys):
     for seed in range(30):
-        Image.fromarray(make_picture(48, 64, seed)).save(f"photos/{seed}.png")
+        Image.fromarray(make_image(48, 64, seed)).save(f"photos/{seed}.png")
     command = ["extract", "photos", "-o", "f.h5", "--weights", weights_file, "--threads", "2"]
     script = killed_after(1, "SIGINT") + "import sys; from d2np.cli import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.run(
@@ -843,7 +843,7 @@ def test_profile(run, photos):
     assert re.search(r"^\d+ ms on 1 thread,", out, re.M)
 
 
-def test_profile_of_no_picture(fails, photos):
+def test_profile_of_no_image(fails, photos):
     code, line = fails("profile", "photos/none.png", weights=True)
     assert code == 1
     assert "no such file or folder: photos/none.png" in line
@@ -858,7 +858,7 @@ def test_warmup(run):
 @pytest.mark.parametrize("output", ["drawing.png", "page.html"])
 @pytest.mark.parametrize("command", ["match", "show"])
 def test_the_limit_on_pixels_is_raised_by_name(tmp_path, monkeypatch, capsys, command, output):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (210, 210, 3)).astype(np.uint8)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
     arguments = [command, *[str(path)] * (2 if command == "match" else 1), "-o", str(tmp_path / output)]

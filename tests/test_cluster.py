@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import pytest
 from cluster_stub import StubNet, go_on, hold
-from conftest import random_picture
+from conftest import random_image
 from parted import kept
 from PIL import Image
 
@@ -94,7 +94,7 @@ def alone(folder, tmp_path):
 
 
 def seen(log):
-    """The process and the name of each picture that was worked on."""
+    """The process and the name of each image that was worked on."""
     if not log.exists():
         return []
     return [tuple(line.split()) for line in log.read_text().splitlines() if line.count(" ") == 1]
@@ -117,7 +117,7 @@ def test_extraction(client, folder, tmp_path, alone):
     assert len(seen(tmp_path / "log")) == 60
 
 
-def test_new_and_changed_pictures_only(client, folder, tmp_path):
+def test_new_and_changed_images_only(client, folder, tmp_path):
     net = StubNet(tmp_path / "log")
     extract(net, listing([folder / "0"]), output_of(tmp_path / "f.h5"), Settings(), client=client)
     Image.new("RGB", (99, 8)).save(folder / "0" / "03.png")
@@ -128,8 +128,8 @@ def test_new_and_changed_pictures_only(client, folder, tmp_path):
 
 
 def test_failures_are_those_of_one_process(client, folder, tmp_path, monkeypatch):
-    (folder / "bad.png").write_text("no picture")
-    (folder / "0" / "bad.png").write_text("no picture")
+    (folder / "bad.png").write_text("no image")
+    (folder / "0" / "bad.png").write_text("no image")
     reports = []
     monkeypatch.chdir(tmp_path)
     for name, on in (("a", None), ("b", client)):
@@ -137,18 +137,18 @@ def test_failures_are_those_of_one_process(client, folder, tmp_path, monkeypatch
         reports.append(extract(net, listing(["photos"]), output_of(tmp_path / name), Settings(), client=on))
     one, other = ({(entry.name, reason) for entry, reason in report.failed} for report in reports)
     assert one == other
-    assert ("bad.png", "photos/bad.png is no picture") in one
+    assert ("bad.png", "photos/bad.png is no image") in one
     lists = [sorted((tmp_path / f"{name}.failed.txt").read_text().splitlines()) for name in "ab"]
     assert lists[0] == lists[1]
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_real_network_and_pictures_by_url(client, net, make_picture, tmp_path):
+def test_real_network_and_images_by_url(client, net, make_image, tmp_path):
     system = fsspec.filesystem("memory")
     (tmp_path / "photos").mkdir()
     for k in range(3):
         path = tmp_path / "photos" / f"{k}.png"
-        Image.fromarray(make_picture(40, 50, k)).save(path)
+        Image.fromarray(make_image(40, 50, k)).save(path)
         system.pipe(f"/net/{k}.png", path.read_bytes())
     settings = Settings(max_keypoints=20)
     recorded = settings.recorded(net)
@@ -506,7 +506,7 @@ def test_workers_are_killed(folder, tmp_path, alone):
     out, error = job.communicate()
     assert (out, error) == ("60 0 0\n", "")
     assert contents(tmp_path / "f.h5") == alone
-    # Nothing but what a worker was at was done again: a batch has five pictures here.
+    # Nothing but what a worker was at was done again: a batch has five images here.
     assert 60 <= len(seen(log)) <= 60 + 5 * killed
     assert not (tmp_path / "f.h5.parts").exists()
 
@@ -543,7 +543,7 @@ def is_running(process):
         return False
 
 
-def test_a_deadly_picture_fails_alone(folder, tmp_path):
+def test_a_deadly_image_fails_alone(folder, tmp_path):
     net = StubNet(tmp_path / "log", deadly="03.png")
     entries = listing([folder / "0"])
     with cluster.connected("local:2") as client:
@@ -571,8 +571,8 @@ def test_an_interrupt_reaches_the_workers_too(folder, tmp_path):
 
 def test_command_line(tmp_path, capsys):
     """What is refused, and a small job with the real network."""
-    Image.fromarray(random_picture(48, 64)).save(tmp_path / "a.png")
-    Image.fromarray(random_picture(48, 64, 1)).save(tmp_path / "b.png")
+    Image.fromarray(random_image(48, 64)).save(tmp_path / "a.png")
+    Image.fromarray(random_image(48, 64, 1)).save(tmp_path / "b.png")
     out = str(tmp_path / "f.h5")
     for arguments, told in (
         (["--dask", "local:none", "-o", out], "local:N with N from 1 to 9999, not 'local:none'"),
@@ -592,7 +592,7 @@ def test_command_line(tmp_path, capsys):
 
 def test_without_the_package(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    Image.fromarray(random_picture(48, 64)).save(tmp_path / "a.png")
+    Image.fromarray(random_image(48, 64)).save(tmp_path / "a.png")
     code = cli.main(["extract", str(tmp_path), "-o", str(tmp_path / "f.h5"), "--dask", "local:2"])
     assert code == 1
     told = capsys.readouterr().err.splitlines()[-1]

@@ -202,7 +202,7 @@ def test_alignment_undoes_any_motion():
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """The working folder, with two small pictures, their features and their matches."""
+    """The working folder, with two small images, their features and their matches."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     Path("photos/b").mkdir(parents=True)
@@ -301,7 +301,7 @@ def test_a_database_is_replaced_only_when_asked(run, fails):
 
 def test_the_old_database_stays_when_a_new_one_fails(fails):
     Path("d.db").write_text("precious")
-    Path("photos/a.jpg").write_text("no picture")
+    Path("photos/a.jpg").write_text("no image")
     assert fails("f.h5", "m.h5", "photos", "-o", "d.db", "--overwrite")[0] == 1
     assert Path("d.db").read_text() == "precious"
 
@@ -348,8 +348,8 @@ def test_command_refuses(fails, arguments, code, message):
     assert re.search(message, err)
 
 
-def test_unreadable_pictures_are_named(fails):
-    Path("photos/a.jpg").write_text("no picture")
+def test_unreadable_images_are_named(fails):
+    Path("photos/a.jpg").write_text("no image")
     code, err = fails("f.h5", "m.h5", "photos", "-o", "d.db")
     assert (code, err) == (
         1,
@@ -357,13 +357,13 @@ def test_unreadable_pictures_are_named(fails):
     )
 
 
-def test_features_must_be_of_these_pictures(small):
+def test_features_must_be_of_these_images(small):
     Image.new("RGB", (48, 64)).save("photos/a.jpg")
     with pytest.raises(FormatError, match=r"a\.jpg has 48 x 64 px, but .+ of 64 x 48 px: .+ --orient"):
         colmap.write("d.db", "f.h5", "m.h5", "photos")
 
 
-def test_a_single_camera_takes_pictures_of_one_size(small):
+def test_a_single_camera_takes_images_of_one_size(small):
     with h5py.File("f.h5", "a") as file:
         file["b/c.jpg/image_size"][...] = (48, 64)
     with pytest.raises(OptionError, match=r"but a\.jpg has 64 x 48 px and b/c\.jpg 48 x 64 px"):
@@ -377,7 +377,7 @@ def test_matches_must_be_of_these_features(small):
         colmap.write("d.db", "f.h5", "m.h5", "photos")
     with h5py.File("m.h5", "a") as file:
         file.move("a.jpg", "z.jpg")
-    with pytest.raises(FormatError, match=r"matches of pictures that f\.h5 does not hold: z\.jpg"):
+    with pytest.raises(FormatError, match=r"matches of images that f\.h5 does not hold: z\.jpg"):
         colmap.write("d.db", "f.h5", "m.h5", "photos")
     assert not list(small.glob("d.db*"))
 
@@ -438,7 +438,7 @@ def test_pycolmap_is_imported_only_when_it_is_needed():
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_missing_pictures_are_an_image_error(small):
+def test_missing_images_are_an_image_error(small):
     Path("photos/b/c.jpg").unlink()
     with pytest.raises(ImageError, match=r"photos lacks images that f\.h5 holds: b/c\.jpg$"):
         colmap.write("d.db", "f.h5", "m.h5", "photos")

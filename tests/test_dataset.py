@@ -1,4 +1,4 @@
-"""Which pictures are meant, and an extraction that goes on where it was."""
+"""Which images are meant, and an extraction that goes on where it was."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from d2np.dataset.hdf import feature_record
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc
-from d2np.image import open_picture
+from d2np.image import open_image
 
 
 class FakeNet:
-    """Gives every picture as many keypoints as it is wide, and remembers what it was asked for."""
+    """Gives every image as many keypoints as it is wide, and remembers what it was asked for."""
 
     provenance = None
     preprocessing = "caffe"
@@ -40,7 +40,7 @@ class FakeNet:
             with Image.open(path) as image:
                 width, height = image.size
         except OSError:
-            raise ImageError(f"{path} is no picture") from None
+            raise ImageError(f"{path} is no image") from None
         self.seen.append(path.name)
         rng = np.random.default_rng(width)
         return Features(rng.random((width, 3)), rng.random(width), rng.random((width, 512)), (width, height))
@@ -52,7 +52,7 @@ def folder(tmp_path):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (width, 8)).save(path)
-    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
     return tmp_path / "photos"
 
 
@@ -95,12 +95,12 @@ def test_lists(folder, monkeypatch):
     assert all(entry.path.exists() for entry in entries)
 
 
-def test_the_same_picture_twice_counts_once(folder):
+def test_the_same_image_twice_counts_once(folder):
     assert names([folder, folder]) == names([folder])
     assert names([folder / "b.png", f"{folder}/*.png"]) == ["b.png"]
 
 
-def test_different_pictures_of_one_name(folder):
+def test_different_images_of_one_name(folder):
     with pytest.raises(OptionError, match=r"both be filed under a\.jpg"):
         listing([folder / "sub", f"{folder}/sub/../sub/a.jpg", folder / "deep" / "a.jpg"])
 
@@ -119,8 +119,8 @@ def test_absolute_paths_of_one_file_name_beside_the_images(folder, tmp_path):
     assert len({entry.name for entry in entries}) == len(entries) == 4
     report = extract(FakeNet(), entries, NpzOutput(), Settings())
     assert (report.done, [str(entry.path) for entry, _ in report.failed]) == (3, ["/"])
-    for picture in (folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg"):
-        assert picture.with_name("a.jpg.d2-net").is_file()
+    for img in (folder / "sub" / "a.jpg", folder / "sub" / "deep" / "a.jpg"):
+        assert img.with_name("a.jpg.d2-net").is_file()
 
 
 def test_links_in_a_circle(folder):
@@ -204,7 +204,7 @@ class Widths(FakeNet):
     """As it is, but opens images as the network does."""
 
     def __call__(self, path, *, threads=None, **options):
-        open_picture(path)
+        open_image(path)
         return super().__call__(path)
 
 
@@ -247,7 +247,7 @@ def test_extraction_goes_on_where_it_was(folder, tmp_path, assert_same_features)
     assert (report.done, report.skipped, again.seen) == (0, 4, [])
 
 
-def test_more_pictures_are_added(folder, tmp_path):
+def test_more_images_are_added(folder, tmp_path):
     extract(FakeNet(), listing([folder / "b.png"]), output_of(tmp_path), Settings())
     net = FakeNet(stop_at=1)
     with pytest.raises(KeyboardInterrupt):
@@ -301,11 +301,11 @@ def test_files_of_others_are_refused(tmp_path):
     assert (tmp_path / "f.h5").read_text() == "a diary"
 
 
-def test_unreadable_pictures_are_reported_and_the_others_done(folder, tmp_path):
-    (folder / "bad.png").write_text("no picture")
+def test_unreadable_images_are_reported_and_the_others_done(folder, tmp_path):
+    (folder / "bad.png").write_text("no image")
     report = extract(FakeNet(), listing([folder]), output_of(tmp_path), Settings())
     assert report.done == 4
-    assert [(entry.name, reason.endswith("is no picture")) for entry, reason in report.failed] == [
+    assert [(entry.name, reason.endswith("is no image")) for entry, reason in report.failed] == [
         ("bad.png", True)
     ]
     report = extract(FakeNet(), listing([folder / "bad.png"]), output_of(tmp_path), Settings())
@@ -314,7 +314,7 @@ def test_unreadable_pictures_are_reported_and_the_others_done(folder, tmp_path):
 
 
 def test_nothing_is_left_when_nothing_could_be_read(folder, tmp_path):
-    (folder / "bad.png").write_text("no picture")
+    (folder / "bad.png").write_text("no image")
     extract(FakeNet(), listing([folder / "bad.png"]), output_of(tmp_path), Settings())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5.failed.txt", "photos"]
 
@@ -343,7 +343,7 @@ def test_npz_beside_and_under_a_folder(folder, tmp_path):
 
 
 def test_names_that_are_no_text(folder, tmp_path):
-    """HDF5 has no place for them; the other pictures are done."""
+    """HDF5 has no place for them; the other images are done."""
     path = folder / "n\udcff.png"
     Image.new("RGB", (9, 9)).save(path)
     report = extract(FakeNet(), listing([folder]), output_of(tmp_path), Settings())

@@ -1,4 +1,4 @@
-"""Drawings: the right thing at the right pixel, in the right colour, and the picture still to be seen."""
+"""Drawings: the right thing at the right pixel, in the right colour, and the image still to be seen."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_the_radius_follows_the_scale() -> None:
 
 def test_the_colour_follows_the_rank_of_the_score() -> None:
     found = features([[100, 240], [300, 240], [500, 240]], (640, 480), scores=[5.0, 100.0, 6.0])
-    picture = np.asarray(draw.keypoints(DARK, found)).astype(int)
-    brightness = [picture[200:280, x - 40 : x + 40].max(axis=(0, 1)) for x in (100, 300, 500)]
+    image = np.asarray(draw.keypoints(DARK, found)).astype(int)
+    brightness = [image[200:280, x - 40 : x + 40].max(axis=(0, 1)) for x in (100, 300, 500)]
     # In viridis green grows all the way.
     assert brightness[0][1] < brightness[2][1] < brightness[1][1]
     assert abs(brightness[1] - (253, 231, 37)).max() <= 3
@@ -115,11 +115,11 @@ def test_the_best_keypoint_is_on_top() -> None:
     colours = np.array([[255, 0, 0], [0, 255, 0]])
     for scores, top in (([2.0, 1.0], 0), ([1.0, 2.0], 1), ([1.0, 1.0], 0)):
         both = features([[320, 240]] * 2, (640, 480), scores=scores)
-        picture = np.asarray(draw.keypoints(DARK, both, colours=colours)).astype(int)
-        assert picture[..., top].max() > picture[..., 1 - top].max()
+        image = np.asarray(draw.keypoints(DARK, both, colours=colours)).astype(int)
+        assert image[..., top].max() > image[..., 1 - top].max()
 
 
-def test_circles_are_seen_on_bright_and_on_dark_pictures() -> None:
+def test_circles_are_seen_on_bright_and_on_dark_images() -> None:
     found = random_features(50, (640, 480))
     for level in (0, 128, 255):
         plain = np.full((480, 640), level, dtype=np.uint8)
@@ -128,7 +128,7 @@ def test_circles_are_seen_on_bright_and_on_dark_pictures() -> None:
             assert changed[max(0, y - 12) : y + 13, max(0, x - 12) : x + 13].max() > 150
 
 
-def test_small_pictures_are_enlarged_by_a_whole_factor_and_keep_positions() -> None:
+def test_small_images_are_enlarged_by_a_whole_factor_and_keep_positions() -> None:
     small = np.zeros((100, 150), dtype=np.uint8)
     image = draw.keypoints(small, features([[20, 30]], (150, 100)), colours=(255, 255, 255))
     assert image.size == (450, 300)
@@ -138,12 +138,12 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_and_keep_positions() -> N
     assert draw.keypoints(np.zeros((400, 10), np.uint8), features([], (10, 400))).size == (10, 400)
 
 
-def test_the_given_picture_is_not_touched() -> None:
-    picture = photograph(640, 480)
-    before = picture.copy()
-    draw.keypoints(picture, random_features(20, (640, 480)))
-    draw.heatmap(picture, np.random.default_rng(0).random((119, 159)), strongest=5)
-    np.testing.assert_array_equal(picture, before)
+def test_the_given_image_is_not_touched() -> None:
+    image = photograph(640, 480)
+    before = image.copy()
+    draw.keypoints(image, random_features(20, (640, 480)))
+    draw.heatmap(image, np.random.default_rng(0).random((119, 159)), strongest=5)
+    np.testing.assert_array_equal(image, before)
 
 
 def test_keypoints_at_and_beyond_the_border_are_cut_off() -> None:
@@ -158,14 +158,14 @@ def test_keypoints_at_and_beyond_the_border_are_cut_off() -> None:
 def test_matches_lie_side_by_side_over_a_legend() -> None:
     nothing = features([], (640, 480))
     image = draw.matches(GREY, GREY, nothing, nothing, paired(0))
-    picture = np.asarray(image)
+    img = np.asarray(image)
     assert image.mode == "RGB"
     assert image.width > 2 * 640
     assert image.height > 480
-    assert (picture[:480, :640] == 128).all()
-    assert (picture[:480, -640:] == 128).all()
-    assert (picture[:480, 640:-640] == (28, 28, 31)).all()
-    assert (picture[480:] != (28, 28, 31)).any(), "the legend says that there are no matches"
+    assert (img[:480, :640] == 128).all()
+    assert (img[:480, -640:] == 128).all()
+    assert (img[:480, 640:-640] == (28, 28, 31)).all()
+    assert (img[480:] != (28, 28, 31)).any(), "the legend says that there are no matches"
 
 
 def test_a_match_joins_its_two_keypoints() -> None:
@@ -188,8 +188,8 @@ def test_a_match_joins_its_two_keypoints() -> None:
 def test_the_colour_follows_the_similarity_over_the_range_that_occurs() -> None:
     xy = [[320, 100], [320, 240], [320, 380]]
     both = features(xy, (640, 480))
-    picture = np.asarray(draw.matches(DARK, DARK, both, both, paired(3, [0.61, 0.62, 0.60]))).astype(int)
-    ends = [picture[y, 320] for y in (100, 240, 380)]
+    image = np.asarray(draw.matches(DARK, DARK, both, both, paired(3, [0.61, 0.62, 0.60]))).astype(int)
+    ends = [image[y, 320] for y in (100, 240, 380)]
     assert abs(ends[1] - (253, 231, 37)).max() <= 2
     assert ends[2][1] < ends[0][1] < ends[1][1]
 
@@ -197,15 +197,15 @@ def test_the_colour_follows_the_similarity_over_the_range_that_occurs() -> None:
 def test_the_most_similar_match_is_on_top() -> None:
     both = features([[320, 240]] * 2, (640, 480))
     for similarities in ([0.9, 0.5], [0.5, 0.9]):
-        picture = np.asarray(draw.matches(DARK, DARK, both, both, paired(2, similarities))).astype(int)
-        assert abs(picture[240, 320] - (253, 231, 37)).max() <= 2
+        image = np.asarray(draw.matches(DARK, DARK, both, both, paired(2, similarities))).astype(int)
+        assert abs(image[240, 320] - (253, 231, 37)).max() <= 2
 
 
 def test_right_and_wrong_matches_are_green_and_red() -> None:
     both = features([[320, 100], [320, 380]], (640, 480))
-    picture = np.asarray(draw.matches(DARK, DARK, both, both, paired(2), correct=[True, False])).astype(int)
-    assert abs(picture[100, 320] - GREEN).max() <= 2
-    assert abs(picture[380, 320] - RED).max() <= 2
+    img = np.asarray(draw.matches(DARK, DARK, both, both, paired(2), correct=[True, False])).astype(int)
+    assert abs(img[100, 320] - GREEN).max() <= 2
+    assert abs(img[380, 320] - RED).max() <= 2
     crossing = features([[320, 240]] * 2, (640, 480))
     for correct in ([True, False], [False, True]):
         image = draw.matches(DARK, DARK, crossing, crossing, paired(2), correct=correct)
@@ -226,8 +226,8 @@ def test_outliers_are_faint_and_below_the_inliers() -> None:
     crossing = features([[320, 240]] * 2, (640, 480))
     for inliers in ([True, False], [False, True]):
         verified = Matches(paired(2).indices, [0.9, 0.9], inliers, np.eye(3))
-        picture = np.asarray(draw.matches(DARK, DARK, crossing, crossing, verified)).astype(int)
-        assert abs(picture[240, 320] - (253, 231, 37)).max() <= 2
+        image = np.asarray(draw.matches(DARK, DARK, crossing, crossing, verified)).astype(int)
+        assert abs(image[240, 320] - (253, 231, 37)).max() <= 2
 
 
 def test_the_colours_of_verified_matches_span_the_inliers() -> None:
@@ -235,10 +235,10 @@ def test_the_colours_of_verified_matches_span_the_inliers() -> None:
     both = features(xy, (640, 480))
     verified = Matches(paired(3).indices, [0.9, 0.8, 0.2], [True, True, False], np.eye(3))
     only = verified.select(verified.inliers)
-    picture = np.asarray(draw.matches(DARK, DARK, both, both, verified)).astype(int)
+    image = np.asarray(draw.matches(DARK, DARK, both, both, verified)).astype(int)
     expected = np.asarray(draw.matches(DARK, DARK, both, both, only)).astype(int)
     for y in (100, 240):
-        assert abs(picture[y, 320] - expected[y, 320]).max() <= 2
+        assert abs(image[y, 320] - expected[y, 320]).max() <= 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -259,14 +259,14 @@ def test_what_is_known_to_be_right_counts_more_than_verification() -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_the_pictures_stay_visible_below_2000_matches(known: bool) -> None:
-    picture = photograph(640, 480)
+def test_the_images_stay_visible_below_2000_matches(known: bool) -> None:
+    img = photograph(640, 480)
     a, b = random_features(2000, (640, 480), 1), random_features(2000, (640, 480), 2)
     correct = np.arange(2000) % 2 == 0 if known else None
-    image = draw.matches(picture, picture, a, b, paired(2000), correct=correct)
+    image = draw.matches(img, img, a, b, paired(2000), correct=correct)
     for drawn in (np.asarray(image)[:480, :640], np.asarray(image)[:480, -640:]):
-        assert np.corrcoef(drawn.ravel(), picture.ravel())[0, 1] > 0.8
-        assert (abs(drawn.astype(int) - picture).max(axis=2) < 64).mean() > 0.6
+        assert np.corrcoef(drawn.ravel(), img.ravel())[0, 1] > 0.8
+        assert (abs(drawn.astype(int) - img).max(axis=2) < 64).mean() > 0.6
 
 
 def test_few_matches_are_drawn_boldly() -> None:
@@ -293,7 +293,7 @@ def test_a_thumbnail_is_enlarged_just_enough() -> None:
     assert np.ptp(np.nonzero(is_white(image)[:1000])[1]) + 1 == 270
 
 
-def test_both_small_pictures_grow_by_one_factor() -> None:
+def test_both_small_images_grow_by_one_factor() -> None:
     a, b = np.full((100, 200), 128, np.uint8), np.full((100, 100), 255, np.uint8)
     image = draw.matches(a, b, features([], (200, 100)), features([], (100, 100)), paired(0))
     assert np.ptp(np.nonzero(is_white(image)[:200])[1]) + 1 == 200
@@ -311,7 +311,7 @@ def test_panoramas_lie_one_above_the_other_and_portraits_side_by_side() -> None:
     assert draw.matches(tall, tall, found, found, paired(1)).height < 600
 
 
-def test_large_pictures_are_reduced_together() -> None:
+def test_large_images_are_reduced_together() -> None:
     large = np.full((1500, 2000), 128, dtype=np.uint8)
     found = features([[1000, 750]], (2000, 1500))
     image = draw.matches(large, large, found, found, paired(1), max_size=1000)
@@ -324,11 +324,11 @@ def test_large_pictures_are_reduced_together() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (300, 1), (1, 300), (7, 5)])
-def test_pictures_of_hardly_any_pixels(size: tuple[int, int]) -> None:
-    picture = np.full(size[::-1], 128, dtype=np.uint8)
+def test_images_of_hardly_any_pixels(size: tuple[int, int]) -> None:
+    img = np.full(size[::-1], 128, dtype=np.uint8)
     found = features([[0, 0], [size[0] - 1, size[1] - 1]], size, scores=[1, 2])
-    assert draw.keypoints(picture, found).mode == "RGB"
-    image = draw.matches(picture, picture, found, found, paired(2), max_size=500)
+    assert draw.keypoints(img, found).mode == "RGB"
+    image = draw.matches(img, img, found, found, paired(2), max_size=500)
     assert image.mode == "RGB"
     assert image.width >= 100, "wide enough for the legend"
 
@@ -428,7 +428,7 @@ def test_no_agreement_is_told_in_the_legend() -> None:
 # Heat maps
 
 
-def test_the_map_alone_has_the_size_and_the_alignment_of_the_picture() -> None:
+def test_the_map_alone_has_the_size_and_the_alignment_of_the_image() -> None:
     strength = np.zeros((119, 159), dtype=np.float32)
     i, j = 40, 100
     strength[i, j] = 1
@@ -443,7 +443,7 @@ def test_the_map_alone_has_the_size_and_the_alignment_of_the_picture() -> None:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_a_map_of_a_resized_picture_is_aligned(given: bool) -> None:
+def test_a_map_of_a_resized_image_is_aligned(given: bool) -> None:
     network_size = (320, 240)
     strength = np.zeros((59, 79), dtype=np.float32)
     i, j = 50, 70
@@ -451,7 +451,7 @@ def test_a_map_of_a_resized_picture_is_aligned(given: bool) -> None:
     image = draw.heatmap(GREY, strength, over=False, network_size=network_size if given else None)
     level = np.asarray(image).astype(float).sum(axis=2)
     rows, columns = np.nonzero(level > 0.6 * level.max())
-    tolerance = 0.01 if given else 6  # three pixels of the network's picture
+    tolerance = 0.01 if given else 6  # three pixels of the network's image
     assert columns.mean() == pytest.approx((4 * j + 2) * 2 - 0.5, abs=tolerance)
     assert rows.mean() == pytest.approx((4 * i + 2) * 2 - 0.5, abs=tolerance)
 
@@ -491,17 +491,17 @@ def test_a_flat_map_is_fine() -> None:
         assert (image == image[0, 0]).all()
 
 
-def test_over_shows_the_picture_in_grey_where_nothing_is() -> None:
-    picture = photograph(640, 480)
+def test_over_shows_the_image_in_grey_where_nothing_is() -> None:
+    img = photograph(640, 480)
     strength = np.zeros((119, 159), dtype=np.float32)
     strength[:, 80:] = 1
-    image = np.asarray(draw.heatmap(picture, strength)).astype(int)
+    image = np.asarray(draw.heatmap(img, strength)).astype(int)
     assert np.ptp(image[:, :300], axis=2).max() < 20
-    brightness = np.asarray(Image.fromarray(picture).convert("L"))
+    brightness = np.asarray(Image.fromarray(img).convert("L"))
     assert np.corrcoef(image[:, :300, 0].ravel(), brightness[:, :300].ravel())[0, 1] > 0.99
     strong = image[:, 340:].reshape(-1, 3).mean(axis=0)
     assert strong[0] > strong[2] + 60
-    bare = np.asarray(draw.heatmap(picture, strength, alpha=0.0))
+    bare = np.asarray(draw.heatmap(img, strength, alpha=0.0))
     assert np.ptp(bare.astype(int), axis=2).max() == 0
 
 
@@ -562,26 +562,26 @@ def drawings() -> dict[str, Callable[[object], Image.Image]]:
     found = random_features(30, (640, 480))
     strength = np.random.default_rng(3).random((119, 159))
     return {
-        "keypoints": lambda picture: draw.keypoints(picture, found),
-        "matches": lambda picture: draw.matches(picture, GREY, found, found, paired(30)),
-        "heatmap": lambda picture: draw.heatmap(picture, strength, strongest=9),
+        "keypoints": lambda image: draw.keypoints(image, found),
+        "matches": lambda image: draw.matches(image, GREY, found, found, paired(30)),
+        "heatmap": lambda image: draw.heatmap(image, strength, strongest=9),
     }
 
 
 @pytest.mark.parametrize("name", ["keypoints", "matches", "heatmap"])
-def test_paths_pictures_and_arrays_give_the_same_drawing(name: str, tmp_path: Path) -> None:
-    picture = photograph(640, 480)
-    path = tmp_path / "picture.png"
-    Image.fromarray(picture).save(path)
+def test_paths_images_and_arrays_give_the_same_drawing(name: str, tmp_path: Path) -> None:
+    image = photograph(640, 480)
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
     function = drawings()[name]
-    first = np.asarray(function(picture))
+    first = np.asarray(function(image))
     assert first.dtype == np.uint8
-    for same in (picture, Image.fromarray(picture), path, str(path)):
+    for same in (image, Image.fromarray(image), path, str(path)):
         np.testing.assert_array_equal(np.asarray(function(same)), first)
 
 
 @pytest.mark.parametrize("name", ["keypoints", "matches", "heatmap"])
-def test_bad_pictures(name: str, tmp_path: Path) -> None:
+def test_bad_images(name: str, tmp_path: Path) -> None:
     function = drawings()[name]
     with pytest.raises(ImageError):
         function(tmp_path / "missing.png")

@@ -742,7 +742,7 @@ CONTENT = {
         status(200, PAGE, Content_Type="application/octet-stream"),
         "is a web page (HTML), not weights",
     ),
-    "picture": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is a picture (PNG), not weights"),
+    "image": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is an image (PNG), not weights"),
     "text": (status(200, b"moved elsewhere"), "is a text file that starts with `moved elsewhere`"),
     "noise": (status(200, b"\x01\x02\xff\xfe" * 100), "is of an unknown kind (.pth, "),
     "another network": (status(200, _other_network()), "not the 20 arrays of a D2-Net"),

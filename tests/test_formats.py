@@ -66,7 +66,7 @@ def test_hloc_finds_the_names_as_hloc_does(tmp_path):
         assert sorted(found) == hloc.names(file) == ["1.jpg", "db/1.jpg", "db/ü 2.png"]
 
 
-def test_hloc_replaces_a_picture_and_leaves_the_others(tmp_path, assert_same_features):
+def test_hloc_replaces_a_image_and_leaves_the_others(tmp_path, assert_same_features):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         for seed, name in enumerate(["a.jpg", "b.jpg", "a.jpg"]):
             hloc.write(file, name, features(4 + seed, seed=seed))
@@ -90,7 +90,7 @@ def test_hloc_half_keeps_large_scores_finite(tmp_path):
         assert np.isfinite(file["a.jpg/scores"]).all()
 
 
-def test_hloc_leaves_out_what_is_no_picture(tmp_path):
+def test_hloc_leaves_out_what_is_no_image(tmp_path):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         hloc.write(file, "whole.jpg", features(4))
         hloc.write(file, "cut.jpg", features(4))
@@ -100,7 +100,7 @@ def test_hloc_leaves_out_what_is_no_picture(tmp_path):
         file["uneven.jpg/scores"] = np.zeros(3)
         file["loose"] = np.zeros(3)
         assert hloc.names(file) == ["whole.jpg"]
-        with pytest.raises(FormatError, match="no features of a picture"):
+        with pytest.raises(FormatError, match="no features of an image"):
             hloc.read(file, "cut.jpg")
 
 

@@ -151,7 +151,7 @@ def test_keypoints_for_colmap(files):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_matches_for_colmap(files, reverse):
-    """``triangulation.import_matches``: pairs of indices within both pictures, and a least score."""
+    """``triangulation.import_matches``: pairs of indices within both images, and a least score."""
     for pair in combinations(NAMES, 2):
         a, b = pair[::-1] if reverse else pair
         matches, scores = get_matches(files[1], a, b)
@@ -175,7 +175,7 @@ def test_verification_with_known_poses(files):
 
 
 def test_localization(files):
-    """``localize_sfm.pose_from_cluster``: indices into the points of a reconstructed picture."""
+    """``localize_sfm.pose_from_cluster``: indices into the points of a reconstructed image."""
     query, reference = "1.jpg", "db/2.jpg"
     keypoints, _ = get_keypoints(files[0], query)
     keypoints = keypoints.astype(float)

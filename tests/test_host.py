@@ -23,31 +23,31 @@ try:
 except d2np.WeightsError:
     pass
 else:
-    raise SystemExit("a picture is no file of weights")
+    raise SystemExit("an image is no file of weights")
 """
 
 FLAGS = [("-O",), ("-OO",), ("-X", "dev", "-W", "error")]
 
 
 @pytest.fixture(scope="module")
-def pictures(make_picture, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    whole = make_picture(150, 190)
+def images(make_image, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    whole = make_image(150, 190)
     for name, part in (("a.png", whole[:-16, :-8]), ("b.png", whole[16:, 8:])):
         Image.fromarray(part).save(folder / name)
     return folder / "a.png", folder / "b.png"
 
 
 @pytest.fixture(scope="module")
-def expected(pictures, tmp_path_factory):
+def expected(images, tmp_path_factory):
     path = tmp_path_factory.mktemp("expected") / "found.npz"
-    scripts.run(USE, *pictures, path)
+    scripts.run(USE, *images, path)
     return dict(np.load(path))
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
-def test_options_of_the_interpreter(flags, pictures, expected, tmp_path):
-    done = scripts.run(USE, *pictures, tmp_path / "found.npz", flags=flags)
+def test_options_of_the_interpreter(flags, images, expected, tmp_path):
+    done = scripts.run(USE, *images, tmp_path / "found.npz", flags=flags)
     assert done.stdout == done.stderr == ""
     with np.load(tmp_path / "found.npz") as found:
         for name, wanted in expected.items():
@@ -55,9 +55,9 @@ def test_options_of_the_interpreter(flags, pictures, expected, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "name"), [(("-OO",), "view.png"), (("-W", "error"), "view.html")], ids=str)
-def test_the_command_line_under_options_of_the_interpreter(flags, name, pictures, tmp_path):
+def test_the_command_line_under_options_of_the_interpreter(flags, name, images, tmp_path):
     command = ["-m", "d2np", "match", "--weights", "analytic"]
-    done = scripts.run(command, *pictures, "-o", tmp_path / name, flags=flags)
+    done = scripts.run(command, *images, "-o", tmp_path / name, flags=flags)
     assert "Warning" not in done.stderr
     assert (tmp_path / name).stat().st_size > 1000
 
@@ -66,25 +66,25 @@ PLAIN = """
 import sys
 import numpy as np
 import d2np
-picture = np.load(sys.argv[1])
+image = np.load(sys.argv[1])
 net = d2np.Net.load(sys.argv[4], algorithm=sys.argv[3])
-features = net(picture, threads=1)
+features = net(image, threads=1)
 kept = features.select(np.arange(min(len(features), 6)))
 matches = d2np.match(kept, kept, ratio=1.0)
 pairs = d2np.nearest_pairs(kept, kept, 3)
-np.savez(sys.argv[2], dense=net.dense(picture, threads=1), strength=net.strength(picture, threads=1),
+np.savez(sys.argv[2], dense=net.dense(image, threads=1), strength=net.strength(image, threads=1),
          keypoints=features.keypoints, descriptors=features.descriptors,
          indices=matches.indices, closest=pairs.similarities)
 """
 
 
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
-def test_without_the_compiler(net, make_picture, tmp_path, algorithm):
-    np.save(tmp_path / "picture.npy", make_picture(25, 28))
+def test_without_the_compiler(net, make_image, tmp_path, algorithm):
+    np.save(tmp_path / "image.npy", make_image(25, 28))
     net.save(tmp_path / "d2.h5")
     for name, changes in (("compiled", {}), ("plain", {"NUMBA_DISABLE_JIT": "1"})):
         path = tmp_path / f"{name}.npz"
-        given = (tmp_path / "picture.npy", path, algorithm, tmp_path / "d2.h5")
+        given = (tmp_path / "image.npy", path, algorithm, tmp_path / "d2.h5")
         scripts.run(PLAIN, *given, flags=("-W", "error"), **changes)
     with np.load(tmp_path / "compiled.npz") as compiled, np.load(tmp_path / "plain.npz") as plain:
         assert len(compiled["keypoints"])
@@ -190,8 +190,8 @@ assert not changed, changed
 """
 
 
-def test_the_state_of_the_process_is_left_alone(pictures, tmp_path):
-    scripts.run(STATE, tmp_path, *pictures)
+def test_the_state_of_the_process_is_left_alone(images, tmp_path):
+    scripts.run(STATE, tmp_path, *images)
 
 
 LOGGING = """

@@ -22,20 +22,20 @@ LIGHT = np.eye(3)
 VIEW = np.array([[1.05, 0.1, -8], [-0.04, 0.97, 5], [2e-4, -1e-4, 1]])
 
 
-def sequence(folder, name, matrix, pictures=None):
-    """Six pictures and the homographies between them: powers of ``matrix``."""
+def sequence(folder, name, matrix, images=None):
+    """Six images and the homographies between them: powers of ``matrix``."""
     path = folder / name
     path.mkdir(parents=True)
     for k in range(1, 7):
-        picture = np.full((8, 8 + k), 99, np.uint8) if pictures is None else pictures[k - 1]
-        Image.fromarray(picture).convert("RGB").save(path / f"{k}.ppm")
+        image = np.full((8, 8 + k), 99, np.uint8) if images is None else images[k - 1]
+        Image.fromarray(image).convert("RGB").save(path / f"{k}.ppm")
         if k > 1:
             np.savetxt(path / f"H_1_{k}", np.linalg.matrix_power(matrix, k - 1))
     return path
 
 
 class Planted:
-    """Finds in each picture 100 keypoints that match those of picture 1, as far off as planted."""
+    """Finds in each image 100 keypoints that match those of image 1, as far off as planted."""
 
     def __init__(self, planted=PLANTED, matches=100):
         self.seen = []
@@ -150,14 +150,14 @@ def test_the_table():
     assert lines[2] == "| overall |" + " 50.0% |" * 10
     assert lines[3] == "| illumination |" + " 25.0% |" * 10
     assert lines[4] == "| viewpoint |" + " 75.0% |" * 10
-    assert lines[7] == "illumination: 1 sequences, 35 keypoints a picture (10 to 60), 6 matches a pair"
+    assert lines[7] == "illumination: 1 sequences, 35 keypoints an image (10 to 60), 6 matches a pair"
 
 
 @pytest.fixture
-def dataset(tmp_path, monkeypatch, make_picture):
-    """Pictures in other light, and moved by whole cells: what the network finds moves with them."""
+def dataset(tmp_path, monkeypatch, make_image):
+    """Images in other light, and moved by whole cells: what the network finds moves with them."""
     monkeypatch.chdir(tmp_path)
-    wide = make_picture(232, 272, 3)
+    wide = make_image(232, 272, 3)
     darker = [np.rint(wide[:192, :224] * (1 - 0.08 * k) + 5 * k).astype(np.uint8) for k in range(6)]
     sequence(tmp_path / "set", "i_dim", LIGHT, darker)
     moved = [wide[4 * k :, 4 * k :][:192, :224] for k in range(6)]
@@ -205,7 +205,7 @@ def test_a_truth_that_is_wrong_is_noticed(dataset, capsys):
         (lambda folder: (folder / "v_moved" / "4.ppm").unlink(), "v_moved is incomplete: 4.ppm missing"),
         (lambda folder: (folder / "i_dim" / "H_1_3").write_text("a b c"), "H_1_3: no homography"),
         (lambda folder: (folder / "i_dim" / "H_1_3").write_text("1 2\n3 4\n"), "3 x 3 numbers, not (2, 2)"),
-        (lambda folder: (folder / "i_dim" / "2.ppm").write_text("no picture"), "2.ppm is not a picture"),
+        (lambda folder: (folder / "i_dim" / "2.ppm").write_text("no image"), "2.ppm is not an image"),
         (lambda folder: folder.rename(folder.parent / "elsewhere"), "there is no such folder"),
         (
             lambda folder: [(folder / name).rename(folder / name[2:]) for name in ("i_dim", "v_moved")],

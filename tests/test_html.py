@@ -113,7 +113,7 @@ def test_matches_are_in_the_page_the_most_similar_first():
         np.testing.assert_allclose(data[key]["x"], expected[:, 0], atol=0.51e-2)
         np.testing.assert_allclose(data[key]["y"], expected[:, 1], atol=0.51e-2)
         np.testing.assert_array_equal(data[key]["scale"], expected[:, 2])
-    assert data["pictures"] == [{"width": 320, "height": 240}, {"width": 200, "height": 260}]
+    assert data["images"] == [{"width": 320, "height": 240}, {"width": 200, "height": 260}]
     assert data["inliers"] is None
 
 
@@ -156,36 +156,36 @@ def test_numbers_are_compact():
     assert size < 48 * len(given) + 1000
 
 
-def test_the_picture_is_the_picture():
+def test_the_image_is_the_image():
     elements = Elements(match_page())
-    for name, given in (("picture-a", A), ("picture-b", B)):
+    for name, given in (("image-a", A), ("image-b", B)):
         shown = embedded(elements.by_id(name)[0]["src"])
         assert shown.size == given.size
         assert abs(np.asarray(shown).astype(int) - np.asarray(given)).mean() < 3
 
 
-def test_large_pictures_are_embedded_smaller_and_positions_stay():
+def test_large_images_are_embedded_smaller_and_positions_stay():
     large = photograph(2500, 1000)
     given = features(large.size)
     page = draw.keypoint_page(large, given)
-    assert embedded(Elements(page).by_id("picture")[0]["src"]).size == (1600, 640)
+    assert embedded(Elements(page).by_id("image")[0]["src"]).size == (1600, 640)
     data = data_of(page)
-    assert data["pictures"] == [{"width": 2500, "height": 1000}]
+    assert data["images"] == [{"width": 2500, "height": 1000}]
     assert max(data["points"]["x"]) == pytest.approx(given.keypoints[:, 0].max(), abs=0.006)
     page = draw.keypoint_page(large, given, max_edge=100)
-    assert embedded(Elements(page).by_id("picture")[0]["src"]).size == (100, 40)
+    assert embedded(Elements(page).by_id("image")[0]["src"]).size == (100, 40)
 
 
 def test_drawings_stay_exact():
     drawing = np.zeros((300, 400, 3), np.uint8)
     drawing[100:120] = (255, 0, 0)
     page = draw.keypoint_page(drawing, features((400, 300)))
-    shown = embedded(Elements(page).by_id("picture")[0]["src"])
+    shown = embedded(Elements(page).by_id("image")[0]["src"])
     assert shown.format == "PNG"
     np.testing.assert_array_equal(np.asarray(shown.convert("RGB")), drawing)
 
 
-def test_the_heat_map_covers_the_picture_the_stronger_the_less_transparent():
+def test_the_heat_map_covers_the_image_the_stronger_the_less_transparent():
     strength = np.zeros((59, 79))
     strength[:, 40:] = 1
     data = data_of(draw.keypoint_page(A, features(A.size), strength))
@@ -326,7 +326,7 @@ def test_names_come_from_the_files(tmp_path):
 
 def test_bad_input():
     a, b, found = features(A.size), features(B.size), matches()
-    with pytest.raises(FormatError, match="features_b belong to a picture of 200 x 260"):
+    with pytest.raises(FormatError, match="features_b belong to an image of 200 x 260"):
         draw.match_page(A, A, a, b, found)
     with pytest.raises(FormatError, match="names keypoint"):
         draw.match_page(A, B, a, features(B.size, 3), found)

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 import d2np
-from d2np import image as pictures
+from d2np import image as images
 from d2np import messages
 from d2np.avif import MOST, most_pixels
 from d2np.dataset.listing import EXTENSIONS
@@ -44,25 +44,25 @@ def as_rgb(grey):
 
 
 def test_an_array_of_bytes_is_taken_as_it_is(rgb):
-    found = pictures.open_picture(rgb)
+    found = images.open_image(rgb)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, rgb)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floats_stand_for_bytes(rgb, dtype):
-    found = pictures.open_picture(rgb.astype(dtype))
+    found = images.open_image(rgb.astype(dtype))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, rgb)
 
 
 def test_floats_keep_their_fractions():
-    found = pictures.open_picture(np.full((9, 9), 100.25))
+    found = images.open_image(np.full((9, 9), 100.25))
     assert (found == 100.25).all()
 
 
 def test_the_range_of_uint16_is_brought_to_255(rgb):
-    found = pictures.open_picture(rgb.astype(np.uint16) * 257)
+    found = images.open_image(rgb.astype(np.uint16) * 257)
     np.testing.assert_allclose(found, rgb, atol=1e-4)
 
 
@@ -70,16 +70,16 @@ def test_the_range_of_uint16_is_brought_to_255(rgb):
 def test_shapes_of_grey(grey, dtype):
     given_ = grey.astype(dtype)
     for form in (given_, given_[:, :, np.newaxis]):
-        np.testing.assert_array_equal(pictures.open_picture(form), as_rgb(grey))
+        np.testing.assert_array_equal(images.open_image(form), as_rgb(grey))
 
 
 def test_alpha_is_left_out(rgb):
     alpha = np.dstack([rgb, np.full(rgb.shape[:2], 3, np.uint8)])
-    np.testing.assert_array_equal(pictures.open_picture(alpha), rgb)
+    np.testing.assert_array_equal(images.open_image(alpha), rgb)
     # What stands in the alpha channel does not count among the values to check.
     floats = alpha.astype(np.float32)
     floats[:, :, 3] = np.nan
-    np.testing.assert_array_equal(pictures.open_picture(floats), rgb)
+    np.testing.assert_array_equal(images.open_image(floats), rgb)
 
 
 def test_arrays_of_any_layout(rgb):
@@ -88,9 +88,9 @@ def test_arrays_of_any_layout(rgb):
     wide = np.zeros((9, 26, 3), np.uint8)
     wide[:, ::2] = rgb
     for form in (read_only, np.asfortranarray(rgb), wide[:, ::2], rgb[::-1][::-1], rgb[..., ::-1][..., ::-1]):
-        np.testing.assert_array_equal(pictures.open_picture(form), rgb)
+        np.testing.assert_array_equal(images.open_image(form), rgb)
     big_endian = rgb.astype(">f4")
-    np.testing.assert_array_equal(pictures.open_picture(big_endian), rgb)
+    np.testing.assert_array_equal(images.open_image(big_endian), rgb)
 
 
 def test_the_given_array_is_not_changed(rgb, net):
@@ -128,21 +128,21 @@ def test_the_given_array_is_not_changed(rgb, net):
 )
 def test_arrays_that_are_refused(net, array, message):
     with pytest.raises(d2np.ImageError, match=message):
-        pictures.open_picture(array)
+        images.open_image(array)
     with pytest.raises(d2np.ImageError, match=message):
         net(array)
 
 
-def test_black_is_no_picture_in_0_to_1():
-    assert (pictures.open_picture(np.zeros((9, 9))) == 0).all()
+def test_black_is_no_image_in_0_to_1():
+    assert (images.open_image(np.zeros((9, 9))) == 0).all()
 
 
 def test_resampling_may_overshoot():
-    assert pictures.open_picture(np.linspace(-20, 270, 81).reshape(9, 9)).max() == 270
+    assert images.open_image(np.linspace(-20, 270, 81).reshape(9, 9)).max() == 270
 
 
-@pytest.mark.parametrize("thing", [None, 3, [[1, 2], [3, 4]], b"picture.png", object()])
-def test_things_that_are_no_picture(net, thing):
+@pytest.mark.parametrize("thing", [None, 3, [[1, 2], [3, 4]], b"image.png", object()])
+def test_things_that_are_no_image(net, thing):
     with pytest.raises(d2np.ImageError):
         net(thing)
 
@@ -150,16 +150,16 @@ def test_things_that_are_no_picture(net, thing):
 # Files and PIL images
 
 
-def saved(tmp_path, picture, name, **options):
+def saved(tmp_path, img, name, **options):
     path = tmp_path / name
-    picture.save(path, **options)
+    img.save(path, **options)
     return path
 
 
 def test_files_by_name_path_and_image(tmp_path, rgb):
     path = saved(tmp_path, Image.fromarray(rgb), "rgb.png")
     for form in (path, str(path), Image.fromarray(rgb)):
-        found = pictures.open_picture(form)
+        found = images.open_image(form)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, rgb)
 
@@ -167,45 +167,45 @@ def test_files_by_name_path_and_image(tmp_path, rgb):
 @pytest.mark.parametrize("name", ["grey.png", "grey.tif", "grey.bmp", "grey.pgm"])
 def test_grey_files(tmp_path, grey, name):
     path = saved(tmp_path, Image.fromarray(grey), name)
-    np.testing.assert_array_equal(pictures.open_picture(path), as_rgb(grey))
+    np.testing.assert_array_equal(images.open_image(path), as_rgb(grey))
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 def test_16_bit_files(tmp_path, grey, name):
     deep = grey.astype(np.uint16) * 257 + 1
     path = saved(tmp_path, Image.fromarray(deep), name)
-    np.testing.assert_array_equal(pictures.open_picture(path), pictures.open_picture(deep))
-    np.testing.assert_allclose(pictures.open_picture(path), as_rgb(grey), atol=0.01)
+    np.testing.assert_array_equal(images.open_image(path), images.open_image(deep))
+    np.testing.assert_allclose(images.open_image(path), as_rgb(grey), atol=0.01)
 
 
 def test_modes_of_more_than_eight_bits(grey):
     deep = grey.astype(np.int32) * 257
-    np.testing.assert_allclose(pictures.open_picture(Image.fromarray(deep)), as_rgb(grey), atol=1e-4)
+    np.testing.assert_allclose(images.open_image(Image.fromarray(deep)), as_rgb(grey), atol=1e-4)
     floats = Image.fromarray(grey.astype(np.float32))
-    np.testing.assert_array_equal(pictures.open_picture(floats), as_rgb(grey))
+    np.testing.assert_array_equal(images.open_image(floats), as_rgb(grey))
     with pytest.raises(d2np.ImageError, match="no known range"):
-        pictures.open_picture(Image.fromarray(deep * 10))
+        images.open_image(Image.fromarray(deep * 10))
     with pytest.raises(d2np.ImageError, match=r"0..1"):
-        pictures.open_picture(Image.fromarray(grey.astype(np.float32) / 255))
+        images.open_image(Image.fromarray(grey.astype(np.float32) / 255))
 
 
 def test_modes_that_pillow_converts(tmp_path, rgb):
-    picture = Image.fromarray(rgb)
-    rgba = picture.copy()
+    img = Image.fromarray(rgb)
+    rgba = img.copy()
     rgba.putalpha(7)
-    for converted in (rgba, picture.convert("L").convert("LA"), picture.convert("1"), picture.convert("HSV")):
-        np.testing.assert_array_equal(pictures.open_picture(converted), np.asarray(converted.convert("RGB")))
+    for converted in (rgba, img.convert("L").convert("LA"), img.convert("1"), img.convert("HSV")):
+        np.testing.assert_array_equal(images.open_image(converted), np.asarray(converted.convert("RGB")))
     path = saved(tmp_path, rgba, "rgba.png")
-    np.testing.assert_array_equal(pictures.open_picture(path), rgb)
+    np.testing.assert_array_equal(images.open_image(path), rgb)
 
 
 def test_palette_files(tmp_path, rgb):
     palette = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE, colors=200)
     expected = np.asarray(palette.convert("RGB"))
     for name in ("palette.png", "palette.gif"):
-        np.testing.assert_array_equal(pictures.open_picture(saved(tmp_path, palette, name)), expected)
+        np.testing.assert_array_equal(images.open_image(saved(tmp_path, palette, name)), expected)
     transparent = saved(tmp_path, palette, "transparent.png", transparency=bytes(range(200)))
-    np.testing.assert_array_equal(pictures.open_picture(transparent), expected)
+    np.testing.assert_array_equal(images.open_image(transparent), expected)
 
 
 class Pipe:
@@ -236,7 +236,7 @@ def test_encoded_images_in_memory(tmp_path, net, suffix):
         for form in [*forms, Pipe(content), archive.open("image")]:
             np.testing.assert_array_equal(net(form).descriptors, expected.descriptors)
         assert not file.closed
-        np.testing.assert_array_equal(pictures.open_rgb(file), pictures.open_rgb(path))
+        np.testing.assert_array_equal(images.open_rgb(file), images.open_rgb(path))
 
 
 def test_files_that_cannot_be_read(tmp_path, rgb, monkeypatch):
@@ -245,20 +245,20 @@ def test_files_that_cannot_be_read(tmp_path, rgb, monkeypatch):
     closed.close()
     for form in (b"no image", io.BytesIO(), io.StringIO("text"), closed, Pipe(["text"])):
         with pytest.raises(d2np.ImageError):
-            pictures.open_picture(form)
+            images.open_image(form)
     with path.open() as text, pytest.raises(d2np.ImageError, match=r"rgb.png cannot be read .* binary mode"):
-        pictures.open_picture(text)
-    monkeypatch.setattr(pictures, "_MOST_BYTES_AROUND", 0)
+        images.open_image(text)
+    monkeypatch.setattr(images, "_MOST_BYTES_AROUND", 0)
     with pytest.raises(d2np.ImageError, match="more than 16 bytes"):
-        pictures.open_picture(Pipe(bytes(10**6)), max_pixels=1)
+        images.open_image(Pipe(bytes(10**6)), max_pixels=1)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(d2np.ImageError, match="max_pixels=117"):
-        pictures.open_picture(path.read_bytes())
+        images.open_image(path.read_bytes())
     # A path that a file claims to have is not opened.
     stream = io.BytesIO(path.read_bytes()[:60])
     stream.name = str(path)
     with pytest.raises(d2np.ImageError, match=r"rgb.png"):
-        pictures.open_picture(stream, max_pixels=10**6)
+        images.open_image(stream, max_pixels=10**6)
 
 
 class Tensor:
@@ -324,16 +324,16 @@ def test_paths_with_nul(net):
 def test_the_advice_on_types_is_right(dtype, white):
     values = (np.linspace(0, 1, 81).reshape(9, 9) * white).astype(dtype)
     with pytest.raises(d2np.ImageError, match=r"multiply it by 255.0 / WHITE") as error:
-        pictures.open_picture(values)
+        images.open_image(values)
     assert "astype" not in str(error.value)
-    found = pictures.open_picture(values * (255.0 / white))
+    found = images.open_image(values * (255.0 / white))
     assert found.min() == 0
     assert found.max() == pytest.approx(255)
 
 
 def test_byte_order_does_not_matter(rgb):
     deep = rgb.astype(np.uint16) * 257
-    np.testing.assert_array_equal(pictures.open_picture(deep.astype(">u2")), pictures.open_picture(deep))
+    np.testing.assert_array_equal(images.open_image(deep.astype(">u2")), images.open_image(deep))
 
 
 # What may be opened
@@ -355,23 +355,23 @@ def test_other_formats_are_not_opened(tmp_path, rgb, monkeypatch, kind):
     else:
         Image.fromarray(np.kron(rgb, np.ones((4, 4, 1), np.uint8))).save(path, kind)
     Image.init()
-    for format in set(Image.OPEN) - set(pictures.FORMATS):
+    for format in set(Image.OPEN) - set(images.FORMATS):
         monkeypatch.setitem(Image.OPEN, format, (None, lambda prefix: pytest.fail("asked")))
     for image in (path, path.read_bytes()):
-        with pytest.raises(d2np.ImageError, match="is not a picture in a format that d2np reads"):
-            pictures.open_picture(image)
+        with pytest.raises(d2np.ImageError, match="is not an image in a format that d2np reads"):
+            images.open_image(image)
 
 
 def test_every_extension_has_its_format():
     Image.init()
     for extension in EXTENSIONS:
-        assert Image.registered_extensions().get(extension, "JPEG") in pictures.FORMATS
+        assert Image.registered_extensions().get(extension, "JPEG") in images.FORMATS
 
 
 def test_mpo_opens_as_jpeg(tmp_path, rgb):
     image = Image.fromarray(np.kron(rgb, np.ones((8, 8, 1), np.uint8)))
     path = saved(tmp_path, image, "stereo.mpo", save_all=True, append_images=[image])
-    assert pictures.open_picture(path).shape == (72, 104, 3)
+    assert images.open_image(path).shape == (72, 104, 3)
 
 
 # Messages
@@ -396,7 +396,7 @@ def test_messages_have_the_name_of_the_image(tmp_path, rgb, caplog, monkeypatch)
 
     monkeypatch.setattr(PngImageFile, "load_prepare", talkative)
     with pytest.raises(d2np.ImageError):  # not prepared
-        pictures.open_picture(path)
+        images.open_image(path)
     ours = [record.getMessage() for record in caplog.records if record.name == "d2np"]
     assert ours == [f"{path}: chunk is odd", f"{path}: tag is odd"]
     assert [record.getMessage() for record in caplog.records if record.name == "tifffile"] == [
@@ -411,7 +411,7 @@ def test_messages_have_the_name_of_the_image(tmp_path, rgb, caplog, monkeypatch)
 def test_images_that_are_allowed_are_no_bombs(tmp_path, rgb, caplog, monkeypatch, suffix):
     path = saved(tmp_path, Image.fromarray(rgb), f"large.{suffix}")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9 * 13 - 1)
-    assert pictures.open_picture(path).shape == (9, 13, 3)
+    assert images.open_image(path).shape == (9, 13, 3)
     assert not caplog.records
 
 
@@ -423,7 +423,7 @@ def test_few_grey_levels_are_remarked_on_once(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(messages, "_shown", False)
     path = saved(tmp_path, Image.fromarray(narrow()), "thermal.png")
     for image in (path, path, narrow()):
-        pictures.open_picture(image)
+        images.open_image(image)
     assert re.fullmatch(
         r".*thermal.png: .* 7000 to 7900, which is 3.5 .* stretch=True .*", caplog.messages[0]
     )
@@ -432,43 +432,43 @@ def test_few_grey_levels_are_remarked_on_once(tmp_path, caplog, monkeypatch):
         for image in (path, narrow(), narrow().astype(">u2")):
             with open_source(image, max_edge=None, max_sum_edges=None) as source:
                 source.read(0, 9)
-        pictures.open_picture(path, stretch=True)
-        pictures.open_picture(narrow() * 8)
-        pictures.open_picture(np.zeros((9, 9), np.uint16))
+        images.open_image(path, stretch=True)
+        images.open_image(narrow() * 8)
+        images.open_image(np.zeros((9, 9), np.uint16))
     assert len(records) == 1
 
 
 def test_stretched_images(tmp_path):
     path = saved(tmp_path, Image.fromarray(narrow()), "thermal.tif")
     for image in (path, narrow(), narrow().astype(">u2")):
-        whole = pictures.open_picture(image, stretch=True)
+        whole = images.open_image(image, stretch=True)
         assert (whole.min(), whole.max()) == (0, 255)
         with open_source(image, stretch=True, max_edge=None, max_sum_edges=None) as source:
             np.testing.assert_array_equal(source.read(2, 7), whole[2:7])
     rgb = np.full((9, 9, 3), 99, np.uint8)
-    np.testing.assert_array_equal(pictures.open_picture(rgb, stretch=True), rgb)
+    np.testing.assert_array_equal(images.open_image(rgb, stretch=True), rgb)
 
 
 @pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif"])
 def test_cmyk_files(tmp_path, rgb, name):
     cmyk = Image.fromarray(np.kron(rgb, np.ones((8, 8, 1), np.uint8))).convert("CMYK")
-    found = pictures.open_picture(saved(tmp_path, cmyk, name))
+    found = images.open_image(saved(tmp_path, cmyk, name))
     np.testing.assert_allclose(found.mean((0, 1)), np.asarray(cmyk.convert("RGB")).mean((0, 1)), atol=3)
 
 
 def test_what_is_refused_says_why(tmp_path, rgb):
     text = tmp_path / "text.png"
-    text.write_text("no picture at all")
-    with pytest.raises(d2np.ImageError, match=r"text.png is not a picture"):
-        pictures.open_picture(text)
+    text.write_text("no image at all")
+    with pytest.raises(d2np.ImageError, match=r"text.png is not an image"):
+        images.open_image(text)
     with pytest.raises(d2np.ImageError, match=r"missing.png: there is no such file"):
-        pictures.open_picture(tmp_path / "missing.png")
+        images.open_image(tmp_path / "missing.png")
     with pytest.raises(d2np.ImageError, match="is a folder"):
-        pictures.open_picture(tmp_path)
+        images.open_image(tmp_path)
     empty = tmp_path / "empty.jpg"
     empty.touch()
     with pytest.raises(d2np.ImageError, match=r"empty.jpg"):
-        pictures.open_picture(empty)
+        images.open_image(empty)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF"])
@@ -479,42 +479,42 @@ def test_truncated_files(tmp_path, rgb, kind, share):
     path = tmp_path / "half"
     path.write_bytes(stream.getvalue()[: int(share * stream.tell())])
     with pytest.raises(d2np.ImageError, match="half"):
-        pictures.open_picture(path)
+        images.open_image(path)
 
 
 def test_a_truncated_file_opened_by_the_user(rgb):
     stream = io.BytesIO()
     Image.fromarray(np.tile(rgb, (9, 9, 1))).save(stream, "PNG")
     with (
-        Image.open(io.BytesIO(stream.getvalue()[: stream.tell() // 2])) as picture,
+        Image.open(io.BytesIO(stream.getvalue()[: stream.tell() // 2])) as img,
         pytest.raises(d2np.ImageError),
     ):
-        pictures.open_picture(picture)
+        images.open_image(img)
 
 
 def test_bombs_are_not_opened(tmp_path, rgb, monkeypatch):
     path = saved(tmp_path, Image.fromarray(rgb), "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(d2np.ImageError, match="too large"):
-        pictures.open_picture(path)
+        images.open_image(path)
 
 
 def test_orientation_is_ignored_unless_asked_for(tmp_path, rgb):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     path = saved(tmp_path, Image.fromarray(rgb), "turned.png", exif=exif)
-    np.testing.assert_array_equal(pictures.open_picture(path), rgb)
-    np.testing.assert_array_equal(pictures.open_picture(path, orient=True), np.rot90(rgb, -1))
+    np.testing.assert_array_equal(images.open_image(path), rgb)
+    np.testing.assert_array_equal(images.open_image(path, orient=True), np.rot90(rgb, -1))
     with Image.open(path) as opened:
-        np.testing.assert_array_equal(pictures.open_picture(opened, orient=True), np.rot90(rgb, -1))
+        np.testing.assert_array_equal(images.open_image(opened, orient=True), np.rot90(rgb, -1))
 
 
-def test_orientation_through_the_net(tmp_path, net, picture, assert_same_features):
+def test_orientation_through_the_net(tmp_path, net, img, assert_same_features):
     exif = Image.Exif()
     exif[0x0112] = 3
-    path = saved(tmp_path, Image.fromarray(picture), "turned.png", exif=exif)
-    assert_same_features(net(path), net(picture))
-    turned = np.rot90(picture, 2)
+    path = saved(tmp_path, Image.fromarray(img), "turned.png", exif=exif)
+    assert_same_features(net(path), net(img))
+    turned = np.rot90(img, 2)
     assert_same_features(net(path, orient=True), net(turned))
     np.testing.assert_array_equal(net.dense(path, orient=True), net.dense(turned))
     np.testing.assert_array_equal(net.strength(path, orient=True), net.strength(turned))
@@ -524,7 +524,7 @@ def test_orientation_through_the_net(tmp_path, net, picture, assert_same_feature
 
 
 def test_open_rgb_rounds():
-    found = pictures.open_rgb(np.array([[-3, 0.4, 0.6, 254.6, 260]]))
+    found = images.open_rgb(np.array([[-3, 0.4, 0.6, 254.6, 260]]))
     np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 255, 255])
     assert found.dtype == np.uint8
 
@@ -551,7 +551,7 @@ def test_open_rgb_rounds():
     ],
 )
 def test_the_published_sizes(size, limits, expected):
-    assert pictures.network_size(*size, **limits) == expected
+    assert images.network_size(*size, **limits) == expected
 
 
 EDGE = st.integers(1, 6000)
@@ -560,7 +560,7 @@ EDGE = st.integers(1, 6000)
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(EDGE, EDGE, st.none() | EDGE, st.none() | EDGE)
 def test_sizes_keep_the_limits_and_the_proportions(width, height, max_edge, max_sum_edges):
-    found = pictures.network_size(width, height, max_edge=max_edge, max_sum_edges=max_sum_edges)
+    found = images.network_size(width, height, max_edge=max_edge, max_sum_edges=max_sum_edges)
     assert max(found) <= (max_edge or 6000)
     assert sum(found) <= (max_sum_edges or 12000)
     # Exact arithmetic, truncated twice at most: off by two pixels at the very worst.
@@ -575,44 +575,44 @@ def test_sizes_keep_the_limits_and_the_proportions(width, height, max_edge, max_
 
 @pytest.mark.parametrize("name", ["max_edge", "max_sum_edges"])
 @pytest.mark.parametrize("limit", [0, -5, 0.5, np.nan, True, "800"])
-def test_senseless_limits(net, picture, name, limit):
+def test_senseless_limits(net, img, name, limit):
     with pytest.raises(d2np.OptionError, match=name):
-        net(picture, **{name: limit})
+        net(img, **{name: limit})
 
 
-def test_shrinking_to_nothing_is_refused(net, picture):
+def test_shrinking_to_nothing_is_refused(net, img):
     with pytest.raises(d2np.ImageError, match="raise max_edge"):
         net(np.zeros((2000, 9), np.uint8), max_edge=100)
     with pytest.raises(d2np.ImageError, match="it needs 8 px"):
         net(np.zeros((2000, 90), np.uint8), max_edge=100)
 
 
-def test_bytes_shrink_as_pillow_shrinks_them(picture):
-    found = pictures.shrink(picture, max_edge=50)
-    expected = Image.fromarray(picture).resize((50, int(61 * (50 / 83))), Image.Resampling.BILINEAR)
+def test_bytes_shrink_as_pillow_shrinks_them(img):
+    found = images.shrink(img, max_edge=50)
+    expected = Image.fromarray(img).resize((50, int(61 * (50 / 83))), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found, np.asarray(expected))
 
 
-def test_floats_shrink_without_rounding(picture):
-    found = pictures.shrink(picture.astype(np.float32) / 2, max_edge=50)
-    expected = pictures.shrink(picture, max_edge=50)
+def test_floats_shrink_without_rounding(img):
+    found = images.shrink(img.astype(np.float32) / 2, max_edge=50)
+    expected = images.shrink(img, max_edge=50)
     assert found.dtype == np.float32
     np.testing.assert_allclose(2 * found, expected, atol=1.1)
     assert (found % 1 != 0).any()
 
 
-def test_both_limits_shrink_one_after_the_other(picture):
-    once = pictures.shrink(picture, max_edge=60, max_sum_edges=None)
-    twice = pictures.shrink(once, max_edge=None, max_sum_edges=80)
-    np.testing.assert_array_equal(pictures.shrink(picture, max_edge=60, max_sum_edges=80), twice)
+def test_both_limits_shrink_one_after_the_other(img):
+    once = images.shrink(img, max_edge=60, max_sum_edges=None)
+    twice = images.shrink(once, max_edge=None, max_sum_edges=80)
+    np.testing.assert_array_equal(images.shrink(img, max_edge=60, max_sum_edges=80), twice)
 
 
 @pytest.mark.parametrize(
     "limits", [{"max_edge": 100}, {"max_sum_edges": 170}, {"max_edge": 120, "max_sum_edges": 150}]
 )
-def test_keypoints_are_in_pixels_of_the_given_picture(net, make_picture, limits):
-    large = make_picture(121, 163)
-    small = pictures.shrink(large, **limits)
+def test_keypoints_are_in_pixels_of_the_given_image(net, make_image, limits):
+    large = make_image(121, 163)
+    small = images.shrink(large, **limits)
     assert small.shape != large.shape
     found, expected = net(large, **limits), net(small)
     assert found.image_size == (163, 121)
@@ -630,27 +630,27 @@ def test_keypoints_are_in_pixels_of_the_given_picture(net, make_picture, limits)
 @pytest.mark.parametrize("name", ["caffe", "torch"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_preprocess_equals_naive(rgb, name, dtype):
-    found = pictures.preprocess(rgb.astype(dtype), name)
+    found = images.preprocess(rgb.astype(dtype), name)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, naive.preprocess(rgb, name), rtol=1e-5, atol=1e-6)
 
 
-def test_an_unknown_preprocessing(net, picture):
+def test_an_unknown_preprocessing(net, img):
     with pytest.raises(d2np.OptionError, match="caffe, torch"):
-        net(picture, preprocessing="tf")
+        net(img, preprocessing="tf")
 
 
 @pytest.mark.parametrize("method", ["__call__", "dense", "strength"])
-def test_forms_of_one_picture_give_one_result(net, picture, tmp_path, method):
-    path = saved(tmp_path, Image.fromarray(picture), "picture.png")
+def test_forms_of_one_image_give_one_result(net, img, tmp_path, method):
+    path = saved(tmp_path, Image.fromarray(img), "image.png")
 
     def result(form):
         found = getattr(net, method)(form)
         return found.keypoints if method == "__call__" else found
 
-    expected = result(picture)
+    expected = result(img)
     assert len(expected)
-    for form in (picture.astype(float), np.asfortranarray(picture), path, Image.open(path)):
+    for form in (img.astype(float), np.asfortranarray(img), path, Image.open(path)):
         np.testing.assert_array_equal(result(form), expected)
 
 
@@ -676,12 +676,12 @@ def test_frames_of_avif_are_within_the_limit():
     assert most_pixels(AVIF) == 600 * 400
     assert most_pixels(AVIF + struct.pack(">I4s", 8, b"moov")) == most_pixels(AVIF[:-1]) == MOST
     small = changed(AVIF, b"ispe", 4, 64, 64)
-    pictures._check_frames(io.BytesIO(small), "a.avif", 60_000)
+    images._check_frames(io.BytesIO(small), "a.avif", 60_000)
     with pytest.raises(d2np.ImageError, match=r"a.avif may be too large: .* can have 240000 px"):
-        pictures._check_frames(io.BytesIO(small), "a.avif", 59_999)
+        images._check_frames(io.BytesIO(small), "a.avif", 59_999)
     # Where Pillow does not read it at all that is said.
     with pytest.raises(d2np.ImageError):
-        pictures.open_picture(small, max_pixels=4096)
+        images.open_image(small, max_pixels=4096)
 
 
 @given(st.data())

@@ -11,9 +11,9 @@ import numpy as np
 import d2np
 from d2np.threads import Team
 net = d2np.Net.load("analytic")
-picture = np.random.default_rng(0).integers(0, 256, (160, 200, 3)).astype(np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (160, 200, 3)).astype(np.uint8)
 threads = int(sys.argv[1])
-expected = net(picture, threads=threads)
+expected = net(image, threads=threads)
 assert len(expected) > 20
 def check(found):
     for name in ("keypoints", "scores", "descriptors"):
@@ -33,20 +33,20 @@ def share_and_interrupt(team, work, tasks):
     share(team, working, tasks)
 Team.share = share_and_interrupt
 last = None
-net(picture, threads=threads)
+net(image, threads=threads)
 count = len(lists)
 assert count > 15
 for part in (0.0, 0.3, 0.6, 0.9):
     lists.clear()
     last = 1 + int(part * count)
     try:
-        net(picture, threads=threads)
+        net(image, threads=threads)
     except KeyboardInterrupt:
         assert last <= len(lists) <= last + 1, (last, len(lists))
     else:
         raise SystemExit("it was not interrupted")
     last = None
-    check(net(picture, threads=threads))
+    check(net(image, threads=threads))
 assert threading.active_count() == 1, threading.enumerate()
 """
 
@@ -65,7 +65,7 @@ def share_and_tell(*given):
 Team.share = share_and_tell
 def work():
     while True:
-        net(picture, threads=threads)
+        net(image, threads=threads)
 """
 
 ENDS = {
@@ -87,12 +87,12 @@ ENDS = {
         1,
     ),
     "a thread goes on behind the main one": (
-        "def last():\n    threading.main_thread().join(); check(net(picture, threads=threads)); os._exit(7)\n"
+        "def last():\n    threading.main_thread().join(); check(net(image, threads=threads)); os._exit(7)\n"
         "threading.Thread(target=last).start()",
         7,
     ),
     "a call in atexit": (
-        "def last():\n    check(net(picture, threads=threads)); sys.stdout.flush(); os._exit(7)\n"
+        "def last():\n    check(net(image, threads=threads)); sys.stdout.flush(); os._exit(7)\n"
         "atexit.register(last)",
         7,
     ),
@@ -119,6 +119,6 @@ def test_threads_that_cannot_be_started_are_done_without():
 def refuse(self):
     raise RuntimeError("can't start new thread")
 threading.Thread.start = refuse
-check(net(picture, threads=threads))
+check(net(image, threads=threads))
 """
     scripts.run(NET + script, 3)

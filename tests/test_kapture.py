@@ -20,7 +20,7 @@ from d2np.formats import kapture as ours
 
 
 class FakeNet:
-    """Gives every picture as many keypoints as it is wide, and remembers what it was asked for."""
+    """Gives every image as many keypoints as it is wide, and remembers what it was asked for."""
 
     def __init__(self, stop_at=None):
         self.seen = []
@@ -102,7 +102,7 @@ def test_kapture_reads_it(photos, root):
         assert sensor.camera_type == kapture.CameraType.UNKNOWN_CAMERA
         with Image.open(kapture.io.records.get_image_fullpath(str(root), name)) as image:
             assert tuple(sensor.camera_params) == image.size
-        assert list(data.records_camera[timestamp]) == [camera], "each picture has a camera of its own"
+        assert list(data.records_camera[timestamp]) == [camera], "each image has a camera of its own"
 
 
 @pytest.mark.parametrize("link", ["sensors", "sensors/records_camera.txt", "reconstruction/keypoints/d2_tf"])
@@ -175,7 +175,7 @@ def test_started_again_it_goes_on(photos, root):
 
 
 @pytest.mark.parametrize("lost", ["keypoints/d2_tf/a.png.kpt", "descriptors/d2_tf/a.png.desc"])
-def test_unfinished_pictures_are_done_again(photos, root, lost):
+def test_unfinished_images_are_done_again(photos, root, lost):
     run(photos, root)
     path = root / "reconstruction" / lost
     whole = path.read_bytes()
@@ -211,7 +211,7 @@ def test_features_join_a_folder_that_kapture_wrote(photos, root):
     assert {path: path.read_text() for path in (root / "sensors").glob("*.txt")} == before
     assert not (place / "a.png").is_symlink()
     assert len(loaded(root, "a.png", "d2_ots")[0]) == 10
-    # Another picture, and other weights.
+    # Another image, and other weights.
     run(photos, root)
     data = kapture.io.csv.kapture_from_dir(str(root))
     assert set(data.keypoints) == {"d2_ots", "d2_tf"}
@@ -230,7 +230,7 @@ def test_no_keypoints(tmp_path, root):
     assert net.seen == []
 
 
-def test_pictures_are_copied_where_links_cannot_be_made(photos, root, monkeypatch):
+def test_images_are_copied_where_links_cannot_be_made(photos, root, monkeypatch):
     def refused(*_):
         raise OSError("no links here")
 
@@ -252,7 +252,7 @@ def test_names_that_tables_cannot_hold(tmp_path, root, name):
     assert {
         each for _, _, each in kapture.flatten(kapture.io.csv.kapture_from_dir(str(root)).records_camera)
     } == {"x.png"}
-    with pytest.raises(ImageError, match="rename the picture"):
+    with pytest.raises(ImageError, match="rename the image"):
         ours.check_name(name)
 
 
@@ -302,10 +302,10 @@ def test_names_of_types(weights, kind):
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def test_the_command(tmp_path, monkeypatch, capsys, make_picture):
+def test_the_command(tmp_path, monkeypatch, capsys, make_image):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    Image.fromarray(make_picture(64, 96)).save("photos/a.png")
+    Image.fromarray(make_image(64, 96)).save("photos/a.png")
     command = ["extract", "photos", "-o", "out", "--format", "kapture", "--weights", "analytic"]
     assert main(command) == 0
     assert "feature files are in out\n" in capsys.readouterr().out

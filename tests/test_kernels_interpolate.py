@@ -59,7 +59,7 @@ def test_resize_keeps_the_corners():
             np.testing.assert_allclose(found[i, j], source[i, j], atol=1e-5)
 
 
-def test_resize_of_large_pictures_stays_inside():
+def test_resize_of_large_images_stays_inside():
     """(size - 1) / (size - 1) in float32, times a row number, may step a little over the last row."""
     source = random_map(1601, 3, 1)
     for height in (801, 1199, 1600, 2399, 3202):

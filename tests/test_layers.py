@@ -34,7 +34,7 @@ def test_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("picture", "cells"),
+    ("image", "cells"),
     [
         ((224, 224), (55, 55)),
         ((8, 8), (1, 1)),
@@ -43,8 +43,8 @@ def test_the_parameters():
         ((9, 12), (1, 2)),
     ],
 )
-def test_map_size(picture, cells):
-    assert map_size(*picture) == cells
+def test_map_size(image, cells):
+    assert map_size(*image) == cells
 
 
 def test_output_sizes_of_every_layer():

@@ -90,12 +90,12 @@ def test_without_scipy(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys, make_picture):
+def run(tmp_path, monkeypatch, capsys, make_image):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(["a.png", "sub/b.png"]):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(make_picture(64, 96, seed)).save(path)
+        Image.fromarray(make_image(64, 96, seed)).save(path)
 
     def call(*arguments):
         code = main(["extract", "photos", "--weights", "analytic", "--max-keypoints", "20", *arguments])

@@ -39,13 +39,13 @@ def other_nets(make_weights):
     [{}, {"relu": False}, {"preprocessing": "torch"}, {"scales": SCALES}, {"scales": (0.7, 1.3)}],
     ids=str,
 )
-def test_features_equal_naive(other_nets, make_picture, options):
-    (arrays, nets), picture = other_nets, make_picture(37, 45, seed=5)
+def test_features_equal_naive(other_nets, make_image, options):
+    (arrays, nets), image = other_nets, make_image(37, 45, seed=5)
     twin_options = {("last_relu" if name == "relu" else name): value for name, value in options.items()}
-    keypoints, scores, descriptors = naive.extract(picture, arrays, **twin_options)
+    keypoints, scores, descriptors = naive.extract(image, arrays, **twin_options)
     assert len(keypoints) >= 3
     for net in nets:
-        found = net(picture, **options)
+        found = net(image, **options)
         pairs = naive.pair_up(found.keypoints, keypoints)
         assert max(len(found), len(keypoints)) - len(pairs) <= math.ceil(len(keypoints) / 200)
         a, b = pairs.T
@@ -53,62 +53,62 @@ def test_features_equal_naive(other_nets, make_picture, options):
         assert ((found.descriptors[a] * descriptors[b]).sum(1) >= 0.9999).all()
 
 
-def test_strength_equals_naive(net, weights_arrays, picture):
-    cells = naive.forward(naive.preprocess(picture), weights_arrays, last_relu=False)
-    np.testing.assert_allclose(net.strength(picture), naive.strength(cells), rtol=1e-4)
+def test_strength_equals_naive(net, weights_arrays, image):
+    cells = naive.forward(naive.preprocess(image), weights_arrays, last_relu=False)
+    np.testing.assert_allclose(net.strength(image), naive.strength(cells), rtol=1e-4)
 
 
-def test_both_algorithms_agree(weights_arrays, net, picture):
-    direct = d2np.Net(weights_arrays, algorithm="direct").dense(picture)
-    found = net.dense(picture)
+def test_both_algorithms_agree(weights_arrays, net, image):
+    direct = d2np.Net(weights_arrays, algorithm="direct").dense(image)
+    found = net.dense(image)
     np.testing.assert_allclose(found, direct, rtol=0, atol=1e-5 * abs(direct).max())
     # Otherwise one of them was not used.
     assert (found != direct).any()
 
 
-# Smallest and dullest pictures
+# Smallest and dullest images
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 9), (9, 8), (8, 200), (11, 11)])
-def test_smallest_pictures(net, make_picture, size):
-    picture = make_picture(*size)
-    assert net.dense(picture).shape[2] == 512
+def test_smallest_images(net, make_image, size):
+    image = make_image(*size)
+    assert net.dense(image).shape[2] == 512
     for detector in ("d2", "strength"):
-        found = net(picture, detector=detector)
+        found = net(image, detector=detector)
         assert np.isfinite(found.descriptors).all()
         assert np.isfinite(found.keypoints).all()
-    assert net.dense(picture).shape[:2] == net.strength(picture).shape
+    assert net.dense(image).shape[:2] == net.strength(image).shape
 
 
 @pytest.mark.parametrize("method", ["__call__", "dense", "strength", "describe"])
 @pytest.mark.parametrize("size", [(7, 8), (8, 7), (1, 1), (7, 2000)])
-def test_too_small_pictures(net, size, method):
+def test_too_small_images(net, size, method):
     arguments = [[[1, 1]]] if method == "describe" else []
     with pytest.raises(d2np.ImageError, match=r"needs 8 px on either side"):
         getattr(net, method)(np.zeros(size, np.uint8), *arguments)
 
 
-def test_too_small_at_one_of_the_scales(net, make_picture):
+def test_too_small_at_one_of_the_scales(net, make_image):
     with pytest.raises(d2np.ImageError, match=r"20 x 7 px at scale 0.5"):
-        net(make_picture(15, 40), scales=SCALES)
-    assert net(make_picture(16, 40), scales=SCALES).image_size == (40, 16)
+        net(make_image(15, 40), scales=SCALES)
+    assert net(make_image(16, 40), scales=SCALES).image_size == (40, 16)
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 @pytest.mark.parametrize("options", [{}, {"scales": SCALES}, {"detector": "strength"}], ids=str)
-def test_flat_pictures(net, value, options):
+def test_flat_images(net, value, options):
     found = net(np.full((40, 48, 3), value, np.uint8), **options)
     assert np.isfinite(found.keypoints).all()
     assert np.isfinite(found.scores).all()
     assert np.isfinite(found.descriptors).all()
 
 
-def test_a_net_that_finds_nothing(weights_arrays, picture):
+def test_a_net_that_finds_nothing(weights_arrays, image):
     dead = dict(weights_arrays)
     dead["conv4_3/weight"], dead["conv4_3/bias"] = np.zeros((512, 512, 3, 3)), np.zeros(512)
     net = d2np.Net(dead)
     for scales in ((1,), SCALES):
-        found = net(picture, scales=scales)
+        found = net(image, scales=scales)
         assert found.keypoints.shape == (0, 3)
         assert found.scores.shape == (0,)
         assert found.descriptors.shape == (0, 512)
@@ -124,62 +124,62 @@ def scales(request):
 
 
 @pytest.fixture(scope="module")
-def whole(net, picture, scales):
-    found = net(picture, scales=scales)
+def whole(net, image, scales):
+    found = net(image, scales=scales)
     assert len(found) > 5
     return found
 
 
-def test_a_mask_removes_and_changes_nothing_else(net, picture, scales, whole, assert_same_features):
+def test_a_mask_removes_and_changes_nothing_else(net, image, scales, whole, assert_same_features):
     mask = np.random.RandomState(0).rand(61, 83) < 0.5
     x, y = np.floor(whole.keypoints[:, :2].T + 0.5).astype(int)
     inside = mask[np.clip(y, 0, 60), np.clip(x, 0, 82)]
     assert 0 < inside.sum() < len(whole)
     for form in (mask, mask.astype(np.uint8) * 255, mask.astype(float), mask.tolist()):
-        assert_same_features(net(picture, scales=scales, mask=form), whole.select(inside))
+        assert_same_features(net(image, scales=scales, mask=form), whole.select(inside))
 
 
-def test_masks_of_everything_and_nothing(net, picture, scales, whole, assert_same_features):
-    assert_same_features(net(picture, scales=scales, mask=np.ones((61, 83))), whole)
-    nothing = net(picture, scales=scales, mask=np.zeros((61, 83)))
+def test_masks_of_everything_and_nothing(net, image, scales, whole, assert_same_features):
+    assert_same_features(net(image, scales=scales, mask=np.ones((61, 83))), whole)
+    nothing = net(image, scales=scales, mask=np.zeros((61, 83)))
     assert len(nothing) == 0
     assert nothing.descriptors.shape == (0, 512)
 
 
-def test_a_mask_is_in_pixels_of_the_given_picture(net, picture, assert_same_features):
+def test_a_mask_is_in_pixels_of_the_given_image(net, image, assert_same_features):
     mask = np.zeros((61, 83), bool)
     mask[:, 40:] = True
-    found, all_ = net(picture, max_edge=60, mask=mask), net(picture, max_edge=60)
+    found, all_ = net(image, max_edge=60, mask=mask), net(image, max_edge=60)
     assert 0 < len(found) < len(all_)
     assert_same_features(found, all_.select(all_.keypoints[:, 0] >= 39.5))
 
 
 @pytest.mark.parametrize("mask", [np.ones((83, 61)), np.ones((61, 83, 1)), np.ones(61), 1])
-def test_masks_of_another_shape(net, picture, mask):
-    with pytest.raises(d2np.ImageError, match=r"mask must have the picture's shape \(61, 83\)"):
-        net(picture, mask=mask)
+def test_masks_of_another_shape(net, image, mask):
+    with pytest.raises(d2np.ImageError, match=r"mask must have the image's shape \(61, 83\)"):
+        net(image, mask=mask)
 
 
 @pytest.mark.parametrize("k", [0, 1, 4, 10_000])
-def test_max_keypoints_are_the_best_of_all(net, picture, scales, whole, k, assert_same_features):
+def test_max_keypoints_are_the_best_of_all(net, image, scales, whole, k, assert_same_features):
     best = np.argsort(-whole.scores, kind="stable")[:k]
-    assert_same_features(net(picture, scales=scales, max_keypoints=k), whole.select(best))
+    assert_same_features(net(image, scales=scales, max_keypoints=k), whole.select(best))
 
 
-def test_max_keypoints_among_those_inside_the_mask(net, picture, scales, whole, assert_same_features):
+def test_max_keypoints_among_those_inside_the_mask(net, image, scales, whole, assert_same_features):
     mask = np.zeros((61, 83))
     mask[:30] = 1
-    inside = net(picture, scales=scales, mask=mask)
+    inside = net(image, scales=scales, mask=mask)
     best = np.argsort(-inside.scores, kind="stable")[:2]
-    assert_same_features(net(picture, scales=scales, mask=mask, max_keypoints=2), inside.select(best))
+    assert_same_features(net(image, scales=scales, mask=mask, max_keypoints=2), inside.select(best))
 
 
-def test_scales_in_any_order(net, picture, assert_same_features):
-    assert_same_features(net(picture, scales=[2, 0.5, 1]), net(picture, scales=SCALES))
+def test_scales_in_any_order(net, image, assert_same_features):
+    assert_same_features(net(image, scales=[2, 0.5, 1]), net(image, scales=SCALES))
 
 
-def test_scales_of_keypoints(net, picture):
-    found = net(picture, scales=SCALES)
+def test_scales_of_keypoints(net, image):
+    found = net(image, scales=SCALES)
     assert set(found.keypoints[:, 2]) <= {2, 1, 0.5}
     assert (np.diff(found.keypoints[:, 2]) <= 0).all()
     assert len(set(found.keypoints[:, 2])) > 1
@@ -230,32 +230,32 @@ def test_centered_keypoints_are_where_the_dots_are(blur_net, shrink, scales, wid
     np.testing.assert_allclose(offsets[np.arange(len(nearest)), nearest].mean(0), 0, atol=0.05)
 
 
-def test_centered_changes_positions_only(net, picture, scales, whole):
-    found = net(picture, scales=scales, centered=True)
+def test_centered_changes_positions_only(net, image, scales, whole):
+    found = net(image, scales=scales, centered=True)
     np.testing.assert_array_equal(found.scores, whole.scores)
     np.testing.assert_array_equal(found.descriptors, whole.descriptors)
 
 
-def test_preprocessing_is_that_of_the_weights(net, picture, weights_arrays, assert_same_features):
+def test_preprocessing_is_that_of_the_weights(net, image, weights_arrays, assert_same_features):
     assert net.preprocessing == "caffe"
     torch = d2np.Net(weights_arrays, provenance=Provenance("", "", "", preprocessing="torch"))
     assert torch.preprocessing == pickle.loads(pickle.dumps(torch)).preprocessing == "torch"
-    assert_same_features(torch(picture), net(picture, preprocessing="torch"))
-    assert_same_features(torch(picture, preprocessing="caffe"), net(picture))
+    assert_same_features(torch(image), net(image, preprocessing="torch"))
+    assert_same_features(torch(image, preprocessing="caffe"), net(image))
     for name in ("dense", "strength"):
-        expected = getattr(net, name)(picture, preprocessing="torch")
-        np.testing.assert_array_equal(getattr(torch, name)(picture), expected)
+        expected = getattr(net, name)(image, preprocessing="torch")
+        np.testing.assert_array_equal(getattr(torch, name)(image), expected)
     np.testing.assert_array_equal(
-        torch.describe(picture, [(40, 30)])[0], net.describe(picture, [(40, 30)], preprocessing="torch")[0]
+        torch.describe(image, [(40, 30)])[0], net.describe(image, [(40, 30)], preprocessing="torch")[0]
     )
 
 
 # The ranking by strength
 
 
-def test_the_strength_detector_ranks_every_cell(net, picture):
-    strength = net.strength(picture)
-    found = net(picture, detector="strength")
+def test_the_strength_detector_ranks_every_cell(net, image):
+    strength = net.strength(image)
+    found = net(image, detector="strength")
     assert len(found) == strength.size
     assert (np.diff(found.scores) <= 0).all()
     columns, rows = ((found.keypoints[:, :2] - 1.5) / 4).T
@@ -264,18 +264,18 @@ def test_the_strength_detector_ranks_every_cell(net, picture):
     assert (found.keypoints[:, 2] == 1).all()
 
 
-def test_strongest_cells_with_mask_and_limit(net, picture, assert_same_features):
+def test_strongest_cells_with_mask_and_limit(net, image, assert_same_features):
     mask = np.zeros((61, 83))
     mask[:, :40] = 1
-    all_ = net(picture, detector="strength")
-    found = net(picture, detector="strength", mask=mask, max_keypoints=7)
+    all_ = net(image, detector="strength")
+    found = net(image, detector="strength", mask=mask, max_keypoints=7)
     assert_same_features(found, all_.select(np.flatnonzero(all_.keypoints[:, 0] < 39.5)[:7]))
 
 
 @pytest.mark.parametrize("relu", [True, False])
-def test_descriptors_of_strong_cells(net, picture, relu):
-    found = net(picture, detector="strength", max_keypoints=9, relu=relu)
-    expected, valid = net.describe(picture, found.keypoints, relu=relu)
+def test_descriptors_of_strong_cells(net, image, relu):
+    found = net(image, detector="strength", max_keypoints=9, relu=relu)
+    expected, valid = net.describe(image, found.keypoints, relu=relu)
     assert valid.all()
     np.testing.assert_allclose(found.descriptors, expected, atol=1e-5)
     assert (found.descriptors.min() < 0) != relu
@@ -289,23 +289,23 @@ def test_descriptors_of_strong_cells(net, picture, relu):
     [{}, {"relu": False}, {"max_edge": 60}, {"centered": True}, {"preprocessing": "torch"}],
     ids=str,
 )
-def test_describe_at_keypoints_is_their_descriptor(net, picture, options):
-    found = net(picture, **options)
-    descriptors, valid = net.describe(picture, found.keypoints, **options)
+def test_describe_at_keypoints_is_their_descriptor(net, image, options):
+    found = net(image, **options)
+    descriptors, valid = net.describe(image, found.keypoints, **options)
     assert valid.all()
     assert len(found) > 3
     np.testing.assert_allclose(descriptors, found.descriptors, atol=1e-4)
 
 
-def test_describe_in_the_middle_of_a_cell(net, picture):
-    dense = net.dense(picture)
-    descriptors, valid = net.describe(picture, [[1.5 + 4 * 3, 1.5 + 4 * 5], [1.5, 1.5]])
+def test_describe_in_the_middle_of_a_cell(net, image):
+    dense = net.dense(image)
+    descriptors, valid = net.describe(image, [[1.5 + 4 * 3, 1.5 + 4 * 5], [1.5, 1.5]])
     assert valid.all()
     np.testing.assert_allclose(descriptors, naive.l2_normalize(dense[[5, 0], [3, 0]]), atol=1e-5)
 
 
-def test_describe_outside_the_map(net, picture):
-    height, width = net.dense(picture).shape[:2]
+def test_describe_outside_the_map(net, image):
+    height, width = net.dense(image).shape[:2]
     right, bottom = 1.5 + 4 * (width - 1), 1.5 + 4 * (height - 1)
     inside = [[1.5, 1.5], [right, bottom]]
     outside = [
@@ -318,54 +318,54 @@ def test_describe_outside_the_map(net, picture):
         [np.nan, 9],
         [9, np.inf],
     ]
-    descriptors, valid = net.describe(picture, np.array(inside + outside))
+    descriptors, valid = net.describe(image, np.array(inside + outside))
     np.testing.assert_array_equal(valid, [True] * 2 + [False] * len(outside))
     np.testing.assert_allclose(np.linalg.norm(descriptors[:2], axis=1), 1, atol=1e-5)
     assert (descriptors[2:] == 0).all()
 
 
-def test_describe_far_beyond_float32(net, picture):
-    _, valid = net.describe(picture, [[1e300, 5], [-1e300, 5]])
+def test_describe_far_beyond_float32(net, image):
+    _, valid = net.describe(image, [[1e300, 5], [-1e300, 5]])
     assert not valid.any()
 
 
 @pytest.mark.parametrize("xy", [[], np.empty((0, 2)), np.empty((0, 3), np.float32)])
-def test_describe_nothing(net, picture, xy):
-    descriptors, valid = net.describe(picture, xy)
+def test_describe_nothing(net, image, xy):
+    descriptors, valid = net.describe(image, xy)
     assert descriptors.shape == (0, 512)
     assert valid.shape == (0,)
 
 
 @pytest.mark.parametrize("xy", [[1, 2], [[1], [2]], [["a", "b"]], np.zeros((1, 2, 2)), None])
-def test_senseless_positions(net, picture, xy):
+def test_senseless_positions(net, image, xy):
     with pytest.raises(d2np.OptionError, match="xy"):
-        net.describe(picture, xy)
+        net.describe(image, xy)
 
 
 # Weights
 
 
-def test_saved_and_loaded(net, picture, tmp_path, assert_same_features):
+def test_saved_and_loaded(net, image, tmp_path, assert_same_features):
     path = tmp_path / "net.h5"
     net.save(path)
     again = d2np.Net.load(path)
     assert list(again.arrays) == list(net.arrays)
     for name, array in net.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
-    assert_same_features(again(picture, scales=SCALES), net(picture, scales=SCALES))
+    assert_same_features(again(image, scales=SCALES), net(image, scales=SCALES))
 
 
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
-def test_pickled(weights_arrays, picture, algorithm, assert_same_features):
+def test_pickled(weights_arrays, image, algorithm, assert_same_features):
     net = d2np.Net(weights_arrays, algorithm=algorithm)
-    assert_same_features(pickle.loads(pickle.dumps(net))(picture), net(picture))
+    assert_same_features(pickle.loads(pickle.dumps(net))(image), net(image))
 
 
-def test_arrays_of_other_layouts_and_types(weights_arrays, net, picture, assert_same_features):
+def test_arrays_of_other_layouts_and_types(weights_arrays, net, image, assert_same_features):
     odd = {
         name: np.asfortranarray(array).astype(np.float64) for name, array in reversed(weights_arrays.items())
     }
-    assert_same_features(d2np.Net(odd)(picture), net(picture))
+    assert_same_features(d2np.Net(odd)(image), net(image))
 
 
 @pytest.mark.parametrize(
@@ -413,15 +413,15 @@ def test_missing_weights(weights_arrays):
     ],
     ids=str,
 )
-def test_senseless_options(net, picture, options, message):
+def test_senseless_options(net, image, options, message):
     with pytest.raises(d2np.OptionError, match=message):
-        net(picture, **options)
+        net(image, **options)
 
 
 @pytest.mark.parametrize("detector", [[], {}, None])
-def test_detectors_that_are_no_name(net, picture, detector):
+def test_detectors_that_are_no_name(net, image, detector):
     with pytest.raises(d2np.OptionError, match="detector"):
-        net(picture, detector=detector)
+        net(image, detector=detector)
 
 
 def test_an_unknown_algorithm(weights_arrays):
@@ -431,15 +431,15 @@ def test_an_unknown_algorithm(weights_arrays):
 
 @pytest.mark.parametrize("detector", ["d2", "strength"])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 2.0)])
-def test_a_stream_gives_what_the_call_gives(net, make_picture, monkeypatch, detector, scales):
-    # So small a picture would come in one piece.
+def test_a_stream_gives_what_the_call_gives(net, make_image, monkeypatch, detector, scales):
+    # So small an image would come in one piece.
     monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
-    picture = make_picture(200, 90)
+    image = make_image(200, 90)
     mask = np.ones((200, 90), bool)
     mask[50:60] = False
     options = {"detector": detector, "scales": scales, "mask": mask}
-    whole = net(picture, **options)
-    pieces = list(net.stream(picture, **options))
+    whole = net(image, **options)
+    pieces = list(net.stream(image, **options))
     assert len(pieces) > 1
     assert all(len(piece) and piece.image_size == (90, 200) for piece in pieces)
     # Each piece is of one scale; those of one scale come from the top to the bottom.
@@ -456,18 +456,18 @@ def test_a_stream_gives_what_the_call_gives(net, make_picture, monkeypatch, dete
         np.testing.assert_array_equal(descriptors, chosen.descriptors)
 
 
-def test_a_stream_that_is_left_early_leaves_no_threads(net, make_picture, monkeypatch):
+def test_a_stream_that_is_left_early_leaves_no_threads(net, make_image, monkeypatch):
     monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
     before = threading.active_count()
-    stream = net.stream(make_picture(200, 60), threads=3)
+    stream = net.stream(make_image(200, 60), threads=3)
     next(stream)
     stream.close()
     assert threading.active_count() == before
 
 
-def test_a_streams_options_are_checked_at_once(net, picture):
+def test_a_streams_options_are_checked_at_once(net, image):
     with pytest.raises(d2np.OptionError, match="detector"):
-        net.stream(picture, detector="sift")
+        net.stream(image, detector="sift")
 
 
 def test_every_call_passes_the_limit_on_pixels_on(net, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import skimage.data
 from onnx import TensorProto, helper, numpy_helper
 
 import d2np
-from d2np import image as pictures
+from d2np import image as images
 from d2np import weights
 from d2np.cli import main
 from d2np.errors import OptionError, WeightsError
@@ -173,7 +173,7 @@ def test_graph(arrays, relu, preprocessing):
 
 
 @OPTIONS
-def test_onnxruntime_gives_the_dense_map(our_net, make_picture, relu, preprocessing):
+def test_onnxruntime_gives_the_dense_map(our_net, make_image, relu, preprocessing):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     session = onnxruntime.InferenceSession(
@@ -182,9 +182,9 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_picture, relu, preprocess
         providers=["CPUExecutionProvider"],
     )
     for height, width in ((8, 9), (61, 83), (120, 161)):
-        picture = make_picture(height, width, seed=height)
-        expected = our_net.dense(picture, relu=relu, preprocessing=preprocessing or "caffe")
-        pixels = picture if preprocessing else pictures.preprocess(picture, "caffe")
+        img = make_image(height, width, seed=height)
+        expected = our_net.dense(img, relu=relu, preprocessing=preprocessing or "caffe")
+        pixels = img if preprocessing else images.preprocess(img, "caffe")
         planes = pixels.astype(np.float32).transpose(2, 0, 1)[np.newaxis]
         (found,) = session.run(["map"], {"image" if preprocessing else "planes": planes})
         found = found[0].transpose(1, 2, 0)
@@ -195,17 +195,17 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_picture, relu, preprocess
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "camera"])
 def test_onnxruntime_on_the_analytic_weights(name):
     """What they take away at the frame must not be so large that its rounding shows in the rest."""
-    picture = d2np.image.as_rgb(getattr(skimage.data, name)()[:301, :413])
+    img = d2np.image.as_rgb(getattr(skimage.data, name)()[:301, :413])
     net = d2np.Net.load("analytic")
     content = serialize(net.arrays, preprocessing="caffe")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"image": picture.astype(np.float32).transpose(2, 0, 1)[np.newaxis]})
-    expected = net.dense(picture)
+    (found,) = session.run(None, {"image": img.astype(np.float32).transpose(2, 0, 1)[np.newaxis]})
+    expected = net.dense(img)
     assert abs(found[0].transpose(1, 2, 0) - expected).max() <= 2e-5 * expected.max()
 
 
 @OPTIONS
-def test_comes_back_bit_by_bit(our_net, tmp_path, picture, relu, preprocessing):
+def test_comes_back_bit_by_bit(our_net, tmp_path, img, relu, preprocessing):
     path = tmp_path / "d2.onnx"
     write(path, our_net.arrays, our_net.provenance, relu=relu, preprocessing=preprocessing)
     net = d2np.Net.load(path)
@@ -213,7 +213,7 @@ def test_comes_back_bit_by_bit(our_net, tmp_path, picture, relu, preprocessing):
     inside = f", {preprocessing} preprocessing inside" if preprocessing else ""
     expected = Provenance(SOURCE.name, SOURCE.sha256, f"ONNX, d2np {d2np.__version__}{inside}")
     assert net.provenance == expected
-    small = picture[:24, :24]
+    small = img[:24, :24]
     np.testing.assert_array_equal(net.dense(small), our_net.dense(small))
     assert os.listdir(tmp_path) == ["d2.onnx"]
 
@@ -773,7 +773,7 @@ def test_convert(capsys, tmp_path, monkeypatch, our_net, arrays):
     assert hashlib.sha256(content).hexdigest() in out
     assert "image, float32 (1, 3, height, width): red, green, blue in 0..255" in out
     assert main(["convert", "d2.h5", "plain.onnx"]) == 0
-    assert "planes, float32 (1, 3, height, width): the preprocessed picture" in capsys.readouterr().out
+    assert "planes, float32 (1, 3, height, width): the preprocessed image" in capsys.readouterr().out
     assert Path("plain.onnx").read_bytes() == serialize(arrays, SOURCE)
     # What a file is, is told by its content.
     Path("d2.onnx").rename("d2.bin")

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import d2np
-from d2np import image as pictures
+from d2np import image as images
 
 
 def graph(arrays):
@@ -80,13 +80,13 @@ def nets(arrays):
     ],
     ids=str,
 )
-def test_dense(nets, session, make_picture, width, height, algorithms):
-    picture = make_picture(height, width, seed=width)
-    pixels = pictures.preprocess(picture, "caffe").transpose(2, 0, 1)[np.newaxis]
+def test_dense(nets, session, make_image, width, height, algorithms):
+    img = make_image(height, width, seed=width)
+    pixels = images.preprocess(img, "caffe").transpose(2, 0, 1)[np.newaxis]
     both = session.run(["conv4_3", "relu4_3"], {"pixels": pixels})
     for relu, expected in zip((False, True), both, strict=True):
         wanted = expected[0].transpose(1, 2, 0)
         for name in algorithms:
-            found = nets[name].dense(picture, relu=relu, threads=2)
+            found = nets[name].dense(img, relu=relu, threads=2)
             assert found.shape == wanted.shape
             assert abs(found - wanted).max() <= 1e-4 * abs(wanted).max()

@@ -28,9 +28,9 @@ def analytic():
 @pytest.fixture(scope="module")
 def coffee():
     """Two views, blue first, and the homography between them."""
-    picture = cv2.resize(data.coffee(), (450, 300), interpolation=cv2.INTER_AREA)
-    view, truth = warp(picture, MEDIUM, 7)
-    return picture[:, :, ::-1].copy(), view[:, :, ::-1].copy(), truth
+    image = cv2.resize(data.coffee(), (450, 300), interpolation=cv2.INTER_AREA)
+    view, truth = warp(image, MEDIUM, 7)
+    return image[:, :, ::-1].copy(), view[:, :, ::-1].copy(), truth
 
 
 def places(keypoints):
@@ -50,7 +50,7 @@ def test_two_views_are_registered_by_opencv(analytic, coffee):
     assert inliers.sum() > 60
     corners = np.array([[0, 0], [449, 0], [449, 299], [0, 299]])
     assert np.abs(homography.apply(matrix, corners) - homography.apply(truth, corners)).max() < 4
-    # The picture laid over its view is the view, but for the light.
+    # The image laid over its view is the view, but for the light.
     laid = cv2.warpPerspective(a, matrix, (450, 300))
     inside = cv2.warpPerspective(np.ones_like(a[..., 0]), matrix, (450, 300)) > 0
     assert np.abs(laid * 0.8 + 15 - b)[inside].mean() < 3
@@ -81,12 +81,10 @@ def test_the_parts_of_the_stitcher_take_the_features(analytic, coffee):
     assert cv2.detail_HomographyBasedEstimator().apply(features, pairs, None)[0]
 
 
-def test_keypoints_and_descriptors_are_those_of_the_net(net, make_picture):
-    picture = make_picture(97, 131)
-    features = net(picture, scales=SCALES, max_keypoints=40)
-    found, descriptors = D2Net(net, scales=SCALES, max_keypoints=40).detectAndCompute(
-        picture[:, :, ::-1], None
-    )
+def test_keypoints_and_descriptors_are_those_of_the_net(net, make_image):
+    image = make_image(97, 131)
+    features = net(image, scales=SCALES, max_keypoints=40)
+    found, descriptors = D2Net(net, scales=SCALES, max_keypoints=40).detectAndCompute(image[:, :, ::-1], None)
     assert isinstance(found, tuple)
     assert isinstance(found[0], cv2.KeyPoint)
     np.testing.assert_array_equal(places(found), features.keypoints[:, :2])
@@ -119,85 +117,85 @@ def test_what_opencv_asks_for(net):
     assert all(hasattr(cv2.Feature2D, name) for name in calls)
 
 
-def test_every_kind_of_picture(net, make_picture):
-    picture = make_picture(61, 83)
+def test_every_kind_of_image(net, make_image):
+    img = make_image(61, 83)
     detector = D2Net(net)
-    expected = places(detector.detect(picture))
-    alpha = np.dstack([picture, np.full((61, 83), 7, np.uint8)])
-    for image in (alpha, cv2.UMat(picture), picture.astype(np.float32), picture.astype(np.uint16) * 257):
+    expected = places(detector.detect(img))
+    alpha = np.dstack([img, np.full((61, 83), 7, np.uint8)])
+    for image in (alpha, cv2.UMat(img), img.astype(np.float32), img.astype(np.uint16) * 257):
         np.testing.assert_array_equal(places(detector.detect(image)), expected)
-    grey = picture[:, :, 0]
+    grey = img[:, :, 0]
     expected = net(grey).keypoints[:, :2]
     for image in (grey, grey[:, :, np.newaxis], np.dstack([grey] * 3), np.asfortranarray(grey)):
         np.testing.assert_array_equal(places(detector.detect(image)), expected)
     # Blue and red are not the same.
-    assert len(places(detector.detect(picture[:, :, ::-1]))) != len(places(detector.detect(picture)))
+    assert len(places(detector.detect(img[:, :, ::-1]))) != len(places(detector.detect(img)))
 
 
-def test_masks(net, make_picture):
-    picture = make_picture(97, 131)
+def test_masks(net, make_image):
+    image = make_image(97, 131)
     mask = np.zeros((97, 131), np.uint8)
     mask[:, :60] = 255
     detector = D2Net(net)
     for given in (mask, mask > 0, cv2.UMat(mask)):
-        found, descriptors = detector.detectAndCompute(picture, given)
+        found, descriptors = detector.detectAndCompute(image, given)
         assert len(found) == len(descriptors) > 0
         assert places(found)[:, 0].max() < 60
-        np.testing.assert_array_equal(places(detector.detect(picture, given)), places(found))
-    assert len(detector.detect(picture)) > len(found)
+        np.testing.assert_array_equal(places(detector.detect(image, given)), places(found))
+    assert len(detector.detect(image)) > len(found)
 
 
-def test_nothing_found_is_what_opencv_returns(net, picture):
-    assert D2Net(net).detectAndCompute(picture, np.zeros(picture.shape[:2], np.uint8)) == ((), None)
-    assert D2Net(net).detect(picture, np.zeros(picture.shape[:2], np.uint8)) == ()
-    assert D2Net(net).compute(picture, []) == ((), None)
+def test_nothing_found_is_what_opencv_returns(net, image):
+    assert D2Net(net).detectAndCompute(image, np.zeros(image.shape[:2], np.uint8)) == ((), None)
+    assert D2Net(net).detect(image, np.zeros(image.shape[:2], np.uint8)) == ()
+    assert D2Net(net).compute(image, []) == ((), None)
     outside = [cv2.KeyPoint(-50, 5, 1), cv2.KeyPoint(5, 900, 1)]
-    assert D2Net(net).compute(picture, outside) == ((), None)
+    assert D2Net(net).compute(image, outside) == ((), None)
     sift = cv2.SIFT_create()
     assert sift.detectAndCompute(np.zeros((60, 60), np.uint8), None) == ((), None)
 
 
-def test_descriptors_of_given_keypoints(net, picture):
+def test_descriptors_of_given_keypoints(net, image):
     detector = D2Net(net, detector="strength", max_keypoints=5, relu=False)
     given = [cv2.KeyPoint(20.5, 30.25, 9), cv2.KeyPoint(-50, 5, 1), cv2.KeyPoint(41, 17, 3)]
     given[2].class_id = 7
-    kept, descriptors = detector.compute(picture, given)
+    kept, descriptors = detector.compute(image, given)
     assert [(each.pt, each.class_id) for each in kept] == [((20.5, 30.25), -1), ((41, 17), 7)]
-    expected, _ = net.describe(picture[:, :, ::-1], [[20.5, 30.25], [41, 17]], relu=False)
+    expected, _ = net.describe(image[:, :, ::-1], [[20.5, 30.25], [41, 17]], relu=False)
     np.testing.assert_array_equal(descriptors, expected)
-    again = detector.detectAndCompute(picture, None, None, True, keypoints=given)
+    again = detector.detectAndCompute(image, None, None, True, keypoints=given)
     assert again[0] == kept
     np.testing.assert_array_equal(again[1], descriptors)
 
 
-def test_keypoints_of_sift(net, make_picture):
-    picture = make_picture(97, 131)
-    found = cv2.SIFT_create().detect(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
-    kept, descriptors = D2Net(net).compute(picture, found)
+def test_keypoints_of_sift(net, make_image):
+    image = make_image(97, 131)
+    found = cv2.SIFT_create().detect(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+    kept, descriptors = D2Net(net).compute(image, found)
     assert len(kept) == len(descriptors) > 0
     np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, rtol=1e-5)
 
 
-def test_its_own_keypoints_have_its_own_descriptors(net, picture):
+def test_its_own_keypoints_have_its_own_descriptors(net, image):
     detector = D2Net(net)
-    found, descriptors = detector.detectAndCompute(picture, None)
-    kept, again = detector.compute(picture, found)
+    found, descriptors = detector.detectAndCompute(image, None)
+    kept, again = detector.compute(image, found)
     assert len(kept) == len(found)
     np.testing.assert_allclose(again, descriptors, atol=1e-5)
 
 
-def test_lists_of_pictures(net, make_picture):
-    pictures = [make_picture(61, 83, 1), make_picture(64, 64, 2)]
+def test_lists_of_images(net, make_image):
+    images = [make_image(61, 83, 1), make_image(64, 64, 2)]
     detector = D2Net(net)
-    found = detector.detect(pictures)
-    kept, descriptors = detector.compute(pictures, found)
+    found = detector.detect(images)
+    kept, descriptors = detector.compute(images, found)
     assert (
         [len(each) for each in found] == [len(each) for each in kept] == [len(each) for each in descriptors]
     )
-    for image, keypoints in zip(pictures, found, strict=True):
+    for image, keypoints in zip(images, found, strict=True):
         np.testing.assert_array_equal(places(keypoints), places(detector.detect(image)))
-    nothing = [np.zeros(each.shape[:2], np.uint8) for each in pictures]
-    assert detector.detect(pictures, nothing) == ((), ())
+    nothing = [np.zeros(each.shape[:2], np.uint8) for each in images]
+    assert detector.detect(images, nothing) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -211,29 +209,29 @@ def test_lists_of_pictures(net, make_picture):
         (np.zeros((50, 50, 3), np.int32), "uint8"),
     ],
 )
-def test_what_is_no_picture(net, image, message):
+def test_what_is_no_image(net, image, message):
     with pytest.raises(d2np.ImageError, match=message):
         D2Net(net).detectAndCompute(image, None)
     with pytest.raises(d2np.ImageError, match=message):
         D2Net(net).compute(image, [cv2.KeyPoint(2, 2, 1)])
 
 
-def test_bad_options_and_arguments(net, picture):
+def test_bad_options_and_arguments(net, image):
     with pytest.raises(d2np.OptionError, match=r"takes the options detector, .*; got nfeatures, orient"):
         D2Net(net, orient=True, nfeatures=50)
     with pytest.raises(d2np.OptionError, match="detector"):
-        D2Net(net, detector="sift").detect(picture)
+        D2Net(net, detector="sift").detect(image)
     with pytest.raises(d2np.ImageError, match="mask"):
-        D2Net(net).detect(picture, np.ones((5, 5), np.uint8))
+        D2Net(net).detect(image, np.ones((5, 5), np.uint8))
     with pytest.raises(d2np.OptionError, match="useProvidedKeypoints needs keypoints"):
-        D2Net(net).detectAndCompute(picture, None, useProvidedKeypoints=True)
+        D2Net(net).detectAndCompute(image, None, useProvidedKeypoints=True)
     with pytest.raises(d2np.OptionError, match=r"cv2\.KeyPoint; got tuple"):
-        D2Net(net).compute(picture, [(1, 2)])
+        D2Net(net).compute(image, [(1, 2)])
 
 
-def test_it_can_be_pickled(net, picture):
+def test_it_can_be_pickled(net, image):
     detector = pickle.loads(pickle.dumps(D2Net(net, max_keypoints=3)))
-    assert len(detector.detect(picture)) == 3
+    assert len(detector.detect(image)) == 3
 
 
 def test_without_opencv(net, monkeypatch):

@@ -10,7 +10,7 @@ from d2np import detect, layers, options, verification
 from d2np.draw import colours
 from d2np.weights import onnx_graph, store
 
-PICTURE = np.zeros((16, 16, 3), np.uint8)
+IMAGE = np.zeros((16, 16, 3), np.uint8)
 FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16, 16))
 
 
@@ -33,9 +33,9 @@ def test_types_name_what_there_is(alias, known):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda net: net(PICTURE, detector="strenght"), "detector .* d2, strength; got 'strenght'.*strength"),
+        (lambda net: net(IMAGE, detector="strenght"), "detector .* d2, strength; got 'strenght'.*strength"),
         (
-            lambda net: net(PICTURE, preprocessing="Torch"),
+            lambda net: net(IMAGE, preprocessing="Torch"),
             "preprocessing .* caffe, torch; got 'Torch'.*torch",
         ),
         (lambda net: d2np.Net(net.arrays, algorithm="winograt"), "algorithm .* winograd, direct; .*winograd"),
@@ -44,7 +44,7 @@ def test_types_name_what_there_is(alias, known):
             "verify must be one of homography, fundamental, or None; got 'homografy'.*homography",
         ),
         (
-            lambda _: d2np.draw.keypoints(PICTURE, FEATURES, colours="viridi"),
+            lambda _: d2np.draw.keypoints(IMAGE, FEATURES, colours="viridi"),
             "colours .* viridis, plasma, inferno, magma; .*viridis",
         ),
         (
@@ -62,4 +62,4 @@ def test_wrong_names(net, call, message):
 @pytest.mark.parametrize("given", [None, 3, "sift", ["d2"], b"d2", ""])
 def test_nothing_is_proposed_where_nothing_is_alike(net, given):
     with pytest.raises(d2np.OptionError, match=r"^detector must be one of d2, strength; got .*[^?]$"):
-        net(PICTURE, detector=given)
+        net(IMAGE, detector=given)

@@ -31,7 +31,7 @@ NAMES = ["a.jpg", "b/1.jpg", "b/2.jpg", "c.jpg", "d.jpg"]
 
 
 def write_features(path, names=NAMES, count=30, half=False, settings=None):
-    """Pictures that see the same points, the fourth of them nothing at all."""
+    """Images that see the same points, the fourth of them nothing at all."""
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((count, 512))
     with h5py.File(path, "w") as file:
@@ -152,7 +152,7 @@ def test_features_are_read_once_for_a_run(cached):
         for pair in ordered:
             assert (held[pair[0]], held[pair[1]]) == pair
             assert len(held._features) <= cached
-    # Each picture comes once for each run up to its own.
+    # Each image comes once for each run up to its own.
     run = max(1, cached - 2)
     assert reads <= sum(k // run + 1 for k in range(40))
 

@@ -1,4 +1,4 @@
-"""Features of large pictures that are stored as they come: the same in the end, and never half a picture."""
+"""Features of large images that are stored as they come: the same in the end, and never half an image."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ def shards_of(out):
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.lists(SIZES, min_size=1, max_size=3), st.booleans(), st.booleans())
-def test_pieces_become_what_the_whole_becomes(tmp_path_factory, pictures, half, resumed):
+def test_pieces_become_what_the_whole_becomes(tmp_path_factory, images, half, resumed):
     folder = tmp_path_factory.mktemp("pieces")
     in_pieces = HlocOutput(folder / "pieces.h5", {}, half=half)
     as_wholes = HlocOutput(folder / "wholes.h5", {}, half=half)
-    for number, sizes in enumerate(pictures):
+    for number, sizes in enumerate(images):
         features = some_features(sum(sizes), number)
         pieces = filled(cut(features, sizes))
         in_pieces.put_pieces(entry_of(f"{number}.jpg"), pieces, 1.5)
@@ -113,7 +113,7 @@ def test_pieces_become_what_the_whole_becomes(tmp_path_factory, pictures, half, 
         assert output.finish()
         output.close()
     assert content(folder / "pieces.h5") == content(folder / "wholes.h5")
-    assert hloc.names(folder / "pieces.h5") == [f"{number}.jpg" for number in range(len(pictures))]
+    assert hloc.names(folder / "pieces.h5") == [f"{number}.jpg" for number in range(len(images))]
 
 
 NAMES = st.sampled_from(["a", "b"])
@@ -145,14 +145,14 @@ def test_pieces_count_with_their_end_only(told):
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.data())
-def test_a_picture_that_was_torn_off_is_done_again(tmp_path_factory, data):
+def test_a_image_that_was_torn_off_is_done_again(tmp_path_factory, data):
     """Whatever byte the last one to be written was."""
     folder = tmp_path_factory.mktemp("torn")
     out = folder / "f.h5"
-    pictures = {"a.jpg": [3, 4], "b.jpg": [5, 2, 6], "c.jpg": [1]}
+    images = {"a.jpg": [3, 4], "b.jpg": [5, 2, 6], "c.jpg": [1]}
     output = HlocOutput(out, {})
     ends = []
-    for seed, (name, sizes) in enumerate(pictures.items()):
+    for seed, (name, sizes) in enumerate(images.items()):
         output.put_pieces(entry_of(name), filled(cut(some_features(sum(sizes), seed), sizes)), 1.0)
         ends.append(os.path.getsize(*shards_of(out)))
     output.close()
@@ -160,19 +160,19 @@ def test_a_picture_that_was_torn_off_is_done_again(tmp_path_factory, data):
     os.truncate(*shards_of(out), size)
     output = HlocOutput(out, {})
     whole = sum(end <= size for end in ends)
-    assert list(output.parts) == list(pictures)[:whole]
+    assert list(output.parts) == list(images)[:whole]
     if whole < 2:
-        # What is left of a large picture takes no room, but for a record that was cut in the middle.
+        # What is left of a large image takes no room, but for a record that was cut in the middle.
         first = [0, *ends][whole]
         records = len(list(scan(io.BytesIO(shards_of(out)[0].read_bytes()))))
         assert os.path.getsize(shards_of(out)[0]) in (first, size)
         assert records == [0, 3][whole]
-    for seed, (name, sizes) in enumerate(pictures.items()):
+    for seed, (name, sizes) in enumerate(images.items()):
         if not output.has(name):
             output.put_pieces(entry_of(name), filled(cut(some_features(sum(sizes), seed), sizes)), 1.0)
     assert output.finish()
     output.close()
-    for seed, (name, sizes) in enumerate(pictures.items()):
+    for seed, (name, sizes) in enumerate(images.items()):
         np.testing.assert_array_equal(
             hloc.read(out, name).descriptors, some_features(sum(sizes), seed).descriptors
         )
@@ -250,7 +250,7 @@ def test_damage_in_a_piece_is_found_in_the_end(tmp_path, record):
     np.testing.assert_array_equal(hloc.read(out, "a.jpg").keypoints, features.keypoints)
 
 
-def test_pieces_that_are_not_as_many_as_told_are_no_picture(tmp_path):
+def test_pieces_that_are_not_as_many_as_told_are_no_image(tmp_path):
     output = HlocOutput(tmp_path / "f.h5", {})
     output.start()
     arrays = hloc.arrays_of(some_features(2))
@@ -263,7 +263,7 @@ def test_pieces_that_are_not_as_many_as_told_are_no_picture(tmp_path):
     output.close()
 
 
-def test_all_pieces_of_a_picture_are_in_one_shard(tmp_path, monkeypatch):
+def test_all_pieces_of_a_image_are_in_one_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "LARGEST", 10_000)
     out = tmp_path / "f.h5"
     output = HlocOutput(out, {})
@@ -335,21 +335,21 @@ def test_the_maker_waits_until_it_is_rid_of_its_pieces():
 
 @pytest.fixture
 def small(monkeypatch):
-    """All pictures count as large ones, and their pieces are small."""
+    """All images count as large ones, and their pieces are small."""
     monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 60)
     monkeypatch.setattr(pipeline, "_LARGE_PIXELS", 1)
     monkeypatch.setattr(pipeline, "_KEYPOINTS_OF_A_PIECE", 20)
 
 
 def write_tall(path, height, seed=0, width=160):
-    """A picture that is read by rows, since Pillow does not know how."""
+    """An image that is read by rows, since Pillow does not know how."""
     noise = np.random.RandomState(seed).randint(0, 256, (height, width, 3)).astype(np.float32)
     tifffile.imwrite(path, noise, photometric="rgb", rowsperstrip=16, compression="zlib")
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Three high pictures, the second of which is damaged half-way, and one that is none."""
+    """Three high images, the second of which is damaged half-way, and one that is none."""
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for seed, name in enumerate(["a.tif", "b.tif", "d.tif"]):
@@ -359,12 +359,12 @@ def photos(tmp_path, monkeypatch):
     data = bytearray(Path("photos/b.tif").read_bytes())
     data[offset : offset + 200] = bytes(200)
     Path("photos/b.tif").write_bytes(data)
-    Path("photos/c.png").write_text("no picture")
+    Path("photos/c.png").write_text("no image")
     return listing(["photos"])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_features_of_large_pictures_come_in_pieces(net, small, photos, workers, assert_same_features):
+def test_features_of_large_images_come_in_pieces(net, small, photos, workers, assert_same_features):
     before = threading.active_count()
     found = []
     with closing(features_or_pieces_of(net, photos * 2, UNBOUNDED, workers=workers, threads=2)) as results:
@@ -417,7 +417,7 @@ def test_features_that_come_in_another_order_come_as_a_whole(net, small, photos,
         assert isinstance(features, d2np.Features)
 
 
-def test_small_pictures_come_as_a_whole(net, photos):
+def test_small_images_come_as_a_whole(net, photos):
     for results in (
         features_or_pieces_of(net, photos[:1], UNBOUNDED),
         features_of(net, photos[:1], UNBOUNDED),
@@ -460,9 +460,9 @@ pipeline._LARGE_PIXELS, pipeline._KEYPOINTS_OF_A_PIECE = 1, 100
 net = d2np.Net.load("analytic")
 settings = Settings(max_edge=None, max_sum_edges=None)
 
-def run(picture, out):
+def run(image, out):
     output = HlocOutput(Path(out), settings.recorded(net))
-    return extract(net, listing([picture]), output, settings, threads=1).keypoints
+    return extract(net, listing([image]), output, settings, threads=1).keypoints
 """
 
 MEASURED = """
@@ -497,7 +497,7 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
     assert high < low + held / 3
 
 
-def test_killed_in_the_middle_of_a_picture(tmp_path):
+def test_killed_in_the_middle_of_a_image(tmp_path):
     write_tall(tmp_path / "tall.tif", 1000)
     shard = tmp_path / "f.h5.parts" / "000001.shard"
     script = killed_after(1) + CHILD + "run('tall.tif', 'f.h5')"

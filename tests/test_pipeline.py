@@ -49,14 +49,14 @@ def wait_for(condition):
 
 
 class Stub(d2np.Net):
-    """Takes opened pictures as a network does, and does with them what it is told."""
+    """Takes opened images as a network does, and does with them what it is told."""
 
-    def __init__(self, work=lambda picture, threads: None):
+    def __init__(self, work=lambda image, threads: None):
         self.work = work
         self.lock = threading.Lock()
         self.running = self.most_running = self.busy = self.most_busy = self.calls = 0
 
-    def __call__(self, picture, *, threads=None, **options):
+    def __call__(self, image, *, threads=None, **options):
         with self.lock:
             self.calls += 1
             self.running += 1
@@ -64,8 +64,8 @@ class Stub(d2np.Net):
             self.most_running = max(self.most_running, self.running)
             self.most_busy = max(self.most_busy, self.busy)
         try:
-            self.work(picture, threads)
-            return some_features(size=picture.given[::-1])
+            self.work(image, threads)
+            return some_features(size=image.given[::-1])
         finally:
             with self.lock:
                 self.running -= 1
@@ -73,7 +73,7 @@ class Stub(d2np.Net):
 
 
 class Crowd(Stub):
-    """Works on each picture until so many are worked on at a time, and a little longer, for more to come."""
+    """Works on each image until so many are worked on at a time, and a little longer, for more to come."""
 
     def __init__(self, count):
         super().__init__(lambda *_: (wait_for(lambda: self.most_running >= count), time.sleep(0.005)))
@@ -88,7 +88,7 @@ def no_thread_is_left():
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve pictures that are told apart by their widths, from 10 on."""
+    """Twelve images that are told apart by their widths, from 10 on."""
     for width in range(10, 22):
         Image.new("RGB", (width, 8)).save(tmp_path / f"{width}.png")
     return entries_of(sorted(tmp_path.iterdir()))
@@ -96,7 +96,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def alive(monkeypatch):
-    """Counts the opened pictures that are not closed: how many, and how many there ever were at a time."""
+    """Counts the opened images that are not closed: how many, and how many there ever were at a time."""
     count = {"now": 0, "most": 0}
     lock = threading.Lock()
 
@@ -131,7 +131,7 @@ def alive(monkeypatch):
     st.integers(1, 9),
 )
 def test_everything_comes_once_and_in_order(pauses, workers, threads, ahead):
-    """Of a network that opens its pictures itself."""
+    """Of a network that opens its images itself."""
     entries = entries_of(map(str, range(len(pauses))))
     seen = []
 
@@ -160,19 +160,19 @@ def test_no_more_threads_than_asked_for(photos, workers):
     assert net.most_busy <= max(3, workers or 0)
 
 
-def test_pictures_side_by_side(photos):
+def test_images_side_by_side(photos):
     """Three that wait for each other can only end if they are worked on at the same time."""
     barrier = threading.Barrier(3, timeout=600)
-    net = Stub(lambda picture, threads: barrier.wait())
+    net = Stub(lambda image, threads: barrier.wait())
     assert len(list(features_of(net, photos, Settings(), workers=3, threads=3))) == 12
 
 
 @pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 2])])
-def test_few_pictures_share_all_threads(photos, tmp_path, count, shares):
-    (tmp_path / "10.png").write_text("no picture")
+def test_few_images_share_all_threads(photos, tmp_path, count, shares):
+    (tmp_path / "10.png").write_text("no image")
     barrier, seen = threading.Barrier(count, timeout=600), []
 
-    def work(picture, threads):
+    def work(image, threads):
         seen.append(threads)
         barrier.wait()
 
@@ -232,7 +232,7 @@ def test_little_memory_means_fewer_that_wait(photos, monkeypatch):
     st.lists(st.tuples(st.integers(8, 5000), st.integers(8, 5000)), min_size=1, max_size=64),
     st.sampled_from([(1.0,), SCALES]),
 )
-def test_pictures_that_share_the_threads_fit_into_the_memory(threads, workers, memory, shapes, scales):
+def test_images_that_share_the_threads_fit_into_the_memory(threads, workers, memory, shapes, scales):
     shares = pipeline._Shares(threads, workers, memory, scales)
     free, used = shares.total, []
     for shape in shapes:
@@ -245,8 +245,8 @@ def test_pictures_that_share_the_threads_fit_into_the_memory(threads, workers, m
     assert sum(sorted(used)[: shares.most_workers]) <= memory or len(used) == 1
 
 
-def test_no_more_decoded_pictures_than_allowed(photos, alive):
-    net = Stub(lambda picture, threads: time.sleep(0.002))
+def test_no_more_decoded_images_than_allowed(photos, alive):
+    net = Stub(lambda image, threads: time.sleep(0.002))
     for ahead in (1, 3, 5):
         alive["most"] = 0
         for _ in features_of(net, photos, Settings(), workers=2, threads=2, ahead=ahead):
@@ -256,22 +256,22 @@ def test_no_more_decoded_pictures_than_allowed(photos, alive):
         assert 1 <= alive["most"] <= ahead
 
 
-def test_pictures_are_decoded_ahead_up_to_so_many_bytes(photos, alive, monkeypatch):
+def test_images_are_decoded_ahead_up_to_so_many_bytes(photos, alive, monkeypatch):
     # Three of the largest ones.
     monkeypatch.setattr(pipeline, "_DECODED_BYTES", 3 * 3 * 8 * 21)
-    net = Stub(lambda picture, threads: wait_for(lambda: alive["most"] >= 3))
+    net = Stub(lambda image, threads: wait_for(lambda: alive["most"] >= 3))
     list(features_of(net, [photos[-1]] * 12, Settings(), workers=1, threads=1, ahead=8))
     assert alive["most"] == 3
 
 
-def test_large_pictures_are_opened_when_it_is_their_turn_and_alone(photos, alive, monkeypatch):
+def test_large_images_are_opened_when_it_is_their_turn_and_alone(photos, alive, monkeypatch):
     monkeypatch.setattr(pipeline, "_DECODED_BYTES", 3 * 8 * 21 - 1)
     widths = []
 
-    def work(picture, threads):
-        widths.append(picture.shape[1])
+    def work(image, threads):
+        widths.append(image.shape[1])
         time.sleep(0.005)
-        if picture.shape[1] == 21:
+        if image.shape[1] == 21:
             assert (net.running, threads) == (1, 2)
 
     net = Stub(work)
@@ -280,7 +280,7 @@ def test_large_pictures_are_opened_when_it_is_their_turn_and_alone(photos, alive
     assert alive["now"] == 0
 
 
-def test_an_endless_stream_of_pictures(photos):
+def test_an_endless_stream_of_images(photos):
     """The memory does not depend on how many there are, nor are they looked at before they are needed."""
     taken, features_alive = [], weakref.WeakSet()
 
@@ -307,12 +307,12 @@ def test_an_endless_stream_of_pictures(photos):
 # Failures
 
 
-def test_pictures_without_features_are_handed_out_among_the_others(photos, tmp_path):
-    (tmp_path / "12.png").write_text("no picture")
+def test_images_without_features_are_handed_out_among_the_others(photos, tmp_path):
+    (tmp_path / "12.png").write_text("no image")
     (tmp_path / "15.png").unlink()
 
-    def work(picture, threads):
-        if picture.shape[1] == 18:
+    def work(image, threads):
+        if image.shape[1] == 18:
             raise MemoryError
 
     found = list(features_of(Stub(work), photos, Settings(), workers=2, threads=2))
@@ -321,15 +321,15 @@ def test_pictures_without_features_are_handed_out_among_the_others(photos, tmp_p
     expected[2] = expected[5] = "ImageError"
     expected[8] = "MemoryError"
     assert kinds == expected
-    assert "is not a picture" in str(found[2][1])
+    assert "is not an image" in str(found[2][1])
     assert "no such file" in str(found[5][1])
 
 
 @pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, d2np.OptionError])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_other_errors_are_raised_where_they_belong(photos, alive, error, workers):
-    def work(picture, threads):
-        if picture.shape[1] == 14:
+    def work(image, threads):
+        if image.shape[1] == 14:
             raise error
 
     found = features_of(Stub(work), photos, Settings(), workers=workers, threads=3)
@@ -363,17 +363,17 @@ def test_senseless_options(name):
 # Ending early
 
 
-def reading_for_ever(picture, threads):
+def reading_for_ever(image, threads):
     while True:
-        picture.read(0, 1)
+        image.read(0, 1)
         time.sleep(0.001)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_what_is_worked_on_is_given_up_when_closed(photos, alive, workers):
-    def work(picture, threads):
-        if picture.shape[1] > 10:
-            reading_for_ever(picture, threads)
+    def work(image, threads):
+        if image.shape[1] > 10:
+            reading_for_ever(image, threads)
 
     found = features_of(Stub(work), photos, Settings(), workers=workers, threads=3)
     assert next(found)[0] == photos[0]
@@ -392,10 +392,10 @@ def test_an_iterator_that_is_forgotten_ends_its_threads(photos, alive):
 
 
 def test_an_error_of_the_caller_ends_the_threads(photos, alive):
-    def work(picture, threads):
-        if picture.shape[1] == 10:
+    def work(image, threads):
+        if image.shape[1] == 10:
             interrupt()
-        reading_for_ever(picture, threads)
+        reading_for_ever(image, threads)
 
     with pytest.raises(KeyboardInterrupt):
         next(features_of(Stub(work), photos, Settings(), workers=2))
@@ -416,7 +416,7 @@ def test_an_error_of_the_caller_ends_the_threads(photos, alive):
 def test_once_stopped_only_what_was_begun_is_handed_out(photos, alive, workers, opens):
     stop, begun, go_on = threading.Event(), threading.Semaphore(0), threading.Event()
 
-    def work(picture, threads):
+    def work(image, threads):
         begun.release()
         assert go_on.wait(timeout=600)
 
@@ -444,23 +444,21 @@ def test_once_stopped_only_what_was_begun_is_handed_out(photos, alive, workers, 
 
 
 @pytest.fixture
-def assorted(tmp_path, make_picture):
-    """Pictures of all kinds that are opened in different ways, and one that is none."""
-    picture = make_picture(40, 56)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def assorted(tmp_path, make_image):
+    """Images of all kinds that are opened in different ways, and one that is none."""
+    image = make_image(40, 56)
+    Image.fromarray(image).save(tmp_path / "a.png")
     tags = Image.Exif()
     tags[ExifTags.Base.Orientation] = 6
-    Image.fromarray(picture).save(tmp_path / "b.jpg", exif=tags)
+    Image.fromarray(image).save(tmp_path / "b.jpg", exif=tags)
     # 16 bits, so dark that as floats they would be taken for fractions.
-    Image.fromarray(picture[:, :, 0].astype(np.uint16)).save(tmp_path / "c.png")
-    Image.fromarray(make_picture(70, 90)).save(tmp_path / "d.png")
-    (tmp_path / "e.png").write_text("no picture")
-    tifffile.imwrite(tmp_path / "f.tif", picture.astype(np.float32), photometric="rgb")
-    tifffile.imwrite(
-        tmp_path / "g.tif", picture.astype(np.uint16) * 257, photometric="rgb", compression="zlib"
-    )
-    Image.fromarray(picture[:7]).save(tmp_path / "h.png")
-    Image.fromarray(picture).convert("P").save(tmp_path / "i.gif")
+    Image.fromarray(image[:, :, 0].astype(np.uint16)).save(tmp_path / "c.png")
+    Image.fromarray(make_image(70, 90)).save(tmp_path / "d.png")
+    (tmp_path / "e.png").write_text("no image")
+    tifffile.imwrite(tmp_path / "f.tif", image.astype(np.float32), photometric="rgb")
+    tifffile.imwrite(tmp_path / "g.tif", image.astype(np.uint16) * 257, photometric="rgb", compression="zlib")
+    Image.fromarray(image[:7]).save(tmp_path / "h.png")
+    Image.fromarray(image).convert("P").save(tmp_path / "i.gif")
     return entries_of(sorted(tmp_path.iterdir()))
 
 
@@ -494,9 +492,9 @@ def test_features_are_those_of_the_paths(net, assorted, settings, assert_same_fe
                 assert_same_features(features, twin)
 
 
-def test_the_network_itself_is_given_up(net, tmp_path, make_picture, monkeypatch):
-    """Long before it has come to the picture's end."""
-    Image.fromarray(np.tile(make_picture(64, 64), (100, 1, 1))).save(tmp_path / "tall.png")
+def test_the_network_itself_is_given_up(net, tmp_path, make_image, monkeypatch):
+    """Long before it has come to the image's end."""
+    Image.fromarray(np.tile(make_image(64, 64), (100, 1, 1))).save(tmp_path / "tall.png")
     settings = Settings(max_edge=None, max_sum_edges=None)
     rows, interrupted = [], threading.Event()
 

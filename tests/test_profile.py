@@ -6,12 +6,12 @@ from d2np.kernels import winograd
 from d2np.layers import LAYERS
 from d2np.profile import peak_gflops
 
-PICTURE = np.random.RandomState(0).randint(0, 256, (48, 56, 3)).astype(np.uint8)
+IMAGE = np.random.RandomState(0).randint(0, 256, (48, 56, 3)).astype(np.uint8)
 CONVOLUTIONS = [layer.name for layer in LAYERS if layer.type == "convolution"]
 
 
 def test_every_layer_and_phase(net):
-    profile = net.profile(PICTURE, threads=2)
+    profile = net.profile(IMAGE, threads=2)
     found = {(row.name, row.phase) for row in profile.rows}
     assert ("conv1_1", "direct convolution") in found
     for name in CONVOLUTIONS[1:]:
@@ -28,13 +28,13 @@ def test_every_layer_and_phase(net):
 
 
 def test_direct_convolution(weights_arrays):
-    profile = d2np.Net(weights_arrays, algorithm="direct").profile(PICTURE, scales=(0.5, 1.0))
+    profile = d2np.Net(weights_arrays, algorithm="direct").profile(IMAGE, scales=(0.5, 1.0))
     assert {row.name for row in profile.rows if row.phase == "direct convolution"} == set(CONVOLUTIONS)
     assert all(row.gflops > 0 for row in profile.rows if row.phase == "direct convolution")
 
 
 def test_table(net):
-    profile = net.profile(PICTURE, threads=1)
+    profile = net.profile(IMAGE, threads=1)
     lines = str(profile).splitlines()
     assert "GFLOP/s" in lines[0]
     for name in CONVOLUTIONS:
@@ -44,9 +44,9 @@ def test_table(net):
 
 def test_options_are_checked(net):
     with pytest.raises(TypeError, match="detecter"):
-        net.profile(PICTURE, detecter="d2")
+        net.profile(IMAGE, detecter="d2")
     with pytest.raises(d2np.OptionError, match="detector must be one of"):
-        net.profile(PICTURE, detector="sift")
+        net.profile(IMAGE, detector="sift")
 
 
 def test_peak_is_a_rate():

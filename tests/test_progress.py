@@ -93,9 +93,9 @@ def test_a_bar_on_a_terminal_and_nothing_where_it_is_quiet(monkeypatch):
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 2.0)])
-def test_an_image_tells_how_far_it_is(net, make_picture, monkeypatch, assert_same_features, scales):
+def test_an_image_tells_how_far_it_is(net, make_image, monkeypatch, assert_same_features, scales):
     """All rows, in several steps, and the features are the same."""
-    picture = make_picture(160, 400)
+    image = make_image(160, 400)
     seen = []
 
     class Bar(progress.Log):
@@ -104,8 +104,8 @@ def test_an_image_tells_how_far_it_is(net, make_picture, monkeypatch, assert_sam
             self.n += n
 
     monkeypatch.setattr(progress, "bar", lambda what, unit, total, **_: Bar(what, total, 0, str))
-    found = network.features(net, picture, scales=scales, max_edge=None, max_sum_edges=None)
-    assert_same_features(found, net(picture, scales=scales, max_edge=None, max_sum_edges=None))
+    found = network.features(net, image, scales=scales, max_edge=None, max_sum_edges=None)
+    assert_same_features(found, net(image, scales=scales, max_edge=None, max_sum_edges=None))
     assert sum(seen) == 160 * len(scales)
     assert len(seen) > 1
 

@@ -1,4 +1,4 @@
-"""What must hold whatever the picture: shifts, scales, flat parts, order of arguments, masks, odd numbers.
+"""What must hold whatever the image: shifts, scales, flat parts, order of arguments, masks, odd numbers.
 
 That ``describe`` at a keypoint gives its descriptor, and that a mask changes nothing else, stands in
 ``test_net.py`` for many options.
@@ -43,8 +43,8 @@ def packaged():
 
 
 @pytest.fixture(scope="module")
-def scene(make_picture):
-    return make_picture(224, 240, seed=3)
+def scene(make_image):
+    return make_image(224, 240, seed=3)
 
 
 def inner(features, size, margin):
@@ -89,12 +89,12 @@ def test_a_shift_by_cells_shifts_the_map(net, scene, right, down):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * a.max())
 
 
-# Flat pictures
+# Flat images
 
 
 @pytest.mark.parametrize("value", [0, 7, 128, 255])
-def test_nothing_is_found_inside_a_flat_picture(direct, value):
-    """The zeros around a picture look like an edge to a network; what lies further in cannot.
+def test_nothing_is_found_inside_a_flat_image(direct, value):
+    """The zeros around an image look like an edge to a network; what lies further in cannot.
 
     With Winograd's method that holds for a map of zeros only: its rounding makes summits of 1e-6 of others.
     """
@@ -106,15 +106,15 @@ def test_nothing_is_found_inside_a_flat_picture(direct, value):
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 2.0)])
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (255, 0, 0), (3, 90, 255)])
 @pytest.mark.parametrize("size", [(144, 152), (101, 163)])
-def test_a_flat_picture_has_no_keypoints(packaged, size, colour, scales, algorithm):
-    """With the analytic weights, which take out again what the zeros around a picture make."""
+def test_a_flat_image_has_no_keypoints(packaged, size, colour, scales, algorithm):
+    """With the analytic weights, which take out again what the zeros around an image make."""
     net = packaged if algorithm == "winograd" else d2np.Net(packaged.arrays, algorithm="direct")
     assert len(net(np.full((*size, 3), colour, np.uint8), scales=scales)) == 0
 
 
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(st.integers(8, 90), st.integers(8, 90), st.tuples(*3 * [st.integers(0, 255)]))
-def test_no_flat_picture_has_keypoints(packaged, height, width, colour):
+def test_no_flat_image_has_keypoints(packaged, height, width, colour):
     assert len(packaged(np.full((height, width, 3), colour, np.uint8))) == 0
 
 
@@ -130,18 +130,18 @@ def test_no_flat_picture_has_keypoints(packaged, height, width, colour):
         (-2, -2, -2, -2, -2, 0, 0, 0, 0, 0),
     ],
 )
-def test_scaled_weights_scale_the_map(weights_arrays, picture, algorithm, exponents):
+def test_scaled_weights_scale_the_map(weights_arrays, image, algorithm, exponents):
     """By powers of two, which change no digit: the map scales, keypoints and descriptors stay."""
     plain = d2np.Net(weights_arrays, algorithm=algorithm)
     other = d2np.Net(scaled(weights_arrays, exponents), algorithm=algorithm)
     factor = np.float32(2) ** np.float32(sum(exponents))
-    np.testing.assert_array_equal(other.dense(picture), plain.dense(picture) * factor)
-    expected, found = plain(picture), other(picture)
+    np.testing.assert_array_equal(other.dense(image), plain.dense(image) * factor)
+    expected, found = plain(image), other(image)
     assert len(expected) > 3
     np.testing.assert_array_equal(found.keypoints, expected.keypoints)
     np.testing.assert_array_equal(found.scores, expected.scores * factor)
     np.testing.assert_allclose(found.descriptors, expected.descriptors, atol=1e-7)
-    np.testing.assert_allclose(other.strength(picture), plain.strength(picture), atol=1e-7)
+    np.testing.assert_allclose(other.strength(image), plain.strength(image), atol=1e-7)
 
 
 # Matches in both directions
@@ -187,8 +187,8 @@ def test_nearest_pairs_mirror_each_other(count_a, count_b, seed, n):
 
 
 @pytest.fixture(scope="module", params=["d2", "strength"])
-def unmasked(request, net, picture):
-    return request.param, net(picture, detector=request.param)
+def unmasked(request, net, image):
+    return request.param, net(image, detector=request.param)
 
 
 @settings(deadline=None, max_examples=20, derandomize=True)
@@ -198,12 +198,12 @@ def unmasked(request, net, picture):
     st.integers(0, 61),
     st.integers(0, 83),
 )
-def test_a_mask_and_its_opposite_share_the_keypoints(net, picture, unmasked, top, left, height, width):
+def test_a_mask_and_its_opposite_share_the_keypoints(net, image, unmasked, top, left, height, width):
     """Each keypoint is in one of both, as the pixel nearest to it says, and is the same there."""
     detector, whole = unmasked
     mask = np.zeros((61, 83), bool)
     mask[top : top + height, left : left + width] = True
-    inside, outside = (net(picture, detector=detector, mask=part) for part in (mask, ~mask))
+    inside, outside = (net(image, detector=detector, mask=part) for part in (mask, ~mask))
     x, y = np.floor(whole.keypoints[:, :2].T + 0.5).astype(int)
     allowed = mask[np.clip(y, 0, 60), np.clip(x, 0, 82)]
     for found, expected in ((inside, whole.select(allowed)), (outside, whole.select(~allowed))):
@@ -217,12 +217,12 @@ def test_a_mask_and_its_opposite_share_the_keypoints(net, picture, unmasked, top
 
 def spots(value, background=0.0, dtype=np.float32):
     """A few pixels of one value."""
-    picture = np.full((40, 48, 3), background, dtype)
-    picture[::7, ::5] = value
-    return picture
+    image = np.full((40, 48, 3), background, dtype)
+    image[::7, ::5] = value
+    return image
 
 
-PICTURES = {
+IMAGES = {
     "zeros": np.zeros((40, 48)),
     "denormals and one pixel": spots(1e-42),
     "denormals in float64": spots(5e-324, dtype=np.float64),
@@ -230,56 +230,56 @@ PICTURES = {
     "all that is allowed": spots(510.0, -255.0),
     "the whole of uint16": spots(65535, dtype=np.uint16),
 }
-PICTURES["denormals and one pixel"][20, 20] = 255
-PICTURES["denormals in float64"][20, 20] = 255
-PICTURES["half precision"][20, 20] = 255
+IMAGES["denormals and one pixel"][20, 20] = 255
+IMAGES["denormals in float64"][20, 20] = 255
+IMAGES["half precision"][20, 20] = 255
 
 
-def assert_finite(net, picture):
+def assert_finite(net, image):
     for options in ({}, {"scales": (0.5, 1.0)}, {"detector": "strength"}, {"relu": False}):
-        found = net(picture, **options)
+        found = net(image, **options)
         for values in (found.keypoints, found.scores, found.descriptors):
             assert np.isfinite(values).all()
-        described, _ = net.describe(picture, found.keypoints)
+        described, _ = net.describe(image, found.keypoints)
         assert np.isfinite(described).all()
-    assert np.isfinite(net.dense(picture)).all()
-    assert np.isfinite(net.strength(picture)).all()
+    assert np.isfinite(net.dense(image)).all()
+    assert np.isfinite(net.strength(image)).all()
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("preprocessing", ["caffe", "torch"])
-def test_odd_pictures_give_finite_numbers(net, packaged, name, preprocessing):
-    picture = PICTURES[name]
+def test_odd_images_give_finite_numbers(net, packaged, name, preprocessing):
+    image = IMAGES[name]
     for one in (net, packaged):
-        assert_finite(one, picture)
-        assert np.isfinite(one.dense(picture, preprocessing=preprocessing)).all()
+        assert_finite(one, image)
+        assert np.isfinite(one.dense(image, preprocessing=preprocessing)).all()
 
 
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 @pytest.mark.parametrize("exponent", [-140, -120, -60, 60, 100])
-def test_tiny_and_huge_maps_give_finite_numbers(weights_arrays, picture, algorithm, exponent):
+def test_tiny_and_huge_maps_give_finite_numbers(weights_arrays, image, algorithm, exponent):
     """From maps of denormals to those whose squares are beyond float32."""
     exponents = [0] * 9 + [exponent]
-    assert_finite(d2np.Net(scaled(weights_arrays, exponents), algorithm=algorithm), picture)
+    assert_finite(d2np.Net(scaled(weights_arrays, exponents), algorithm=algorithm), image)
 
 
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 @pytest.mark.parametrize(
     "exponents", [[0] * 9 + [126], [0] * 5 + [126, -126, 0, 0, 0]], ids=["the last layer", "a layer within"]
 )
-def test_a_map_beyond_float32_is_told(weights_arrays, picture, algorithm, exponents):
+def test_a_map_beyond_float32_is_told(weights_arrays, image, algorithm, exponents):
     """Also where it is a layer within that overflows: what is not a number must not become 0 on its way."""
     net = d2np.Net(scaled(weights_arrays, exponents), algorithm=algorithm)
     for call in (
-        lambda: net(picture),
-        lambda: net(picture, scales=(0.5, 1.0)),
-        lambda: net(picture, max_keypoints=0),
-        lambda: net(picture, detector="strength", max_keypoints=5),
-        lambda: list(net.stream(picture)),
-        lambda: net.strength(picture),
-        lambda: net.describe(picture, [[30, 30]]),
-        lambda: net.dense(picture),
-        lambda: net.dense(picture, relu=False),
+        lambda: net(image),
+        lambda: net(image, scales=(0.5, 1.0)),
+        lambda: net(image, max_keypoints=0),
+        lambda: net(image, detector="strength", max_keypoints=5),
+        lambda: list(net.stream(image)),
+        lambda: net.strength(image),
+        lambda: net.describe(image, [[30, 30]]),
+        lambda: net.dense(image),
+        lambda: net.dense(image, relu=False),
     ):
         with pytest.raises(d2np.WeightsError, match="beyond what float32 holds"):
             call()

@@ -1,4 +1,4 @@
-"""Pictures by URL: what they are called, what they hold, and what is said when they cannot be had."""
+"""Images by URL: what they are called, what they hold, and what is said when they cannot be had."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from d2np import index_pages, remote
 from d2np.dataset import Entry, KaptureOutput, NpzOutput, Settings, extract, features_of, listing, pipeline
 from d2np.errors import ImageError, OptionError
 from d2np.features import Features
-from d2np.image import open_picture
+from d2np.image import open_image
 from d2np.remote import RemoteFile
 
 
-def encoded(picture, format):
+def encoded(img, format):
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format)
+    Image.fromarray(img).save(stream, format)
     return stream.getvalue()
 
 
 @pytest.fixture
-def memory(picture):
-    """A file system in memory that holds pictures under ``/photos``."""
+def memory(img):
+    """A file system in memory that holds images under ``/photos``."""
     system = fsspec.filesystem("memory")
     for name, format in (
         ("b.png", "PNG"),
@@ -43,14 +43,14 @@ def memory(picture):
         (".hidden/d.png", "PNG"),
         ("sub/.e.png", "PNG"),
     ):
-        system.pipe(f"/photos/{name}", encoded(picture, format))
-    system.pipe("/photos/notes.txt", b"no picture")
+        system.pipe(f"/photos/{name}", encoded(img, format))
+    system.pipe("/photos/notes.txt", b"no image")
     yield system
     system.rm("/", recursive=True)
 
 
 @pytest.fixture
-def web(picture, monkeypatch):
+def web(img, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving() as server:
         page = b'<a href="../">up</a> <a href="?C=N;O=D">sort</a> <a href="a.png">a</a> <a href="sub/">s</a>'
@@ -59,9 +59,9 @@ def web(picture, monkeypatch):
             "/photos/": status(200, page, **html),
             "/photos/sub": redirect("/photos/sub/"),
             "/photos/sub/": status(200, b'<a href="b%20c.png">b</a>', **html),
-            "/photos/a.png": File(encoded(picture, "PNG"), etag='"1"'),
-            "/photos/a.png?size=full": File(encoded(picture, "PNG")),
-            "/photos/sub/b%20c.png": File(encoded(picture, "PNG")),
+            "/photos/a.png": File(encoded(img, "PNG"), etag='"1"'),
+            "/photos/a.png?size=full": File(encoded(img, "PNG")),
+            "/photos/sub/b%20c.png": File(encoded(img, "PNG")),
             "/list.txt": File(b"photos/a.png\n"),
             "/private.png": status(403),
             "/broken.png": status(500),
@@ -127,26 +127,26 @@ def test_lists(memory, tmp_path):
     ]
 
 
-def test_two_pictures_of_one_name(memory):
+def test_two_images_of_one_name(memory):
     with pytest.raises(OptionError, match=r"both be filed under a\.jpg"):
         listing(["memory://photos/sub/a.jpg", "memory://elsewhere/a.jpg"])
 
 
-def test_pictures_are_those_of_files(memory, tmp_path):
+def test_images_are_those_of_files(memory, tmp_path):
     for url in ("memory://photos/a.JPG", "memory://photos/sub/deep/c.tif"):
         (tmp_path / "local").write_bytes(memory.cat_file(url))
         for limit in (None, 10**6):
             np.testing.assert_array_equal(
-                open_picture(RemoteFile(url), max_pixels=limit), open_picture(tmp_path / "local")
+                open_image(RemoteFile(url), max_pixels=limit), open_image(tmp_path / "local")
             )
 
 
-def test_tiff_that_pillow_does_not_read(memory, picture):
+def test_tiff_that_pillow_does_not_read(memory, img):
     stream = io.BytesIO()
-    deep = picture.astype(np.uint16) * 257
+    deep = img.astype(np.uint16) * 257
     tifffile.imwrite(stream, deep, photometric="rgb", rowsperstrip=7)
     memory.pipe("/deep.tif", stream.getvalue())
-    np.testing.assert_array_equal(open_picture(RemoteFile("memory://deep.tif")), picture)
+    np.testing.assert_array_equal(open_image(RemoteFile("memory://deep.tif")), img)
 
 
 def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features):
@@ -156,7 +156,7 @@ def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features
 
 
 def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_features):
-    """Small pictures and those that are opened when it is their turn."""
+    """Small images and those that are opened when it is their turn."""
     fetched = []
     read = type(memory).open
     monkeypatch.setattr(
@@ -174,12 +174,12 @@ def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_f
 
 def test_failures_are_tried_again_once_they_have_changed(memory, web, tmp_path):
     """Of what a server does not answer for, that is not known."""
-    memory.pipe("/photos/bad.png", b"no picture")
+    memory.pipe("/photos/bad.png", b"no image")
     tried = []
 
     def failing(path, **_):
         tried.append(str(path))
-        raise ImageError(f"{path}: not a picture")
+        raise ImageError(f"{path}: not an image")
 
     def again(retry=False):
         tried.clear()
@@ -201,7 +201,7 @@ def test_failures_are_tried_again_once_they_have_changed(memory, web, tmp_path):
 
 def test_limits(memory):
     with pytest.raises(ImageError, match=r"memory://photos/b.png is too large to open unasked: 83 x 61"):
-        open_picture(RemoteFile("memory://photos/b.png"), max_pixels=5000)
+        open_image(RemoteFile("memory://photos/b.png"), max_pixels=5000)
     with pytest.raises(ImageError, match="more than 10 bytes"):
         RemoteFile("memory://photos/b.png").read(10)
 
@@ -216,28 +216,28 @@ def test_versions(memory):
     assert entry.path.version() != before
 
 
-def test_web_server(web, picture):
+def test_web_server(web, img):
     photos = f"{web.address}/photos/"
     assert names(photos) == ["a.png", "sub/b c.png"]
     assert names(f"{photos}*.png") == ["a.png"]
     assert names(f"{photos}a.png?size=full") == ["a.png"]
     assert names(f"@{web.address}/list.txt") == ["photos/a.png"]
     for entry in [*listing([photos]), *listing([f"{photos}a.png?size=full"])]:
-        np.testing.assert_array_equal(open_picture(entry.path), picture)
+        np.testing.assert_array_equal(open_image(entry.path), img)
     (entry,) = listing([f"{photos}a.png"])
     assert entry.path.version()["version"] == '"1"'
 
 
-def test_names_from_a_server_stay_inside_the_output(web, picture, tmp_path):
+def test_names_from_a_server_stay_inside_the_output(web, img, tmp_path):
     links = [
         *("%2Ftmp%2Fx%2Fpwn.png", "..%2F..%2Fpwn.png", "%2e%2e%2Fpwn.png", "b.png%2Fx.png", "%2Fa.png"),
         *("a%2F%2Fb.png", "a%2F.%2Fc.png", "%1B%5B2J.png", "n%00.png", ".e.png", "b.png"),
     ]
     page = "".join(f'<a href="/evil/{link}">x</a>' for link in links).encode()
     web.answers["/evil/"] = status(200, page, Content_Type="text/html")
-    web.answers |= {f"/evil/{link}": File(encoded(picture, "PNG")) for link in links}
+    web.answers |= {f"/evil/{link}": File(encoded(img, "PNG")) for link in links}
     bad = ["%2e", "%2e%2e", "a%2F%2e%2e"]
-    web.answers |= {f"/{link}": File(encoded(picture, "PNG")) for link in bad}
+    web.answers |= {f"/{link}": File(encoded(img, "PNG")) for link in bad}
     entries = listing([f"{web.address}/evil/", *(f"{web.address}/{link}" for link in bad)])
     for output in (NpzOutput(tmp_path / "npz"), KaptureOutput(tmp_path / "kapture")):
         report = extract(Widths(), entries, output, Settings())
@@ -261,7 +261,7 @@ class Widths:
     provenance = None
 
     def __call__(self, path, *, threads=None, **options):
-        height, width = open_picture(path).shape[:2]
+        height, width = open_image(path).shape[:2]
         return Features(np.ones((width, 3)), np.ones(width), np.ones((width, 512)), (width, height))
 
 
@@ -292,7 +292,7 @@ def test_answers_end(web, where, monkeypatch):
     assert answer.sent < 100 * 2**18
 
 
-def test_images_that_are_read_again_end(web, picture, tmp_path, monkeypatch):
+def test_images_that_are_read_again_end(web, img, tmp_path, monkeypatch):
     """kapture copies an image, and a checksum is taken of it, once the server has sent one."""
     monkeypatch.setattr("d2np.image._MOST_BYTES_AROUND", 1000)
     monkeypatch.setattr(remote, "_SECONDS", 0.2)
@@ -309,7 +309,7 @@ def test_images_that_are_read_again_end(web, picture, tmp_path, monkeypatch):
     web.answers["/photos/sub/b%20c.png"] = drips(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
     with pytest.raises(ImageError, match="no answer in time"):
         second.path.sha256()
-    assert first.path.sha256() == hashlib.sha256(encoded(picture, "PNG")).hexdigest()
+    assert first.path.sha256() == hashlib.sha256(encoded(img, "PNG")).hexdigest()
 
 
 def test_answers_to_parts_end(web, monkeypatch):
@@ -327,7 +327,7 @@ def test_compressed_answers_are_refused(web, path, monkeypatch):
     page = gzip.compress(b'<a href="a.png">')
     web.answers[path] = web.answers["/a/"] = status(200, page, Content_Encoding="GZip")
     with pytest.raises(ImageError, match=r"it comes compressed \('GZip'\), though asked for as it is"):
-        open_picture(listing([web.address + path])[0].path)
+        open_image(listing([web.address + path])[0].path)
     assert {asked["Accept-Encoding"] for asked in web.requests} == {"identity"}
 
 
@@ -361,7 +361,7 @@ def test_servers_that_take_their_time(web, answer, path, monkeypatch):
     monkeypatch.setattr(remote, "_SECONDS", 0.2)
     web.answers[path] = web.answers["/slow/"] = answer
     with pytest.raises(ImageError, match="no answer in time"):
-        open_picture(listing([web.address + path])[0].path)
+        open_image(listing([web.address + path])[0].path)
 
 
 def test_settings_for_fsspec_are_kept(web, monkeypatch):
@@ -400,7 +400,7 @@ def test_what_goes_wrong_is_said(web, memory):
         closed = gone.address
     for url, reason in (
         ("memory://none.png", "there is no such file"),
-        ("memory://photos/notes.txt", "not a picture in a format"),
+        ("memory://photos/notes.txt", "not an image in a format"),
         (f"{web.address}/none.png", "there is no such file"),
         (f"{web.address}/private.png", "no permission"),
         (f"{web.address}/broken.png", "the server answers 500"),
@@ -416,7 +416,7 @@ def test_what_goes_wrong_is_said(web, memory):
         ("@memory://none.txt", "there is no such file"),
     ):
         with pytest.raises(ImageError, match=reason) as caught:
-            open_picture(listing([url])[0].path)
+            open_image(listing([url])[0].path)
         assert url.removeprefix("@") in str(caught.value)
         assert "\n" not in str(caught.value)
 

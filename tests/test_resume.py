@@ -94,12 +94,12 @@ def kill_again_and_again(photos, tmp_path, times):
         before = time.monotonic()
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
         if starting is None:
-            # How long it takes to come to the first picture.
+            # How long it takes to come to the first image.
             while not kept(out) and process.poll() is None:
                 time.sleep(0.002)
             starting = time.monotonic() - before
         else:
-            # The first picture may be a while off; and later ones until the end.
+            # The first image may be a while off; and later ones until the end.
             time.sleep(chance.uniform(0.8, 1.3) * starting)
         process.send_signal(signal.SIGKILL)
         code = process.wait()
@@ -162,12 +162,12 @@ def test_killed_during_assembly(photos, step):
     assert sorted(path.name for path in Path().iterdir()) == ["calls", "f.h5", "others", "photos", "whole.h5"]
 
 
-def test_a_killed_command_goes_on(tmp_path, monkeypatch, make_picture, capsys):
+def test_a_killed_command_goes_on(tmp_path, monkeypatch, make_image, capsys):
     """With the real network: the arrays are those of an uninterrupted run, bit for bit."""
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for seed in range(12):
-        Image.fromarray(make_picture(48, 64, seed)).save(f"photos/{seed:02}.png")
+        Image.fromarray(make_image(48, 64, seed)).save(f"photos/{seed:02}.png")
     script = killed_after(3) + "import sys; from d2np.cli import main; main(sys.argv[1:])"
     command = ["extract", "photos", "--weights", "analytic", "-o"]
     process = subprocess.run([sys.executable, "-c", script, *command, "f.h5"], env=ENVIRONMENT)
@@ -184,7 +184,7 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, make_picture, capsys):
 # --- what has changed -------------------------------------------------------------------------------------
 
 
-def test_changed_pictures_are_done_again(photos):
+def test_changed_images_are_done_again(photos):
     run(photos, "f.h5", "calls")
     change(photos / "03.png", b"y" * 7)
     (photos / "20.png").write_bytes(b"z" * 5)
@@ -206,7 +206,7 @@ def test_a_file_does_not_grow_by_what_it_replaces(photos):
     assert Path("f.h5").stat().st_size < size + 60_000
 
 
-def test_pictures_that_change_while_the_job_is_stopped_are_done_again(photos):
+def test_images_that_change_while_the_job_is_stopped_are_done_again(photos):
     with pytest.raises(KeyboardInterrupt):
         run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 6)
     change(photos / "03.png", b"y" * 7)
@@ -215,7 +215,7 @@ def test_pictures_that_change_while_the_job_is_stopped_are_done_again(photos):
     assert len(hloc.read("f.h5", "03.png")) == 7
 
 
-def test_a_picture_that_changes_while_it_is_read_is_done_again(photos, monkeypatch):
+def test_a_image_that_changes_while_it_is_read_is_done_again(photos, monkeypatch):
     original = HlocOutput.put
 
     def put(self, entry, *rest):
@@ -246,7 +246,7 @@ def test_checksums(photos):
     assert run(photos, "f.h5", "later", checksum=True).skipped == 12
 
 
-def test_pictures_that_are_gone_keep_their_features(photos):
+def test_images_that_are_gone_keep_their_features(photos):
     run(photos, "f.h5", "calls")
     Path("list.txt").write_text("photos/00.png\nphotos/01.png\n")
     (photos / "00.png").unlink()
@@ -415,7 +415,7 @@ def test_damage_that_is_found_at_the_end_is_done_again(photos):
         run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 6)
     (shard,) = Path("f.h5.parts").glob("*.shard")
     data = bytearray(shard.read_bytes())
-    # In the middle of the third picture's arrays.
+    # In the middle of the third image's arrays.
     data[len(data) // 3] ^= 8
     shard.write_bytes(bytes(data))
     report = run(photos, "f.h5", "later")
@@ -425,7 +425,7 @@ def test_damage_that_is_found_at_the_end_is_done_again(photos):
     assert content("f.h5") == content("whole.h5")
 
 
-def test_damage_in_a_header_costs_one_picture(photos):
+def test_damage_in_a_header_costs_one_image(photos):
     with pytest.raises(KeyboardInterrupt):
         run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 6)
     (shard,) = Path("f.h5.parts").glob("*.shard")
@@ -638,7 +638,7 @@ def test_a_real_target_that_cannot_be_written(photos):
 
 
 def told(listed):
-    """Names and reasons; the third column is what each picture was like."""
+    """Names and reasons; the third column is what each image was like."""
     rows = [line.rsplit("\t", 1) for line in Path(listed).read_text().splitlines()]
     assert all(json.loads(state) for _, state in rows)
     return [row for row, _ in rows]
@@ -650,7 +650,7 @@ def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     report = run(photos, "f.h5", "calls")
     assert (report.done, len(report.failed), report.failed_before) == (12, 2, 0)
     listed = Path("f.h5.failed.txt")
-    assert told(listed) == ["bad.png\tnot a picture", "worse\\\\t.png\tnot a picture"]
+    assert told(listed) == ["bad.png\tnot an image", "worse\\\\t.png\tnot an image"]
     again = run(photos, "f.h5", "later")
     assert (again.done, again.skipped, again.failed_before) == (0, 12, 2)
     assert again.failed == report.failed
@@ -658,7 +658,7 @@ def test_failures_are_listed_and_not_tried_again_as_they_are(photos):
     change(photos / "bad.png", b"good now")
     again = run(photos, "f.h5", "later")
     assert (again.done, len(again.failed), again.failed_before) == (1, 1, 1)
-    assert told(listed) == ["worse\\\\t.png\tnot a picture"]
+    assert told(listed) == ["worse\\\\t.png\tnot an image"]
     again = run(photos, "f.h5", "later", retry_failed=True)
     assert (len(again.failed), again.failed_before) == (1, 0)
     (photos / "worse\\t.png").unlink()
@@ -670,13 +670,13 @@ def test_failures_are_listed_at_once(photos):
     (photos / "00.png").write_bytes(b"bad")
     with pytest.raises(KeyboardInterrupt):
         run(photos, "f.h5", "calls", stop=lambda: len(calls()) == 2)
-    assert told("f.h5.failed.txt") == ["00.png\tnot a picture"]
+    assert told("f.h5.failed.txt") == ["00.png\tnot an image"]
     report = run(photos, "f.h5", "calls")
     assert (report.done, report.skipped, report.failed_before) == (9, 2, 1)
 
 
 def test_permissions_that_are_given_later(photos):
-    """The picture's content is as it was, but it can be read now."""
+    """The image's content is as it was, but it can be read now."""
     (photos / "bad.png").write_bytes(b"bad")
     run(photos, "f.h5", "calls")
     before = os.stat(photos / "bad.png").st_ctime_ns
@@ -700,13 +700,13 @@ def test_no_clock_decides_what_has_failed_before(photos):
     assert run(photos, "f.h5", "calls").done == 1
 
 
-def test_a_picture_that_is_completed_after_it_was_read_is_tried_again(photos, monkeypatch):
+def test_a_image_that_is_completed_after_it_was_read_is_tried_again(photos, monkeypatch):
     """The list tells what an image was like when its turn came."""
-    picture = photos / "00.png"
-    picture.write_bytes(b"bad")
+    image = photos / "00.png"
+    image.write_bytes(b"bad")
 
     def copied_meanwhile(entry, reason):
-        picture.write_bytes(b"good now")
+        image.write_bytes(b"good now")
         return f"{entry.path}: {reason}"
 
     monkeypatch.setattr(extraction, "_reason", copied_meanwhile)
@@ -726,7 +726,7 @@ def test_reasons_stay_as_they_are(photos):
 
 def test_failures_of_lists_by_older_versions_are_tried_again(photos):
     (photos / "bad.png").write_bytes(b"bad")
-    Path("f.h5.failed.txt").write_text("bad.png\tnot a picture\n")
+    Path("f.h5.failed.txt").write_text("bad.png\tnot an image\n")
     report = run(photos, "f.h5", "calls")
     assert (len(report.failed), report.failed_before) == (1, 0)
 
@@ -736,7 +736,7 @@ def test_failures_of_other_formats(photos):
     listings = listing([photos])
 
     def failing(path, **_):
-        raise d2np.ImageError(f"{path}: not a picture")
+        raise d2np.ImageError(f"{path}: not an image")
 
     for output, listed in ((NpzOutput(), None), (NpzOutput(Path("out")), Path("out.failed.txt"))):
         report = extract(failing, listings, output, Settings())
@@ -744,7 +744,7 @@ def test_failures_of_other_formats(photos):
         again = extract(failing, listings, output, Settings())
         assert again.failed == report.failed
         assert again.failed_before == (13 if listed else 0)
-        assert listed is None or told(listed)[0] == "00.png\tnot a picture"
+        assert listed is None or told(listed)[0] == "00.png\tnot an image"
 
 
 def test_nothing_is_held_in_memory_of_what_is_stored(photos):

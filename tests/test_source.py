@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import d2np
-from d2np import image as pictures
+from d2np import image as images
 from d2np.source import open_source
 
 HEIGHT, WIDTH = 150, 70
@@ -27,7 +27,7 @@ WHOLE = {"max_edge": None, "max_sum_edges": None, **MOST}
 
 @pytest.fixture(scope="module", autouse=True)
 def limit():
-    """All pictures here are above Pillow's limit, so that TIFF files are read by rows."""
+    """All images here are above Pillow's limit, so that TIFF files are read by rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 2 - 1)
         yield
@@ -79,9 +79,9 @@ def tiff(path, array, **options):
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory, rgb, deep):
-    """Pictures of every kind, and what open_picture should find in them."""
+    """Images of every kind, and what open_image should find in them."""
     folder = tmp_path_factory.mktemp("kinds")
-    file = h5py.File(folder / "pictures.h5", "w")
+    file = h5py.File(folder / "images.h5", "w")
     alpha = np.dstack([deep, deep[:, :, :1]])
     Image.fromarray(rgb).save(folder / "rgb.png")
     found = {
@@ -119,10 +119,10 @@ NAMES = [
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(cuts=st.lists(st.tuples(st.integers(0, HEIGHT), st.integers(0, HEIGHT)).map(sorted), max_size=6))
 def test_rows_are_those_of_the_whole(kinds, name, cuts):
-    picture, expected = kinds[name]
-    whole = pictures.open_picture(picture, **MOST)
+    img, expected = kinds[name]
+    whole = images.open_image(img, **MOST)
     np.testing.assert_array_equal(whole, expected)
-    with open_source(picture, **WHOLE) as source:
+    with open_source(img, **WHOLE) as source:
         assert source.given == source.shape == (HEIGHT, WIDTH)
         for first, last in [*cuts, (0, HEIGHT)]:
             found = source.read(first, last)
@@ -131,10 +131,10 @@ def test_rows_are_those_of_the_whole(kinds, name, cuts):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shrunk_pictures(kinds, name):
-    picture, _ = kinds[name]
-    expected = pictures.shrink(pictures.open_picture(picture, **MOST), max_edge=100, max_sum_edges=120)
-    with open_source(picture, max_edge=100, max_sum_edges=120, **MOST) as source:
+def test_shrunk_images(kinds, name):
+    img, _ = kinds[name]
+    expected = images.shrink(images.open_image(img, **MOST), max_edge=100, max_sum_edges=120)
+    with open_source(img, max_edge=100, max_sum_edges=120, **MOST) as source:
         assert source.given == (HEIGHT, WIDTH)
         assert source.shape == expected.shape[:2]
         np.testing.assert_array_equal(source.read(5, 40), expected[5:40])
@@ -171,7 +171,7 @@ def test_chunks_are_read_whole_and_remembered(rgb):
 
 def test_floats_are_looked_through_until_one_tells_their_range(rgb):
     bright = rgb.astype(np.float32)
-    bright[:70] = 0.5  # a dark margin is no picture in 0..1
+    bright[:70] = 0.5  # a dark margin is no image in 0..1
     recorder = Recorder(bright)
     with open_source(recorder, **WHOLE) as source:
         np.testing.assert_array_equal(source.read(0, HEIGHT), bright)
@@ -222,15 +222,15 @@ def test_a_closed_hdf5_file(tmp_path, rgb):
 def test_inverted_grey_and_left_out_tiles(tmp_path, deep):
     path = tiff(tmp_path / "w.tif", deep[:, :, 0], photometric="miniswhite", compression="zstd")
     expected = (65535 - deep[:, :, [0, 0, 0]]) / np.float32(257)
-    with pictures.TiffRows(path) as rows:
-        np.testing.assert_array_equal(pictures.as_rgb(rows[0:HEIGHT]), expected)
+    with images.TiffRows(path) as rows:
+        np.testing.assert_array_equal(images.as_rgb(rows[0:HEIGHT]), expected)
 
 
 def test_jpeg_tiles(tmp_path):
     rgb = np.zeros((96, 80, 3), np.uint8)
     rgb[:, 40:, 0] = 200
     path = tiff(tmp_path / "j.tif", rgb, compression="jpeg", tile=(32, 32))
-    with pictures.TiffRows(path) as rows:
+    with images.TiffRows(path) as rows:
         np.testing.assert_allclose(rows[32:96], rgb[32:], atol=40)
         assert abs(rows[0:32].astype(int) - rgb[:32]).mean() < 2
 
@@ -247,7 +247,7 @@ def test_a_damaged_tile_is_found_when_it_is_read(tmp_path, deep):
         with pytest.raises(d2np.ImageError, match=r"d.tif is damaged.* at row 64"):
             source.read(60, 70)
     with pytest.raises(d2np.ImageError, match=r"d.tif is damaged"):
-        pictures.open_picture(path, **MOST)
+        images.open_image(path, **MOST)
 
 
 @pytest.mark.parametrize("name", ["plain", "strips", "zlib tiles"])
@@ -258,7 +258,7 @@ def test_cut_files(tmp_path, deep, name):
     for share in (0.01, 0.5, 0.99):
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(d2np.ImageError, match=r"cut.tif"):
-            pictures.open_picture(path, **MOST)
+            images.open_image(path, **MOST)
 
 
 def test_kinds_of_tiff_that_are_refused(tmp_path, rgb):
@@ -337,7 +337,7 @@ def test_every_kind_of_tiff_by_rows_and_whole(monkeypatch, byteorder, dtype, bit
         if kind[0] == "miniswhite":
             expected = 255 - expected
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
-        whole = pictures.open_picture(content)
+        whole = images.open_image(content)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
         with open_source(content, **WHOLE) as source:
             height = source.given[0]
@@ -370,10 +370,10 @@ def test_orientation_of_every_type_of_file(tmp_path, rgb, monkeypatch, name, ori
         image.save(path, exif=exif)
     upright = Image.fromarray(grey)
     upright.getexif()[274] = orientation
-    turned = pictures.open_picture(upright, orient=True)
-    for orient, expected in ((False, pictures.open_picture(grey)), (True, turned)):
+    turned = images.open_image(upright, orient=True)
+    for orient, expected in ((False, images.open_image(grey)), (True, turned)):
         for image in (path, path.read_bytes()):
-            np.testing.assert_allclose(pictures.open_picture(image, orient=orient), expected, atol=60)
+            np.testing.assert_allclose(images.open_image(image, orient=orient), expected, atol=60)
             with open_source(image, orient=orient, **WHOLE) as source:
                 assert source.given == expected.shape[:2]
                 found = source.read(0, source.given[0])
@@ -415,7 +415,7 @@ def test_a_larger_image_inside_is_not_decoded(tmp_path, code, codec):
     try:
         # Of what has no size in it, the beginning may be taken.
         with suppress(d2np.ImageError):
-            assert not pictures.open_picture(path).any()
+            assert not images.open_image(path).any()
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -432,10 +432,10 @@ def test_the_size_of_the_image_inside_is_told(tmp_path):
     for content in (large, disguised):
         path = changed(tmp_path / "small.tif", 34712, content)
         with pytest.raises(d2np.ImageError, match=r"image of 200 x 300 px where 64 x 64 px belong"):
-            pictures.open_picture(path)
+            images.open_image(path)
     path = changed(tmp_path / "odd.tif", 34661, b"anything")
     with pytest.raises(d2np.ImageError, match=r"compressed in a way that is not read \(JBIG\)"):
-        pictures.open_picture(path)
+        images.open_image(path)
 
 
 def with_tiles(path, kind, edge):
@@ -463,10 +463,10 @@ def test_strips_and_tiles_far_larger_than_the_image_are_not_decoded(tmp_path):
         with_tiles(tmp_path / "floats.tif", np.float32, 4096),
     ):
         with pytest.raises(d2np.ImageError, match="strips or tiles that are far larger than the image"):
-            pictures.open_picture(path)
+            images.open_image(path)
     # There is room for tiles that are larger than the image for other reasons.
     path = with_tiles(tmp_path / "small.tif", np.float32, 2048)
-    assert pictures.open_picture(path).shape == (64, 64, 3)
+    assert images.open_image(path).shape == (64, 64, 3)
 
 
 # The limit
@@ -497,7 +497,7 @@ def test_large_tiffs_are_read_by_rows(tmp_path, rgb):
     with open_source(path, **WHOLE) as source:
         np.testing.assert_array_equal(source.read(17, 50), rgb[17:50])
         assert len(source._pieces) == 3
-    np.testing.assert_array_equal(pictures.open_picture(path, max_pixels=10**6), rgb)
+    np.testing.assert_array_equal(images.open_image(path, max_pixels=10**6), rgb)
     turned = tiff(tmp_path / "turned.tif", rgb, extratags=[(274, "H", 1, 6, True)])
     with pytest.raises(d2np.ImageError, match="too large to be turned"):
         open_source(turned, max_pixels=10**6, orient=True)
@@ -511,7 +511,7 @@ def test_senseless_limits(tmp_path, rgb, value):
 
 
 def test_readers_side_by_side(kinds):
-    picture, expected = kinds["zlib tiles"]
+    img, expected = kinds["zlib tiles"]
     wrong = []
 
     def read(source, start):
@@ -519,7 +519,7 @@ def test_readers_side_by_side(kinds):
             if not (source.read(first, first + 5) == expected[first : first + 5]).all():
                 wrong.append(first)
 
-    with open_source(picture, **WHOLE) as source:
+    with open_source(img, **WHOLE) as source:
         readers = [threading.Thread(target=read, args=(source, start)) for start in (0, 20, 60)]
         for reader in readers:
             reader.start()

@@ -1,4 +1,4 @@
-"""Pictures of any height, read from a file that is mapped and never held."""
+"""Images of any height, read from a file that is mapped and never held."""
 
 import tracemalloc
 
@@ -14,13 +14,13 @@ UNBOUNDED = {"max_edge": None, "max_sum_edges": None}
 
 @pytest.fixture(autouse=True)
 def few_tiles(monkeypatch):
-    """Layers wait for as few rows as in wide pictures: for narrow ones these pictures are not high."""
+    """Layers wait for as few rows as in wide images: for narrow ones these images are not high."""
     monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 240)
 
 
 @pytest.fixture
 def tall(tmp_path):
-    """Makes a mapped picture of noise that is so high."""
+    """Makes a mapped image of noise that is so high."""
 
     def make(height):
         path = tmp_path / f"{height}.raw"
@@ -35,10 +35,10 @@ def tall(tmp_path):
 def test_memory_does_not_grow_with_the_height(net, tall, scales, low):
     peaks, counts = [], []
     for height in (32, low, 2 * low):  # the first loads the kernels
-        picture = tall(height)
+        image = tall(height)
         net._idle.clear()
         tracemalloc.start()
-        counts.append(sum(map(len, net.stream(picture, scales=scales, threads=1, **UNBOUNDED))))
+        counts.append(sum(map(len, net.stream(image, scales=scales, threads=1, **UNBOUNDED))))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert counts[2] > 1.8 * counts[1] > 0
@@ -46,9 +46,9 @@ def test_memory_does_not_grow_with_the_height(net, tall, scales, low):
 
 
 def test_the_features_are_those_of_the_array(net, tall):
-    picture = tall(600)
-    pieces = list(net.stream(picture, **UNBOUNDED))
-    whole = net(np.array(picture), **UNBOUNDED)
+    image = tall(600)
+    pieces = list(net.stream(image, **UNBOUNDED))
+    whole = net(np.array(image), **UNBOUNDED)
     assert len(pieces) > 1
     np.testing.assert_array_equal(np.concatenate([piece.keypoints for piece in pieces]), whole.keypoints)
     np.testing.assert_array_equal(np.concatenate([piece.descriptors for piece in pieces]), whole.descriptors)

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evaluation import MEDIUM, pictures, warp
+from evaluation import MEDIUM, images, warp
 from loopback import File, serving
 from PIL import Image
 from skimage import data
@@ -239,7 +239,7 @@ def test_match_verifies_and_leaves_none_out():
 
 def test_a_real_pair():
     """The bricks repeat themselves: most matches are wrong, and those that agree are right."""
-    brick = pictures()["brick"]
+    brick = images()["brick"]
     view, truth = warp(brick, MEDIUM, 1003)
     net = net_of_analytic()
     a, b = net(brick), net(view)
@@ -306,9 +306,9 @@ def test_opencv_is_not_imported_before_it_is_needed():
 def two(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(d2np.Net, "load", staticmethod(lambda _: net_of_analytic()))
-    brick = pictures()["brick"][:300, :300]
-    for name, picture in (("a.png", brick), ("b.png", warp(brick, 0.05, 1003)[0])):
-        Image.fromarray(picture).save(name)
+    brick = images()["brick"][:300, :300]
+    for name, image in (("a.png", brick), ("b.png", warp(brick, 0.05, 1003)[0])):
+        Image.fromarray(image).save(name)
     Image.fromarray(data.page()[:180, :180]).save("page.png")
 
 

@@ -20,15 +20,15 @@ warm_up()
 before = compiled()
 net = d2np.Net.load("analytic")
 random = np.random.default_rng(0)
-picture = random.integers(0, 256, (61, 83, 3)).astype(np.uint8)
-features = net(picture, scales=(0.5, 1, 2), threads=2)
-net(picture[:, :, 0].astype(float), detector="strength", max_keypoints=3, relu=False, preprocessing="torch")
-net.dense(picture)
-net.strength(picture, max_edge=40)
-net.describe(picture, features.keypoints)
+image = random.integers(0, 256, (61, 83, 3)).astype(np.uint8)
+features = net(image, scales=(0.5, 1, 2), threads=2)
+net(image[:, :, 0].astype(float), detector="strength", max_keypoints=3, relu=False, preprocessing="torch")
+net.dense(image)
+net.strength(image, max_edge=40)
+net.describe(image, features.keypoints)
 d2np.match(features, features, ratio=0.9)
 d2np.nearest_pairs(features, features, 4)
-d2np.Net(net.arrays, algorithm="direct")(picture)
+d2np.Net(net.arrays, algorithm="direct")(image)
 after = compiled()
 assert len(before) > 15, before
 assert before == after, (before, after)
@@ -44,8 +44,8 @@ import hashlib
 import numpy as np
 import d2np
 
-picture = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
-features = d2np.Net.load("analytic")(picture, threads=1)
+image = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+features = d2np.Net.load("analytic")(image, threads=1)
 print(len(features), hashlib.sha256(features.descriptors.tobytes()).hexdigest())
 """
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from time import perf_counter
 
+from .images import check_place, check_there
 from .parser import Commands, add_overwrite, add_threads
-from .pictures import check_place, check_there
 from .report import count, note, say, seconds
 
 _EPILOG = """\

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..errors import Error, OptionError
 from ..options import Preprocessing, names
+from .images import check_place
 from .parser import Commands, add_overwrite
-from .pictures import check_place
 from .report import say
 
 _EPILOG = """\

@@ -6,9 +6,9 @@ import argparse
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from .images import check_output, save
 from .network import tell_of_compiling
 from .parser import Commands, add_threads
-from .pictures import check_output, save
 from .report import count, say, seconds
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _of(picture: Image.Image, features: Features) -> str:
-    return f"{len(features)} in {picture.width} x {picture.height} px"
+def _of(image: Image.Image, features: Features) -> str:
+    return f"{len(features)} in {image.width} x {image.height} px"
 
 
 def _time(result: Result) -> str:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, OptionError
 from . import network
-from .parser import Commands, add_extraction, add_matching, add_min_score, positive_number, settings
-from .pictures import (
+from .images import (
     above_score,
     check_output,
     is_page,
@@ -23,6 +22,7 @@ from .pictures import (
     say_written,
     shown,
 )
+from .parser import Commands, add_extraction, add_matching, add_min_score, positive_number, settings
 from .report import count, say, seconds
 
 if TYPE_CHECKING:

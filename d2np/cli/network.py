@@ -11,7 +11,7 @@ from .report import note
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..image import Picture
+    from ..image import ImageLike
     from ..net import Net
 
 
@@ -49,7 +49,7 @@ def load(given: str | None, threads: int | None = None) -> Net:
     return net
 
 
-def features(net: Net, image: Picture, threads: int | None = None, **options: Any) -> Features:
+def features(net: Net, image: ImageLike, threads: int | None = None, **options: Any) -> Features:
     """Return the features of an image. Of one that takes more than a second, progress is shown.
 
     Parameters

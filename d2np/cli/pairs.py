@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from . import network, progress, workers
+from .images import check_place, check_there
 from .interrupt import finishing
 from .parser import Commands, add_matching, add_overwrite, add_quiet, add_threads
-from .pictures import check_place, check_there
 from .report import complain, count, file_size, say, seconds
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from . import network
+from .images import named, opened
 from .parser import Commands, add_extraction, settings
-from .pictures import named, opened
 from .report import say
 
 _EPILOG = """\

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from . import network
+from .images import above_score, check_output, is_page, named, opened, save, save_page, say_written, shown
 from .parser import Commands, add_extraction, add_min_score, settings
-from .pictures import above_score, check_output, is_page, named, opened, save, save_page, say_written, shown
 from .report import count, say
 
 if TYPE_CHECKING:
@@ -113,16 +113,14 @@ def _page(net: Net, image: str | RemoteFile, features: Features, options: argpar
 
 def _heatmap(net: Net, image: str | RemoteFile, options: argparse.Namespace, caption: str) -> int:
     from .. import draw
-    from ..image import network_size, open_picture
+    from ..image import network_size, open_image
 
-    picture = open_picture(
-        image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels
-    )
+    pixels = open_image(image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
     limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
-    strength = net.strength(picture, preprocessing=options.preprocessing, threads=options.threads, **limits)
-    height, width = picture.shape[:2]
+    strength = net.strength(pixels, preprocessing=options.preprocessing, threads=options.threads, **limits)
+    height, width = pixels.shape[:2]
     drawing = draw.heatmap(
-        picture,
+        pixels,
         strength,
         strongest=min(options.max_keypoints or 0, strength.size),
         network_size=network_size(width, height, **limits),

@@ -1,4 +1,4 @@
-"""Many pictures: which ones they are, their extraction into files, and the matching of pairs of them."""
+"""Many images: which ones they are, their extraction into files, and the matching of pairs of them."""
 
 from .extraction import Progress, Report, Settings, extract
 from .hdf import HlocOutput, MatchOutput

@@ -1,4 +1,4 @@
-"""Extraction from many pictures."""
+"""Extraction from many images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What the features of a picture depend on beside the weights: options of :class:`d2np.Net`'s call."""
+    """What the features of an image depend on beside the weights: options of :class:`d2np.Net`'s call."""
 
     detector: Detector = "d2"
     scales: tuple[float, ...] = (1.0,)
@@ -64,18 +64,18 @@ class Settings:
 
 @dataclass
 class Report:
-    """What became of the pictures.
+    """What became of the images.
 
     Attributes
     ----------
     done : int
-        Pictures extracted now.
+        Images extracted now.
     skipped : int
-        Pictures whose features were there already.
+        Images whose features were there already.
     keypoints : int
         Of all that were extracted now.
     failed : list of (Entry, str)
-        Pictures that could not be done, and why; their names are in the reasons.
+        Images that could not be done, and why; their names are in the reasons.
     failed_before : int
         The first so many of them failed before and are unchanged: they were not tried again.
     """
@@ -91,7 +91,7 @@ class Progress(Protocol):
     """What shows how far the job is: the part of :class:`tqdm.tqdm` that is used."""
 
     def update(self, n: int = 1) -> object:
-        """So many more pictures are done."""
+        """So many more images are done."""
 
 
 def extract(
@@ -108,9 +108,9 @@ def extract(
     client: Client | None = None,
     shards: str | os.PathLike[str] | None = None,
 ) -> Report:
-    """Extract features from pictures into an output, leaving out those that it holds already.
+    """Extract features from images into an output, leaving out those that it holds already.
 
-    A picture that cannot be read is reported and the others are done. What is done is safe at once, whatever
+    An image that cannot be read is reported and the others are done. What is done is safe at once, whatever
     ends the job. The output is finished at the end, and closed whatever happens.
 
     Parameters
@@ -120,16 +120,16 @@ def extract(
     output : Output
     settings : Settings
     workers, threads : int, optional
-        Pictures side by side, and threads in all; see :func:`features_of`. Nothing depends on them.
+        Images side by side, and threads in all; see :func:`features_of`. Nothing depends on them.
     retry_failed : bool
-        Try pictures again that failed before and have not changed since. By default they are reported only.
+        Try images again that failed before and have not changed since. By default they are reported only.
     progress : Progress, optional
-        Updated after each picture that was not skipped.
+        Updated after each image that was not skipped.
     stop : callable, optional
-        Asked after each picture; once it says True, the pictures under way are finished, and the job ends as
+        Asked after each image; once it says True, the images under way are finished, and the job ends as
         if interrupted.
     client : distributed.Client, optional
-        Has the workers of this Dask cluster do the work. They must see the pictures under the same paths or
+        Has the workers of this Dask cluster do the work. They must see the images under the same paths or
         URLs. For an :class:`~d2np.dataset.HlocOutput` only.
     shards : path or URL, optional
         Where the workers leave what they have done: a folder that they and this process see, or a URL that
@@ -253,7 +253,7 @@ def _done_here(
     ended: threading.Event,
     entries: Sequence[Entry],
 ) -> Generator[tuple[Entry, int | str]]:
-    """The pictures, each with the number of its keypoints, which are stored, or the reason why it failed."""
+    """The images, each with the number of its keypoints, which are stored, or the reason why it failed."""
 
     def store(entry: Entry, found: Features | Pieces, uncertainty: float) -> int:
         if isinstance(found, Features):
@@ -282,13 +282,13 @@ def outcomes(
         Or that of :func:`features_or_pieces_of`.
     settings : Settings
     use : callable
-        Is given each picture's features, or their pieces, with their uncertainty.
+        Is given each image's features, or their pieces, with their uncertainty.
 
     Yields
     ------
     Entry
     object or str
-        What ``use`` has returned; or the reason why this picture has failed, there or before.
+        What ``use`` has returned; or the reason why this image has failed, there or before.
     """
     with closing(results):
         for entry, found in results:
@@ -312,6 +312,6 @@ def _reason(entry: Entry, text: str) -> str:
 
 
 def _uncertainty(size: tuple[int, int], settings: Settings) -> float:
-    """Pixels of the picture for one pixel that the network saw: what hloc records, the mean of both axes."""
+    """Pixels of the image for one pixel that the network saw: what hloc records, the mean of both axes."""
     seen = network_size(*size, max_edge=settings.max_edge, max_sum_edges=settings.max_sum_edges)
     return (size[0] / seen[0] + size[1] / seen[1]) / 2

@@ -1,4 +1,4 @@
-"""HDF5 files that a job fills: features of many pictures, matches of many pairs."""
+"""HDF5 files that a job fills: features of many images, matches of many pairs."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ class HlocOutput(HdfOutput):
     half : bool
         Store float16.
     checksum : bool
-        Tell whether a picture has changed by the SHA-256 of its content, where that is recorded, rather than
+        Tell whether an image has changed by the SHA-256 of its content, where that is recorded, rather than
         by its size and the time of its last change. It is recorded from then on.
     restart : bool
         Begin anew.
@@ -338,7 +338,7 @@ class HlocOutput(HdfOutput):
             if name in self._folders or self._refusal(name):
                 self.parts.forget(name)
         self._folders.update(folder for name in self.parts for folder in folders_of(name))
-        # Of the pictures before they are opened: one that changes afterwards is then done again.
+        # Of the images before they are opened: one that changes afterwards is then done again.
         self._stamps: dict[str, str | None] = {}
 
     def holds(self, entry: Entry) -> bool:
@@ -360,7 +360,7 @@ class HlocOutput(HdfOutput):
         self.store_pieces(piece_records(entry, pieces, uncertainty, self.stamp(entry), half=self.half))
 
     def stamp(self, entry: Entry) -> str | None:
-        """What the picture was like when it was first asked for, with its checksum if that is wanted."""
+        """What the image was like when it was first asked for, with its checksum if that is wanted."""
         stamp = self._seen_as(entry)
         if self._checksum and not has_checksum(stamp):
             stamp = self._stamps[entry.name] = with_checksum(stamp, entry)
@@ -388,12 +388,12 @@ class HlocOutput(HdfOutput):
 def feature_record(
     entry: Entry, features: Features, uncertainty: float, stamp: str | None, *, half: bool = False
 ) -> Record:
-    """What is kept of a picture.
+    """What is kept of an image.
 
     Raises
     ------
     ImageError
-        If HDF5 has no place for a picture of this name.
+        If HDF5 has no place for an image of this name.
     """
     hloc.check_name(entry.name)
     values = {STAMP: stamp, _KEYPOINTS: len(features), _ATTRIBUTES: hloc.attributes_of(uncertainty)}
@@ -403,12 +403,12 @@ def feature_record(
 def piece_records(
     entry: Entry, pieces: Pieces, uncertainty: float, stamp: str | None, *, half: bool = False
 ) -> Iterator[Record]:
-    """What is kept of a picture whose features come in pieces: a record for each, and one that ends them.
+    """What is kept of an image whose features come in pieces: a record for each, and one that ends them.
 
     Raises
     ------
     ImageError
-        If HDF5 has no place for a picture of this name.
+        If HDF5 has no place for an image of this name.
     """
     whole = feature_record(entry, Gathering(pieces.image_size).features(), uncertainty, stamp, half=half)
     number = count = 0
@@ -430,7 +430,7 @@ class MatchOutput(HdfOutput):
     settings : mapping
         What the matches depend on.
     features : path, optional
-        The feature file: pairs of which a picture has other features now are held no longer.
+        The feature file: pairs of which an image has other features now are held no longer.
     restart : bool
         Begin anew.
 
@@ -453,7 +453,7 @@ class MatchOutput(HdfOutput):
             with hloc.opened(features) as file:
                 for name in hloc.names(file):
                     self._stamps[name] = hloc.stamp_of(file, name) or ""
-        # Matching two pictures may take less time than the disk does to write: a second's work is no loss.
+        # Matching two images may take less time than the disk does to write: a second's work is no loss.
         super().__init__(
             path,
             settings,
@@ -465,7 +465,7 @@ class MatchOutput(HdfOutput):
         )
 
     def holds(self, a: str, b: str) -> bool:
-        """Whether the matches of these two pictures are there already, in either order."""
+        """Whether the matches of these two images are there already, in either order."""
         first, second = self.in_its_order(a, b)
         name = hloc_matches.pair_name(first, second)
         return self.has(name) and is_same(self.made_from(name), self.stamp(first, second))
@@ -476,11 +476,11 @@ class MatchOutput(HdfOutput):
         return (b, a) if turned else (a, b)
 
     def put(self, a: str, b: str, matches: Matches, counts: tuple[int, int]) -> None:
-        """Store the matches of two pictures with so many keypoints."""
+        """Store the matches of two images with so many keypoints."""
         self.store(match_record(a, b, matches, counts, self.stamp(a, b)))
 
     def stamp(self, a: str, b: str) -> str | None:
-        """What tells whether the features of two pictures are still the same."""
+        """What tells whether the features of two images are still the same."""
         if a not in self._stamps or b not in self._stamps:
             return None
         both = "\n".join((self._stamps[a], self._stamps[b]))
@@ -488,7 +488,7 @@ class MatchOutput(HdfOutput):
 
 
 def match_record(a: str, b: str, matches: Matches, counts: tuple[int, int], stamp: str | None) -> Record:
-    """What is kept of two pictures with so many keypoints."""
+    """What is kept of two images with so many keypoints."""
     values = {STAMP: stamp, "matches": len(matches)}
     return Record(hloc_matches.pair_name(a, b), values, hloc_matches.arrays_of(a, b, matches, counts))
 

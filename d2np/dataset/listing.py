@@ -1,4 +1,4 @@
-"""Pictures, folders, patterns and lists as a user gives them: which pictures are meant, and their names."""
+"""Images, folders, patterns and lists as a user gives them: which images are meant, and their names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
     *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-"""What is taken for a picture in a folder. A file that is named itself may have any extension."""
+"""What is taken for an image in a folder. A file that is named itself may have any extension."""
 
 _NOT_READ = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "heif-convert or pillow-heif"),
@@ -37,13 +37,13 @@ _NOT_READ = {
 }
 """Images that are left out in a folder, and what makes others of them."""
 
-_NO_PICTURES = f"holds no images ({', '.join(EXTENSIONS)})"
+_NO_IMAGES = f"holds no images ({', '.join(EXTENSIONS)})"
 _LONGEST_LIST = 1 << 27
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture to work on.
+    """An image to work on.
 
     Attributes
     ----------
@@ -63,12 +63,12 @@ def listing(
     beside: bool = False,
     tell: Callable[[str], object] = lambda _: None,
 ) -> list[Entry]:
-    """All pictures that are meant, each once, in the order given; those of a folder in alphabetical order.
+    """All images that are meant, each once, in the order given; those of a folder in alphabetical order.
 
     Parameters
     ----------
     sources : list of str or path
-        * a folder: all pictures in it and below it, named by their path inside it; hidden ones are left out,
+        * a folder: all images in it and below it, named by their path inside it; hidden ones are left out,
           and a folder that links lead to counts once
         * ``@list.txt``: a path a line, relative to the list's folder or else to the working folder, which is
           also the image's name (of absolute paths only the file's name); blank lines and lines that start
@@ -91,7 +91,7 @@ def listing(
     ImageError
         If a list cannot be read, a folder is missing, or a folder, pattern or list has no images.
     OptionError
-        If two different pictures would have the same name.
+        If two different images would have the same name.
     """
     found: dict[tuple[str, str], Entry] = {}
     left_out: dict[str, str] = {}
@@ -139,7 +139,7 @@ def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
     elif os.path.isdir(source):
         folder = Path(source)
         entries = [Entry(path, _name(path, folder)) for path in _files(folder, (), left_out)]
-        what = _NO_PICTURES
+        what = _NO_IMAGES
     elif glob.has_magic(source) and not os.path.lexists(source):
         entries, what = _fitting(source, left_out), "fits no image"
     else:
@@ -153,13 +153,13 @@ def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
 
 
 def _at_url(url: str, left_out: dict[str, str]) -> tuple[list[Entry], str]:
-    """The pictures that a URL means, and what to say if there are none."""
+    """The images that a URL means, and what to say if there are none."""
     found = remote.fitting(url)
     if found is not None:
         return [Entry(file, name) for file, name in found], "fits no image"
     found = remote.below(url)
     if found is not None:
-        return [Entry(file, name) for file, name in found if _is_taken(file, name, left_out)], _NO_PICTURES
+        return [Entry(file, name) for file, name in found if _is_taken(file, name, left_out)], _NO_IMAGES
     file = RemoteFile(url)
     return [Entry(file, file.name)], ""
 
@@ -173,8 +173,8 @@ def _listed(path: str) -> Iterator[Entry]:
             continue
         if remote.is_url(line):
             local = remote.local_path(line)
-            picture = RemoteFile(line) if local is None else Path(local)
-            yield Entry(picture, picture.name)
+            image = RemoteFile(line) if local is None else Path(local)
+            yield Entry(image, image.name)
         elif remote.is_url(path):
             yield Entry(RemoteFile(remote.beside(path, line)), _plain_name(line))
         else:

@@ -1,4 +1,4 @@
-"""Where the features of many pictures go: what a job asks of such a place, and folders of files."""
+"""Where the features of many images go: what a job asks of such a place, and folders of files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Output(Protocol):
 
     @property
     def failed_list(self) -> Path | None:
-        """Where the pictures that could not be done are listed, if anywhere."""
+        """Where the images that could not be done are listed, if anywhere."""
 
     def holds(self, entry: Entry) -> bool:
-        """Whether the features of this picture, as it is now, are there already.
+        """Whether the features of this image, as it is now, are there already.
 
         Raises
         ------
@@ -43,16 +43,16 @@ class Output(Protocol):
         """Find out whether anything can be written, before the first features are computed."""
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
-        """Store the features of one picture; once this returns they are safe.
+        """Store the features of one image; once this returns they are safe.
 
         Raises
         ------
         ImageError
-            If this picture cannot be stored, though others can.
+            If this image cannot be stored, though others can.
         """
 
     def finish(self) -> bool:
-        """All pictures are done. False if some turn out to be damaged: they are held no longer."""
+        """All images are done. False if some turn out to be damaged: they are held no longer."""
 
     def close(self) -> None:
         """Let go of everything, whether finished or not."""
@@ -60,32 +60,32 @@ class Output(Protocol):
 
 @runtime_checkable
 class OutputOfPieces(Output, Protocol):
-    """An output that takes the features of a large picture as they come, so that nobody holds them all.
+    """An output that takes the features of a large image as they come, so that nobody holds them all.
 
     Others are given them as a whole.
     """
 
     def put_pieces(self, entry: Entry, pieces: Pieces, uncertainty: float) -> None:
-        """Store the features of one picture; once this returns they are safe.
+        """Store the features of one image; once this returns they are safe.
 
-        If the pieces end with an error, nothing of this picture is kept.
+        If the pieces end with an error, nothing of this image is kept.
 
         Raises
         ------
         ImageError
-            If this picture cannot be stored, though others can; or what the pieces end with.
+            If this image cannot be stored, though others can; or what the pieces end with.
         """
 
 
 class _FileOutput:
-    """One file for each picture, beside it or, under its name, in a folder.
+    """One file for each image, beside it or, under its name, in a folder.
 
     Parameters
     ----------
     folder : Path, optional
-        Where to; by default beside the pictures.
+        Where to; by default beside the images.
     restart : bool
-        Do pictures again whose files are there.
+        Do images again whose files are there.
 
     Raises
     ------
@@ -106,14 +106,14 @@ class _FileOutput:
         return None if self._folder is None else _beside(self._folder)
 
     def file_of(self, entry: Entry) -> Path:
-        """The feature file of a picture."""
+        """The feature file of an image."""
         if self._folder is not None:
             beside = inside(self._folder, entry.name)
         elif isinstance(entry.path, Path):
             beside = entry.path
         else:
             raise FormatError(
-                f"{entry.path}: nothing is written beside a picture at a URL: name a folder with -o"
+                f"{entry.path}: nothing is written beside an image at a URL: name a folder with -o"
             )
         return beside.parent / (beside.name + self._format.EXTENSION)
 
@@ -151,14 +151,14 @@ class _FileOutput:
 
 
 class NpzOutput(_FileOutput):
-    """NumPy archives, one for each picture: beside it or, under its name, in a folder.
+    """NumPy archives, one for each image: beside it or, under its name, in a folder.
 
     Parameters
     ----------
     folder : Path, optional
-        Where to; by default beside the pictures.
+        Where to; by default beside the images.
     restart : bool
-        Do pictures again whose files are there.
+        Do images again whose files are there.
 
     Raises
     ------
@@ -170,7 +170,7 @@ class NpzOutput(_FileOutput):
 
 
 class MatOutput(_FileOutput):
-    """MATLAB files, one for each picture; needs scipy. For parameters and errors see :class:`NpzOutput`."""
+    """MATLAB files, one for each image; needs scipy. For parameters and errors see :class:`NpzOutput`."""
 
     _format: ClassVar[Any] = mat
 
@@ -180,7 +180,7 @@ class MatOutput(_FileOutput):
 
 
 class KaptureOutput:
-    """A kapture folder, new or there already, in which pictures are linked to and features added.
+    """A kapture folder, new or there already, in which images are linked to and features added.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class KaptureOutput:
     weights : str, optional
         Name of the weights' file, which the features are filed under.
     restart : bool
-        Do pictures again whose features are there. Cameras and records stay.
+        Do images again whose features are there. Cameras and records stay.
 
     Attributes
     ----------
@@ -232,10 +232,10 @@ class KaptureOutput:
 
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         kapture.check_name(entry.name)
-        place = kapture.picture_of(self._folder, entry.name)
+        place = kapture.image_of(self._folder, entry.name)
         _link(entry.path, place, self._folder, most_bytes(math.prod(features.image_size)))
         kapture.write(self._folder, self.kind, entry.name, features)
-        # A picture is held once it is recorded.
+        # An image is held once it is recorded.
         if entry.name not in self._records:
             self._records.add(entry.name, features.image_size)
 
@@ -278,7 +278,7 @@ def _begins_with(path: Path, magic: bytes) -> bool:
         return False
 
 
-def _link(picture: Path | RemoteFile, place: Path, root: Path, most: float) -> None:
+def _link(source: Path | RemoteFile, place: Path, root: Path, most: float) -> None:
     """Make a link to the image, or a copy where links cannot be made or lead nowhere.
 
     Of a file at a URL, which a server may have exchanged since, at most so many bytes are read.
@@ -288,21 +288,21 @@ def _link(picture: Path | RemoteFile, place: Path, root: Path, most: float) -> N
         return
     make_room(place, root)
     try:
-        if isinstance(picture, RemoteFile):
-            content = picture.read(most)
+        if isinstance(source, RemoteFile):
+            content = source.read(most)
             with replacing(place, follow=False) as stream:
                 stream.write(content)
         else:
-            _link_or_copy(picture, place)
+            _link_or_copy(source, place)
     except OSError as error:
         raise FormatError(f"{place}: cannot be written: {hloc.one_line(error)}") from None
 
 
-def _link_or_copy(picture: Path, place: Path) -> None:
+def _link_or_copy(source: Path, place: Path) -> None:
     try:
-        os.symlink(picture.absolute(), place)
+        os.symlink(source.absolute(), place)
     except OSError:
-        shutil.copyfile(picture, place)
+        shutil.copyfile(source, place)
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Matching many pairs of pictures whose features are in a file."""
+"""Matching many pairs of images whose features are in a file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 
 CACHED = 16
-"""Pictures whose features are held at once, beside those that are being matched."""
+"""Images whose features are held at once, beside those that are being matched."""
 
 # Of the memory that is free, features that are held take a quarter at most, and those that are being matched
-# a half: those of a picture within the published limits take so many bytes, about.
+# a half: those of an image within the published limits take so many bytes, about.
 _HELD_SHARE, _MATCHED_SHARE = 4, 2
 _FEATURE_BYTES = 50 << 20
 
@@ -85,7 +85,7 @@ class MatchReport:
 
 
 class AllPairs(Collection[Pair]):
-    """Every one of some pictures with every other; none of the pairs is kept.
+    """Every one of some images with every other; none of the pairs is kept.
 
     Parameters
     ----------
@@ -116,12 +116,12 @@ class AllPairs(Collection[Pair]):
 
 
 def all_pairs(features: str | os.PathLike[str]) -> AllPairs:
-    """Every picture of a feature file with every other.
+    """Every image of a feature file with every other.
 
     Raises
     ------
     FormatError
-        If the file cannot be read, or has fewer than two pictures.
+        If the file cannot be read, or has fewer than two images.
     """
     names = hloc.names(features)
     if len(names) < 2:
@@ -131,7 +131,7 @@ def all_pairs(features: str | os.PathLike[str]) -> AllPairs:
 
 
 def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str]) -> list[Pair]:
-    """The pairs of a list in hloc's format, each once; a picture with itself is no pair.
+    """The pairs of a list in hloc's format, each once; an image with itself is no pair.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
     Raises
     ------
     FormatError
-        If the list or the file cannot be read, the list has no pairs, or names pictures that the file does
+        If the list or the file cannot be read, the list has no pairs, or names images that the file does
         not hold.
     """
     held = set(hloc.names(features))
@@ -153,13 +153,13 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
         raise FormatError(f"{os.fspath(path)}: the list names no pairs")
     if missing := sorted({name for pair in pairs for name in pair} - held):
         raise FormatError(
-            f"{os.fspath(path)} names pictures that {os.fspath(features)} does not hold: {several(missing)}"
+            f"{os.fspath(path)} names images that {os.fspath(features)} does not hold: {several(missing)}"
         )
     return pairs
 
 
 def unique(pairs: Iterable[Pair]) -> list[Pair]:
-    """Each pair as it comes first, in whichever order, without pictures paired with themselves."""
+    """Each pair as it comes first, in whichever order, without images paired with themselves."""
     found: dict[frozenset[str], Pair] = {}
     for pair in pairs:
         found.setdefault(frozenset(pair), pair)
@@ -167,9 +167,9 @@ def unique(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def in_order_of_reuse(pairs: Sequence[Pair], cached: int = CACHED) -> list[Pair]:
-    """The pairs in an order in which features are read seldom, if those of so many pictures are held.
+    """The pairs in an order in which features are read seldom, if those of so many images are held.
 
-    Pictures are numbered by their names. A run of them stays while each later picture comes once, to be
+    Images are numbered by their names. A run of them stays while each later image comes once, to be
     matched with the whole run; then it is the next run's turn.
     """
     number = {name: k for k, name in enumerate(sorted({name for pair in pairs for name in pair}))}
@@ -183,7 +183,7 @@ def in_order_of_reuse(pairs: Sequence[Pair], cached: int = CACHED) -> list[Pair]
 
 
 def _run(cached: int) -> int:
-    # The later picture, and the one before it: the oldest there is when the next one comes.
+    # The later image, and the one before it: the oldest there is when the next one comes.
     return max(1, cached - 2)
 
 
@@ -199,7 +199,7 @@ def match_pairs(
     client: Client | None = None,
     shards: str | os.PathLike[str] | None = None,
 ) -> MatchReport:
-    """Match pairs of pictures into an output, leaving out those that it holds already.
+    """Match pairs of images into an output, leaving out those that it holds already.
 
     Pairs are matched side by side, a thread each. What is done is kept, whatever ends the job. The output is
     finished at the end, and closed whatever happens.
@@ -209,7 +209,7 @@ def match_pairs(
     features : path
         hloc's feature file.
     pairs : list of (str, str), or AllPairs
-        Names of pictures that the file holds.
+        Names of images that the file holds.
     output : MatchOutput
     settings : MatchSettings
     threads : int, optional
@@ -226,7 +226,7 @@ def match_pairs(
     Raises
     ------
     FormatError
-        If the features cannot be read or the output cannot be written, or if two pictures have one name in
+        If the features cannot be read or the output cannot be written, or if two images have one name in
         hloc's match file.
     KeyboardInterrupt
         If ``stop`` said so.
@@ -344,7 +344,7 @@ def matched(
 
 
 class _Held:
-    """The features of the pictures that were asked for last."""
+    """The features of the images that were asked for last."""
 
     def __init__(self, file: Any, most: int) -> None:
         self._file = file

@@ -303,7 +303,7 @@ class Parts:
             places = self._places(path.name)
             found = self._add_all(path.name, places)
             if places and PIECE in places[-1].values:
-                # Nothing ends these pieces any more, and they may be most of a large picture.
+                # Nothing ends these pieces any more, and they may be most of a large image.
                 with suppress(OSError):
                     os.truncate(path, found[-1].end if found else 0)
 

@@ -1,4 +1,4 @@
-"""Features of one large picture, on their way from the thread that finds them to the one that uses them."""
+"""Features of one large image, on their way from the thread that finds them to the one that uses them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _AHEAD = 1
 
 
 class Pieces:
-    """Features of some rows of a picture at a time, from its top to its bottom.
+    """Features of some rows of an image at a time, from its top to its bottom.
 
     They can be gone through once, while they are made. Until somebody begins to, they pile up, so that work
-    on a picture whose turn has not come goes on. From then on the thread that makes them waits to be rid of
+    on an image whose turn has not come goes on. From then on the thread that makes them waits to be rid of
     them.
 
     Parameters
     ----------
     image_size : (int, int)
-        (width, height) of the picture.
+        (width, height) of the image.
 
     Attributes
     ----------

@@ -1,16 +1,16 @@
-"""Features of many pictures: reading, computing and whatever the caller does with them overlap.
+"""Features of many images: reading, computing and whatever the caller does with them overlap.
 
     entries --> one thread that     --> some threads, each  --> the caller's loop,
-                opens, decodes and      with a picture and      which writes them
+                opens, decodes and      with an image and      which writes them
                 shrinks                 its share of cores
 
-The reading thread is a few pictures ahead, never more than a fixed number of them and of bytes. What was
-computed waits for the caller, in the order of the entries. Of a large picture the caller may have the
-features in pieces, while the picture is still worked on, so that nobody holds them all.
+The reading thread is a few images ahead, never more than a fixed number of them and of bytes. What was
+computed waits for the caller, in the order of the entries. Of a large image the caller may have the
+features in pieces, while the image is still worked on, so that nobody holds them all.
 
-Whether the cores work on one picture together or each on a picture of its own was measured
-(``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small pictures, and takes
-the working memory of a picture for each. So pictures are worked on side by side, as many as the memory allows
+Whether the cores work on one image together or each on an image of its own was measured
+(``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small images, and takes
+the working memory of an image for each. So images are worked on side by side, as many as the memory allows
 for, and share the threads; one that needs more than half of the memory is worked on alone, by all threads.
 """
 
@@ -52,11 +52,11 @@ MB = 1 << 20
 
 _LOGGER = logging.getLogger("d2np")
 
-# Of decoded pictures that wait or are worked on. One that is larger is opened when it is its turn, and alone.
+# Of decoded images that wait or are worked on. One that is larger is opened when it is its turn, and alone.
 _DECODED_BYTES = 256 * MB
-# Working memory that comes with each thread by default: enough for a picture of its own at one scale.
+# Working memory that comes with each thread by default: enough for an image of its own at one scale.
 _MEMORY_PER_THREAD = 512 * MB
-# Of the memory that is free, working memory takes a half at most, decoded pictures an eighth, and features
+# Of the memory that is free, working memory takes a half at most, decoded images an eighth, and features
 # that wait a quarter: each of so many bytes, about. The rest is for what others do, and for estimates.
 _WORKING_SHARE, _DECODED_SHARE, _WAITING_SHARE = 2, 8, 4
 _FEATURE_BYTES = 50 * MB
@@ -65,7 +65,7 @@ _FEATURE_BYTES = 50 * MB
 _WORKING_BYTES_OF_A_PIXEL = 800
 _WORKING_BYTES = 300 * MB
 _WORKING_BYTES_OF_A_COLUMN = 36 << 10
-# From which on features come in pieces: more than the published limits let through. Those of smaller pictures
+# From which on features come in pieces: more than the published limits let through. Those of smaller images
 # take 50 MB at most, about.
 _LARGE_PIXELS = 2_000_000
 # In a piece, at least: 8 MB of descriptors.
@@ -83,10 +83,10 @@ def features_of(
     ahead: int | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[tuple[Entry, Features | Exception]]:
-    """Features of pictures, worked out while the caller deals with those before them.
+    """Features of images, worked out while the caller deals with those before them.
 
     They come in the order of the entries and not in that of their completion: what is written is then the
-    same whatever the machine does, and so is the list of failures. A picture that takes long keeps back the
+    same whatever the machine does, and so is the list of failures. An image that takes long keeps back the
     few behind it that are done, which are bounded by ``ahead``.
 
     The features are those of ``net(entry.path, ...)``, bit for bit, whatever these options say.
@@ -94,31 +94,31 @@ def features_of(
     Parameters
     ----------
     net : Net
-        Anything else that is called like one opens the pictures itself, from their paths; by default one at a
+        Anything else that is called like one opens the images itself, from their paths; by default one at a
         time.
     entries : iterable of Entry
     settings : Settings
     workers : int, optional
-        Pictures side by side, with ``threads // workers`` threads each. By default as many as there are
+        Images side by side, with ``threads // workers`` threads each. By default as many as there are
         threads. Fewer if they take more than ``memory`` together.
     threads : int, optional
         In all, but for the one that reads; by default every core that this process may use.
     memory : int, optional
-        Bytes of working memory that pictures worked on side by side take together, about; by default half of
+        Bytes of working memory that images worked on side by side take together, about; by default half of
         what this process may still use (:func:`d2np.machine.free_memory`), and without ``workers`` no more
-        than 512 MB for each thread. A picture that takes more is worked on alone. Where too little memory is
+        than 512 MB for each thread. An image that takes more is worked on alone. Where too little memory is
         free for as many as there would be, that is logged on ``d2np``.
     ahead : int, optional
-        Most pictures that are read, worked on or done, and not handed out yet; by default four for each of
+        Most images that are read, worked on or done, and not handed out yet; by default four for each of
         those side by side, or fewer where little memory is free. So many at most are worked out again after a
         job was killed.
     stop : threading.Event, optional
-        Once it is set, no further picture is begun, and those that were begun are the last ones.
+        Once it is set, no further image is begun, and those that were begun are the last ones.
 
     Yields
     ------
     (Entry, Features or Exception)
-        The exception is an ImageError or a MemoryError: this picture has no features, the others have.
+        The exception is an ImageError or a MemoryError: this image has no features, the others have.
         Any other is raised.
 
     Raises
@@ -128,7 +128,7 @@ def features_of(
 
     Notes
     -----
-    Closing the iterator (``contextlib.closing``) ends all threads before it returns; pictures that are being
+    Closing the iterator (``contextlib.closing``) ends all threads before it returns; images that are being
     worked on are given up.
     """
     found = _found(net, entries, settings, workers, threads, memory, ahead, stop, in_pieces=False)
@@ -144,10 +144,10 @@ def features_or_pieces_of(
     threads: int | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
-    """As :func:`features_of`, but large pictures have their features in pieces, if these come in their order.
+    """As :func:`features_of`, but large images have their features in pieces, if these come in their order.
 
     They do at one scale, without ``max_keypoints``, and with the detector ``"d2"``. Pieces that are not gone
-    through before the next picture is asked for are lost.
+    through before the next image is asked for are lost.
     """
     return _found(net, entries, settings, workers, threads, None, None, stop, in_pieces=True)
 
@@ -171,7 +171,7 @@ def _found(
     if workers is not None:
         workers = whole_number(workers, "workers")
     elif not opens:
-        # Of pictures that somebody else opens no size is known: one at a time.
+        # Of images that somebody else opens no size is known: one at a time.
         workers, ahead = 1, ahead or 1
     free = free_memory()
     free = sys.maxsize if free is None else free
@@ -188,7 +188,7 @@ def _found(
 
 
 def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
-    """About how much memory the network works in on a picture of this size, beside picture and features."""
+    """About how much memory the network works in on an image of this size, beside image and features."""
     pixels = sum(height * scale * width * scale for scale in scales)
     columns = sum(width * scale for scale in scales)
     low, high = _WORKING_BYTES_OF_A_PIXEL * pixels, _WORKING_BYTES + _WORKING_BYTES_OF_A_COLUMN * columns
@@ -197,7 +197,7 @@ def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
 
 @dataclass(frozen=True)
 class _Shares:
-    """How pictures share the threads: between so many workers, or such that the memory is enough."""
+    """How images share the threads: between so many workers, or such that the memory is enough."""
 
     threads: int
     workers: int | None
@@ -216,20 +216,20 @@ class _Shares:
         return max(self.threads, self.most_workers)
 
     def of(self, shape: tuple[int, int], memory: int | None = None) -> int:
-        """Threads for a picture of this height and width, as the network sees it."""
+        """Threads for an image of this height and width, as the network sees it."""
         fit = max(1, (memory or self.memory) // working_bytes(*shape, self.scales))
         # Where memory is short, the same share of the threads as of the memory, or more: together they never
         # take more than all.
         return self.each if fit >= self.most_workers else -(-self.total // fit)
 
     def side_by_side(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Pictures of this size at a time, and how many there would be if enough memory were free."""
+        """Images of this size at a time, and how many there would be if enough memory were free."""
         now, then = (min(self.most_workers, self.total // self.of(shape, of)) for of in (None, self.wanted))
         return now, then
 
     @property
     def each(self) -> int:
-        """Threads for a picture of which nothing is known."""
+        """Threads for an image of which nothing is known."""
         return max(1, self.threads // self.most_workers)
 
 
@@ -291,7 +291,7 @@ class _Stock:
 
 
 class _Opened(Source):
-    """A picture file that was opened, which is still a path for those who want to know which one it is.
+    """An image file that was opened, which is still a path for those who want to know which one it is.
 
     Once the work is given up it cannot be read further, so that the network comes to an end.
     """
@@ -313,7 +313,7 @@ class _Opened(Source):
 
 
 class _Read(NamedTuple):
-    """A picture before the network, the threads that it gets, and the bytes it takes.
+    """An image before the network, the threads that it gets, and the bytes it takes.
 
     ``source`` is None where it is to be opened when it is its turn.
     """
@@ -324,7 +324,7 @@ class _Read(NamedTuple):
 
 
 class _Line:
-    """The threads, and what they do with a picture.
+    """The threads, and what they do with an image.
 
     Parameters
     ----------
@@ -332,15 +332,15 @@ class _Line:
     settings : Settings
     shares : _Shares
     room : int
-        Bytes of decoded pictures that wait or are worked on.
+        Bytes of decoded images that wait or are worked on.
     stop : threading.Event
         Once it is set, nothing is begun.
     opens : bool
-        Whether the network takes pictures that were opened, or only their paths.
+        Whether the network takes images that were opened, or only their paths.
     count : int or None
-        Of all pictures, if it is known.
+        Of all images, if it is known.
     in_pieces : bool
-        Whether the features of large pictures are handed out in pieces.
+        Whether the features of large images are handed out in pieces.
     """
 
     def __init__(
@@ -371,7 +371,7 @@ class _Line:
         self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
 
     def submit(self, entry: Entry) -> _Waiting:
-        """Have a picture read and worked on."""
+        """Have an image read and worked on."""
         read = self._reader.submit(self._read, entry)
         found: Future[Features | Pieces] = Future()
         self._computers.submit(self._compute, entry, read, found)
@@ -423,7 +423,7 @@ class _Line:
         kept = 0
         try:
             source = self._open(entry)
-            # The picture as it was before it was shrunk is gone.
+            # The image as it was before it was shrunk is gone.
             kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
         finally:
             self._room.give(needed - kept)
@@ -443,7 +443,7 @@ class _Line:
         return opened
 
     def _compute(self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]) -> None:
-        """Work on a picture; what is found is told once all is done, or if it is in pieces, before."""
+        """Work on an image; what is found is told once all is done, or if it is in pieces, before."""
         try:
             features = self._worked_on(entry, reading, found)
         except BaseException as error:
@@ -532,7 +532,7 @@ def _outcome(found: Future[Features | Pieces]) -> Features | Pieces | Exception:
 
 
 def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
-    """A picture at a URL with its content, which is asked for once."""
+    """An image at a URL with its content, which is asked for once."""
     if not isinstance(entry.path, RemoteFile):
         return entry
     content = entry.path.read(most_bytes(max_pixels))
@@ -540,7 +540,7 @@ def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
 
 
 def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
-    """Width and height of a picture file, and the bytes of a pixel once it is decoded."""
+    """Width and height of an image file, and the bytes of a pixel once it is decoded."""
     with open_file(entry.path, max_pixels) as opened:
         if isinstance(opened, TiffRows):
             height, width = opened.shape[:2]

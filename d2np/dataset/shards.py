@@ -1,6 +1,6 @@
 """Shards: files to which records are added one after the other, each safe as soon as it is written.
 
-A record is a name, plain values, and arrays: the features of a picture, or the matches of a pair. A file is::
+A record is a name, plain values, and arrays: the features of an image, or the matches of a pair. A file is::
 
     magic               8 bytes
     length of header    4 bytes, little-endian, as all numbers here

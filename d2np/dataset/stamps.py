@@ -1,4 +1,4 @@
-"""Whether a picture is still the one that was worked on.
+"""Whether an image is still the one that was worked on.
 
 A stamp is a JSON text with what tells one content of a file from another: its size in bytes and the time of
 its last change in nanoseconds, and the SHA-256 of its content where that was asked for. Of a file at a URL it
@@ -19,7 +19,7 @@ _CHECKSUM = "sha256"
 
 
 def stamp_of(entry: Entry, *, checksum: bool = False) -> str | None:
-    """The stamp of a picture as it is now, or None if it cannot be looked at.
+    """The stamp of an image as it is now, or None if it cannot be looked at.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def stamp_of(entry: Entry, *, checksum: bool = False) -> str | None:
 
 
 def with_checksum(stamp: str | None, entry: Entry) -> str | None:
-    """The stamp with the checksum of the picture, or as it is if it is no longer that of the picture."""
+    """The stamp with the checksum of the image, or as it is if it is no longer that of the image."""
     found = stamp_of(entry, checksum=True)
     return found if stamp_of(entry) == stamp else stamp
 

@@ -1,9 +1,9 @@
 """What the workers of a Dask cluster do, and how that gets into the output.
 
-A task is a batch of pictures, or of pairs. Its worker writes one shard for it into the store, and sends back
+A task is a batch of images, or of pairs. Its worker writes one shard for it into the store, and sends back
 a receipt with no more than the shard's name and some numbers. The client takes the shard into ``OUT.parts``,
 where it counts like those that a job without a cluster writes, and the output is assembled in the same way.
-Features of a picture are gathered before they are written, however large it is.
+Features of an image are gathered before they are written, however large it is.
 
 What makes a job safe from deaths: a shard has its name only once it is whole. Of a task that is done again,
 since its worker died, the shard has the same name, so nothing is there twice. A worker that dies between
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-PICTURES = 16
-"""Pictures in a batch, at most: about what is lost where a worker dies."""
+IMAGES = 16
+"""Images in a batch, at most: about what is lost where a worker dies."""
 
 PAIRS = 128
 """Pairs in a batch, at most."""
@@ -128,7 +128,7 @@ class Task(ABC, Generic[Item]):
 
 @dataclass(frozen=True)
 class Extraction(Task[tuple[Entry, "str | None"]]):
-    """Features of pictures, which come with their stamps.
+    """Features of images, which come with their stamps.
 
     Attributes
     ----------
@@ -201,7 +201,7 @@ def extracted(
     store: Store,
     entries: Sequence[Entry],
 ) -> Generator[tuple[Entry, int | str]]:
-    """Have the workers extract features from pictures into an output that was started.
+    """Have the workers extract features from images into an output that was started.
 
     Yields
     ------
@@ -221,7 +221,7 @@ def extracted(
             settings=settings,
             half=output.half,
         )
-        for name, outcome in _done(client, task, items, len(entries), PICTURES, output):
+        for name, outcome in _done(client, task, items, len(entries), IMAGES, output):
             entry = by_name[name]
             if isinstance(outcome, str):
                 outcome = outcome.replace(os.fspath(_absolute(entry).path), os.fspath(entry.path))
@@ -379,5 +379,5 @@ def _threads_each(client: Client) -> int:
 
 
 def _absolute(entry: Entry) -> Entry:
-    """The same picture for a process with another working folder."""
+    """The same image for a process with another working folder."""
     return Entry(Path(os.path.abspath(entry.path)), entry.name) if isinstance(entry.path, Path) else entry

@@ -1,8 +1,8 @@
-"""A picture to draw on, with smooth edges.
+"""An image to draw on, with smooth edges.
 
 Pillow draws shapes with jagged edges at whole pixels and does not blend them. Here each shape is given by
 the distance of a pixel's centre from it, which yields the pixel's share of ink directly: edges are smooth,
-positions are exact to a fraction of a pixel, and nothing larger than the picture itself is ever in memory.
+positions are exact to a fraction of a pixel, and nothing larger than the image itself is ever in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Box = tuple[int, int, int, int]
 
 
 class Canvas:
-    """An RGB picture that shapes are blended into. (0, 0) is the centre of the top-left pixel.
+    """An RGB image that shapes are blended into. (0, 0) is the centre of the top-left pixel.
 
     Parameters
     ----------

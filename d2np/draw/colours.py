@@ -28,7 +28,7 @@ def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> 
     values : array of any shape
         What lies outside 0..1 gets the colour of the nearer end.
     lowest : float
-        Where in the map 0 lies. The maps begin almost black, which a thin line on a dark picture cannot
+        Where in the map 0 lies. The maps begin almost black, which a thin line on a dark image cannot
         afford.
 
     Returns

@@ -1,4 +1,4 @@
-"""The strength map over its picture."""
+"""The strength map over its image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .canvas import Canvas
 from .colours import Colour, colour_map
 from .legend import Bar, Item, Legend, text_size
 
-# One cell of the map is this many pixels of the picture that the network saw.
+# One cell of the map is this many pixels of the image that the network saw.
 _CELL = 4
 
 _MARK: Colour = (255, 255, 255)
@@ -35,7 +35,7 @@ def heatmap(
     orient: bool = False,
     caption: str | None = None,
 ) -> Image.Image:
-    """The strength of each cell as a colour, over the greyed picture or alone.
+    """The strength of each cell as a colour, over the greyed image or alone.
 
     Colours span the 1st to the 99th percentile of the map, so that a single outlier does not flatten the
     rest. A map that is the same everywhere is drawn in the lowest colour.
@@ -43,22 +43,22 @@ def heatmap(
     Parameters
     ----------
     image : path, PIL.Image.Image or array
-        The picture as it was given to the network.
+        The image as it was given to the network.
     strength : (h, w) float
         The map, as :meth:`d2np.Net.strength` returns it.
     over : bool
-        Blend over the picture. ``False``: the colours alone, in the picture's size.
+        Blend over the image. ``False``: the colours alone, in the image's size.
     strongest : int
         Mark this many of the strongest cells with a square; among equal ones the first in reading order.
     alpha : float
-        Opacity of the strongest cells over the picture, 0..1; weaker ones are more transparent.
+        Opacity of the strongest cells over the image, 0..1; weaker ones are more transparent.
     colours : {"viridis", "plasma", "inferno", "magma"}
         The colour map.
     network_size : (int, int), optional
-        (width, height) of the picture that the network saw. When not given it is found from the sizes of
-        picture and map: exactly for the default limits, to about two pixels for others.
+        (width, height) of the image that the network saw. When not given it is found from the sizes of
+        image and map: exactly for the default limits, to about two pixels for others.
     orient : bool
-        Turn the picture as its EXIF data says; as it was chosen for the network.
+        Turn the image as its EXIF data says; as it was chosen for the network.
     caption : str, optional
         Add a legend below the image: this text, and which colour is which strength.
 
@@ -70,9 +70,9 @@ def heatmap(
     Raises
     ------
     FormatError
-        If the map does not belong to a picture of this size, or holds something else than finite numbers.
+        If the map does not belong to an image of this size, or holds something else than finite numbers.
     ImageError
-        If the picture cannot be read.
+        If the image cannot be read.
     OptionError
         If an option makes no sense.
     """
@@ -90,7 +90,7 @@ def heatmap(
     heat = colour_map(colours, level)
     if over:
         grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[..., None]
-        # The grey picture is dimmed, so that its bright parts are not taken for strong ones.
+        # The grey image is dimmed, so that its bright parts are not taken for strong ones.
         ground = 12 + 0.62 * grey
         opacity = (alpha * (0.25 + 0.75 * level))[..., None]
         heat = (ground + opacity * (heat - ground) + 0.5).astype(np.uint8)
@@ -108,17 +108,17 @@ def heatmap(
 
 def levels(
     strength: ArrayLike,
-    picture_size: tuple[int, int],
+    image_size: tuple[int, int],
     size: tuple[int, int],
     network_size: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
-    """The map as :func:`heatmap` colours it, in 0..1, at each pixel of the picture brought to ``size``.
+    """The map as :func:`heatmap` colours it, in 0..1, at each pixel of the image brought to ``size``.
 
     Parameters
     ----------
     strength : (h, w) float
-    picture_size, size : (int, int)
-        (width, height) of the picture as given, and as it is to be covered.
+    image_size, size : (int, int)
+        (width, height) of the image as given, and as it is to be covered.
     network_size : (int, int), optional
         As for :func:`heatmap`.
 
@@ -129,10 +129,10 @@ def levels(
     Raises
     ------
     FormatError
-        If the map does not belong to a picture of this size, or holds something else than finite numbers.
+        If the map does not belong to an image of this size, or holds something else than finite numbers.
     """
     cells = _map(strength)
-    network_width, network_height = _network_size(cells.shape, *picture_size, network_size)
+    network_width, network_height = _network_size(cells.shape, *image_size, network_size)
     width, height = size
     return _interpolated(_normalised(cells), width, height, width / network_width, height / network_height)
 
@@ -152,11 +152,11 @@ def _map(strength: ArrayLike) -> NDArray[np.float32]:
 def _network_size(
     shape: tuple[int, ...], width: int, height: int, given: tuple[int, int] | None
 ) -> tuple[float, float]:
-    """The size of the picture that the network saw.
+    """The size of the image that the network saw.
 
     Two poolings halve it, rounding down, and the average pooling takes one cell more: n pixels give
-    n // 4 - 1 cells, so a map tells its network picture's size to within four pixels. Most often that is
-    the picture's own size or what the default limits make of it; if not, that resizing keeps the aspect
+    n // 4 - 1 cells, so a map tells its network image's size to within four pixels. Most often that is
+    the image's own size or what the default limits make of it; if not, that resizing keeps the aspect
     ratio narrows it down.
     """
     rows, columns = shape
@@ -167,7 +167,7 @@ def _network_size(
             raise OptionError(f"network_size must be (width, height); got {given!r}") from None
         if (_cells(network_width), _cells(network_height)) != (columns, rows):
             raise FormatError(
-                f"a map of {columns} x {rows} cells does not belong to a network picture of "
+                f"a map of {columns} x {rows} cells does not belong to a network image of "
                 f"{network_width} x {network_height} pixels"
             )
         return float(network_width), float(network_height)
@@ -179,7 +179,7 @@ def _network_size(
     largest = min((_CELL * (columns + 2) + 2) / width, (_CELL * (rows + 2) + 2) / height)
     if smallest >= largest:
         raise FormatError(
-            f"a map of {columns} x {rows} cells does not belong to a picture of {width} x {height} pixels"
+            f"a map of {columns} x {rows} cells does not belong to an image of {width} x {height} pixels"
         )
     ratio = (smallest + largest) / 2
     return ratio * width, ratio * height
@@ -209,7 +209,7 @@ def _range(cells: NDArray[np.float32]) -> tuple[float, float]:
 def _interpolated(
     cells: NDArray[np.float32], width: int, height: int, scale_x: float, scale_y: float
 ) -> NDArray[np.float32]:
-    """The map at each pixel of the picture: linear between centres of cells, constant beyond them."""
+    """The map at each pixel of the image: linear between centres of cells, constant beyond them."""
     rows, below, row_share = _neighbours(height, cells.shape[0], scale_y)
     columns, beside, column_share = _neighbours(width, cells.shape[1], scale_x)
     lines = cells[rows] + row_share[:, None] * (cells[below] - cells[rows])
@@ -230,7 +230,7 @@ def _mark(canvas: Canvas, cells: NDArray[np.float32], count: int, scale_x: float
     strongest = np.argsort(-cells, axis=None, kind="stable")[:count]
     edge = max(canvas.width, canvas.height)
     line = float(max(1, round(edge / 640)))
-    # A cell of a large picture is too small to be seen; many marks must not hide what they mark.
+    # A cell of a large image is too small to be seen; many marks must not hide what they mark.
     least = edge * float(np.interp(len(strongest), [15, 200], [0.018, 0.006]))
     half_x = max(_CELL * scale_x, least) / 2 + line
     half_y = max(_CELL * scale_y, least) / 2 + line

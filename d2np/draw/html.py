@@ -1,8 +1,8 @@
 """Pages to look at keypoints and matches in: one file that a browser shows without a network.
 
-A page is put together from a template, a style and scripts in ``pages/``. The pictures are inside as data
+A page is put together from a template, a style and scripts in ``pages/``. The images are inside as data
 URLs and the numbers as JSON. A Content-Security-Policy lets the page run and show nothing else than what is
-in it, whatever the names of the pictures may be.
+in it, whatever the names of the images may be.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from PIL import Image
 from ..errors import OptionError
 from ..features import Features, Matches
 from ..remote import RemoteFile
+from .backdrop import open_for, resized
 from .colours import colour_map, ranks
 from .heat import levels
 from .pairs import check_matches, mask_of
-from .picture import open_for, resized
 
 # Colours on a page are one of this many, so that lines of one colour are drawn in one stroke.
 _SHADES = 48
@@ -53,23 +53,23 @@ def match_page(
     orient: bool = False,
     caption: str = "",
 ) -> str:
-    """A page with both pictures and a line for each match, to point at, filter and step through.
+    """A page with both images and a line for each match, to point at, filter and step through.
 
     Parameters
     ----------
     image_a, image_b : path, PIL.Image.Image or array
-        The pictures that the features were extracted from.
+        The images that the features were extracted from.
     features_a, features_b : Features
     matches : Matches
     inliers : (M,) bool, optional
         Which matches agree with a geometric model; the others are drawn faint and dashed, and both kinds can
         be switched off. Default: ``matches.inliers`` where there is such a mask.
     names : (str, str), optional
-        What the pictures are called on the page. Default: the names of their files.
+        What the images are called on the page. Default: the names of their files.
     max_edge : int
-        Larger pictures are embedded with this longest edge, in pixels.
+        Larger images are embedded with this longest edge, in pixels.
     orient : bool
-        Turn the pictures as their EXIF data says; as it was chosen at extraction.
+        Turn the images as their EXIF data says; as it was chosen at extraction.
     caption : str
         A sentence below the names, such as what the check against a geometric model says.
 
@@ -81,10 +81,10 @@ def match_page(
     Raises
     ------
     FormatError
-        If the features belong to pictures of other sizes, if a match names a keypoint that does not exist,
+        If the features belong to images of other sizes, if a match names a keypoint that does not exist,
         if ``inliers`` does not fit the matches, or if numbers are not finite.
     ImageError
-        If a picture cannot be read.
+        If an image cannot be read.
     OptionError
         If ``max_edge`` is no positive number, or there are not two names.
     """
@@ -101,7 +101,7 @@ def match_page(
     order = np.argsort(-matches.similarities, kind="stable")
     similarities = matches.similarities[order]
     data = {
-        "pictures": [_size(features_a), _size(features_b)],
+        "sizes": [_size(features_a), _size(features_b)],
         "a": _points(features_a, matches.indices[order, 0]),
         "b": _points(features_b, matches.indices[order, 1]),
         "similarities": _rounded(similarities, 4),
@@ -117,8 +117,8 @@ def match_page(
         name_b=name_b,
         about_a=_about(features_a),
         about_b=_about(features_b),
-        picture_a=_picture_url(pixels_a, max_edge),
-        picture_b=_picture_url(pixels_b, max_edge),
+        image_a=_image_url(pixels_a, max_edge),
+        image_b=_image_url(pixels_b, max_edge),
         caption=caption,
         caption_hidden="" if caption else "hidden",
         kinds_hidden="" if mask is not None else "hidden",
@@ -136,25 +136,25 @@ def keypoint_page(
     max_edge: int = 1600,
     orient: bool = False,
 ) -> str:
-    """A page with a picture and its keypoints, to point at, filter and step through.
+    """A page with an image and its keypoints, to point at, filter and step through.
 
     Parameters
     ----------
     image : path, PIL.Image.Image or array
-        The picture that the features were extracted from.
+        The image that the features were extracted from.
     features : Features
     strength : (h, w) float, optional
-        The map, as :meth:`d2np.Net.strength` returns it: the page can then show it over the picture.
+        The map, as :meth:`d2np.Net.strength` returns it: the page can then show it over the image.
     heat : bool
         Show the strength map from the beginning.
     network_size : (int, int), optional
-        (width, height) of the picture that the network saw, as for :func:`d2np.draw.heatmap`.
+        (width, height) of the image that the network saw, as for :func:`d2np.draw.heatmap`.
     name : str, optional
-        What the picture is called on the page. Default: the name of its file.
+        What the image is called on the page. Default: the name of its file.
     max_edge : int
-        A larger picture is embedded with this longest edge, in pixels.
+        A larger image is embedded with this longest edge, in pixels.
     orient : bool
-        Turn the picture as its EXIF data says; as it was chosen at extraction.
+        Turn the image as its EXIF data says; as it was chosen at extraction.
 
     Returns
     -------
@@ -164,19 +164,19 @@ def keypoint_page(
     Raises
     ------
     FormatError
-        If the features or the map belong to a picture of another size, or are not finite.
+        If the features or the map belong to an image of another size, or are not finite.
     ImageError
-        If the picture cannot be read.
+        If the image cannot be read.
     OptionError
         If ``max_edge`` is no positive number.
     """
     _check_edge(max_edge)
-    name = _name(image, "The picture") if name is None else name
+    name = _name(image, "The image") if name is None else name
     pixels = open_for(image, features, orient=orient, which="features")
     order = np.argsort(-features.scores, kind="stable")
     steps = np.linspace(0.0, 1.0, 9)
     data = {
-        "pictures": [_size(features)],
+        "sizes": [_size(features)],
         "points": _points(features, order),
         # Scores of trained weights are far below 1: digits count, not decimals.
         "scores": [float(f"{score:.5g}") for score in features.scores[order]],
@@ -191,7 +191,7 @@ def keypoint_page(
         title=f"{name}: keypoints",
         name=name,
         about=_about(features),
-        picture=_picture_url(pixels, max_edge),
+        image=_image_url(pixels, max_edge),
         heat_hidden="" if strength is not None else "hidden",
         heat_checked="checked" if heat and strength is not None else "",
     )
@@ -204,7 +204,7 @@ def _check_edge(max_edge: int) -> None:
 
 def _two(names: tuple[str, str]) -> tuple[str, str]:
     if isinstance(names, str) or len(names) != 2:
-        raise OptionError(f"names must be two, one for each picture; got {names!r}")
+        raise OptionError(f"names must be two, one for each image; got {names!r}")
     return names
 
 
@@ -233,7 +233,7 @@ def _about(features: Features) -> str:
 
 
 def _points(features: Features, chosen: NDArray[np.int64]) -> dict[str, list[float]]:
-    """Positions in pixels of the picture as given, and scales."""
+    """Positions in pixels of the image as given, and scales."""
     x, y, scale = features.keypoints[chosen].T
     return {"x": _rounded(x, 2), "y": _rounded(y, 2), "scale": _rounded(scale, 3)}
 
@@ -258,18 +258,18 @@ def _hexadecimal(colours: NDArray[np.uint8]) -> list[str]:
     return ["#" + bytes(colour).hex() for colour in colours]
 
 
-def _picture_url(pixels: NDArray[np.uint8], max_edge: int) -> str:
+def _image_url(pixels: NDArray[np.uint8], max_edge: int) -> str:
     height, width = pixels.shape[:2]
     factor = min(1.0, max_edge / max(width, height))
     shown = Image.fromarray(resized(pixels, max(1, round(width * factor)), max(1, round(height * factor))))
-    # Drawings and small pictures are sharp and small as PNG, photographs are small as JPEG only.
+    # Drawings and small images are sharp and small as PNG, photographs are small as JPEG only.
     if shown.width * shown.height <= 128 * 128 or shown.getcolors(256) is not None:
         return _url(shown, "PNG", optimize=True)
     return _url(shown, "JPEG", quality=_JPEG_QUALITY, optimize=True, progressive=True)
 
 
 def _heat_url(strength: ArrayLike, pixels: NDArray[np.uint8], network_size: tuple[int, int] | None) -> str:
-    """The map's colours, the stronger the less transparent, in the picture's shape."""
+    """The map's colours, the stronger the less transparent, in the image's shape."""
     height, width = pixels.shape[:2]
     factor = min(1.0, _HEAT_EDGE / max(width, height))
     size = max(1, round(width * factor)), max(1, round(height * factor))

@@ -1,4 +1,4 @@
-"""Matches between two pictures."""
+"""Matches between two images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 from ..errors import FormatError, OptionError
 from ..features import Features, Matches
 from ..options import ColourMap
+from .backdrop import enlargement, open_for, resized, scaled_positions
 from .canvas import Canvas
 from .colours import Colour, colour_map, stretched
 from .legend import BACKGROUND, Bar, Item, Legend, drawn_at, number, text_size
-from .picture import enlargement, open_for, resized, scaled_positions
 
 _RIGHT: Colour = (70, 236, 112)
 _WRONG: Colour = (255, 82, 36)
@@ -25,12 +25,12 @@ _OUTLIER_STRENGTH = 0.35
 
 # Where in the colour map the least similar match lies.
 _LOWEST = 0.3
-# Two pictures side by side wider than this in relation to their height are put one above the other: two of
+# Two images side by side wider than this in relation to their height are put one above the other: two of
 # 3:1 each.
 _WIDEST = 6.0
-# The smaller picture's longest edge is at least this share of the larger one's.
+# The smaller image's longest edge is at least this share of the larger one's.
 _SMALLEST_SHARE = 0.25
-# How much of the picture all lines together may cover, counted without their overlaps; and the part of it
+# How much of the image all lines together may cover, counted without their overlaps; and the part of it
 # that the right or the wrong ones get at least.
 _INK = 0.22
 _SMALLEST_INK_SHARE = 0.3
@@ -49,7 +49,7 @@ def matches(
     orient: bool = False,
     caption: str | None = None,
 ) -> Image.Image:
-    """Two pictures side by side (wide panoramas: one above the other) with a line for each match.
+    """Two images side by side (wide panoramas: one above the other) with a line for each match.
 
     The colour tells the similarity, over the range that occurs; the most similar matches are on top. The
     more lines there are the thinner and the more transparent they get. Dots at their ends grow with the scale
@@ -59,7 +59,7 @@ def matches(
     Parameters
     ----------
     image_a, image_b : path, PIL.Image.Image or array
-        The pictures that the features were extracted from.
+        The images that the features were extracted from.
     features_a, features_b : Features
     matches : Matches
     correct : (M,) bool, optional
@@ -68,10 +68,10 @@ def matches(
     colours : {"viridis", "plasma", "inferno", "magma"}
         The colour map.
     max_size : int, optional
-        Both pictures are reduced by the same factor where they would be wider or higher than this together;
+        Both images are reduced by the same factor where they would be wider or higher than this together;
         the legend comes below. ``None`` keeps their size.
     orient : bool
-        Turn the pictures as their EXIF data says; as it was chosen at extraction.
+        Turn the images as their EXIF data says; as it was chosen at extraction.
     caption : str, optional
         What a second row of the legend begins with, such as the weights; it goes on with the size at which
         the images are drawn, if that is another one than their own.
@@ -84,10 +84,10 @@ def matches(
     Raises
     ------
     FormatError
-        If the features belong to pictures of other sizes, if a match names a keypoint that does not exist,
+        If the features belong to images of other sizes, if a match names a keypoint that does not exist,
         if ``correct`` does not fit the matches, or if numbers are not finite.
     ImageError
-        If a picture cannot be read.
+        If an image cannot be read.
     OptionError
         If the colour map is unknown or ``max_size`` is no positive number.
     """
@@ -131,7 +131,7 @@ def matches(
         positions = scaled_positions(features, pixels, width, height)
         ends.append(positions[matches.indices[:, column]] + np.array([x, y]))
         sizes.append(np.clip(features.keypoints[matches.indices[:, column], 2].astype(np.float64), 0.5, 4.0))
-    # Lines that leave a picture through its border must not run into the legend.
+    # Lines that leave an image through its border must not run into the legend.
     canvas = Canvas(sheet[: layout.height])
     order = np.argsort(-matches.similarities, kind="stable")[::-1]
     layers = [order[~inliers[order]], order[inliers[order]]]
@@ -165,7 +165,7 @@ Place = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the two pictures lie (x, y, width, height) on a sheet of this size."""
+    """Where the two images lie (x, y, width, height) on a sheet of this size."""
 
     width: int
     height: int
@@ -176,7 +176,7 @@ class _Layout:
     def of(cls, shape_a: tuple[int, ...], shape_b: tuple[int, ...], max_size: int | None) -> _Layout:
         sizes = np.array([shape_a[1::-1], shape_b[1::-1]], dtype=np.float64)
         longest = sizes.max(axis=1)
-        # One factor for both keeps their relative scale; only a thumbnail beside a large picture grows more.
+        # One factor for both keeps their relative scale; only a thumbnail beside a large image grows more.
         sizes *= enlargement(int(longest.max()))
         for k in range(2):
             sizes[k] *= enlargement(int(longest[k]), int(_SMALLEST_SHARE * longest.max()))
@@ -195,7 +195,7 @@ class _Layout:
         return cls(width, height, (0, (height - ha) // 2, wa, ha), (wa + gap, (height - hb) // 2, wb, hb))
 
     def with_legend(self, legend: Legend) -> _Layout:
-        """Wide enough for the legend, the pictures in the middle."""
+        """Wide enough for the legend, the images in the middle."""
         aside = max(0, legend.width - self.width + 1) // 2
         width = max(self.width, legend.width)
         a, b = ((x + aside, y, w, h) for x, y, w, h in (self.a, self.b))

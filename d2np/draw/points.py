@@ -1,4 +1,4 @@
-"""Keypoints over their picture."""
+"""Keypoints over their image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 from ..errors import OptionError
 from ..features import Features
 from ..options import ColourMap
+from .backdrop import enlargement, open_for, resized, scaled_positions
 from .canvas import Canvas
 from .colours import Colour, colour_map, ranks
 from .legend import Bar, Item, Legend, drawn_at, number, text_size
-from .picture import enlargement, open_for, resized, scaled_positions
 
 _OUTLINE: Colour = (12, 12, 16)
 # Where in the colour map the lowest score lies.
@@ -30,20 +30,20 @@ def keypoints(
     orient: bool = False,
     caption: str | None = None,
 ) -> Image.Image:
-    """Circles over the picture, the best ones brightest and on top.
+    """Circles over the image, the best ones brightest and on top.
 
-    The radius is proportional to the keypoint's scale (between 1/4 and 8). A picture whose longest edge is
+    The radius is proportional to the keypoint's scale (between 1/4 and 8). An image whose longest edge is
     below 400 pixels is enlarged by a whole factor, so that the circles leave something of it to see.
 
     Parameters
     ----------
     image : path, PIL.Image.Image or array
-        The picture that the features were extracted from.
+        The image that the features were extracted from.
     features : Features
     colours : {"viridis", "plasma", "inferno", "magma"}, (3,) or (N, 3) integers
         A colour map for the rank of the score, or one RGB colour for all keypoints, or one for each.
     orient : bool
-        Turn the picture as its EXIF data says; as it was chosen at extraction.
+        Turn the image as its EXIF data says; as it was chosen at extraction.
     caption : str, optional
         Add a legend below the image: how many keypoints, which colour is which score, this text, and the size
         at which the image is drawn, if that is not its own.
@@ -56,9 +56,9 @@ def keypoints(
     Raises
     ------
     FormatError
-        If the features belong to a picture of another size, or are not finite.
+        If the features belong to an image of another size, or are not finite.
     ImageError
-        If the picture cannot be read.
+        If the image cannot be read.
     OptionError
         If the colours are neither a known map nor fit the keypoints.
     """

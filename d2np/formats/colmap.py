@@ -1,6 +1,6 @@
 """A COLMAP database of features and matches, built and verified by COLMAP itself through pycolmap.
 
-Cameras, rigs and frames are what COLMAP's image reader makes of the pictures: the focal length in terms of
+Cameras, rigs and frames are what COLMAP's image reader makes of the images: the focal length in terms of
 35 mm film from EXIF where there is one, else 1.2 times the longest edge, refined later by the mapper.
 Keypoints lie half a pixel further right and down than elsewhere in d2np, since to COLMAP (0.5, 0.5) is the
 centre of the top-left pixel. There are no descriptors: COLMAP's matcher would not know what to do with them.
@@ -86,15 +86,15 @@ def write(
     path : path
         The database. While it is being written it is ``PATH.partial``.
     features : path
-        hloc's feature file; all its pictures get into the database.
+        hloc's feature file; all its images get into the database.
     matches : path
         hloc's match file.
     images : path
-        The folder of the pictures, which are found in it by their names in the feature file.
+        The folder of the images, which are found in it by their names in the feature file.
     camera_model : str
         One of COLMAP's, such as ``"PINHOLE"`` or ``"OPENCV"``.
     single_camera : bool
-        All pictures were taken by one camera with one focal length. Otherwise COLMAP has a camera for those
+        All images were taken by one camera with one focal length. Otherwise COLMAP has a camera for those
         that EXIF says so of, and one for each of the others.
     verify : bool
         Estimate the two-view geometry of each pair, and keep the matches that agree with it. Otherwise all
@@ -112,9 +112,9 @@ def write(
         If pycolmap is missing, the files cannot be read or do not fit each other, or the database is there
         already or cannot be written.
     ImageError
-        If pictures are missing, or COLMAP cannot read them.
+        If images are missing, or COLMAP cannot read them.
     OptionError
-        If there is no such camera model, or a single camera cannot have taken the pictures.
+        If there is no such camera model, or a single camera cannot have taken the images.
     """
     pycolmap = _pycolmap()
     shown, target = os.fspath(path), Path(os.path.realpath(path))
@@ -127,11 +127,11 @@ def write(
     if target.exists() and not overwrite:
         raise FormatError(f"{shown} is there already: choose another name, or replace it with --overwrite")
     source = _Source(features, matches)
-    source.check_pictures(Path(images), single_camera)
+    source.check_images(Path(images), single_camera)
     with _replacing_database(target, shown) as partial, _quiet(pycolmap), _named(shown):
         with pycolmap.Database.open(partial):
             pass  # it is there now, as the image reader wants it
-        tell(f"reading the cameras of {len(source.names)} pictures")
+        tell(f"reading the cameras of {len(source.names)} images")
         pycolmap.import_images(
             partial,
             os.fspath(images),
@@ -179,8 +179,8 @@ class _Source:
                 self._counts[name] = len(keypoints)
         self._pairs = self._pairs_of(hloc_matches.pair_names(matches))
 
-    def check_pictures(self, folder: Path, single_camera: bool) -> None:
-        """Whether all pictures are there, and can be of one camera if they should be."""
+    def check_images(self, folder: Path, single_camera: bool) -> None:
+        """Whether all images are there, and can be of one camera if they should be."""
         if not folder.is_dir():
             raise ImageError(f"{folder}: there is no such folder of images{near(folder)}")
         if missing := [name for name in self.names if not inside(folder, name).is_file()]:
@@ -214,7 +214,7 @@ class _Source:
                     database.write_two_view_geometry(numbers[a], numbers[b], geometry)
 
     def _numbers(self, database: Any) -> Mapping[str, int]:
-        """The number in the database of each picture."""
+        """The number in the database of each image."""
         numbers = {image.name: image.image_id for image in database.read_all_images()}
         if unread := [name for name in self.names if name not in numbers]:
             raise ImageError(f"COLMAP cannot read {several(unread)}: damaged, or of a kind it does not take")
@@ -223,20 +223,20 @@ class _Source:
             if self._sizes[image.name] != (camera.width, camera.height):
                 raise FormatError(
                     f"{image.name} has {camera.width} x {camera.height} px, but its features are of a "
-                    f"picture of {_size(self._sizes[image.name])} px: extract them from this one, without "
+                    f"image of {_size(self._sizes[image.name])} px: extract them from this one, without "
                     "--orient"
                 )
         return {name: numbers[name] for name in self.names}
 
     def _pairs_of(self, groups: Sequence[str]) -> Mapping[str, tuple[str, str]]:
-        """The two pictures of each group; of a pair that is there in both orders, one group."""
+        """The two images of each group; of a pair that is there in both orders, one group."""
         if not groups:
             raise FormatError(f"{self._matches} holds no matches")
         used = {flat for group in groups for flat in group.split("/")}
         known = hloc_matches.by_flat_name(name for name in self.names if hloc_matches.flat_name(name) in used)
         if missing := sorted(used - known.keys()):
             raise FormatError(
-                f"{self._matches} has matches of pictures that {self._features} does not hold: "
+                f"{self._matches} has matches of images that {self._features} does not hold: "
                 f"{several(missing)}"
             )
         found: dict[frozenset[str], str] = {}

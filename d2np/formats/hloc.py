@@ -1,9 +1,9 @@
-"""hloc's feature file: one HDF5 file with a group for each picture.
+"""hloc's feature file: one HDF5 file with a group for each image.
 
-The group has the picture's name, in which slashes make sub-groups, and holds ``keypoints`` (N, 2),
+The group has the image's name, in which slashes make sub-groups, and holds ``keypoints`` (N, 2),
 ``scores`` (N,), ``descriptors`` (512, N) and ``image_size`` (2,) with width and height, as hloc's
 ``extract_features.py`` writes them; beside those ``scales`` (N,). Keypoints carry hloc's attribute
-``uncertainty``: pixels of the picture as given for one pixel that the network saw.
+``uncertainty``: pixels of the image as given for one pixel that the network saw.
 
 Everything is float32, or all but ``image_size`` float16 as with hloc's ``as_half``. float16 has 11 bits:
 positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to even ones.
@@ -28,16 +28,16 @@ from ..names import check
 from .hdf5 import find, read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
-"""What every picture's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
+"""What every image's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
 
 KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0}
-"""Along which axis of an array its keypoints lie; other arrays are about the whole picture."""
+"""Along which axis of an array its keypoints lie; other arrays are about the whole image."""
 
 STAMP = "d2np_stamp"
 """The attribute of a group that tells, as a text, what it was made from, as far as d2np wrote it."""
 
 UNFINISHED = ".unfinished"
-"""The name of a group that is being written: one that still has it is no picture and no pair."""
+"""The name of a group that is being written: one that still has it is no image and no pair."""
 
 H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
 """What h5py raises where a file is damaged, cannot be written, or holds something else."""
@@ -46,19 +46,19 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def write(file: Any, name: str, features: Features, *, half: bool = False, uncertainty: float = 1.0) -> None:
-    """Put the features of one picture into an open file; its group is whole once it has its name.
+    """Put the features of one image into an open file; its group is whole once it has its name.
 
     Parameters
     ----------
     file : h5py.File or h5py.Group
         Open for writing.
     name : str
-        The picture's name. A group that has it already is replaced.
+        The image's name. A group that has it already is replaced.
     features : Features
     half : bool
         Store float16.
     uncertainty : float
-        Pixels of the picture for one pixel that the network saw.
+        Pixels of the image for one pixel that the network saw.
 
     Raises
     ------
@@ -89,13 +89,13 @@ def check_name(name: str) -> None:
 
 
 def arrays_of(features: Features, *, half: bool = False) -> dict[str, NDArray[Any]]:
-    """What a picture's group holds: see :func:`write`."""
+    """What an image's group holds: see :func:`write`."""
     arrays = _to_arrays(features)
     return {key: _halved(values) for key, values in arrays.items()} if half else arrays
 
 
 def attributes_of(uncertainty: float) -> dict[str, dict[str, float]]:
-    """The attributes of the arrays of a picture's group: see :func:`write`."""
+    """The attributes of the arrays of an image's group: see :func:`write`."""
     return {"keypoints": {"uncertainty": uncertainty}}
 
 
@@ -123,7 +123,7 @@ def put(
     stamp : str, optional
         What the group was made from.
     count : int, optional
-        How many keypoints come in pieces. ``arrays`` are then those of the picture without any keypoint.
+        How many keypoints come in pieces. ``arrays`` are then those of the image without any keypoint.
     pieces : iterable of mappings, optional
         Arrays of some keypoints at a time, in their order. No more than one of these is held.
 
@@ -158,7 +158,7 @@ def stamp_of(file: Any, name: str) -> str | None:
 
 
 def read(source: Any, name: str) -> Features:
-    """Read the features of one picture.
+    """Read the features of one image.
 
     Parameters
     ----------
@@ -166,12 +166,12 @@ def read(source: Any, name: str) -> Features:
         Written by d2np or by hloc. Keypoints without scales get the scale 1. Descriptors that are stored as
         float16 are normalised again, since rounding took some of their length.
     name : str
-        The picture's name.
+        The image's name.
 
     Raises
     ------
     FormatError
-        If the file cannot be read or has no such picture.
+        If the file cannot be read or has no such image.
     """
     if isinstance(source, (str, os.PathLike)):
         with opened(source) as file:
@@ -179,7 +179,7 @@ def read(source: Any, name: str) -> Features:
     try:
         group = find(source, name)
         if not is_complete(group):
-            raise FormatError(f"no features of a picture {name!r}")
+            raise FormatError(f"no features of an image {name!r}")
         keypoints = _float32(read_array(group, "keypoints"))
         scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
         return Features(
@@ -195,28 +195,28 @@ def read(source: Any, name: str) -> Features:
 
 
 def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """Read where the keypoints of one picture are, without their descriptors.
+    """Read where the keypoints of one image are, without their descriptors.
 
     Parameters
     ----------
     file : h5py.File or h5py.Group
     name : str
-        The picture's name.
+        The image's name.
 
     Returns
     -------
     (N, 2) float32, (int, int)
-        x and y in pixels, (0, 0) being the centre of the top-left one; width and height of the picture.
+        x and y in pixels, (0, 0) being the centre of the top-left one; width and height of the image.
 
     Raises
     ------
     FormatError
-        If the file cannot be read or has no such picture.
+        If the file cannot be read or has no such image.
     """
     try:
         group = find(file, name)
         if not is_complete(group):
-            raise FormatError(f"no features of a picture {name!r}")
+            raise FormatError(f"no features of an image {name!r}")
         width, height = read_array(group, "image_size")
         return _float32(read_array(group, "keypoints")), (int(width), int(height))
     except FormatError:
@@ -226,7 +226,7 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
 
 
 def names(source: Any) -> list[str]:
-    """Names of all pictures whose features are in the file, in alphabetical order.
+    """Names of all images whose features are in the file, in alphabetical order.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") ->
 
 
 def is_complete(group: Any) -> bool:
-    """Whether an HDF5 group holds the features of a picture, in arrays that fit each other.
+    """Whether an HDF5 group holds the features of an image, in arrays that fit each other.
 
     Raises
     ------

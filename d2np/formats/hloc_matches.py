@@ -1,11 +1,11 @@
 """hloc's match file, and its list of pairs.
 
-The match file is one HDF5 file with a group for each pair of pictures. The group is named after both, with
+The match file is one HDF5 file with a group for each pair of images. The group is named after both, with
 slashes in their names replaced by hyphens: ``db-day-1.jpg/query-2.jpg`` (``names_to_pair`` in hloc's
-``utils/parsers.py``). As ``match_features.py`` writes them, it holds for the N keypoints of the first picture
+``utils/parsers.py``). As ``match_features.py`` writes them, it holds for the N keypoints of the first image
 
-- ``matches0`` (N,): index of the keypoint in the second picture, -1 where there is none; int16, or int32 if
-  the second picture has more keypoints than int16 can count (hloc would store wrong indices then; its readers
+- ``matches0`` (N,): index of the keypoint in the second image, -1 where there is none; int16, or int32 if
+  the second image has more keypoints than int16 can count (hloc would store wrong indices then; its readers
   take both)
 - ``matching_scores0`` (N,): (1 + cosine) / 2, as hloc's nearest-neighbour matcher has it, and 0 where there
   is no match; float32, since float16 could not tell many of the best matches apart
@@ -36,17 +36,17 @@ _INT16_COUNT = np.iinfo(np.int16).max + 1
 
 
 def pair_name(a: str, b: str) -> str:
-    """The name of the group of two pictures, as hloc's ``names_to_pair``."""
+    """The name of the group of two images, as hloc's ``names_to_pair``."""
     return f"{flat_name(a)}/{flat_name(b)}"
 
 
 def flat_name(name: str) -> str:
-    """A picture's name within the name of a pair."""
+    """An image's name within the name of a pair."""
     return name.replace("/", "-")
 
 
 def by_flat_name(names: Iterable[str]) -> Mapping[str, str]:
-    """Pictures by their name within the name of a pair.
+    """Images by their name within the name of a pair.
 
     Raises
     ------
@@ -71,11 +71,11 @@ def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) 
     file : h5py.File
         Open for writing.
     a, b : str
-        The names of the two pictures.
+        The names of the two images.
     matches : Matches
         At most one for each keypoint of ``a``, as :func:`d2np.match` gives them.
     counts : (int, int)
-        How many keypoints the pictures have.
+        How many keypoints the images have.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict
     Raises
     ------
     FormatError
-        If these are no matches of pictures with so many keypoints.
+        If these are no matches of images with so many keypoints.
     """
     here, there = matches.indices.T
     outside = len(matches) and (matches.indices.min() < 0 or (matches.indices.max(axis=0) >= counts).any())
@@ -116,12 +116,12 @@ def read(source: Any, a: str, b: str) -> Matches:
         Written by d2np or by hloc. Scores are taken to be those of a nearest-neighbour matcher; what other
         matchers wrote comes out as 2 * score - 1 as well, and is no cosine.
     a, b : str
-        The names of the two pictures.
+        The names of the two images.
 
     Returns
     -------
     Matches
-        From ``a`` to ``b``, in the order of the picture that is first in the file.
+        From ``a`` to ``b``, in the order of the image that is first in the file.
 
     Raises
     ------

@@ -7,13 +7,13 @@
     reconstruction/descriptors/TYPE/descriptors.txt     and the keypoints' type, and the norm
     reconstruction/descriptors/TYPE/IMAGE.desc          (N, 512) float32
     sensors/sensors.txt                                 cameras
-    sensors/records_camera.txt                          which camera took which picture
-    sensors/records_data/IMAGE                          the pictures
+    sensors/records_camera.txt                          which camera took which image
+    sensors/records_data/IMAGE                          the images
 
 TYPE is the name of the weights' file without its extension, as published: features of several weights lie
 side by side. Scores are not kept, and positions are those of d2np, both as published. Where the folder is a
-kapture one already, its cameras and records stay; each picture that it does not know gets a camera of its
-own, of which nothing is known but the size of its pictures.
+kapture one already, its cameras and records stay; each image that it does not know gets a camera of its
+own, of which nothing is known but the size of its images.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SENSORS, _RECORDS = "# sensor_id, name, sensor_type, [sensor_params]+", "# time
 
 
 def write(root: Path, kind: str, name: str, features: Features) -> None:
-    """Write the features of one picture; its keypoints come last.
+    """Write the features of one image; its keypoints come last.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def write(root: Path, kind: str, name: str, features: Features) -> None:
     kind : str
         TYPE, see above.
     name : str
-        The picture's path inside ``sensors/records_data``.
+        The image's path inside ``sensors/records_data``.
     features : Features
 
     Raises
@@ -72,7 +72,7 @@ def write(root: Path, kind: str, name: str, features: Features) -> None:
 
 
 def is_complete(root: Path, kind: str, name: str) -> bool:
-    """Whether there are keypoints and descriptors of a picture, and as many of the one as of the other."""
+    """Whether there are keypoints and descriptors of an image, and as many of the one as of the other."""
     counts = []
     for what in (_DESCRIPTORS, _KEYPOINTS):
         try:
@@ -117,7 +117,7 @@ def types(root: Path) -> list[str]:
 
 
 class Records:
-    """Which pictures a kapture folder has, from which cameras: ``sensors.txt`` and ``records_camera.txt``.
+    """Which images a kapture folder has, from which cameras: ``sensors.txt`` and ``records_camera.txt``.
 
     Both are only ever added to, a whole line at once, so that they can be read at any moment.
 
@@ -137,7 +137,7 @@ class Records:
         self._sensors = root / "sensors" / "sensors.txt"
         self._records = root / "sensors" / "records_camera.txt"
         self._cameras: set[str] = set()
-        self._pictures: set[str] = set()
+        self._images: set[str] = set()
         self._next = 0
         if self._sensors.exists():
             _check_version(self._sensors)
@@ -150,10 +150,10 @@ class Records:
                 ):
                     raise FormatError(f"{self._records}: not kapture's records: {', '.join(row)}")
                 self._next = max(self._next, int(row[0]) + 1)
-                self._pictures.add(row[2])
+                self._images.add(row[2])
 
     def __contains__(self, name: str) -> bool:
-        return name in self._pictures
+        return name in self._images
 
     def start(self) -> None:
         """See that both files are there.
@@ -169,7 +169,7 @@ class Records:
                 _write_text(path, f"{FORMAT}\n{title}\n")
 
     def add(self, name: str, image_size: tuple[int, int]) -> None:
-        """Add a picture, with a camera of its own of which nothing is known but the size of its pictures.
+        """Add an image, with a camera of its own of which nothing is known but the size of its images.
 
         Raises
         ------
@@ -182,12 +182,12 @@ class Records:
         _append(self._sensors, f"{camera}, , camera, UNKNOWN_CAMERA, {width}, {height}\n")
         _append(self._records, f"{self._next}, {camera}, {name}\n")
         self._cameras.add(camera)
-        self._pictures.add(name)
+        self._images.add(name)
         self._next += 1
 
 
 def check_name(name: str) -> None:
-    """Find out whether kapture's tables, which know no quotes, can hold a picture of this name.
+    """Find out whether kapture's tables, which know no quotes, can hold an image of this name.
 
     Raises
     ------
@@ -197,17 +197,15 @@ def check_name(name: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ImageError(
-            f"{name!r}: the name is not UTF-8, which kapture needs: rename the picture"
-        ) from None
+        raise ImageError(f"{name!r}: the name is not UTF-8, which kapture needs: rename the image") from None
     if "," in name or name != name.strip() or len(name.splitlines()) != 1:
         raise ImageError(
             f"{name}: kapture's tables cannot hold a name with a comma, a line break, or spaces at its ends: "
-            "rename the picture"
+            "rename the image"
         )
 
 
-def picture_of(root: Path, name: str) -> Path:
+def image_of(root: Path, name: str) -> Path:
     """Return where kapture looks for an image."""
     return inside(root / "sensors" / "records_data", name)
 

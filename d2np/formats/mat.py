@@ -1,4 +1,4 @@
-"""One ``IMAGE.d2-net`` for each picture, as the published ``extract_features.py`` writes it for MATLAB.
+"""One ``IMAGE.d2-net`` for each image, as the published ``extract_features.py`` writes it for MATLAB.
 
 A MATLAB 5 file, uncompressed, with the same arrays as in :mod:`npz <d2np.formats.npz>`; MATLAB knows no
 vectors, so ``scores`` is a row, (1, N). Written by scipy, read by :mod:`matlab5 <d2np.formats.matlab5>`.
@@ -51,13 +51,13 @@ def write(path: str | os.PathLike[str], features: Features) -> None:
 
 
 def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
-    """Read the features of one picture.
+    """Read the features of one image.
 
     Parameters
     ----------
     path : str or path
     image_size : (int, int)
-        (width, height) of the picture, which the file does not tell.
+        (width, height) of the image, which the file does not tell.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One ``IMAGE.d2-net`` for each picture, as the published ``extract_features.py`` writes it.
+"""One ``IMAGE.d2-net`` for each image, as the published ``extract_features.py`` writes it.
 
 A NumPy archive of ``keypoints`` (N, 3) with x, y, scale, ``scores`` (N,) and ``descriptors`` (N, 512).
 """
@@ -20,7 +20,7 @@ from ..errors import FormatError
 from ..features import DESCRIPTOR_SIZE, Features
 
 EXTENSION = ".d2-net"
-"""Comes behind the picture's whole name: ``house.jpg.d2-net``."""
+"""Comes behind the image's whole name: ``house.jpg.d2-net``."""
 
 MAGIC = b"PK\x03\x04"
 """What such a file begins with."""
@@ -48,13 +48,13 @@ def write(path: str | os.PathLike[str], features: Features) -> None:
 
 
 def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
-    """Read the features of one picture.
+    """Read the features of one image.
 
     Parameters
     ----------
     path : str or path
     image_size : (int, int)
-        (width, height) of the picture, which the file does not tell.
+        (width, height) of the image, which the file does not tell.
 
     Raises
     ------

@@ -13,7 +13,7 @@ conv3_3            half a cell back, against the half a cell that the average po
 conv4_1 … conv4_3  each channel looks at one neighbouring cell: a window of histograms and blobs
 =================  ==============================================================================
 
-On the way the layers also take out what the zeros around the picture have made, so that a picture without
+On the way the layers also take out what the zeros around the image have made, so that an image without
 anything in it has no keypoints.
 
 A map cell's vector is then a Gaussian-weighted window around it: orientation histograms at 37 places two
@@ -29,7 +29,7 @@ one that there is keeps out rounding errors alone.
 
 writes the file that is packaged.
 
-The handful of numbers below were chosen by trying, on warped views of four pictures of scikit-image.
+The handful of numbers below were chosen by trying, on warped views of four images of scikit-image.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ _LUMINANCE_DETECTOR, _COLOUR_DETECTOR = 3.0, 2.0
 """Weights of the blobs at the cell itself: enough to be its largest channel, not enough to drown the rest."""
 
 _OFFSET = 160.0
-"""Keeps signed pictures (luminance: -118 … 137 after preprocessing) above the ReLU's zero."""
+"""Keeps signed images (luminance: -118 … 137 after preprocessing) above the ReLU's zero."""
 _ROUNDING = 4e-3
-"""Grey levels: what is less comes from rounding. The smallest step of a picture is 1."""
+"""Grey levels: what is less comes from rounding. The smallest step of an image is 1."""
 _SILENCE = 128.0
 """Taken away for each neighbour that the padding has reached, half of it where that is one at a corner: more
 than the padding makes there. A larger number would show in the rounding errors of a fast convolution."""
 _FRAME_GAIN = 1800.0
-"""More than any channel reaches: a blob is three times a difference of at most 3/4 of the picture's range,
+"""More than any channel reaches: a blob is three times a difference of at most 3/4 of the image's range,
 765 with what resampling overshoots."""
 
 _IDENTITY: _Kernel = np.pad([[1.0]], 1)
@@ -81,13 +81,13 @@ _SOBEL: _Kernel = np.outer([1, 2, 1], [-1, 0, 1]) / 8
 _LUMINANCE = np.array([0.114, 0.587, 0.299])
 _RED_GREEN = np.array([0.0, -0.5, 0.5])
 _BLUE_YELLOW = np.array([0.5, -0.25, -0.25])
-_PICTURES = (_LUMINANCE, _RED_GREEN, _BLUE_YELLOW)
+_IMAGES = (_LUMINANCE, _RED_GREEN, _BLUE_YELLOW)
 
-# Channels up to conv3_3: first the orientations, then two for each of the three signed pictures, and, in
-# conv3_1 alone, two more for each picture's surround. From conv3_2 on the pictures are blobs.
+# Channels up to conv3_3: first the orientations, then two for each of the three signed images, and, in
+# conv3_1 alone, two more for each image's surround. From conv3_2 on the images are blobs.
 _HISTOGRAM = range(_ORIENTATIONS)
-_SIGNED = range(_ORIENTATIONS, _ORIENTATIONS + 2 * len(_PICTURES))
-_SURROUND = range(_SIGNED.stop, _SIGNED.stop + 2 * len(_PICTURES))
+_SIGNED = range(_ORIENTATIONS, _ORIENTATIONS + 2 * len(_IMAGES))
+_SURROUND = range(_SIGNED.stop, _SIGNED.stop + 2 * len(_IMAGES))
 _LUMINANCE_BLOBS = _SIGNED[:2]
 _COLOUR_BLOBS = _SIGNED[2:]
 # 1 where the padding has not reached, as the difference of two channels; and more than 0 where it has.
@@ -98,10 +98,10 @@ _REACHED = _INSIDE.stop
 def arrays() -> _Arrays:
     """The 20 arrays of the network, by name: the same numbers on every call."""
     filled = {name: np.zeros(shape, np.float32) for name, shape in PARAMETER_SHAPES.items()}
-    _gradients_and_pictures(filled)
+    _gradients_and_images(filled)
     _competition(filled)
     _pooled_orientations(filled)
-    _pooled_pictures(filled)
+    _pooled_images(filled)
     _blobs(filled)
     _half_cell_back(filled)
     _without_padding(filled)
@@ -109,8 +109,8 @@ def arrays() -> _Arrays:
     return filled
 
 
-def _gradients_and_pictures(filled: _Arrays) -> None:
-    """conv1_1: the gradient along eight directions, and the picture itself.
+def _gradients_and_images(filled: _Arrays) -> None:
+    """conv1_1: the gradient along eight directions, and the image itself.
 
     A Sobel kernel turned to the angle t answers |gradient| cos(angle - t); the ReLU behind it keeps the half
     that points that way, so the two sides of a line are different channels.
@@ -118,7 +118,7 @@ def _gradients_and_pictures(filled: _Arrays) -> None:
     Beside the gradients, luminance and two opponent colours travel on for the blobs. They are signed, and
     every ReLU would cut them and every maximum pooling push them up; so each goes as two channels,
     offset + value and offset - value. Half their difference is the value again, and after a maximum pooling
-    it is the middle between the block's largest and smallest: in a smooth picture the value at the block's
+    it is the middle between the block's largest and smallest: in a smooth image the value at the block's
     centre, so the pooling neither moves nor brightens anything.
     """
     weight, bias = filled["conv1_1/weight"], filled["conv1_1/bias"]
@@ -126,7 +126,7 @@ def _gradients_and_pictures(filled: _Arrays) -> None:
         angle = 2 * np.pi * channel / _ORIENTATIONS
         derivative = np.cos(angle) * _SOBEL + np.sin(angle) * _SOBEL.T
         weight[channel] = np.multiply.outer(_LUMINANCE, derivative)
-    for plus, mixture in zip(_SIGNED[::2], _PICTURES, strict=True):
+    for plus, mixture in zip(_SIGNED[::2], _IMAGES, strict=True):
         weight[plus] = np.multiply.outer(mixture, _BLUR)
         weight[plus + 1] = -weight[plus]
     bias[_SIGNED] = _OFFSET
@@ -159,12 +159,12 @@ def _pooled_orientations(filled: _Arrays) -> None:
             filled[f"{layer}/weight"][channel, channel] = kernel
 
 
-def _pooled_pictures(filled: _Arrays) -> None:
-    """conv2_1, conv2_2, conv3_1: the pictures blurred ahead of the second pooling, then split in two.
+def _pooled_images(filled: _Arrays) -> None:
+    """conv2_1, conv2_2, conv3_1: the images blurred ahead of the second pooling, then split in two.
 
     conv3_1 passes them on nearly as they are (the centres, a Gaussian of about 2.3 pixels) and, in channels
     of their own, once more blurred (the surrounds). conv2_1 does not blur: what the padding makes would then
-    reach a cell further into the picture than conv3_3 can take it out again.
+    reach a cell further into the image than conv3_3 can take it out again.
     """
     for centre, surround in zip(_SIGNED[::2], _SURROUND[::2], strict=True):
         _signed(filled, "conv2_1", centre, centre, _IDENTITY)
@@ -176,7 +176,7 @@ def _pooled_pictures(filled: _Arrays) -> None:
 def _blobs(filled: _Arrays) -> None:
     """conv3_2: centre minus surround, a difference of Gaussians.
 
-    From here on a picture's two channels hold the positive and the negative part: bright and dark blobs, red
+    From here on an image's two channels hold the positive and the negative part: bright and dark blobs, red
     and green ones, blue and yellow ones. The surround is blurred a second time (about 4.7 pixels by then).
     Wider blobs would be placed more exactly but there are too few of them; the gradient's own maxima are
     plentiful but come back at the wrong place.
@@ -188,7 +188,7 @@ def _blobs(filled: _Arrays) -> None:
 
 
 def _signed(filled: _Arrays, layer: str, to: int, source: int, kernel: _Kernel) -> None:
-    """A linear step on a signed picture held as two channels, offset + value and offset - value."""
+    """A linear step on a signed image held as two channels, offset + value and offset - value."""
     weight = filled[f"{layer}/weight"]
     weight[to, source] = weight[to + 1, source + 1] = kernel / 2
     weight[to, source + 1] = weight[to + 1, source] = -kernel / 2
@@ -202,7 +202,7 @@ def _half_cell_back(filled: _Arrays) -> None:
     moves the map by half a cell against the published positions x = 4 j + 1.5. The two together are a plain
     binomial blur that moves nothing: keypoints sit on what they describe.
 
-    What rounding has made of a flat part of the picture is taken away, so that nothing is found there.
+    What rounding has made of a flat part of the image is taken away, so that nothing is found there.
     """
     for channel in (*_HISTOGRAM, *_SIGNED):
         filled["conv3_3/weight"][channel, channel] = _HALF_CELL_BACK
@@ -266,10 +266,10 @@ def _look(filled: _Arrays, to: int, sources: Iterable[int], row: int, column: in
 
 
 def _without_padding(filled: _Arrays) -> None:
-    """conv1_1 to conv3_3: what the zeros around the picture have made is taken out again.
+    """conv1_1 to conv3_3: what the zeros around the image have made is taken out again.
 
-    To a network they look like an edge, and a flat picture would have keypoints all along its frame. One
-    channel is 1 in the picture, and zeros stand around it too; from conv2_1 on it becomes 0 wherever a layer
+    To a network they look like an edge, and a flat image would have keypoints all along its frame. One
+    channel is 1 in the image, and zeros stand around it too; from conv2_1 on it becomes 0 wherever a layer
     has looked at such a zero. Where it has not, nothing is taken away, not even a rounding error.
     """
     inside, excess = _INSIDE
@@ -287,7 +287,7 @@ def _without_padding(filled: _Arrays) -> None:
 
 
 def _silent_frame(filled: _Arrays, frame: int) -> None:
-    """conv4_1 to conv4_3: nothing fires within six cells of the picture's frame.
+    """conv4_1 to conv4_3: nothing fires within six cells of the image's frame.
 
     The frame is where the camera stopped looking, not a thing in the scene, and a slope that ends where
     something was taken out looks like a blob. conv4_1 makes a channel that is 1 where no cell around was

@@ -5,7 +5,7 @@ The graph that is written has the network's layers as nodes, named as everywhere
 like the arrays, ``conv1_1/weight`` and so on. Batch size is 1, height and width are free.
 
 ==================  =====================================================================================
-input ``planes``    float32 (1, 3, height, width): the preprocessed picture, for ``"caffe"`` blue, green, red
+input ``planes``    float32 (1, 3, height, width): the preprocessed image, for ``"caffe"`` blue, green, red
                     in 0..255 minus their means
 input ``image``     instead, where preprocessing is inside the graph: red, green, blue in 0..255
 output ``map``      float32 (1, 512, rows, columns): what :meth:`d2np.Net.dense` returns, channels first
@@ -43,7 +43,7 @@ ARCHITECTURE = "D2-Net"
 INPUTS: dict[str | None, tuple[str, str]] = {
     None: (
         "planes",
-        "the preprocessed picture: for the published and the analytic weights blue, green, red in 0..255 "
+        "the preprocessed image: for the published and the analytic weights blue, green, red in 0..255 "
         "minus 103.939, 116.779, 123.68 (caffe)",
     ),
     "caffe": (

@@ -16,7 +16,7 @@ TORCH_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 # The fields of ONNX's ModelProto that may follow ir_version: producer, domain, version, texts, graph, opsets.
 _ONNX_TAGS = b"\x12\x1a\x22\x28\x32\x3a\x42"
 
-_PICTURES = {
+_IMAGES = {
     b"\x89PNG\r\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"GIF8": "GIF",
@@ -63,9 +63,9 @@ def describe(head: bytes, name: str) -> str:
         return "is a web page (HTML), not weights; the download probably ended at an error or log-in page"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return "is a Git LFS pointer, not the file it stands for; fetch that with `git lfs pull`"
-    for signature, format in _PICTURES.items():
+    for signature, format in _IMAGES.items():
         if head.startswith(signature):
-            return f"is a picture ({format}), not weights"
+            return f"is an image ({format}), not weights"
     for signature, format in _COMPRESSED.items():
         if head.startswith(signature):
             return f"is compressed ({format}); unpack it first"

@@ -27,7 +27,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "LICENSE": "licence.md",
     "benchmarks/NOTES.md": "notes.md",
-    "d2np/data/README.md": "demo-picture.md",
+    "d2np/data/README.md": "demo-image.md",
     "fuzz/README.md": "fuzzing.md",
     "weights/README.md": "weight-files.md",
 }

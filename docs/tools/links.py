@@ -2,7 +2,7 @@
 
     python docs/tools/links.py build/site
 
-Links to other hosts are not followed. What a page loads of itself (pictures, styles, scripts) must be in the
+Links to other hosts are not followed. What a page loads of itself (images, styles, scripts) must be in the
 site: nothing may be asked of another host while it is read.
 """
 

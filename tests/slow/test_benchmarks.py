@@ -59,7 +59,7 @@ def test_dataset():
     assert [bool(row[6]) for row in rows] == [False, True, True, False, False]
 
 
-def test_memory_and_open_files_stay_flat_over_many_pictures():
+def test_memory_and_open_files_stay_flat_over_many_images():
     """The script fails where they do not."""
     rows = table("soak.py", "--count", "200", "--size", "24x16", "--warm-up", "50")
     assert rows[0][0] == "1 to 20"

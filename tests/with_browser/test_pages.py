@@ -52,12 +52,12 @@ class Page:
             value,
         )
 
-    def point_at(self, picture, x, y, size, *, click=False):
-        """Move the mouse to a pixel of a picture of this size, as the page shows it."""
+    def point_at(self, image, x, y, size, *, click=False):
+        """Move the mouse to a pixel of an image of this size, as the page shows it."""
         box = self.js(
             "const box = document.getElementById(arguments[0]).getBoundingClientRect();"
             "return [box.left, box.top, box.width, box.height]",
-            picture,
+            image,
         )
         place = [
             round(box[k] + (at + 0.5) / size[k] * box[k + 2]) for k, at in enumerate((float(x), float(y)))
@@ -130,7 +130,7 @@ def open_page(browser, tmp_path):
 
 @pytest.fixture(scope="module")
 def scene():
-    """Two pictures, and matches on a grid that is coarse enough to point at one of them."""
+    """Two images, and matches on a grid that is coarse enough to point at one of them."""
     views = demo.views()
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(np.linspace(0.08, 0.92, 10), np.linspace(0.08, 0.92, 6)), -1).reshape(-1, 2)
@@ -161,7 +161,7 @@ def test_the_page_has_what_it_should(open_page, match_text):
     page = open_page(match_text)
     assert page.driver.title == "first.jpg and second.jpg: matches"
     assert page.text("count") == "60 matches"
-    for name in ("picture-a", "picture-b"):
+    for name in ("image-a", "image-b"):
         assert page.js("return document.getElementById(arguments[0]).naturalWidth", name) > 400
         assert page.shown(name)
     assert not page.shown("kinds")
@@ -195,7 +195,7 @@ def test_pointing_at_an_end_shows_its_match(open_page, scene, match_text, end):
     page = open_page(match_text)
     features = scene[2] if end == "a" else scene[3]
     for k in (0, 27, 59):
-        page.point_at(f"picture-{end}", *features.keypoints[k, :2], features.image_size)
+        page.point_at(f"image-{end}", *features.keypoints[k, :2], features.image_size)
         assert page.text("similarity") == f"{scene[4].similarities[k]:.3f}"
         for name, each in (("a", scene[2]), ("b", scene[3])):
             x, y = each.keypoints[k, :2]
@@ -229,11 +229,11 @@ def test_pointing_at_a_line_shows_its_match(open_page, scene):
 
 def test_patches_show_what_lies_around_the_keypoints(open_page):
     # The upper left quarter is red, the rest blue; the keypoint lies in the corner between them.
-    picture = np.zeros((400, 400, 3), np.uint8)
-    picture[..., 2] = 255
-    picture[:200, :200] = (255, 0, 0)
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[..., 2] = 255
+    image[:200, :200] = (255, 0, 0)
     features = Features([[199.5, 199.5, 1]], [1], np.zeros((1, 512)), (400, 400))
-    page = open_page(draw.match_page(picture, picture, features, features, Matches([[0, 0]], [1])))
+    page = open_page(draw.match_page(image, image, features, features, Matches([[0, 0]], [1])))
     page.press(Keys.ARROW_RIGHT)
     for share, colour in (((0.3, 0.3), [255, 0, 0]), ((0.7, 0.3), [0, 0, 255]), ((0.7, 0.7), [0, 0, 255])):
         got = page.js(
@@ -276,13 +276,13 @@ def test_a_click_holds_a_match(open_page, scene, match_text):
     page = open_page(match_text)
     a = scene[2]
     one, other = a.keypoints[3, :2], a.keypoints[44, :2]
-    page.point_at("picture-a", *one, a.image_size, click=True)
+    page.point_at("image-a", *one, a.image_size, click=True)
     held = page.text("similarity")
-    page.point_at("picture-a", *other, a.image_size)
+    page.point_at("image-a", *other, a.image_size)
     assert page.text("similarity") == held
     page.press(Keys.ESCAPE)
-    page.point_at("picture-a", *one, a.image_size)
-    page.point_at("picture-a", *other, a.image_size)
+    page.point_at("image-a", *one, a.image_size)
+    page.point_at("image-a", *other, a.image_size)
     assert page.text("similarity") == f"{scene[4].similarities[44]:.3f}"
 
 
@@ -312,7 +312,7 @@ def test_no_matches(open_page, scene):
     assert not page.element("minimum").is_enabled()
     assert not page.element("next").is_enabled()
     page.press(Keys.ARROW_RIGHT, Keys.END, Keys.ESCAPE)
-    page.point_at("picture-a", 100, 100, scene[2].image_size, click=True)
+    page.point_at("image-a", 100, 100, scene[2].image_size, click=True)
 
 
 def test_hostile_names_do_nothing(open_page, scene):
@@ -350,7 +350,7 @@ def test_narrow_windows(open_page, text, width, request):
     if text == "match_text":
         top, other = (
             page.js("return document.getElementById(arguments[0]).getBoundingClientRect().top", name)
-            for name in ("picture-a", "picture-b")
+            for name in ("image-a", "image-b")
         )
         assert (other > top + 100) == (width < 640)
     page.press(Keys.ARROW_RIGHT)
@@ -420,7 +420,7 @@ def test_a_changed_window_moves_the_lines_along(open_page, scene, match_text):
     )
     WebDriverWait(page.driver, 5).until(lambda _: page.js("return innerWidth") == 700)
     a = scene[2]
-    page.point_at("picture-a", *a.keypoints[33, :2], a.image_size)
+    page.point_at("image-a", *a.keypoints[33, :2], a.image_size)
     assert page.text("similarity") == f"{scene[4].similarities[33]:.3f}"
 
 
@@ -445,7 +445,7 @@ def test_pointing_at_a_keypoint_shows_it(open_page, scene, keypoint_text):
     order = np.argsort(-features.scores)
     for place in (0, 12, 59):
         k = order[place]
-        page.point_at("picture", *features.keypoints[k, :2], features.image_size)
+        page.point_at("image", *features.keypoints[k, :2], features.image_size)
         assert float(page.text("score")) == pytest.approx(features.scores[k], rel=1e-3)
         assert page.text("rank") == f"{place + 1} of 60"
         assert float(page.text("scale")) == features.keypoints[k, 2]
@@ -478,7 +478,7 @@ def test_the_strength_map_on_a_toggle(open_page, keypoint_text):
             "return [box.left, box.top, box.width, box.height]",
             name,
         )
-        for name in ("picture", "heat-map")
+        for name in ("image", "heat-map")
     ]
     assert boxes[0] == boxes[1]
     page.element("heat").click()

@@ -65,7 +65,7 @@ def test_every_page(browser, site, screen, theme):
     assert [url for url in asked if not url.startswith((site.as_uri(), "data:", "blob:"))] == []
 
 
-def test_one_of_two_pictures_is_shown(browser, site):
+def test_one_of_two_images_is_shown(browser, site):
     for theme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": theme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -122,8 +122,8 @@ def test_a_site_without_pages_is_a_complaint(tmp_path):
     ("page", "given", "wanted"),
     [
         ("index.md", "[a](docs/many.md#x) ![b](docs/demo.jpg)", "[a](many.md#x) ![b](demo.jpg)"),
-        ("index.md", "see [docs/many.md](docs/many.md)", "see [Many pictures](many.md)"),
-        ("scale.md", "[many.md](many.md) [many](many.md)", "[Many pictures](many.md) [many](many.md)"),
+        ("index.md", "see [docs/many.md](docs/many.md)", "see [Many images](many.md)"),
+        ("scale.md", "[many.md](many.md) [many](many.md)", "[Many images](many.md) [many](many.md)"),
         ("index.md", "[a](SECURITY.md) [b](LICENSE)", "[a](security.md) [b](licence.md)"),
         ("how/bands.md", "[a](../../README.md#speed)", "[a](../index.md#speed)"),
         ("fuzzing.md", "[a](../docs/reliability.md)", "[a](reliability.md)"),
@@ -132,7 +132,7 @@ def test_a_site_without_pages_is_a_complaint(tmp_path):
     ],
 )
 def test_links_lead_to_pages(page, given, wanted):
-    assert hooks.rewritten(given, page, {"many.md": "Many pictures"}) == wanted
+    assert hooks.rewritten(given, page, {"many.md": "Many images"}) == wanted
 
 
 def test_titles_are_those_of_the_navigation():

@@ -1,6 +1,6 @@
 "use strict";
 
-// What both pages need: numbers, the theme, the place of the pictures, bars above a slider, enlarged patches,
+// What both pages need: numbers, the theme, the place of the images, bars above a slider, enlarged patches,
 // and the one match or keypoint that is pointed at, held or stepped to.
 
 const byId = (id) => document.getElementById(id);
@@ -64,7 +64,7 @@ function drawBars(canvas, bars) {
   });
 }
 
-// A circle that stands out from any picture.
+// A circle that stands out from any image.
 function drawRing(pen, x, y, radius, width, colour) {
   for (const [ink, line] of [["rgba(0, 0, 0, 0.6)", width + 2.5], [colour, width]]) {
     pen.beginPath();
@@ -75,16 +75,16 @@ function drawRing(pen, x, y, radius, width, colour) {
   }
 }
 
-// Pixels of the embedded picture along an edge of a patch, at scale 1.
+// Pixels of the embedded image along an edge of a patch, at scale 1.
 const PATCH = 64;
 
 // What lies around a keypoint, enlarged; the larger its scale, the more of it.
-function drawPatch(canvas, image, picture, x, y, scale, colour) {
+function drawPatch(canvas, image, size, x, y, scale, colour) {
   const pen = penOn(canvas);
   const edge = canvas.clientWidth;
   const span = PATCH * clamp(scale, 0.25, 8);
-  const left = ((x + 0.5) / picture.width) * image.naturalWidth - span / 2;
-  const top = ((y + 0.5) / picture.height) * image.naturalHeight - span / 2;
+  const left = ((x + 0.5) / size.width) * image.naturalWidth - span / 2;
+  const top = ((y + 0.5) / size.height) * image.naturalHeight - span / 2;
   pen.imageSmoothingQuality = "high";
   pen.drawImage(image, left, top, span, span, 0, 0, edge, edge);
   drawRing(pen, edge / 2, edge / 2, edge / 16, 2, colour);
@@ -94,43 +94,43 @@ function clear(canvas) {
   penOn(canvas);
 }
 
-// The place of the pictures
+// The place of the images
 
 const NARROW = 640;
 const CAPTION = 26;
 const GAP = 14;
-// A small picture is enlarged this much at most.
+// A small image is enlarged this much at most.
 const LARGEST = 4;
 
-// Makes the pictures as large as the window allows, beside or above each other, whichever shows more of them.
+// Makes the images as large as the window allows, beside or above each other, whichever shows more of them.
 // Two that stand beside each other get one height, two above each other one width: what they show is of the
 // same size, more often than not. Returns where they lie on the stage.
-function layOut(stage, images, pictures) {
+function layOut(stage, images, sizes) {
   const style = getComputedStyle(document.body);
   const others = [...document.body.children].filter((part) => !part.contains(stage) && part.offsetHeight > 1);
   const taken = others.reduce((sum, part) => sum + part.offsetHeight + parseFloat(style.rowGap), 0);
   const room = stage.clientWidth;
   const tall = window.innerHeight - taken - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
-  const captions = CAPTION * pictures.length;
-  const gaps = GAP * (pictures.length - 1);
+  const captions = CAPTION * sizes.length;
+  const gaps = GAP * (sizes.length - 1);
 
-  const widthPerHeight = pictures.reduce((sum, { width, height }) => sum + width / height, 0);
-  const heightPerWidth = pictures.reduce((sum, { width, height }) => sum + height / width, 0);
-  const tallest = Math.max(...pictures.map(({ height }) => height));
-  const widest = Math.max(...pictures.map(({ width }) => width));
+  const widthPerHeight = sizes.reduce((sum, { width, height }) => sum + width / height, 0);
+  const heightPerWidth = sizes.reduce((sum, { width, height }) => sum + height / width, 0);
+  const tallest = Math.max(...sizes.map(({ height }) => height));
+  const widest = Math.max(...sizes.map(({ width }) => width));
   const beside = Math.min((room - gaps) / widthPerHeight, Math.max(280, tall - CAPTION), LARGEST * tallest);
   let above = Math.min(room, Math.max(480, tall - captions - gaps) / heightPerWidth, LARGEST * widest);
-  const narrow = room < NARROW && pictures.length > 1;
+  const narrow = room < NARROW && sizes.length > 1;
   if (narrow) above = Math.min(room, LARGEST * widest);
-  const stacked = narrow || (pictures.length > 1 && above ** 2 * heightPerWidth > 1.2 * beside ** 2 * widthPerHeight);
+  const stacked = narrow || (sizes.length > 1 && above ** 2 * heightPerWidth > 1.2 * beside ** 2 * widthPerHeight);
 
   stage.classList.toggle("stacked", stacked);
   images.forEach((image, k) => {
-    const { width, height } = pictures[k];
+    const { width, height } = sizes[k];
     const factor = stacked ? above / width : beside / height;
     image.style.width = `${Math.max(1, Math.floor(width * factor))}px`;
     image.style.height = `${Math.max(1, Math.floor(height * factor))}px`;
-    // The caption is cut off rather than pushing the pictures apart.
+    // The caption is cut off rather than pushing the images apart.
     image.closest("figure").style.width = image.style.width;
   });
   const origin = stage.getBoundingClientRect();
@@ -140,11 +140,11 @@ function layOut(stage, images, pictures) {
   });
 }
 
-// Where the keypoints lie on the stage. (0, 0) is the centre of the top-left pixel, so that a picture begins
+// Where the keypoints lie on the stage. (0, 0) is the centre of the top-left pixel, so that an image begins
 // at -0.5.
-function onStage(points, picture, box) {
-  const x = Float32Array.from(points.x, (value) => box.x + ((value + 0.5) / picture.width) * box.width);
-  const y = Float32Array.from(points.y, (value) => box.y + ((value + 0.5) / picture.height) * box.height);
+function onStage(points, size, box) {
+  const x = Float32Array.from(points.x, (value) => box.x + ((value + 0.5) / size.width) * box.width);
+  const y = Float32Array.from(points.y, (value) => box.y + ((value + 0.5) / size.height) * box.height);
   return { x, y };
 }
 
@@ -216,7 +216,7 @@ function setUpPointing(stage, page) {
   };
 }
 
-// Begins once the pictures can be drawn from.
+// Begins once the images can be drawn from.
 function whenReady(images, start) {
   Promise.all(images.map((image) => image.decode())).then(start);
 }

@@ -3,15 +3,15 @@
 
 const count = data.scores.length;
 const colourOf = (k) => data.colours[data.shades[k]];
-const images = [byId("picture")];
-const [picture] = data.pictures;
+const images = [byId("image")];
+const [size] = data.sizes;
 const stage = byId("stage");
 const strongest = byId("strongest");
 const heat = byId("heat");
 
 // The pointer may be this far outside a circle, in pixels.
 const NEAR = 8;
-// So many at first: more would hide the picture.
+// So many at first: more would hide the image.
 const AT_FIRST = 1000;
 
 let points = { x: [], y: [] };
@@ -72,7 +72,7 @@ function drawAll() {
     }
     pen.stroke();
   };
-  // A dark outline, for pictures of any colour; among thousands it would only blacken them.
+  // A dark outline, for images of any colour; among thousands it would only blacken them.
   if (many <= 3000) {
     pen.strokeStyle = "rgba(10, 10, 14, 0.5)";
     pen.lineWidth = line + 1.4;
@@ -115,7 +115,7 @@ function show(k) {
   }
   const { x, y, scale } = data.points;
   drawRing(pen, points.x[k], points.y[k], Math.max(radius(k), 5), 3, colourOf(k));
-  drawPatch(byId("patch"), images[0], picture, x[k], y[k], scale[k], colourOf(k));
+  drawPatch(byId("patch"), images[0], size, x[k], y[k], scale[k], colourOf(k));
   byId("score").textContent = score(k);
   byId("rank").textContent = `${whole(k + 1)} of ${whole(count)}`;
   byId("position").textContent = position(x[k], y[k]);
@@ -162,8 +162,8 @@ whenReady(images, () => {
     update();
   };
   const place = () => {
-    const [box] = layOut(stage, images, data.pictures);
-    points = onStage(data.points, picture, box);
+    const [box] = layOut(stage, images, data.sizes);
+    points = onStage(data.points, size, box);
     redraw();
   };
   strongest.addEventListener("input", () => {

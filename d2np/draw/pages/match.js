@@ -11,7 +11,7 @@ const shadeOf = (similarity) => {
 };
 const colours = data.similarities.map(shadeOf);
 const colourOf = (k) => colours[k];
-const images = [byId("picture-a"), byId("picture-b")];
+const images = [byId("image-a"), byId("image-b")];
 const stage = byId("stage");
 const minimum = byId("minimum");
 const outlierColour = () => getComputedStyle(document.querySelector(".line.dashed")).borderTopColor;
@@ -198,7 +198,7 @@ function show(k) {
   drawLabel(pen, (a.x[k] + b.x[k]) / 2, (a.y[k] + b.y[k]) / 2, similarities[k].toFixed(3));
 
   [data.a, data.b].forEach((points, n) => {
-    drawPatch(patches[n], images[n], data.pictures[n], points.x[k], points.y[k], points.scale[k], colour);
+    drawPatch(patches[n], images[n], data.sizes[n], points.x[k], points.y[k], points.scale[k], colour);
   });
   byId("similarity").textContent = similarities[k].toFixed(3);
   byId("rank").textContent = `${whole(page.shown.indexOf(k) + 1)} of ${whole(page.shown.length)}`;
@@ -256,9 +256,9 @@ whenReady(images, () => {
     update();
   };
   const place = () => {
-    const boxes = layOut(stage, images, data.pictures);
-    a = onStage(data.a, data.pictures[0], boxes[0]);
-    b = onStage(data.b, data.pictures[1], boxes[1]);
+    const boxes = layOut(stage, images, data.sizes);
+    a = onStage(data.a, data.sizes[0], boxes[0]);
+    b = onStage(data.b, data.sizes[1], boxes[1]);
     redraw();
   };
   const filter = () => {

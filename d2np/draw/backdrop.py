@@ -1,4 +1,4 @@
-"""The picture below a drawing: opened, checked against its features, and scaled."""
+"""The image below a drawing: opened, checked against its features, and scaled."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..errors import FormatError
 from ..features import Features
 from ..image import open_rgb
 
-# Below this longest edge a picture is enlarged, so that circles and lines do not hide all of it.
+# Below this longest edge an image is enlarged, so that circles and lines do not hide all of it.
 SMALL = 400
 # More than this would only show the blur of the enlargement.
 _MOST_ENLARGED = 8
 
 
 def open_for(image: Any, features: Features, *, orient: bool, which: str) -> NDArray[np.uint8]:
-    """The picture, once it is sure that the features are numbers and lie in a picture of its size."""
+    """The image, once it is sure that the features are numbers and lie in an image of its size."""
     if not isinstance(features, Features):
         raise FormatError(f"{which} must be d2np.Features; got {type(features).__name__}")
     pixels = open_rgb(image, orient=orient)
     height, width = pixels.shape[:2]
     if features.image_size != (width, height):
         raise FormatError(
-            f"{which} belong to a picture of {features.image_size[0]} x {features.image_size[1]} pixels; "
+            f"{which} belong to an image of {features.image_size[0]} x {features.image_size[1]} pixels; "
             f"this one has {width} x {height}"
         )
     if not (np.isfinite(features.keypoints).all() and np.isfinite(features.scores).all()):
@@ -41,7 +41,7 @@ def enlargement(longest_edge: int, wanted: int = SMALL) -> int:
 
 
 def resized(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The picture at another size, smooth when it grows and without aliasing when it shrinks."""
+    """The image at another size, smooth when it grows and without aliasing when it shrinks."""
     if pixels.shape[:2] == (height, width):
         return pixels
     grown = width >= pixels.shape[1]
@@ -52,9 +52,9 @@ def resized(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
 def scaled_positions(
     features: Features, pixels: NDArray[np.uint8], width: int, height: int
 ) -> NDArray[np.float64]:
-    """(N, 2) positions of the keypoints once the picture is ``width`` x ``height``.
+    """(N, 2) positions of the keypoints once the image is ``width`` x ``height``.
 
-    Pixel centres are whole numbers, so a picture begins at -0.5, and that edge stays where it is.
+    Pixel centres are whole numbers, so an image begins at -0.5, and that edge stays where it is.
     """
     scale = np.array([width / pixels.shape[1], height / pixels.shape[0]])
     positions: NDArray[np.float64] = (features.keypoints[:, :2] + 0.5) * scale - 0.5

@@ -1,4 +1,4 @@
-"""Draw all figures of the pages: ``python docs/pictures``.
+"""Draw all figures of the pages: ``python docs/images``.
 
 Each is drawn twice, for light and for dark pages. They come out the same each time with one matplotlib, and
 what they show is computed by d2np's own code where it can be.

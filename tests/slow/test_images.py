@@ -1,4 +1,4 @@
-"""The pictures of the pages can be drawn, and are those that the pages show."""
+"""The images of the pages can be drawn, and are those that the pages show."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-SHOWN = re.compile(r"\]\((?:\.\./)?pictures/([\w-]+\.svg)#gh-(light|dark)-mode-only\)")
+SHOWN = re.compile(r"\]\((?:\.\./)?images/([\w-]+\.svg)#gh-(light|dark)-mode-only\)")
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    command = [sys.executable, "-W", "error", str(DOCS / "pictures"), "-o", str(folder)]
+    folder = tmp_path_factory.mktemp("images")
+    command = [sys.executable, "-W", "error", str(DOCS / "images"), "-o", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(list(folder.iterdir()))
     return folder
 
 
-def test_all_are_drawn_and_are_pictures(drawn):
+def test_all_are_drawn_and_are_images(drawn):
     names = {path.name for path in drawn.iterdir()}
-    assert names == {path.name for path in (DOCS / "pictures").glob("*.svg")}
+    assert names == {path.name for path in (DOCS / "images").glob("*.svg")}
     for path in drawn.iterdir():
         text = path.read_text()
         assert text.startswith("<?xml")
@@ -34,7 +34,7 @@ def test_all_are_drawn_and_are_pictures(drawn):
 
 
 def test_drawn_again_they_are_the_same(drawn, tmp_path):
-    command = [sys.executable, str(DOCS / "pictures"), "winograd", "-o", str(tmp_path)]
+    command = [sys.executable, str(DOCS / "images"), "winograd", "-o", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (drawn / path.name).read_bytes()
@@ -47,11 +47,11 @@ def test_each_is_shown_for_light_and_for_dark_pages():
             assert name.endswith(f"-{theme}.svg")
             shown.setdefault(page, []).append(name)
     names = [name for found in shown.values() for name in found]
-    assert sorted(names) == sorted(path.name for path in (DOCS / "pictures").glob("*.svg"))
+    assert sorted(names) == sorted(path.name for path in (DOCS / "images").glob("*.svg"))
 
 
-def test_an_unknown_picture_is_refused(tmp_path):
-    command = [sys.executable, str(DOCS / "pictures"), "mona-lisa", "-o", str(tmp_path)]
+def test_an_unknown_image_is_refused(tmp_path):
+    command = [sys.executable, str(DOCS / "images"), "mona-lisa", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "there is no figure mona-lisa" in done.stderr

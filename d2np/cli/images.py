@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..features import Features
-    from ..image import Picture
+    from ..image import ImageLike
     from ..remote import RemoteFile
 
 _FORMATS = {
@@ -127,7 +127,7 @@ def opened(path: str, max_pixels: int | None = None) -> str | RemoteFile:
     return image
 
 
-def shown(image: str | RemoteFile, options: argparse.Namespace) -> Picture:
+def shown(image: str | RemoteFile, options: argparse.Namespace) -> ImageLike:
     """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
     from ..image import open_rgb
 
