@@ -10,12 +10,12 @@ import pytest
 from engines import random_weights
 
 from d2np import matching
-from d2np.bands import Rows
-from d2np.detect import MapRows, descriptors, hard_detection, strength
 from d2np.kernels import topk
 from d2np.layers import LAYERS
-from d2np.pyramid import Level, reader
-from d2np.stages import DirectConvolution, PackedWeights, Pooling, WinogradConvolution
+from d2np.network.bands import Rows
+from d2np.network.detect import MapRows, descriptors, hard_detection, strength
+from d2np.network.pyramid import Level, reader
+from d2np.network.stages import DirectConvolution, PackedWeights, Pooling, WinogradConvolution
 from d2np.threads import Team
 
 CONVOLUTIONS = [layer for layer in LAYERS if layer.type == "convolution"]

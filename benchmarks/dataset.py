@@ -30,7 +30,7 @@ from skimage import data
 
 import d2np
 from d2np.dataset import HlocOutput, Settings, extract, listing
-from d2np.image import open_image
+from d2np.images.open import open_image
 from d2np.machine import usable_cores
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2np.bands import WholeMap, flow
 from d2np.layers import LAYERS, map_size
-from d2np.stages import PackedWeights, stages
+from d2np.network.bands import WholeMap, flow
+from d2np.network.stages import PackedWeights, stages
 from d2np.threads import Team, Workspace
 from d2np.weights.onnx import serialize
 

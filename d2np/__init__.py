@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from .errors import CacheWarning, Error, FormatError, ImageError, OptionError, WeightsError
 
 if TYPE_CHECKING:
-    from . import dataset, demo, draw, formats, layers, opencv, options, profile, verification, weights
+    from . import dataset, demo, draw, formats, layers, opencv, options, verification, weights
     from .features import Features, Matches
     from .matching import match, nearest_pairs
-    from .net import Net
+    from .network.net import Net
 
 __version__ = "1.0.0"
 
@@ -39,7 +39,6 @@ __all__ = [
     "nearest_pairs",
     "opencv",
     "options",
-    "profile",
     "verification",
     "weights",
 ]
@@ -49,7 +48,7 @@ __all__ = [
 _HOMES = {
     "Features": "features",
     "Matches": "features",
-    "Net": "net",
+    "Net": "network.net",
     "match": "matching",
     "nearest_pairs": "matching",
 }

@@ -15,7 +15,7 @@ from . import homography
 from .features import Features, Matches
 
 if TYPE_CHECKING:
-    from .net import Net
+    from .network.net import Net
 
 IMAGE = "astronaut.jpg"
 

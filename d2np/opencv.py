@@ -22,7 +22,7 @@ from .extras import require
 from .features import DESCRIPTOR_SIZE, Features, Matches
 
 if TYPE_CHECKING:
-    from .net import Net
+    from .network.net import Net
 
 _SIZE = 8.0
 """Diameter of a keypoint of scale 1: the 2 x 2 cells of 4 px that its descriptor is interpolated from."""
@@ -55,7 +55,7 @@ class D2Net:
 
     def __init__(self, net: Net | str | os.PathLike[str], **options: Any) -> None:
         _opencv()
-        from .net import Net
+        from .network.net import Net
 
         if unknown := sorted(set(options) - {*_FINDING, *_MAP}):
             raise OptionError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .matching import match, nearest_pairs
-from .net import Net
+from .network.net import Net
 
 
 def warm_up() -> None:

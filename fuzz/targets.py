@@ -33,13 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import d2np
-from d2np import dataset, index_pages, remote
+from d2np import dataset
 from d2np.dataset import failures, shards
 from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, mat, npz
-from d2np.image import open_image
-from d2np.source import open_source
+from d2np.images import index_pages, remote
+from d2np.images.open import open_image
+from d2np.images.source import open_source
 from d2np.weights import check as check_weights
 from d2np.weights import hdf5, onnx, safetensors, sniff, torch_checkpoint
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2np import bands, stages
 from d2np.kernels.simd import BLOCKS, Caches
 from d2np.layers import LAYERS, map_size
+from d2np.network import bands, stages
 from d2np.threads import Team
 
 

@@ -14,13 +14,13 @@ import pytest
 from parted import kept
 from PIL import Image
 
-from d2np import names as names_module
 from d2np.dataset import Entry, HlocOutput, KaptureOutput, NpzOutput, Settings, extract, listed_pairs, listing
 from d2np.dataset.hdf import feature_record
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc
-from d2np.image import open_image
+from d2np.images import names as names_module
+from d2np.images.open import open_image
 
 
 class FakeNet:

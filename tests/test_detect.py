@@ -2,8 +2,8 @@ import naive
 import numpy as np
 import pytest
 
-from d2np import detect
-from d2np.detect import MapRows
+from d2np.network import detect
+from d2np.network.detect import MapRows
 from d2np.threads import Team
 
 

@@ -66,7 +66,7 @@ def test_hloc_finds_the_names_as_hloc_does(tmp_path):
         assert sorted(found) == hloc.names(file) == ["1.jpg", "db/1.jpg", "db/ü 2.png"]
 
 
-def test_hloc_replaces_a_image_and_leaves_the_others(tmp_path, assert_same_features):
+def test_hloc_replaces_an_image_and_leaves_the_others(tmp_path, assert_same_features):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         for seed, name in enumerate(["a.jpg", "b.jpg", "a.jpg"]):
             hloc.write(file, name, features(4 + seed, seed=seed))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2np import Features
-from d2np.gathering import Gathering, Pile
+from d2np.network.gathering import Gathering, Pile
 
 
 def pieces_of(scores, cuts):
@@ -36,7 +36,7 @@ def test_the_best_of_pieces_are_the_best_of_all(scores, cuts, most):
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 12))
 def test_a_pile_gives_back_what_came_in_order(sizes, block):
     whole, pieces = pieces_of(np.arange(sum(sizes)), np.cumsum(sizes)[:-1].tolist())
-    with mock.patch("d2np.gathering._BLOCK", block):
+    with mock.patch("d2np.network.gathering._BLOCK", block):
         pile, gathering = Pile(), Gathering((9, 7))
         for piece in pieces:
             pile.add(piece)

@@ -113,7 +113,7 @@ def test_matches_are_in_the_page_the_most_similar_first():
         np.testing.assert_allclose(data[key]["x"], expected[:, 0], atol=0.51e-2)
         np.testing.assert_allclose(data[key]["y"], expected[:, 1], atol=0.51e-2)
         np.testing.assert_array_equal(data[key]["scale"], expected[:, 2])
-    assert data["images"] == [{"width": 320, "height": 240}, {"width": 200, "height": 260}]
+    assert data["sizes"] == [{"width": 320, "height": 240}, {"width": 200, "height": 260}]
     assert data["inliers"] is None
 
 
@@ -170,7 +170,7 @@ def test_large_images_are_embedded_smaller_and_positions_stay():
     page = draw.keypoint_page(large, given)
     assert embedded(Elements(page).by_id("image")[0]["src"]).size == (1600, 640)
     data = data_of(page)
-    assert data["images"] == [{"width": 2500, "height": 1000}]
+    assert data["sizes"] == [{"width": 2500, "height": 1000}]
     assert max(data["points"]["x"]) == pytest.approx(given.keypoints[:, 0].max(), abs=0.006)
     page = draw.keypoint_page(large, given, max_edge=100)
     assert embedded(Elements(page).by_id("image")[0]["src"]).size == (100, 40)

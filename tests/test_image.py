@@ -18,11 +18,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 import d2np
-from d2np import image as images
-from d2np import messages
-from d2np.avif import MOST, most_pixels
 from d2np.dataset.listing import EXTENSIONS
-from d2np.source import open_source
+from d2np.images import messages
+from d2np.images import open as images
+from d2np.images.avif import MOST, most_pixels
+from d2np.images.source import open_source
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +150,9 @@ def test_things_that_are_no_image(net, thing):
 # Files and PIL images
 
 
-def saved(tmp_path, img, name, **options):
+def saved(tmp_path, image, name, **options):
     path = tmp_path / name
-    img.save(path, **options)
+    image.save(path, **options)
     return path
 
 
@@ -509,12 +509,12 @@ def test_orientation_is_ignored_unless_asked_for(tmp_path, rgb):
         np.testing.assert_array_equal(images.open_image(opened, orient=True), np.rot90(rgb, -1))
 
 
-def test_orientation_through_the_net(tmp_path, net, img, assert_same_features):
+def test_orientation_through_the_net(tmp_path, net, image, assert_same_features):
     exif = Image.Exif()
     exif[0x0112] = 3
-    path = saved(tmp_path, Image.fromarray(img), "turned.png", exif=exif)
-    assert_same_features(net(path), net(img))
-    turned = np.rot90(img, 2)
+    path = saved(tmp_path, Image.fromarray(image), "turned.png", exif=exif)
+    assert_same_features(net(path), net(image))
+    turned = np.rot90(image, 2)
     assert_same_features(net(path, orient=True), net(turned))
     np.testing.assert_array_equal(net.dense(path, orient=True), net.dense(turned))
     np.testing.assert_array_equal(net.strength(path, orient=True), net.strength(turned))
@@ -575,36 +575,36 @@ def test_sizes_keep_the_limits_and_the_proportions(width, height, max_edge, max_
 
 @pytest.mark.parametrize("name", ["max_edge", "max_sum_edges"])
 @pytest.mark.parametrize("limit", [0, -5, 0.5, np.nan, True, "800"])
-def test_senseless_limits(net, img, name, limit):
+def test_senseless_limits(net, image, name, limit):
     with pytest.raises(d2np.OptionError, match=name):
-        net(img, **{name: limit})
+        net(image, **{name: limit})
 
 
-def test_shrinking_to_nothing_is_refused(net, img):
+def test_shrinking_to_nothing_is_refused(net, image):
     with pytest.raises(d2np.ImageError, match="raise max_edge"):
         net(np.zeros((2000, 9), np.uint8), max_edge=100)
     with pytest.raises(d2np.ImageError, match="it needs 8 px"):
         net(np.zeros((2000, 90), np.uint8), max_edge=100)
 
 
-def test_bytes_shrink_as_pillow_shrinks_them(img):
-    found = images.shrink(img, max_edge=50)
-    expected = Image.fromarray(img).resize((50, int(61 * (50 / 83))), Image.Resampling.BILINEAR)
+def test_bytes_shrink_as_pillow_shrinks_them(image):
+    found = images.shrink(image, max_edge=50)
+    expected = Image.fromarray(image).resize((50, int(61 * (50 / 83))), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found, np.asarray(expected))
 
 
-def test_floats_shrink_without_rounding(img):
-    found = images.shrink(img.astype(np.float32) / 2, max_edge=50)
-    expected = images.shrink(img, max_edge=50)
+def test_floats_shrink_without_rounding(image):
+    found = images.shrink(image.astype(np.float32) / 2, max_edge=50)
+    expected = images.shrink(image, max_edge=50)
     assert found.dtype == np.float32
     np.testing.assert_allclose(2 * found, expected, atol=1.1)
     assert (found % 1 != 0).any()
 
 
-def test_both_limits_shrink_one_after_the_other(img):
-    once = images.shrink(img, max_edge=60, max_sum_edges=None)
+def test_both_limits_shrink_one_after_the_other(image):
+    once = images.shrink(image, max_edge=60, max_sum_edges=None)
     twice = images.shrink(once, max_edge=None, max_sum_edges=80)
-    np.testing.assert_array_equal(images.shrink(img, max_edge=60, max_sum_edges=80), twice)
+    np.testing.assert_array_equal(images.shrink(image, max_edge=60, max_sum_edges=80), twice)
 
 
 @pytest.mark.parametrize(
@@ -635,22 +635,22 @@ def test_preprocess_equals_naive(rgb, name, dtype):
     np.testing.assert_allclose(found, naive.preprocess(rgb, name), rtol=1e-5, atol=1e-6)
 
 
-def test_an_unknown_preprocessing(net, img):
+def test_an_unknown_preprocessing(net, image):
     with pytest.raises(d2np.OptionError, match="caffe, torch"):
-        net(img, preprocessing="tf")
+        net(image, preprocessing="tf")
 
 
 @pytest.mark.parametrize("method", ["__call__", "dense", "strength"])
-def test_forms_of_one_image_give_one_result(net, img, tmp_path, method):
-    path = saved(tmp_path, Image.fromarray(img), "image.png")
+def test_forms_of_one_image_give_one_result(net, image, tmp_path, method):
+    path = saved(tmp_path, Image.fromarray(image), "image.png")
 
     def result(form):
         found = getattr(net, method)(form)
         return found.keypoints if method == "__call__" else found
 
-    expected = result(img)
+    expected = result(image)
     assert len(expected)
-    for form in (img.astype(float), np.asfortranarray(img), path, Image.open(path)):
+    for form in (image.astype(float), np.asfortranarray(image), path, Image.open(path)):
         np.testing.assert_array_equal(result(form), expected)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from d2np import index_pages
 from d2np.errors import ImageError
+from d2np.images import index_pages
 
 TOP = "http://host/photos/"
 

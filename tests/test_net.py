@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import d2np
-from d2np import stages
 from d2np.layers import PARAMETER_SHAPES
+from d2np.network import stages
 from d2np.weights import Provenance
 
 SCALES = (0.5, 1.0, 2.0)

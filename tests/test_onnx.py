@@ -16,10 +16,10 @@ import skimage.data
 from onnx import TensorProto, helper, numpy_helper
 
 import d2np
-from d2np import image as images
 from d2np import weights
 from d2np.cli import main
 from d2np.errors import OptionError, WeightsError
+from d2np.images import open as images
 from d2np.layers import LAYERS, PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.weights import Provenance
 from d2np.weights.onnx import serialize, write
@@ -195,7 +195,7 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_image, relu, preprocessin
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "camera"])
 def test_onnxruntime_on_the_analytic_weights(name):
     """What they take away at the frame must not be so large that its rounding shows in the rest."""
-    img = d2np.image.as_rgb(getattr(skimage.data, name)()[:301, :413])
+    img = d2np.images.open.as_rgb(getattr(skimage.data, name)()[:301, :413])
     net = d2np.Net.load("analytic")
     content = serialize(net.arrays, preprocessing="caffe")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -205,7 +205,7 @@ def test_onnxruntime_on_the_analytic_weights(name):
 
 
 @OPTIONS
-def test_comes_back_bit_by_bit(our_net, tmp_path, img, relu, preprocessing):
+def test_comes_back_bit_by_bit(our_net, tmp_path, image, relu, preprocessing):
     path = tmp_path / "d2.onnx"
     write(path, our_net.arrays, our_net.provenance, relu=relu, preprocessing=preprocessing)
     net = d2np.Net.load(path)
@@ -213,7 +213,7 @@ def test_comes_back_bit_by_bit(our_net, tmp_path, img, relu, preprocessing):
     inside = f", {preprocessing} preprocessing inside" if preprocessing else ""
     expected = Provenance(SOURCE.name, SOURCE.sha256, f"ONNX, d2np {d2np.__version__}{inside}")
     assert net.provenance == expected
-    small = img[:24, :24]
+    small = image[:24, :24]
     np.testing.assert_array_equal(net.dense(small), our_net.dense(small))
     assert os.listdir(tmp_path) == ["d2.onnx"]
 

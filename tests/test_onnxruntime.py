@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import d2np
-from d2np import image as images
+from d2np.images import open as images
 
 
 def graph(arrays):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import d2np
-from d2np import detect, layers, options, verification
+from d2np import layers, options, verification
 from d2np.draw import colours
+from d2np.network import detect
 from d2np.weights import onnx_graph, store
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)

@@ -20,7 +20,6 @@ MODULES = [
     "layers",
     "opencv",
     "options",
-    "profile",
     "verification",
     "weights",
 ]

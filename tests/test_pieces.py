@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from parted import killed_after
 
 import d2np
-from d2np import stages
 from d2np.dataset import (
     Entry,
     HlocOutput,
@@ -40,6 +39,7 @@ from d2np.dataset.pipeline import features_or_pieces_of
 from d2np.dataset.shards import Record, scan, wholes, write
 from d2np.errors import FormatError, ImageError
 from d2np.formats import hloc, npz
+from d2np.network import stages
 
 TESTS = Path(__file__).parent
 SIZE = (640, 48_000)
@@ -145,7 +145,7 @@ def test_pieces_count_with_their_end_only(told):
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.data())
-def test_a_image_that_was_torn_off_is_done_again(tmp_path_factory, data):
+def test_an_image_that_was_torn_off_is_done_again(tmp_path_factory, data):
     """Whatever byte the last one to be written was."""
     folder = tmp_path_factory.mktemp("torn")
     out = folder / "f.h5"
@@ -263,7 +263,7 @@ def test_pieces_that_are_not_as_many_as_told_are_no_image(tmp_path):
     output.close()
 
 
-def test_all_pieces_of_a_image_are_in_one_shard(tmp_path, monkeypatch):
+def test_all_pieces_of_an_image_are_in_one_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "LARGEST", 10_000)
     out = tmp_path / "f.h5"
     output = HlocOutput(out, {})
@@ -452,7 +452,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import d2np
-from d2np import stages
+from d2np.network import stages
 from d2np.dataset import HlocOutput, Settings, extract, listing, pipeline
 
 stages.tiles_at_a_time = lambda width: 60
@@ -497,7 +497,7 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
     assert high < low + held / 3
 
 
-def test_killed_in_the_middle_of_a_image(tmp_path):
+def test_killed_in_the_middle_of_an_image(tmp_path):
     write_tall(tmp_path / "tall.tif", 1000)
     shard = tmp_path / "f.h5.parts" / "000001.shard"
     script = killed_after(1) + CHILD + "run('tall.tif', 'f.h5')"

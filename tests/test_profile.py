@@ -4,7 +4,7 @@ import pytest
 import d2np
 from d2np.kernels import winograd
 from d2np.layers import LAYERS
-from d2np.profile import peak_gflops
+from d2np.network.profile import peak_gflops
 
 IMAGE = np.random.RandomState(0).randint(0, 256, (48, 56, 3)).astype(np.uint8)
 CONVOLUTIONS = [layer.name for layer in LAYERS if layer.type == "convolution"]

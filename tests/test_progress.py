@@ -9,7 +9,7 @@ import pytest
 
 from d2np.cli import network, progress
 from d2np.cli.report import count, file_size
-from d2np.source import Watched, open_source
+from d2np.images.source import Watched, open_source
 
 
 class Terminal(io.StringIO):

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import d2np
-from d2np import pyramid
-from d2np.bands import RowBuffer
-from d2np.detect import Candidates
+from d2np.network import pyramid
+from d2np.network.bands import RowBuffer
+from d2np.network.detect import Candidates
 from d2np.threads import Team
 
 

@@ -17,22 +17,22 @@ import tifffile
 from loopback import File, redirect, reply, reset, serving, status
 from PIL import Image
 
-from d2np import index_pages, remote
 from d2np.dataset import Entry, KaptureOutput, NpzOutput, Settings, extract, features_of, listing, pipeline
 from d2np.errors import ImageError, OptionError
 from d2np.features import Features
-from d2np.image import open_image
-from d2np.remote import RemoteFile
+from d2np.images import index_pages, remote
+from d2np.images.open import open_image
+from d2np.images.remote import RemoteFile
 
 
-def encoded(img, format):
+def encoded(image, format):
     stream = io.BytesIO()
-    Image.fromarray(img).save(stream, format)
+    Image.fromarray(image).save(stream, format)
     return stream.getvalue()
 
 
 @pytest.fixture
-def memory(img):
+def memory(image):
     """A file system in memory that holds images under ``/photos``."""
     system = fsspec.filesystem("memory")
     for name, format in (
@@ -43,14 +43,14 @@ def memory(img):
         (".hidden/d.png", "PNG"),
         ("sub/.e.png", "PNG"),
     ):
-        system.pipe(f"/photos/{name}", encoded(img, format))
+        system.pipe(f"/photos/{name}", encoded(image, format))
     system.pipe("/photos/notes.txt", b"no image")
     yield system
     system.rm("/", recursive=True)
 
 
 @pytest.fixture
-def web(img, monkeypatch):
+def web(image, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving() as server:
         page = b'<a href="../">up</a> <a href="?C=N;O=D">sort</a> <a href="a.png">a</a> <a href="sub/">s</a>'
@@ -59,9 +59,9 @@ def web(img, monkeypatch):
             "/photos/": status(200, page, **html),
             "/photos/sub": redirect("/photos/sub/"),
             "/photos/sub/": status(200, b'<a href="b%20c.png">b</a>', **html),
-            "/photos/a.png": File(encoded(img, "PNG"), etag='"1"'),
-            "/photos/a.png?size=full": File(encoded(img, "PNG")),
-            "/photos/sub/b%20c.png": File(encoded(img, "PNG")),
+            "/photos/a.png": File(encoded(image, "PNG"), etag='"1"'),
+            "/photos/a.png?size=full": File(encoded(image, "PNG")),
+            "/photos/sub/b%20c.png": File(encoded(image, "PNG")),
             "/list.txt": File(b"photos/a.png\n"),
             "/private.png": status(403),
             "/broken.png": status(500),
@@ -141,12 +141,12 @@ def test_images_are_those_of_files(memory, tmp_path):
             )
 
 
-def test_tiff_that_pillow_does_not_read(memory, img):
+def test_tiff_that_pillow_does_not_read(memory, image):
     stream = io.BytesIO()
-    deep = img.astype(np.uint16) * 257
+    deep = image.astype(np.uint16) * 257
     tifffile.imwrite(stream, deep, photometric="rgb", rowsperstrip=7)
     memory.pipe("/deep.tif", stream.getvalue())
-    np.testing.assert_array_equal(open_image(RemoteFile("memory://deep.tif")), img)
+    np.testing.assert_array_equal(open_image(RemoteFile("memory://deep.tif")), image)
 
 
 def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features):
@@ -216,28 +216,28 @@ def test_versions(memory):
     assert entry.path.version() != before
 
 
-def test_web_server(web, img):
+def test_web_server(web, image):
     photos = f"{web.address}/photos/"
     assert names(photos) == ["a.png", "sub/b c.png"]
     assert names(f"{photos}*.png") == ["a.png"]
     assert names(f"{photos}a.png?size=full") == ["a.png"]
     assert names(f"@{web.address}/list.txt") == ["photos/a.png"]
     for entry in [*listing([photos]), *listing([f"{photos}a.png?size=full"])]:
-        np.testing.assert_array_equal(open_image(entry.path), img)
+        np.testing.assert_array_equal(open_image(entry.path), image)
     (entry,) = listing([f"{photos}a.png"])
     assert entry.path.version()["version"] == '"1"'
 
 
-def test_names_from_a_server_stay_inside_the_output(web, img, tmp_path):
+def test_names_from_a_server_stay_inside_the_output(web, image, tmp_path):
     links = [
         *("%2Ftmp%2Fx%2Fpwn.png", "..%2F..%2Fpwn.png", "%2e%2e%2Fpwn.png", "b.png%2Fx.png", "%2Fa.png"),
         *("a%2F%2Fb.png", "a%2F.%2Fc.png", "%1B%5B2J.png", "n%00.png", ".e.png", "b.png"),
     ]
     page = "".join(f'<a href="/evil/{link}">x</a>' for link in links).encode()
     web.answers["/evil/"] = status(200, page, Content_Type="text/html")
-    web.answers |= {f"/evil/{link}": File(encoded(img, "PNG")) for link in links}
+    web.answers |= {f"/evil/{link}": File(encoded(image, "PNG")) for link in links}
     bad = ["%2e", "%2e%2e", "a%2F%2e%2e"]
-    web.answers |= {f"/{link}": File(encoded(img, "PNG")) for link in bad}
+    web.answers |= {f"/{link}": File(encoded(image, "PNG")) for link in bad}
     entries = listing([f"{web.address}/evil/", *(f"{web.address}/{link}" for link in bad)])
     for output in (NpzOutput(tmp_path / "npz"), KaptureOutput(tmp_path / "kapture")):
         report = extract(Widths(), entries, output, Settings())
@@ -292,9 +292,9 @@ def test_answers_end(web, where, monkeypatch):
     assert answer.sent < 100 * 2**18
 
 
-def test_images_that_are_read_again_end(web, img, tmp_path, monkeypatch):
+def test_images_that_are_read_again_end(web, image, tmp_path, monkeypatch):
     """kapture copies an image, and a checksum is taken of it, once the server has sent one."""
-    monkeypatch.setattr("d2np.image._MOST_BYTES_AROUND", 1000)
+    monkeypatch.setattr("d2np.images.open._MOST_BYTES_AROUND", 1000)
     monkeypatch.setattr(remote, "_SECONDS", 0.2)
     endless = web.answers["/photos/sub/b%20c.png"] = sends(bytes(2**18))
     first, second = listing([f"{web.address}/photos/"])
@@ -309,7 +309,7 @@ def test_images_that_are_read_again_end(web, img, tmp_path, monkeypatch):
     web.answers["/photos/sub/b%20c.png"] = drips(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
     with pytest.raises(ImageError, match="no answer in time"):
         second.path.sha256()
-    assert first.path.sha256() == hashlib.sha256(encoded(img, "PNG")).hexdigest()
+    assert first.path.sha256() == hashlib.sha256(encoded(image, "PNG")).hexdigest()
 
 
 def test_answers_to_parts_end(web, monkeypatch):

@@ -215,7 +215,7 @@ def test_images_that_change_while_the_job_is_stopped_are_done_again(photos):
     assert len(hloc.read("f.h5", "03.png")) == 7
 
 
-def test_a_image_that_changes_while_it_is_read_is_done_again(photos, monkeypatch):
+def test_an_image_that_changes_while_it_is_read_is_done_again(photos, monkeypatch):
     original = HlocOutput.put
 
     def put(self, entry, *rest):
@@ -700,7 +700,7 @@ def test_no_clock_decides_what_has_failed_before(photos):
     assert run(photos, "f.h5", "calls").done == 1
 
 
-def test_a_image_that_is_completed_after_it_was_read_is_tried_again(photos, monkeypatch):
+def test_an_image_that_is_completed_after_it_was_read_is_tried_again(photos, monkeypatch):
     """The list tells what an image was like when its turn came."""
     image = photos / "00.png"
     image.write_bytes(b"bad")

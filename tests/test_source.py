@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import d2np
-from d2np import image as images
-from d2np.source import open_source
+from d2np.images import open as images
+from d2np.images.source import open_source
 
 HEIGHT, WIDTH = 150, 70
 MOST = {"max_pixels": 10**6}

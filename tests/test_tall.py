@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import d2np
-from d2np import stages
+from d2np.network import stages
 
 WIDTH = 160
 UNBOUNDED = {"max_edge": None, "max_sum_edges": None}

@@ -81,7 +81,7 @@ def _run(argv: Sequence[str] | None) -> int:
     # How argparse ends after a help text.
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 2
-    from ..messages import collected
+    from ..images.messages import collected
 
     # Below the progress bar, which is gone by then.
     records: list[LogRecord] = []

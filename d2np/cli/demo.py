@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     check_output(options.output)
     from .. import demo, draw
-    from ..net import Net
+    from ..network.net import Net
 
     given = demo.views()
     say("Two views of one image: as it is, and through a known homography, darker.")

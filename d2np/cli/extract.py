@@ -17,7 +17,7 @@ from .report import complain, count, file_size, note, say, seconds
 
 if TYPE_CHECKING:
     from ..dataset import Entry, Output, Report, Settings
-    from ..net import Net
+    from ..network.net import Net
 
 _EPILOG = (
     """\

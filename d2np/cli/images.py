@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Error, ImageError, OptionError
-from ..names import is_missing, near
+from ..images.names import is_missing, near
 from .report import file_size, say
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..features import Features
-    from ..image import ImageLike
-    from ..remote import RemoteFile
+    from ..images.open import ImageLike
+    from ..images.remote import RemoteFile
 
 _FORMATS = {
     ".png": "PNG",
@@ -77,7 +77,7 @@ def _tables() -> tuple[str, ...]:
 
 def check_place(path: str, sources: Iterable[object] = ()) -> None:
     """Like :func:`check_output`, for a file of any kind."""
-    from ..remote import local_path
+    from ..images.remote import local_path
 
     target = Path(path)
     for source in map(str, sources):
@@ -115,8 +115,8 @@ def opened(path: str, max_pixels: int | None = None) -> str | RemoteFile:
     ImageError
         If it is no image; of a file only the head is read.
     """
-    from .. import remote
-    from ..image import most_bytes, open_file
+    from ..images import remote
+    from ..images.open import most_bytes, open_file
 
     if not remote.is_url(path):
         check_there(path)
@@ -129,7 +129,7 @@ def opened(path: str, max_pixels: int | None = None) -> str | RemoteFile:
 
 def shown(image: str | RemoteFile, options: argparse.Namespace) -> ImageLike:
     """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
-    from ..image import open_rgb
+    from ..images.open import open_rgb
 
     if options.max_pixels is None and not options.stretch:
         return image

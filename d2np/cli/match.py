@@ -27,9 +27,9 @@ from .report import count, say, seconds
 
 if TYPE_CHECKING:
     from ..features import Features, Matches
-    from ..net import Net
+    from ..images.remote import RemoteFile
+    from ..network.net import Net
     from ..options import GeometricModel
-    from ..remote import RemoteFile
 
 _MODELS = {"homography": "homography", "fundamental": "fundamental matrix"}
 _THRESHOLD = 3.0
@@ -177,7 +177,7 @@ def _model(options: argparse.Namespace) -> tuple[GeometricModel | None, str]:
 
 def _shrinking(features: Features, options: argparse.Namespace) -> float:
     """How many pixels of the image as given are one of those that the network saw."""
-    from ..image import network_size
+    from ..images.open import network_size
 
     seen = network_size(*features.image_size, max_edge=options.max_edge, max_sum_edges=options.max_sum_edges)
     return max(features.image_size[0] / seen[0], features.image_size[1] / seen[1])

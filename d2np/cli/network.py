@@ -11,8 +11,8 @@ from .report import note
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..image import ImageLike
-    from ..net import Net
+    from ..images.open import ImageLike
+    from ..network.net import Net
 
 
 def weights_or_default(given: str | None, *, quiet: bool = False) -> str:
@@ -41,7 +41,7 @@ def load(given: str | None, threads: int | None = None) -> Net:
     """
     import numpy as np
 
-    from ..net import Net
+    from ..network.net import Net
 
     tell_of_compiling()
     net = Net.load(weights_or_default(given))
@@ -60,7 +60,7 @@ def features(net: Net, image: ImageLike, threads: int | None = None, **options: 
     **options
         Those of the network's call, which the result does not differ from.
     """
-    from ..source import Watched, open_source
+    from ..images.source import Watched, open_source
 
     opening = ("orient", "stretch", "max_edge", "max_sum_edges", "max_pixels")
     source = open_source(image, **{name: options[name] for name in opening if name in options})

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TextIO
 
-from ..names import printable
+from ..images.names import printable
 
 
 def say(text: str = "") -> None:

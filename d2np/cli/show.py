@@ -14,8 +14,8 @@ from .report import count, say
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..net import Net
-    from ..remote import RemoteFile
+    from ..images.remote import RemoteFile
+    from ..network.net import Net
 
 _EPILOG = """\
 examples:
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _page(net: Net, image: str | RemoteFile, features: Features, options: argparse.Namespace) -> str:
     from .. import draw
-    from ..image import network_size
+    from ..images.open import network_size
 
     limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
     strength = net.strength(
@@ -113,7 +113,7 @@ def _page(net: Net, image: str | RemoteFile, features: Features, options: argpar
 
 def _heatmap(net: Net, image: str | RemoteFile, options: argparse.Namespace, caption: str) -> int:
     from .. import draw
-    from ..image import network_size, open_image
+    from ..images.open import network_size, open_image
 
     pixels = open_image(image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
     limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import FormatError, ImageError, OptionError
 from ..features import Features
-from ..image import network_size
-from ..names import check, folders_of
+from ..images.names import check, folders_of
+from ..images.open import network_size
 from ..options import Detector, Preprocessing
 from .failures import Failures
 from .listing import Entry
@@ -24,7 +24,7 @@ from .pipeline import features_of, features_or_pieces_of
 if TYPE_CHECKING:
     from distributed import Client
 
-    from ..net import Net
+    from ..network.net import Net
 
 Found = TypeVar("Found", bound=Features | Pieces)
 Outcome = TypeVar("Outcome")

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError
-from ..names import printable
-from ..remote import NO_FILE, RemoteFile
+from ..images import streams
+from ..images.names import printable
+from ..images.remote import NO_FILE, RemoteFile
 from .listing import Entry
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from .. import names, remote, streams
 from ..errors import ImageError, OptionError
-from ..remote import RemoteFile
+from ..images import names, remote, streams
+from ..images.remote import RemoteFile
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),

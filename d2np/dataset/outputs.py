@@ -12,10 +12,10 @@ from ..atomic import replacing
 from ..errors import FormatError
 from ..features import Features
 from ..formats import hloc, kapture, mat, npz
-from ..image import most_bytes
-from ..names import inside, make_room
-from ..remote import RemoteFile
-from ..streams import opened
+from ..images.names import inside, make_room
+from ..images.open import most_bytes
+from ..images.remote import RemoteFile
+from ..images.streams import opened
 from .listing import Entry
 from .lock import Lock
 from .pieces import Pieces

@@ -32,20 +32,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..gathering import in_blocks
-from ..image import most_bytes, open_file
+from ..images.messages import reading
+from ..images.open import most_bytes, open_file
+from ..images.remote import RemoteFile
+from ..images.source import Source, open_source
+from ..images.tiff import TiffRows
 from ..machine import free_memory
-from ..messages import reading
-from ..remote import RemoteFile
-from ..source import Source, open_source
+from ..network.gathering import in_blocks
 from ..threads import thread_count, whole_number
-from ..tiff import TiffRows
 from .listing import Entry
 from .pieces import Pieces
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..net import Net
+    from ..network.net import Net
     from .extraction import Settings
 
 MB = 1 << 20
@@ -164,7 +164,7 @@ def _found(
     *,
     in_pieces: bool,
 ) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
-    from ..net import Net  # here, since it takes a second and the caller has it already
+    from ..network.net import Net  # here, since it takes a second and the caller has it already
 
     cores = thread_count(threads)
     opens = isinstance(net, Net)

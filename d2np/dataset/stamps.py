@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 
-from ..remote import RemoteFile
-from ..streams import opened
+from ..images.remote import RemoteFile
+from ..images.streams import opened
 from .listing import Entry
 
 _CHECKSUM = "sha256"

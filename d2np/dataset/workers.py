@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from ..errors import Error, FormatError
 from ..features import Features
 from ..formats import hloc, hloc_matches
+from ..images.messages import LOGGER, ONCE, collected
 from ..machine import usable_cores
-from ..messages import LOGGER, ONCE, collected
 from . import extraction, hdf, pairs, shards
 from .cluster import Killed, Work, crowd, slots
 from .listing import Entry
@@ -41,7 +41,7 @@ from .store import Store
 if TYPE_CHECKING:
     from distributed import Client
 
-    from ..net import Net
+    from ..network.net import Net
 
 Item = TypeVar("Item")
 

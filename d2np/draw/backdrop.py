@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import FormatError
 from ..features import Features
-from ..image import open_rgb
+from ..images.open import open_rgb
 
 # Below this longest edge an image is enlarged, so that circles and lines do not hide all of it.
 SMALL = 400

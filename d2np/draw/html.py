@@ -24,7 +24,7 @@ from PIL import Image
 
 from ..errors import OptionError
 from ..features import Features, Matches
-from ..remote import RemoteFile
+from ..images.remote import RemoteFile
 from .backdrop import open_for, resized
 from .colours import colour_map, ranks
 from .heat import levels

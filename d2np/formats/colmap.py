@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..atomic import NO_LOCKS, sync_folder
 from ..errors import FormatError, ImageError, OptionError, did_you_mean, several
 from ..extras import require
-from ..names import inside, near
+from ..images.names import inside, near
 from ..threads import Team
 from . import hloc, hloc_matches
 

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import streams
 from ..errors import FormatError
 from ..features import Matches
+from ..images import streams
 from .hdf5 import find, read_array
 from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
-from ..streams import Capped
+from ..images.streams import Capped
 
 __all__ = ["MAGIC", "arrays", "shapes"]
 

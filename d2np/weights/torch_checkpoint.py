@@ -24,8 +24,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from .. import streams
 from ..errors import WeightsError
+from ..images import streams
 from ..layers import PARAMETER_SHAPES
 from ..options import Preprocessing
 from . import inert_pickle, state_dict

@@ -12,7 +12,7 @@ from style import Theme, bare, box, canvas, figure, label
 
 import d2np
 from d2np import demo
-from d2np.detect import EDGE_THRESHOLD
+from d2np.network.detect import EDGE_THRESHOLD
 
 Array = NDArray[np.float64]
 

@@ -154,16 +154,16 @@ def test_half(tmp_path: Path) -> None:
 
 
 @EXPORTER
-def test_the_same_map(tmp_path: Path, dynamo: bool, img: np.ndarray) -> None:
+def test_the_same_map(tmp_path: Path, dynamo: bool, image: np.ndarray) -> None:
     """PyTorch's network, exported and loaded, is PyTorch's network."""
     torch.manual_seed(3)
     network = Network()
     path = tmp_path / "d2.onnx"
     export(network, path, dynamo, True)
-    pixels = d2np.image.preprocess(img, "caffe").transpose(2, 0, 1)[np.newaxis]
+    pixels = d2np.images.open.preprocess(image, "caffe").transpose(2, 0, 1)[np.newaxis]
     with torch.inference_mode():
         expected = network(torch.from_numpy(np.ascontiguousarray(pixels)))[0].permute(1, 2, 0).numpy()
-    found = d2np.Net.load(path).dense(img)
+    found = d2np.Net.load(path).dense(image)
     assert abs(found - expected).max() <= 1e-4 * abs(expected).max()
     # And what d2np writes holds the same once more.
     arrays, provenance = weights.load(path)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import detect as kernels
-from .kernels import interpolate, normalize, pool
-from .threads import Team, spans
+from ..kernels import detect as kernels
+from ..kernels import interpolate, normalize, pool
+from ..threads import Team, spans
 
 FloatArray = NDArray[np.float32]
 

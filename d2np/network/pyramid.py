@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ImageError, OptionError
+from ..kernels import interpolate
+from ..layers import SMALLEST_SIDE
+from ..threads import Team, spans
 from .bands import RowBuffer
 from .detect import Candidates, MapRows
-from .errors import ImageError, OptionError
-from .kernels import interpolate
-from .layers import SMALLEST_SIDE
-from .threads import Team, spans
 
 FloatArray = NDArray[np.float32]
 
@@ -99,7 +99,7 @@ class _Ascent:
         Rows of the map.
     coarser : _Ascent or None
     detector : callable
-        One of :data:`d2np.detect.DETECTORS`.
+        One of :data:`d2np.network.detect.DETECTORS`.
     emit : callable
         Told what was found, while the rows around it are in the window.
     team : Team
@@ -192,10 +192,10 @@ def climb(
     steps : list of Level
         From coarse to fine.
     flows : callable
-        From a level to its flow (see :func:`d2np.bands.flow`), the buffer that it writes into, and the rows
-        of its map.
+        From a level to its flow (see :func:`d2np.network.bands.flow`), the buffer that it writes into, and
+        the rows of its map.
     detector : callable
-        One of :data:`d2np.detect.DETECTORS`.
+        One of :data:`d2np.network.detect.DETECTORS`.
     emit : callable
         Called with the level, rows of its summed map and the keypoints found in them; the rows are
         overwritten afterwards.

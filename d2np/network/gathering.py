@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from .features import DESCRIPTOR_SIZE, Features
-from .kernels import topk
+from ..features import DESCRIPTOR_SIZE, Features
+from ..kernels import topk
 
 
 class Gathering:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from ..errors import ImageError, OptionError
+from ..options import Preprocessing, check
 from . import avif
-from .errors import ImageError, OptionError
 from .messages import LOGGER, ONCE, reading
-from .options import Preprocessing, check
 from .remote import RemoteFile
 from .streams import IS_A_PIPE, is_pipe
 from .tiff import MOST_BYTES_PER_PIXEL, TiffRows, as_16_bits, first_bytes, is_tiff
@@ -211,7 +211,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     Parameters
     ----------
     image : path, bytes or binary file
-        A :class:`~d2np.remote.RemoteFile` and an open file are read whole.
+        A :class:`~d2np.images.remote.RemoteFile` and an open file are read whole.
     max_pixels : int, optional
         See :func:`open_image`.
 

@@ -12,12 +12,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import direct, pool, winograd
+from ..kernels.simd import Caches, host_block, host_caches
+from ..layers import LAYERS, Layer
+from ..options import Algorithm, check
+from ..threads import Team, Workspace, shrinking_spans, spans
 from .bands import RowBuffer, Rows, Stage, fresh_memory
-from .kernels import direct, pool, winograd
-from .kernels.simd import Caches, host_block, host_caches
-from .layers import LAYERS, Layer
-from .options import Algorithm, check
-from .threads import Team, Workspace, shrinking_spans, spans
 
 FloatArray = NDArray[np.float32]
 Memory = Callable[[int], FloatArray]

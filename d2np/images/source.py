@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import image as images
-from .errors import ImageError
-from .image import ImageLike
+from ..errors import ImageError
+from . import open as images
 from .messages import reading
+from .open import ImageLike
 from .tiff import TiffRows
 
 # How many rows are remembered where rows can be read only many at once: the levels of a pyramid read the same
@@ -95,7 +95,7 @@ def open_source(
     Parameters
     ----------
     image, orient, stretch, max_pixels
-        See :func:`d2np.image.open_image`. What is a source already is given back as it is, whatever the
+        See :func:`d2np.images.open.open_image`. What is a source already is given back as it is, whatever the
         options: it was opened ahead of its use.
     max_edge, max_sum_edges : int or None
         See :class:`d2np.Net`.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernels import direct, winograd
-from .kernels.simd import host_block
-from .layers import LAYERS, output_sizes
-from .threads import Clock
+from ..kernels import direct, winograd
+from ..kernels.simd import host_block
+from ..layers import LAYERS, output_sizes
+from ..threads import Clock
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import detect, image, pyramid, weights
+from .. import weights
+from ..errors import ImageError, OptionError, WeightsError
+from ..features import DESCRIPTOR_SIZE, Features
+from ..images import open as image
+from ..images.open import ImageLike, network_size, open_image
+from ..images.source import Source, open_source
+from ..kernels import topk
+from ..layers import LAYERS, PARAMETER_COUNT, Layer, map_size
+from ..options import Algorithm, Detector, Preprocessing, check
+from ..threads import Clock, Team, Workspace
+from . import detect, pyramid
 from .bands import RowBuffer, WholeMap, flow
-from .errors import ImageError, OptionError, WeightsError
-from .features import DESCRIPTOR_SIZE, Features
 from .gathering import Gathering, Pile
-from .image import ImageLike, network_size, open_image
-from .kernels import topk
-from .layers import LAYERS, PARAMETER_COUNT, Layer, map_size
-from .options import Algorithm, Detector, Preprocessing, check
 from .profile import Profile, summarise
-from .source import Source, open_source
 from .stages import PackedWeights, stages
-from .threads import Clock, Team, Workspace
 
 FloatArray = NDArray[np.float32]
 
@@ -207,7 +209,7 @@ class Net:
         ----------
         image : path, PIL.Image or array (H, W[, 3 | 4])
             uint8, uint16 over its full range, or float in 0..255; red first. Or what
-            :func:`d2np.source.open_source` has opened ahead with the same options, which is closed.
+            :func:`d2np.images.source.open_source` has opened ahead with the same options, which is closed.
         detector : {"d2", "strength"}
             The published hard detection with sub-cell localisation, or a ranking of all cells by strength.
         scales : sequence of float

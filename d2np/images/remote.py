@@ -16,9 +16,9 @@ from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ..errors import Error, ImageError
+from ..extras import require
 from . import index_pages
-from .errors import Error, ImageError
-from .extras import require
 
 # A single letter is a drive of Windows.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")

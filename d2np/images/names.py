@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from .errors import FormatError, ImageError, closest
+from ..errors import FormatError, ImageError, closest
 
 # Python's own functions for paths go to a depth of some hundreds.
 _DEEPEST = 100

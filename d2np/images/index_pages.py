@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from urllib.parse import unquote, urljoin, urlsplit
 
-from .errors import ImageError
+from ..errors import ImageError
 
 MOST_FOLDERS = 10_000
 MOST_FILES = 1_000_000

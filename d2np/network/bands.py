@@ -33,7 +33,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .threads import Team
+from ..threads import Team
 
 FloatArray = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ImageError
-from .extras import require
+from ..errors import ImageError
+from ..extras import require
 
 MOST_BYTES_PER_PIXEL = 16
 """No image within the limit on pixels needs more: four channels of four bytes."""
