@@ -1,0 +1,193 @@
+"""The loop of training: views through the fixed layers, the loss, its gradient, one step of Adam; checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import replacing
+from ..errors import FormatError, OptionError
+from ..network.net import Net
+from .layer import LAYER, Adam, LastLayer
+from .loss import Correspondences, Loss, loss
+
+FEWEST = 128
+"""Pairs with fewer correspondences teach nothing and are left out, as in the published code."""
+
+_SEED_OF_VALIDATION = 2019
+_VIEWS_OF_VALIDATION = 4
+
+
+class Sample(Protocol):
+    """Two images of one scene, (H, W, 3) uint8, and the cells of their maps that correspond."""
+
+    @property
+    def images(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+    @property
+    def pairs(self) -> Correspondences: ...
+
+
+class Source(Protocol):
+    """Whatever training pairs come from."""
+
+    def __len__(self) -> int: ...
+    def draw(self, number: int, rng: np.random.Generator) -> Sample:
+        """Return a pair of image ``number``, chosen by ``rng`` alone."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes
+    ----------
+    iterations : int
+        Pairs; each gives one step.
+    rate : float
+        Highest learning rate. The published code begins with 1e-3 and halves it.
+    warm_up : int
+        Iterations in which the rate rises to that; then it falls to 0 along a cosine.
+    seed : int
+        Of everything that is drawn.
+    """
+
+    iterations: int = 10_000
+    rate: float = 4e-4
+    warm_up: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or not 0 < self.rate < 1 or self.warm_up < 0:
+            raise OptionError("training needs at least one iteration and a rate between 0 and 1")
+
+    def rate_at(self, iteration: int) -> float:
+        """Return the learning rate of an iteration, counted from 0."""
+        rising = min(1.0, (iteration + 1) / max(1, self.warm_up))
+        return self.rate * rising * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
+
+
+class Training:
+    """A training at some iteration.
+
+    Parameters
+    ----------
+    net : Net
+        The weights to begin with. All layers but the last stay as they are.
+    source : Source
+    settings : Settings
+    described : mapping
+        What else decides the numbers, such as the photographs' checksums: a checkpoint of another training is
+        refused.
+    """
+
+    def __init__(
+        self, net: Net, source: Source, settings: Settings, described: Mapping[str, Any] | None = None
+    ) -> None:
+        self.net, self.source, self.settings = net, source, settings
+        self.layer = LastLayer(net.arrays[f"{LAYER.name}/weight"], net.arrays[f"{LAYER.name}/bias"])
+        self.adam = Adam([self.layer.taps, self.layer.bias])
+        self.rng = np.random.default_rng(settings.seed)
+        self.iteration = 0
+        # The loss and the accuracy of each iteration; NaN where a pair had too few correspondences.
+        self.history = np.full((settings.iterations, 2), np.nan)
+        self.validation: list[tuple[int, float, float]] = []
+        self._identity = json.dumps([asdict(settings), dict(described or {})], sort_keys=True)
+
+    def run(self, threads: int | None = None) -> Iterator[tuple[float, float]]:
+        """Train on to the last iteration; yield the loss and the accuracy of each."""
+        with self.net.activations(threads) as before_last:
+            while self.iteration < self.settings.iterations:
+                sample = self.source.draw(int(self.rng.integers(len(self.source))), self.rng)
+                if len(sample.pairs.first) >= FEWEST:
+                    cells = [before_last(image) for image in sample.images]
+                    found = self._loss(cells, sample.pairs)
+                    first, second = map(self.layer.gradient, cells, (found.first, found.second))
+                    gradients = [a + b for a, b in zip(first, second, strict=True)]
+                    self.adam.step(gradients, self.settings.rate_at(self.iteration))
+                    self.history[self.iteration] = found.value, found.accuracy
+                self.iteration += 1
+                yield tuple(self.history[self.iteration - 1])
+
+    def validate(self, source: Source, threads: int | None = None) -> tuple[float, float]:
+        """Return the mean loss and accuracy on views of other photographs, the same views every time."""
+        rng = np.random.default_rng(_SEED_OF_VALIDATION)
+        found = []
+        with self.net.activations(threads) as before_last:
+            for number in np.repeat(np.arange(len(source)), _VIEWS_OF_VALIDATION):
+                sample = source.draw(int(number), rng)
+                if len(sample.pairs.first) >= FEWEST:
+                    result = self._loss([before_last(image) for image in sample.images], sample.pairs)
+                    found.append((result.value, result.accuracy))
+        value, accuracy = np.mean(found, axis=0) if found else (math.nan, math.nan)
+        self.validation.append((self.iteration, float(value), float(accuracy)))
+        return float(value), float(accuracy)
+
+    def _loss(self, cells: Sequence[NDArray[np.float32]], pairs: Correspondences) -> Loss:
+        first, second = map(self.layer.forward, cells)
+        return loss(first, second, pairs)
+
+    def trained(self) -> dict[str, NDArray[np.float32]]:
+        """Return the 20 arrays of the network as it is now."""
+        return {**self.net.arrays, **self.layer.arrays}
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written. A checkpoint that is there stays.
+        """
+        state = json.dumps([self._identity, self.iteration, self.adam.steps, self.rng.bit_generator.state])
+        with replacing(path) as stream:
+            np.savez(
+                stream,
+                state=np.array(state),
+                history=self.history,
+                validation=np.array(self.validation).reshape(-1, 3),
+                taps=self.layer.taps,
+                bias=self.layer.bias,
+                **{f"means-{number}": values for number, values in enumerate(self.adam.means)},
+                **{f"squares-{number}": values for number, values in enumerate(self.adam.squares)},
+            )
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint: the rest gives the same numbers as a training that was never stopped.
+
+        Raises
+        ------
+        FormatError
+            If it is not a checkpoint of this training.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                identity, iteration, steps, state = json.loads(str(saved["state"]))
+                if identity != self._identity:
+                    raise FormatError(
+                        f"{path} is of a training with other settings, photographs or weights: "
+                        "go on with those, or begin again with --overwrite"
+                    )
+                for values, key in zip(self._arrays(), self._keys(), strict=True):
+                    values[:] = saved[key]
+                self.validation = [(int(n), float(a), float(b)) for n, a, b in saved["validation"]]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise FormatError(f"{path} is not a checkpoint of d2np train: {error}") from None
+        self.iteration, self.adam.steps = iteration, steps
+        self.rng.bit_generator.state = state
+
+    def _arrays(self) -> list[NDArray[Any]]:
+        return [self.history, self.layer.taps, self.layer.bias, *self.adam.means, *self.adam.squares]
+
+    @staticmethod
+    def _keys() -> list[str]:
+        return ["history", "taps", "bias", "means-0", "means-1", "squares-0", "squares-1"]
+
+
+Report = Callable[[int, float, float], None]
