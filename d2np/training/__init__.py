@@ -1,1 +1,1 @@
-"""Train the last convolution by D2-Net's loss, in plain NumPy: the published ``train.py`` without a framework."""
+"""Train the last convolution by D2-Net's loss: the published ``train.py`` in plain NumPy."""

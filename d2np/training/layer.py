@@ -1,4 +1,4 @@
-"""The one layer that learns: conv4_3, a 3 x 3 convolution of dilation 2, and Adam, which changes its parameters."""
+"""The one layer that learns, conv4_3, and Adam, which changes its parameters."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LastLayer:
         return found
 
     def gradient(self, cells: FloatArray, by_output: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the derivatives by ``taps`` and ``bias``, given the input and the derivatives by the output."""
+        """Return the derivatives by ``taps`` and ``bias``, given the input and those by the output."""
         flat = by_output.reshape(-1, by_output.shape[-1])
         return np.stack([shifted.T @ flat for shifted in _shifted(cells)]), flat.sum(axis=0)
 

@@ -1,45 +1,34 @@
-"""The loop of training: views through the fixed layers, the loss, its gradient, one step of Adam; checkpoints."""
+"""The loop of training, and its checkpoints."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import replacing
 from ..errors import FormatError, OptionError
+from ..images.open import preprocess
+from ..layers import map_size
+from ..network.bands import WholeMap, flow
 from ..network.net import Net
-from .layer import LAYER, Adam, LastLayer
+from ..network.stages import stages
+from .layer import LAYER, Adam, FloatArray, LastLayer
 from .loss import Correspondences, Loss, loss
+from .pairs import Pairs
 
 FEWEST = 128
 """Pairs with fewer correspondences teach nothing and are left out, as in the published code."""
 
 _SEED_OF_VALIDATION = 2019
 _VIEWS_OF_VALIDATION = 4
-
-
-class Sample(Protocol):
-    """Two images of one scene, (H, W, 3) uint8, and the cells of their maps that correspond."""
-
-    @property
-    def images(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
-    @property
-    def pairs(self) -> Correspondences: ...
-
-
-class Source(Protocol):
-    """Whatever training pairs come from."""
-
-    def __len__(self) -> int: ...
-    def draw(self, number: int, rng: np.random.Generator) -> Sample:
-        """Return a pair of image ``number``, chosen by ``rng`` alone."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ class Training:
     ----------
     net : Net
         The weights to begin with. All layers but the last stay as they are.
-    source : Source
+    pairs : Pairs
     settings : Settings
     described : mapping
         What else decides the numbers, such as the photographs' checksums: a checkpoint of another training is
@@ -88,9 +77,9 @@ class Training:
     """
 
     def __init__(
-        self, net: Net, source: Source, settings: Settings, described: Mapping[str, Any] | None = None
+        self, net: Net, pairs: Pairs, settings: Settings, described: Mapping[str, Any] | None = None
     ) -> None:
-        self.net, self.source, self.settings = net, source, settings
+        self.net, self.pairs, self.settings = net, pairs, settings
         self.layer = LastLayer(net.arrays[f"{LAYER.name}/weight"], net.arrays[f"{LAYER.name}/bias"])
         self.adam = Adam([self.layer.taps, self.layer.bias])
         self.rng = np.random.default_rng(settings.seed)
@@ -102,36 +91,37 @@ class Training:
 
     def run(self, threads: int | None = None) -> Iterator[tuple[float, float]]:
         """Train on to the last iteration; yield the loss and the accuracy of each."""
-        with self.net.activations(threads) as before_last:
+        with _trunk(self.net, threads) as before_last:
             while self.iteration < self.settings.iterations:
-                sample = self.source.draw(int(self.rng.integers(len(self.source))), self.rng)
-                if len(sample.pairs.first) >= FEWEST:
-                    cells = [before_last(image) for image in sample.images]
-                    found = self._loss(cells, sample.pairs)
+                pair = self.pairs.draw(int(self.rng.integers(len(self.pairs))), self.rng)
+                if len(pair.correspondences.first) >= FEWEST:
+                    cells = [before_last(image) for image in (pair.first, pair.second)]
+                    found = self._loss(cells, pair.correspondences)
                     first, second = map(self.layer.gradient, cells, (found.first, found.second))
-                    gradients = [a + b for a, b in zip(first, second, strict=True)]
+                    gradients: list[FloatArray] = [a + b for a, b in zip(first, second, strict=True)]
                     self.adam.step(gradients, self.settings.rate_at(self.iteration))
                     self.history[self.iteration] = found.value, found.accuracy
                 self.iteration += 1
                 yield tuple(self.history[self.iteration - 1])
 
-    def validate(self, source: Source, threads: int | None = None) -> tuple[float, float]:
+    def validate(self, pairs: Pairs, threads: int | None = None) -> tuple[float, float]:
         """Return the mean loss and accuracy on views of other photographs, the same views every time."""
         rng = np.random.default_rng(_SEED_OF_VALIDATION)
         found = []
-        with self.net.activations(threads) as before_last:
-            for number in np.repeat(np.arange(len(source)), _VIEWS_OF_VALIDATION):
-                sample = source.draw(int(number), rng)
-                if len(sample.pairs.first) >= FEWEST:
-                    result = self._loss([before_last(image) for image in sample.images], sample.pairs)
+        with _trunk(self.net, threads) as before_last:
+            for number in np.repeat(np.arange(len(pairs)), _VIEWS_OF_VALIDATION):
+                pair = pairs.draw(int(number), rng)
+                if len(pair.correspondences.first) >= FEWEST:
+                    cells = [before_last(image) for image in (pair.first, pair.second)]
+                    result = self._loss(cells, pair.correspondences)
                     found.append((result.value, result.accuracy))
         value, accuracy = np.mean(found, axis=0) if found else (math.nan, math.nan)
         self.validation.append((self.iteration, float(value), float(accuracy)))
         return float(value), float(accuracy)
 
-    def _loss(self, cells: Sequence[NDArray[np.float32]], pairs: Correspondences) -> Loss:
+    def _loss(self, cells: Sequence[NDArray[np.float32]], correspondences: Correspondences) -> Loss:
         first, second = map(self.layer.forward, cells)
-        return loss(first, second, pairs)
+        return loss(first, second, correspondences)
 
     def trained(self) -> dict[str, NDArray[np.float32]]:
         """Return the 20 arrays of the network as it is now."""
@@ -147,15 +137,11 @@ class Training:
         """
         state = json.dumps([self._identity, self.iteration, self.adam.steps, self.rng.bit_generator.state])
         with replacing(path) as stream:
-            np.savez(
+            np.savez(  # type: ignore[arg-type]
                 stream,
                 state=np.array(state),
-                history=self.history,
                 validation=np.array(self.validation).reshape(-1, 3),
-                taps=self.layer.taps,
-                bias=self.layer.bias,
-                **{f"means-{number}": values for number, values in enumerate(self.adam.means)},
-                **{f"squares-{number}": values for number, values in enumerate(self.adam.squares)},
+                **dict(zip(self._KEYS, self._arrays(), strict=True)),
             )
 
     def load(self, path: Path) -> None:
@@ -174,7 +160,7 @@ class Training:
                         f"{path} is of a training with other settings, photographs or weights: "
                         "go on with those, or begin again with --overwrite"
                     )
-                for values, key in zip(self._arrays(), self._keys(), strict=True):
+                for key, values in zip(self._KEYS, self._arrays(), strict=True):
                     values[:] = saved[key]
                 self.validation = [(int(n), float(a), float(b)) for n, a, b in saved["validation"]]
         except (OSError, ValueError, KeyError, EOFError) as error:
@@ -182,12 +168,24 @@ class Training:
         self.iteration, self.adam.steps = iteration, steps
         self.rng.bit_generator.state = state
 
+    _KEYS = ("history", "taps", "bias", "means-0", "means-1", "squares-0", "squares-1")
+
     def _arrays(self) -> list[NDArray[Any]]:
         return [self.history, self.layer.taps, self.layer.bias, *self.adam.means, *self.adam.squares]
 
-    @staticmethod
-    def _keys() -> list[str]:
-        return ["history", "taps", "bias", "means-0", "means-1", "squares-0", "squares-1"]
 
+@contextmanager
+def _trunk(net: Net, threads: int | None) -> Iterator[Callable[[NDArray[np.uint8]], NDArray[np.float32]]]:
+    """Give what computes, for an image, the input of the last layer."""
+    with net._team(threads) as team:
 
-Report = Callable[[int, float, float], None]
+        def before_last(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+            pixels = preprocess(image, net.preprocessing)
+            height, width = image.shape[:2]
+            cells = np.empty((*map_size(height, width), LAYER.in_channels), np.float32)
+            fixed = stages(net._packed, width, team.workspace, relu=False)[:-1]
+            for _ in flow(lambda first, last: pixels[first:last], height, fixed, WholeMap(cells), team):
+                pass
+            return cells
+
+        yield before_last

@@ -8,14 +8,14 @@ For corresponding positions i of two maps, with descriptors d and soft detection
     n_i = the least |d1_i - d2_k|^2 or |d2_i - d1_k|^2 over all cells k that are farther than the safe
           radius from the true position                            (the hardest negative, equations 8 and 9)
 
-A descriptor is a cell's feature vector over its length, ``d = f / |f|``. The soft detection score of a cell is the
+A descriptor is a cell's feature vector over its length, ``d = f / |f|``. A cell's soft detection score is the
 largest ``alpha * beta`` of its channels, over the sum of all cells (equations 3 to 6)::
 
     alpha = exp(x / M) / sum of exp(x / M) over the 3 x 3 cells     x = max(0, f), M = the map's largest x
     beta  = x / the cell's largest x
 
-All gradients follow by the chain rule; each function below gives its own. What takes a maximum or a minimum passes its
-gradient to the element that was chosen.
+All gradients follow by the chain rule; each function below gives its own. A maximum or minimum passes its
+gradient to the element that it chose.
 
 Arrays have the shape (rows, columns, channels), in float32 or float64; results have the dtype of the maps.
 """
@@ -41,13 +41,12 @@ class Correspondences(NamedTuple):
 
     Attributes
     ----------
-    first : (N, 2) int64
-        Cells (row, column) of the first map.
-    second : (N, 2) float64
-        Positions (row, column) in cells of the second map, inside it; between cells features are interpolated.
+    first, second : (N, 2) float64
+        Positions (row, column) in cells of the two maps, inside them. Between cells features are
+        interpolated; whole numbers give the published loss, which rounds the second positions.
     """
 
-    first: NDArray[np.int64]
+    first: NDArray[np.float64]
     second: NDArray[np.float64]
 
 
@@ -60,8 +59,8 @@ class Loss(NamedTuple):
     first, second : (h, w, channels)
         Derivatives of the loss with respect to the two maps.
     accuracy : float
-        Share of the positions of the first map whose nearest descriptor in the second map lies within one cell, in
-        rows and in columns, of the true position.
+        Share of the positions of the first map whose nearest descriptor in the second map lies within one
+        cell, in rows and in columns, of the true position.
     """
 
     value: float

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from .. import homography
-from .loss import Correspondences
 
 ROTATION, SCALE, TILT, SHIFT = 30.0, 1.6, 0.12, 0.15
-"""Limits of the second view: degrees, factor, and shares of the view by which its corners and its centre move."""
+"""Limits of the second view: degrees, factor, shares of the view by which corners and centre move."""
 
 # Pillow's coordinates begin at the top-left pixel's corner, positions at its centre.
 _HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
@@ -64,24 +63,6 @@ def views(photo: Image.Image, size: int, rng: np.random.Generator) -> Views:
     truth = np.linalg.inv(_HALF) @ np.linalg.inv(to_second) @ to_first @ _HALF
     images = [_through(photo, matrix, size) for matrix in (to_first, to_second)]
     return Views(_relit(images[0], rng, 0.5), _relit(images[1], rng, 1.0), truth / truth[2, 2])
-
-
-def correspondences(truth: NDArray[np.float64], shape: tuple[int, int], centre: float = 1.5) -> Correspondences:
-    """Return where the cells of the first view's map lie in the second view's.
-
-    Parameters
-    ----------
-    truth : (3, 3)
-        As :class:`Views` has it.
-    shape : (int, int)
-        Rows and columns of both maps.
-    centre : float
-        Pixels from the image's first pixel to the first cell: 1.5 as published, 3.5 for the cells' true centres.
-    """
-    cells = np.stack(np.indices(shape), axis=-1).reshape(-1, 2)
-    second = (homography.apply(truth, cells[:, ::-1] * 4 + centre)[:, ::-1] - centre) / 4
-    inside = ((second >= 0) & (second <= np.array(shape) - 1)).all(axis=1)
-    return Correspondences(cells[inside], second[inside])
 
 
 def _through(photo: Image.Image, matrix: NDArray[np.float64], size: int) -> Image.Image:
