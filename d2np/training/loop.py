@@ -137,11 +137,11 @@ class Training:
         """
         state = json.dumps([self._identity, self.iteration, self.adam.steps, self.rng.bit_generator.state])
         with replacing(path) as stream:
-            np.savez(  # type: ignore[arg-type]
+            np.savez(
                 stream,
                 state=np.array(state),
                 validation=np.array(self.validation).reshape(-1, 3),
-                **dict(zip(self._KEYS, self._arrays(), strict=True)),
+                **dict(zip(self._KEYS, self._arrays(), strict=True)),  # type: ignore[arg-type]
             )
 
     def load(self, path: Path) -> None:

@@ -1,0 +1,232 @@
+"""Training: the loss and its gradient, the last layer, pairs and their correspondences, checkpoints."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+import d2np
+from d2np import FormatError, ImageError, OptionError, homography
+from d2np.training import layer, loop, loss, pairs
+from d2np.training.loss import Correspondences
+
+SHAPE = (9, 11)
+
+
+def photograph(width, height, seed=0):
+    """Smooth noise, which has corners and blobs at several scales."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    noise = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(2))
+    return Image.fromarray(np.clip(8.0 * (np.asarray(noise) - 127.5) + 127.5, 0, 255).astype(np.uint8))
+
+
+def maps(seed, channels=7):
+    rng = np.random.default_rng(seed)
+    return rng.normal(0.3, 1, (2, *SHAPE, channels))
+
+
+def correspondences(seed, count=40, whole=False):
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, SHAPE, (count, 2)).astype(float)
+    second = np.clip(first + rng.uniform(-3, 3, (count, 2)), 0, np.array(SHAPE) - 1.0)
+    return Correspondences(first, np.rint(second) if whole else second)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("whole", [True, False])
+def test_gradient_by_finite_differences(seed, whole):
+    a, b = maps(seed)
+    points = correspondences(seed, whole=whole)
+    found = loss.loss(a, b, points)
+    rng = np.random.default_rng(seed)
+    for cells, gradient in ((a, found.first), (b, found.second)):
+        for _ in range(30):
+            place = tuple(rng.integers(0, cells.shape))
+            kept, step = cells[place], 1e-6
+            cells[place] = kept + step
+            above = loss.loss(a, b, points).value
+            cells[place] = kept - step
+            below = loss.loss(a, b, points).value
+            cells[place] = kept
+            assert gradient[place] == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-9)
+
+
+def test_loss_in_a_case_worked_out_by_hand():
+    """One point, equal descriptors, all others orthogonal: positive distance 0, negative 2, no loss; then opposed."""
+    a = np.zeros((1, 12, 12))
+    a[0, np.arange(12), np.arange(12)] = 1
+    found = loss.loss(a, a, Correspondences(np.array([[0.0, 0.0]]), np.array([[0.0, 0.0]])))
+    assert (found.value, found.accuracy) == (0, 1)
+    assert not found.first.any()
+    # The nearest descriptor farther than the safe radius is the point's own: positive 2, negative 0.
+    found = loss.loss(a, a[:, ::-1], Correspondences(np.array([[0.0, 0.0]]), np.array([[0.0, 0.0]])))
+    assert (found.value, found.accuracy) == (3, 0)
+
+
+def test_cells_without_a_positive_feature_have_the_score_0():
+    cells = -np.ones((4, 5, 3))
+    cells[1, 2] = 1, 2, 3
+    scores = loss.soft_scores(cells)
+    assert scores.scores[1, 2] == scores.scores.sum() == 1
+    assert np.isfinite(scores.backward(np.ones((4, 5)))).all()
+    assert not loss.soft_scores(-cells * 0).scores.any()
+
+
+def test_the_last_layer_is_that_of_the_network(net):
+    last = layer.LastLayer(net.arrays["conv4_3/weight"], net.arrays["conv4_3/bias"])
+    for name, array in last.arrays.items():
+        np.testing.assert_array_equal(array, net.arrays[name])
+    image = np.asarray(photograph(72, 64))
+    with loop._trunk(net, 1) as before_last:
+        found = last.forward(before_last(image))
+    expected = net.dense(image, relu=False)
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_the_last_layers_gradient():
+    rng = np.random.default_rng(0)
+    last = layer.LastLayer(rng.normal(size=(4, 3, 3, 3)), rng.normal(size=4))
+    cells, by_output = rng.normal(size=(6, 7, 3)), rng.normal(size=(6, 7, 4))
+    by_taps, by_bias = last.gradient(cells, by_output)
+    for values, gradient in ((last.taps, by_taps), (last.bias, by_bias)):
+        for place in np.ndindex(values.shape):
+            kept = values[place]
+            values[place] = kept + 1
+            above = (last.forward(cells) * by_output).sum()
+            values[place] = kept
+            # Linear: a step of any length gives the derivative.
+            assert above - (last.forward(cells) * by_output).sum() == pytest.approx(gradient[place])
+
+
+def test_adam_goes_downhill_at_the_given_rate():
+    values = np.array([3.0, -2.0])
+    adam = layer.Adam([values])
+    adam.step([2 * values], 0.1)
+    np.testing.assert_allclose(values, [2.9, -1.9])
+    for _ in range(500):
+        adam.step([2 * values], 0.1)
+    np.testing.assert_allclose(values, 0, atol=1e-2)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.png")
+        photograph(150 + 10 * number, 140, seed=number).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("centre", [pairs.PUBLISHED, pairs.TRUE])
+def test_views_correspond(photos, centre):
+    """What is drawn in the first view lies in the second where the correspondences say."""
+    found = pairs.Photographs(photos, 96, centre).draw(0, np.random.default_rng(1))
+    assert found.first.shape == found.second.shape == (96, 96, 3)
+    first, second = found.correspondences
+    assert len(first) > 100
+    size = np.array(d2np.layers.map_size(96, 96)) - 1
+    assert ((second >= 0) & (second <= size)).all()
+    truth = homography.through(first[:, ::-1] * 4 + centre, second[:, ::-1] * 4 + centre)
+    np.testing.assert_allclose(
+        homography.apply(truth, first[:, ::-1] * 4 + centre), second[:, ::-1] * 4 + centre
+    )
+
+
+def test_the_same_seed_draws_the_same(photos):
+    drawn = [pairs.Photographs(photos, 96).draw(1, np.random.default_rng(5)) for _ in range(2)]
+    np.testing.assert_array_equal(drawn[0].second, drawn[1].second)
+    np.testing.assert_array_equal(drawn[0].correspondences.second, drawn[1].correspondences.second)
+
+
+def test_photographs_smaller_than_a_view_are_refused(photos):
+    with pytest.raises(
+        ImageError, match=r"0\.png: 150 x 140 px, once reduced, are less than a view of 192 px"
+    ):
+        pairs.Photographs(photos, 192).draw(0, np.random.default_rng(0))
+
+
+def test_disparity(tmp_path):
+    image = np.asarray(photograph(160, 150))
+    disparity = np.full((150, 160), 8.0)
+    disparity[:, :40] = 0
+    np.savez(tmp_path / "pair.npz", image1=image, image2=np.roll(image, -8, axis=1), disparity=disparity)
+    source = pairs.Depths([tmp_path / "pair.npz"], 96)
+    found = source.draw(0, np.random.default_rng(3))
+    first, second = found.correspondences
+    assert len(first) > 50
+    moved = 4 * (second - first)
+    assert not moved[:, 0].any()
+    assert len(np.unique(moved[:, 1])) == 1  # the windows are cut at whole pixels
+    x, y = (4 * first[len(first) // 2, ::-1] + 1.5).astype(int)
+    u, v = x + int(moved[0, 1]), y
+    np.testing.assert_array_equal(found.first[y, x], found.second[v, u])
+
+
+def test_depth_of_a_camera_that_moves_to_the_right(tmp_path):
+    image = np.asarray(photograph(160, 150))
+    pose = np.eye(4)
+    pose[0, 3] = -0.5
+    arrays = {f"depth{n}": np.full((150, 160), 5.0) for n in (1, 2)}
+    arrays |= {f"intrinsics{n}": np.array([[100.0, 0, 80], [0, 100, 75], [0, 0, 1]]) for n in (1, 2)}
+    np.savez(tmp_path / "p.npz", image1=image, image2=image, pose1=np.eye(4), pose2=pose, **arrays)
+    np.savez(tmp_path / "q.npz", image1=image, image2=image, disparity=np.full((150, 160), 10.0))
+    by_depth, by_disparity = (
+        pairs.Depths([tmp_path / name], 96).draw(0, np.random.default_rng(3)) for name in ("p.npz", "q.npz")
+    )
+    for one, other in zip(by_depth.correspondences, by_disparity.correspondences, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+@pytest.mark.parametrize("arrays", [{}, {"image1": np.zeros((9, 9, 3))}, {"disparity": np.zeros(3)}])
+def test_archives_that_lack_something(tmp_path, arrays):
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(FormatError, match="p.npz is not a pair with depth or disparity"):
+        pairs.Depths([tmp_path / "p.npz"], 96).draw(0, np.random.default_rng(0))
+
+
+def training(net, photos, iterations=6, **settings):
+    return loop.Training(net, pairs.Photographs(photos, 96), loop.Settings(iterations, warm_up=2, **settings))
+
+
+def test_a_training_that_goes_on_gives_the_same_numbers(net, photos, tmp_path):
+    whole = training(net, photos)
+    losses = [value for value, _ in whole.run(1)]
+    assert len(losses) == 6
+    assert np.isfinite(losses).any()
+    stopped = training(net, photos)
+    for number, _ in enumerate(stopped.run(1), 1):
+        if number == 3:
+            break
+    stopped.save(tmp_path / "checkpoint.npz")
+    resumed = training(net, photos)
+    resumed.load(tmp_path / "checkpoint.npz")
+    assert resumed.iteration == 3
+    for _ in resumed.run(1):
+        pass
+    np.testing.assert_array_equal(resumed.history, whole.history)
+    for name, array in whole.trained().items():
+        np.testing.assert_array_equal(resumed.trained()[name], array)
+    changed = {name for name, array in whole.trained().items() if not np.array_equal(array, net.arrays[name])}
+    assert changed == {"conv4_3/weight", "conv4_3/bias"}
+
+
+def test_a_checkpoint_of_another_training_is_refused(net, photos, tmp_path):
+    training(net, photos).save(tmp_path / "checkpoint.npz")
+    with pytest.raises(FormatError, match="other settings, photographs or weights"):
+        training(net, photos, seed=1).load(tmp_path / "checkpoint.npz")
+    (tmp_path / "checkpoint.npz").write_bytes(b"nothing")
+    with pytest.raises(FormatError, match="not a checkpoint of d2np train"):
+        training(net, photos).load(tmp_path / "checkpoint.npz")
+
+
+@pytest.mark.parametrize("settings", [{"iterations": 0}, {"rate": 0}, {"rate": 2}, {"warm_up": -1}])
+def test_senseless_settings(settings):
+    with pytest.raises(OptionError):
+        loop.Settings(**settings)
+
+
+def test_the_rate_rises_and_falls():
+    settings = loop.Settings(iterations=100, rate=0.01, warm_up=10)
+    rates = [settings.rate_at(iteration) for iteration in range(100)]
+    assert max(rates) == pytest.approx(0.01, rel=0.05)
+    assert 8 <= rates.index(max(rates)) <= 10
+    assert rates[-1] < 1e-4 * 0.01 * 100
