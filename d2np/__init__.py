@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import CacheWarning, Error, FormatError, ImageError, OptionError, WeightsError
 
 if TYPE_CHECKING:
-    from . import dataset, demo, draw, formats, layers, opencv, options, verification, weights
+    from . import dataset, demo, draw, formats, layers, opencv, options, reference, verification, weights
     from .features import Features, Matches
     from .matching import match, nearest_pairs
     from .network.net import Net
@@ -39,6 +39,7 @@ __all__ = [
     "nearest_pairs",
     "opencv",
     "options",
+    "reference",
     "verification",
     "weights",
 ]

@@ -2,7 +2,7 @@
 
 D2-Net's extractor is VGG16 up to conv4_3 with the third pooling turned into a 2 x 2 average of stride 1
 and the convolutions behind it dilated by 2, so that the map keeps a quarter of the image's resolution
-(paper, section 4.1; published file ``lib/model_test.py``). The last convolution has no ReLU of its own:
+(paper, section 4.3; published file ``lib/model_test.py``). The last convolution has no ReLU of its own:
 the published code applies one on top unless told otherwise.
 """
 

@@ -95,8 +95,8 @@ def image():
 
 
 @pytest.fixture(scope="session")
-def reference():
-    """Arrays of a reference file by its name."""
+def output():
+    """Arrays that the published code has put out, by the name of their file in ``reference/``."""
 
     def load(name):
         with np.load(Path(__file__).parent / "reference" / f"{name}.npz") as file:

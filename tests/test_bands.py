@@ -2,12 +2,12 @@
 
 import tracemalloc
 
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels.simd import BLOCKS, Caches
 from d2np.layers import LAYERS, map_size
 from d2np.network import bands, stages
@@ -44,9 +44,9 @@ EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 @EVERY_ALGORITHM
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("size", [(8, 8), (8, 9), (9, 31), (23, 8), (33, 50), (47, 41)])
-def test_equals_naive(packed, weights_arrays, algorithm, size, relu):
+def test_equals_the_reference(packed, weights_arrays, algorithm, size, relu):
     pixels = random_pixels(*size)
-    expected = naive.forward(pixels, weights_arrays, relu)
+    expected = reference.feature_map(pixels.astype(np.float64), weights_arrays, relu)
     found = feature_map(pixels, packed[algorithm], relu=relu)
     assert found.dtype == np.float32
     assert found.shape == (*map_size(*size), 512)

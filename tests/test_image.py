@@ -9,7 +9,6 @@ import zipfile
 from fractions import Fraction
 from pathlib import Path
 
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 import d2np
+from d2np import reference
 from d2np.dataset.listing import EXTENSIONS
 from d2np.images import messages
 from d2np.images import open as images
@@ -629,10 +629,12 @@ def test_keypoints_are_in_pixels_of_the_given_image(net, make_image, limits):
 
 @pytest.mark.parametrize("name", ["caffe", "torch"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_preprocess_equals_naive(rgb, name, dtype):
+def test_preprocess_equals_the_reference(rgb, name, dtype):
     found = images.preprocess(rgb.astype(dtype), name)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, naive.preprocess(rgb, name), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found, reference.preprocess(rgb.astype(np.float64), name), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_an_unknown_preprocessing(net, image):

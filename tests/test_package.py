@@ -20,6 +20,7 @@ MODULES = [
     "layers",
     "opencv",
     "options",
+    "reference",
     "verification",
     "weights",
 ]

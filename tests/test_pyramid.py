@@ -1,10 +1,10 @@
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import d2np
+from d2np import reference
 from d2np.network import pyramid
 from d2np.network.bands import RowBuffer
 from d2np.network.detect import Candidates
@@ -57,11 +57,11 @@ SIDE = st.integers(1, 30)
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(SIDE, SIDE, SIDE, SIDE, st.integers(0, 99))
-def test_nearest_equals_naive(height, width, new_height, new_width, seed):
+def test_nearest_equals_the_reference(height, width, new_height, new_width, seed):
     flags = np.random.RandomState(seed).rand(height, width) < 0.5
     rows, columns = pyramid._nearest(height, new_height), pyramid._nearest(width, new_width)
     np.testing.assert_array_equal(
-        flags[np.ix_(rows, columns)], naive.nearest_resize(flags, new_height, new_width)
+        flags[np.ix_(rows, columns)], reference.resize_nearest(flags, new_height, new_width)
     )
     middle = new_height // 2
     np.testing.assert_array_equal(pyramid._nearest(height, new_height, middle, new_height), rows[middle:])
@@ -79,7 +79,7 @@ def test_a_reader_resizes_some_rows_at_a_time(team):
     assert same is read
     twice = pyramid.reader(read, 31, pyramid.Level(2, 2.0, 62, 90), team)
     found = np.concatenate([twice(first, min(first + 7, 62)) for first in range(0, 62, 7)])
-    np.testing.assert_allclose(found, naive.resize(pixels.astype(np.float64), 62, 90), atol=1e-5)
+    np.testing.assert_allclose(found, reference.resize(pixels.astype(np.float64), 62, 90), atol=1e-5)
     assert max(asked) <= 6
 
 
@@ -148,7 +148,7 @@ def test_maps_are_summed_and_cells_banned_from_level_to_level(team, bands):
         coarse = banned[number].copy()
         coarse[taken[number]] = True
         finer = banned[number + 1]
-        np.testing.assert_array_equal(finer, naive.nearest_resize(coarse, *finer.shape))
+        np.testing.assert_array_equal(finer, reference.resize_nearest(coarse, *finer.shape))
         assert finer.any()
 
 

@@ -1,6 +1,6 @@
 """Hard detection with the edge test, and sub-cell localisation, in one pass over the map.
 
-Paper, section 3.1; published file ``lib/model_test.py``. Only cells that survive the cheap tests reach
+Paper, section 3.2; published file ``lib/model_test.py``. Only cells that survive the cheap tests reach
 the dear ones, so the pass costs one read of the map.
 """
 
@@ -100,7 +100,7 @@ def detect(cells, top, height, blocked, edge_threshold, found, positions, scores
                 if not (determinant > 0 and trace * trace / determinant <= limit):
                     continue
                 blocked[i, j] = True
-                # One step of Newton's method towards the summit.
+                # One step of Newton's method towards the peak.
                 di, dj = half * (down - up), half * (right - left)
                 step_i = -(djj / determinant * di - dij / determinant * dj)
                 step_j = -(dii / determinant * dj - dij / determinant * di)

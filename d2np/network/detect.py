@@ -57,7 +57,7 @@ def hard_detection(
 ) -> Candidates:
     """The published detector: where a cell's largest channel is a local maximum of that channel.
 
-    Paper, section 3.1, and SIFT's edge test; the positions are refined within the cell by one Newton step
+    Paper, section 3.2, and SIFT's edge test; the positions are refined within the cell by one Newton step
     (``HandcraftedLocalizationModule``). A keypoint counts if the step stays within half a cell and all
     four cells around it exist.
 

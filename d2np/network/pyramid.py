@@ -1,7 +1,7 @@
 """The published pyramid: the image at several sizes, from coarse to fine, all advancing together.
 
 Each level's feature map is summed with the coarser one's, resized to fit; cells in which a coarser level
-has found something are banned on the finer ones. Paper, section 4.3 ("multiscale features"); published
+has found something are banned on the finer ones. Paper, section 3.2 ("multiscale detection"); published
 file ``lib/pyramid.py``.
 
 The published code goes from level to level, each with its whole map. Here the finest level leads, and has the

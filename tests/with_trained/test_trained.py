@@ -33,20 +33,20 @@ def full(request, arrays):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", IMAGES)
-def test_features(full, reference, name, mode):
-    assert_features(full, reference(name), mode)
+def test_features(full, output, name, mode):
+    assert_features(full, output(name), mode)
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_dense(full, reference, name):
-    assert_dense(full, reference(name), 1e-5)
+def test_dense(full, output, name):
+    assert_dense(full, output(name), 1e-5)
 
 
-def test_arrays_are_those_of_the_references(arrays, reference):
+def test_arrays_are_those_of_the_references(arrays, output):
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(arrays[name].tobytes())
-    assert str(reference("trained_0")["weights_sha256"]) == digest.hexdigest()
+    assert str(output("trained_0")["weights_sha256"]) == digest.hexdigest()
 
 
 def test_licence_of_these_and_of_ots(arrays):
