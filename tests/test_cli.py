@@ -22,7 +22,7 @@ from PIL import Image
 import d2np
 from d2np import demo, draw, homography
 from d2np.cli import _parser, main
-from d2np.cli.interrupt import finishing
+from d2np.cli.console import finishing
 from d2np.draw.legend import BACKGROUND
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
@@ -677,28 +677,17 @@ def test_a_file_that_cannot_get_its_name(run, photos, monkeypatch, command):
     assert len(kept("f.h5")) == (3 if command[0] == "extract" else 0)
 
 
-def test_help(capsys):
-    for command in (None, "demo", "match", "extract", "show", "info", "convert", "profile", "warmup"):
-        assert main(["--help"] if command is None else [command, "--help"]) == 0
-        out = capsys.readouterr().out
-        assert "example" in out
-        assert max(len(line) for line in out.splitlines()) <= 110
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"d2np {d2np.__version__}\n"
-
-
 # --- as a program of its own ------------------------------------------------------------------------------
 
 
-def program(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def program(*arguments, start=("-m", "d2np"), **options):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(
-        [sys.executable, "-m", "d2np", *arguments],
-        env=environment,
-        capture_output=True,
+        [sys.executable, *start, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         text=True,
         timeout=600,
-        **options,
+        **streams,
     )
 
 
@@ -716,12 +705,7 @@ def test_help_does_not_wait_for_the_compiler():
         "import sys; from d2np.cli import main; assert main(['info', '--help']) == 0; "
         "assert not {'numba', 'numpy', 'h5py', 'PIL'} & set(sys.modules)"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    ended = program(start=("-c", code))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -729,13 +713,7 @@ def test_a_reader_that_stops_reading(weights_file):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
-        ended = subprocess.run(
-            [sys.executable, "-m", "d2np", "info", weights_file],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        ended = program("info", weights_file, stdout=closed)
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
@@ -748,13 +726,8 @@ def test_closed_standard_streams(closed, photos, weights_file):
         "for number in map(int, sys.argv[1].split(',')): os.close(number)\n"
         "os.execv(sys.executable, [sys.executable, '-m', 'd2np', *sys.argv[2:]])"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", starter, ",".join(map(str, closed)), *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    numbers = ",".join(map(str, closed))
+    ended = program(*command, start=("-c", starter, numbers), stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     assert ("image" in ended.stdout) == (1 not in closed)
     assert "Traceback" not in ended.stderr
@@ -772,13 +745,7 @@ def test_nobody_can_take_remarks(command, photos, weights_file):
     codes = []
     for path, mode in (("/dev/full", "w"), ("/dev/null", "r")):
         with open(path, mode) as useless:
-            ended = subprocess.run(
-                [sys.executable, "-m", "d2np", *command],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=subprocess.PIPE,
-                stderr=useless,
-                text=True,
-            )
+            ended = program(*command, stderr=useless)
         codes.append(ended.returncode)
         assert ("image" in ended.stdout) == (command[0] == "extract")
     assert codes == [int(command[0] == "info")] * 2
@@ -789,12 +756,7 @@ def test_interrupt(photos, weights_file, make_image, capsys):
         Image.fromarray(make_image(48, 64, seed)).save(f"photos/{seed}.png")
     command = ["extract", "photos", "-o", "f.h5", "--weights", weights_file, "--threads", "2"]
     script = killed_after(1, "SIGINT") + "import sys; from d2np.cli import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.run(
-        [sys.executable, "-c", script, *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    process = program(*command, start=("-c", script))
     err = process.stderr
     assert process.returncode == 130
     assert "Traceback" not in err
@@ -890,8 +852,14 @@ def test_help_fits_80_columns_and_uses_the_terms(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["--help"] if command is None else [command, "--help"]) == 0
     out = capsys.readouterr().out
+    assert "\nexample" in out
     assert [line for line in out.splitlines() if len(line) > 80] == []
     assert not re.search(r"[Pp]icture|begin anew instead|--(restart|force|no-verify)\b", out)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"d2np {d2np.__version__}\n"
 
 
 def test_a_flag_is_the_same_in_every_command():

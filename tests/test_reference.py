@@ -107,7 +107,7 @@ def test_where_numba_is_missing():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     sentence = (
-        "d2np compiles its kernels with the package numba, which cannot be imported (import of numba halted; "
+        "kernels are compiled by the package numba, which cannot be imported (import of numba halted; "
         "None in sys.modules); d2np.reference computes the same in plain NumPy\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, 3 * sentence, "")

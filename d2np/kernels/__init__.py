@@ -11,6 +11,6 @@ try:
     import numba  # noqa: F401
 except ImportError as problem:
     raise Error(
-        f"d2np compiles its kernels with the package numba, which cannot be imported ({problem}); "
+        f"kernels are compiled by the package numba, which cannot be imported ({problem}); "
         "d2np.reference computes the same in plain NumPy"
     ) from None
