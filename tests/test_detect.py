@@ -45,7 +45,7 @@ def test_hard_detection_equals_the_reference(team):
 
 
 def test_more_keypoints_in_a_task_than_expected(team):
-    """Lone summits in every other column: far more in eight rows than there is room for at first."""
+    """Lone peaks in every other column: far more in eight rows than there is room for at first."""
     cells = np.zeros((9, 601, 2), np.float32)
     cells[1::2, 1::2, 0] = np.arange(1, 1201).reshape(4, 300)
     banned = np.zeros((9, 601), bool)

@@ -63,13 +63,13 @@ def test_smooth_maps_equal_the_reference(seed):
     assert (positions % 1 != 0).any()
 
 
-def test_a_summit_is_found_at_its_place():
+def test_a_peak_is_found_at_its_place():
     y, x = np.mgrid[:9, :9]
     cells = np.zeros((9, 9, 3), np.float32)
     cells[:, :, 1] = 100 - (y - 4.2) ** 2 - (x - 3.7) ** 2
     places, positions, scores, taken = detect(cells)
     np.testing.assert_array_equal(places, [[4, 4, 1]])
-    # One Newton step finds the summit of a parabola.
+    # One Newton step finds the peak of a parabola.
     np.testing.assert_allclose(positions, [[4.2, 3.7]], atol=1e-4)
     assert scores[0] == cells[4, 4, 1]
     assert taken.sum() == taken[4, 4] == 1

@@ -96,7 +96,7 @@ def test_a_shift_by_cells_shifts_the_map(net, scene, right, down):
 def test_nothing_is_found_inside_a_flat_image(direct, value):
     """The zeros around an image look like an edge to a network; what lies further in cannot.
 
-    With Winograd's method that holds for a map of zeros only: its rounding makes summits of 1e-6 of others.
+    With Winograd's method that holds for a map of zeros only: its rounding makes peaks of 1e-6 of others.
     """
     size = (144, 152)
     assert len(inner(direct(np.full((*size, 3), value, np.uint8)), size, 64)) == 0

@@ -9,8 +9,8 @@ one is gone:
 ``numba.core.base.BaseContext.get_dummy_value``
     What an intrinsic that returns nothing must return. Without it, the same.
 ``numba.core.config.DISABLE_JIT``
-    Whether ``NUMBA_DISABLE_JIT`` is set: intrinsics cannot be called from Python, so their twins in plain
-    NumPy have to take their place. Without it, it is taken not to be set.
+    Whether ``NUMBA_DISABLE_JIT`` is set: intrinsics cannot be called from Python, so their equivalents in
+    plain NumPy have to take their place. Without it, it is taken not to be set.
 ``numba.core.dispatcher.Dispatcher._cache`` (``load_overload``, ``save_overload``, ``flush``)
     Numba lets a call fail when a file of its cache is damaged, belongs to somebody else, or cannot be
     written since the disk is full. With this attribute replaced, the kernel is compiled instead. Without it
