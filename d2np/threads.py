@@ -18,8 +18,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError
 from .machine import usable_cores
+from .options import whole_number
 
 Task = TypeVar("Task")
 
@@ -32,14 +32,7 @@ def thread_count(threads: int | None) -> int:
     OptionError
         If ``threads`` is not a positive whole number.
     """
-    return usable_cores() if threads is None else whole_number(threads, "threads")
-
-
-def whole_number(value: int, name: str) -> int:
-    """An option that must be a whole number from 1 up; an OptionError if it is not."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
-        raise OptionError(f"{name} must be a whole number from 1 up, or None; got {value!r}")
-    return int(value)
+    return usable_cores() if threads is None else whole_number("threads", threads)
 
 
 class Clock:

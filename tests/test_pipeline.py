@@ -348,12 +348,6 @@ def test_an_error_of_the_entries_is_raised(photos):
         list(features_of(Stub(), entries(), Settings()))
 
 
-def test_senseless_settings(photos):
-    for settings in (Settings(max_edge=-1), Settings(max_pixels=0)):
-        with pytest.raises(d2np.OptionError):
-            list(features_of(Stub(), photos, settings))
-
-
 @pytest.mark.parametrize("name", ["workers", "threads", "memory", "ahead"])
 def test_senseless_options(name):
     with pytest.raises(d2np.OptionError, match=f"{name} must be a whole number"):

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 
+from d2np import Options
 from d2np.cli import network, progress
 from d2np.cli.report import count, file_size
 from d2np.images.source import Watched, open_source
@@ -104,7 +105,7 @@ def test_an_image_tells_how_far_it_is(net, make_image, monkeypatch, assert_same_
             self.n += n
 
     monkeypatch.setattr(progress, "bar", lambda what, unit, total, **_: Bar(what, total, 0, str))
-    found = network.features(net, image, scales=scales, max_edge=None, max_sum_edges=None)
+    found = network.features(net, image, Options(scales=scales, max_edge=None, max_sum_edges=None))
     assert_same_features(found, net(image, scales=scales, max_edge=None, max_sum_edges=None))
     assert sum(seen) == 160 * len(scales)
     assert len(seen) > 1

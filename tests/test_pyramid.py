@@ -27,14 +27,6 @@ def test_levels_from_coarse_to_fine_with_truncated_sizes():
 
 
 @pytest.mark.parametrize(
-    "scales", [(), (0,), (-1,), (1, 1), (np.nan,), (np.inf,), "ab", 0.5, None, (1, None), [[1], [2]]]
-)
-def test_senseless_scales(scales):
-    with pytest.raises(d2np.OptionError, match="scales"):
-        pyramid.levels(100, 100, scales)
-
-
-@pytest.mark.parametrize(
     ("height", "width", "scales", "message"),
     [
         (7, 8, (1,), "8 x 7 px at scale 1, and it needs 8 px"),

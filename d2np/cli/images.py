@@ -130,10 +130,11 @@ def opened(path: str, max_pixels: int | None = None) -> str | RemoteFile:
 def shown(image: str | RemoteFile, options: argparse.Namespace) -> ImageLike:
     """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
     from ..images.open import open_rgb
+    from .parser import settings
 
     if options.max_pixels is None and not options.stretch:
         return image
-    return open_rgb(image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
+    return open_rgb(image, settings(options))
 
 
 @contextmanager

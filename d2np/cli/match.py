@@ -103,12 +103,12 @@ def run(options: argparse.Namespace) -> int:
 
     weights = network.weights_or_default(options.weights, quiet=options.quiet)
     net = network.load(weights, options.threads)
-    how = settings(options).options()
+    how = settings(options)
     start = perf_counter()
     features = []
     for image in images:
         with named(image):
-            found = network.features(net, image, options.threads, **how)
+            found = network.features(net, image, how, options.threads)
             features.append(above_score(found, options.min_score))
     a, b = features
     extracted = perf_counter()
@@ -179,7 +179,7 @@ def _shrinking(features: Features, options: argparse.Namespace) -> float:
     """How many pixels of the image as given are one of those that the network saw."""
     from ..images.open import network_size
 
-    seen = network_size(*features.image_size, max_edge=options.max_edge, max_sum_edges=options.max_sum_edges)
+    seen = network_size(*features.image_size, settings(options))
     return max(features.image_size[0] / seen[0], features.image_size[1] / seen[1])
 
 

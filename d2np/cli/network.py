@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import progress
 from .report import note
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..features import Features
     from ..images.open import ImageLike
     from ..network.net import Net
+    from ..options import Options
 
 
 def weights_or_default(given: str | None, *, quiet: bool = False) -> str:
@@ -49,26 +50,24 @@ def load(given: str | None, threads: int | None = None) -> Net:
     return net
 
 
-def features(net: Net, image: ImageLike, threads: int | None = None, **options: Any) -> Features:
+def features(net: Net, image: ImageLike, how: Options, threads: int | None = None) -> Features:
     """Return the features of an image. Of one that takes more than a second, progress is shown.
 
     Parameters
     ----------
     net : Net
     image : path, or what else is an image
+    how : Options
     threads : int, optional
-    **options
-        Those of the network's call, which the result does not differ from.
     """
     from ..images.source import Watched, open_source
 
-    opening = ("orient", "stretch", "max_edge", "max_sum_edges", "max_pixels")
-    source = open_source(image, **{name: options[name] for name in opening if name in options})
-    rows = source.shape[0] * len(options.get("scales", (1.0,)))
+    source = open_source(image, how)
+    rows = source.shape[0] * len(how.scales)
     with progress.bar(str(image), "row", rows, delay=1, leave=False) as bar:
         # Levels of a pyramid read some rows twice.
         watched = Watched(source, lambda read: bar.update(min(read, rows - bar.n)))
-        return net(watched, threads=threads, **options)
+        return net(watched, how, threads=threads)
 
 
 def tell_of_compiling() -> None:

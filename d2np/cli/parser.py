@@ -263,16 +263,5 @@ def settings(options: argparse.Namespace) -> Settings:
     """What the options of :func:`add_extraction` say."""
     from ..dataset import Settings
 
-    return Settings(
-        detector=options.detector,
-        scales=_PYRAMID if options.multiscale else (1.0,),
-        max_keypoints=options.max_keypoints,
-        preprocessing=options.preprocessing,
-        relu=options.relu,
-        centered=options.centered,
-        max_edge=options.max_edge,
-        max_sum_edges=options.max_sum_edges,
-        orient=options.orient,
-        stretch=options.stretch,
-        max_pixels=options.max_pixels,
-    )
+    given = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
+    return Settings(**given, scales=_PYRAMID if options.multiscale else (1.0,))

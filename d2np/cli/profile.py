@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     image = opened(options.image, options.max_pixels)
     net = network.load(options.weights, options.threads)
     with named(image):
-        profile = net.profile(image, threads=options.threads, **settings(options).options())
+        profile = net.profile(image, settings(options), threads=options.threads)
     for line in str(profile).splitlines():
         say(line)
     return 0

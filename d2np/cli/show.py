@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         with named(image):
             return _heatmap(net, image, options, caption)
     with named(image):
-        found = network.features(net, image, options.threads, **how.options())
+        found = network.features(net, image, how, options.threads)
         features = above_score(found, options.min_score)
         if page:
             save_page(_page(net, image, features, options), options.output)
@@ -91,22 +91,14 @@ def _page(net: Net, image: str | RemoteFile, features: Features, options: argpar
     from .. import draw
     from ..images.open import network_size
 
-    limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
-    strength = net.strength(
-        image,
-        preprocessing=options.preprocessing,
-        orient=options.orient,
-        stretch=options.stretch,
-        max_pixels=options.max_pixels,
-        threads=options.threads,
-        **limits,
-    )
+    how = settings(options)
+    strength = net.strength(image, how, threads=options.threads)
     return draw.keypoint_page(
         shown(image, options),
         features,
         strength,
         heat=options.heatmap,
-        network_size=network_size(*features.image_size, **limits),
+        network_size=network_size(*features.image_size, how),
         orient=options.orient,
     )
 
@@ -115,15 +107,15 @@ def _heatmap(net: Net, image: str | RemoteFile, options: argparse.Namespace, cap
     from .. import draw
     from ..images.open import network_size, open_image
 
-    pixels = open_image(image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
-    limits = {"max_edge": options.max_edge, "max_sum_edges": options.max_sum_edges}
-    strength = net.strength(pixels, preprocessing=options.preprocessing, threads=options.threads, **limits)
+    how = settings(options)
+    pixels = open_image(image, how)
+    strength = net.strength(pixels, how, threads=options.threads)
     height, width = pixels.shape[:2]
     drawing = draw.heatmap(
         pixels,
         strength,
         strongest=min(options.max_keypoints or 0, strength.size),
-        network_size=network_size(width, height, **limits),
+        network_size=network_size(width, height, how),
         caption=caption,
     )
     save(drawing, options.output)

@@ -39,7 +39,8 @@ from ..images.source import Source, open_source
 from ..images.tiff import TiffRows
 from ..machine import free_memory
 from ..network.gathering import in_blocks
-from ..threads import thread_count, whole_number
+from ..options import whole_number
+from ..threads import thread_count
 from .listing import Entry
 from .pieces import Pieces
 
@@ -169,16 +170,16 @@ def _found(
     cores = thread_count(threads)
     opens = isinstance(net, Net)
     if workers is not None:
-        workers = whole_number(workers, "workers")
+        workers = whole_number("workers", workers)
     elif not opens:
         # Of images that somebody else opens no size is known: one at a time.
         workers, ahead = 1, ahead or 1
     free = free_memory()
     free = sys.maxsize if free is None else free
     wanted = sys.maxsize if workers else _MEMORY_PER_THREAD * cores
-    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number(memory, "memory")
+    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number("memory", memory)
     waiting = max(1, free // _WAITING_SHARE // _FEATURE_BYTES)
-    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number(ahead, "ahead")
+    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number("ahead", ahead)
     shares = _Shares(cores, workers, at_work, settings.scales, wanted if memory is None else at_work)
     count = len(entries) if isinstance(entries, Sequence) else None
     in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None

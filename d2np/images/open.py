@@ -11,21 +11,23 @@ import os
 import struct
 from contextlib import suppress
 from importlib.util import find_spec
-from numbers import Real
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ..errors import ImageError, OptionError
-from ..options import Preprocessing, check
+from ..errors import ImageError
+from ..options import InputChanges, Options, Preprocessing, check, chosen
 from . import avif
 from .messages import LOGGER, ONCE, reading
 from .remote import RemoteFile
 from .streams import IS_A_PIPE, is_pipe
 from .tiff import MOST_BYTES_PER_PIXEL, TiffRows, as_16_bits, first_bytes, is_tiff
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SupportsArray(Protocol):
@@ -82,7 +84,7 @@ _ORIENTATION = ExifTags.Base.Orientation
 
 
 def open_image(
-    image: ImageLike, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
+    image: ImageLike, options: Options | None = None, **changes: Unpack[InputChanges]
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Any image as an (H, W, 3) array, red first, in 0..255.
 
@@ -94,15 +96,8 @@ def open_image(
         grey, grey, RGB, RGB with an alpha channel that is left out. uint8; float in 0..255; or uint16, of
         which the full range 0..65535 is brought
         to 0..255.
-    orient : bool
-        Turn the image as its EXIF orientation says. Off by default, as in COLMAP and hloc. Arrays have
-        no orientation, and a PIL image of a TIFF file is one that Pillow has turned already.
-    stretch : bool
-        Spread the values that a 16-bit image uses over the full range, but for one pixel in a thousand at
-        each end: thermal and scientific cameras leave most of it empty. Others are as they are.
-    max_pixels : int, optional
-        Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
-        the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+    options, **changes
+        Options of :class:`d2np.Options`, of which ``orient``, ``stretch`` and ``max_pixels`` count.
 
     Returns
     -------
@@ -114,11 +109,13 @@ def open_image(
     ImageError
         If it cannot be read, or is empty, of another shape or type, not finite, or out of range.
     OptionError
-        If ``max_pixels`` makes no sense.
+        If an option makes no sense.
     """
+    options = chosen(options, InputChanges, **changes)
+    orient, stretch = options.orient, options.stretch
     given = known(image)
     if is_encoded(given):
-        return load(open_file(given, max_pixels), orient, name_of(given), stretch)
+        return load(open_file(given, options.max_pixels), orient, name_of(given), stretch)
     if isinstance(given, Image.Image):
         name = getattr(given, "filename", "") or "the image"
         with reading(name):
@@ -131,10 +128,10 @@ def open_image(
 
 
 def open_rgb(
-    image: ImageLike, *, orient: bool = False, stretch: bool = False, max_pixels: int | None = None
+    image: ImageLike, options: Options | None = None, **changes: Unpack[InputChanges]
 ) -> NDArray[np.uint8]:
     """Like :func:`open_image`, rounded to uint8: for looking at."""
-    pixels = open_image(image, orient=orient, stretch=stretch, max_pixels=max_pixels)
+    pixels = open_image(image, options, **changes)
     if pixels.dtype == np.uint8:
         return pixels  # type: ignore[return-value]
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
@@ -213,7 +210,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     image : path, bytes or binary file
         A :class:`~d2np.images.remote.RemoteFile` and an open file are read whole.
     max_pixels : int, optional
-        See :func:`open_image`.
+        See :class:`d2np.Options`.
 
     Returns
     -------
@@ -224,15 +221,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     ------
     ImageError
         If there is no such file, or it is no image, or too large.
-    OptionError
-        If ``max_pixels`` makes no sense.
     """
-    if max_pixels is not None and (
-        isinstance(max_pixels, bool) or not hasattr(max_pixels, "__index__") or max_pixels < 1
-    ):
-        raise OptionError(
-            f"max_pixels must be a whole number from 1 up, or None for Pillow's limit; got {max_pixels!r}"
-        )
     name = name_of(image)
     if isinstance(image, (str, os.PathLike)) and is_pipe(image):
         raise ImageError(f"{name} is {IS_A_PIPE}")
@@ -552,22 +541,20 @@ def as_rgb(array: NDArray[Any], levels: tuple[int, int] = FULL) -> NDArray[Any]:
 
 
 def network_size(
-    width: int, height: int, *, max_edge: int | None = 1600, max_sum_edges: int | None = 2800
+    width: int, height: int, options: Options | None = None, **changes: Unpack[InputChanges]
 ) -> tuple[int, int]:
     """(width, height) in pixels at which the network sees an image: the last of :func:`_steps`."""
-    *_, size = _steps(width, height, max_edge, max_sum_edges)
+    *_, size = _steps(width, height, chosen(options, InputChanges, **changes))
     return size
 
 
-def _steps(width: int, height: int, max_edge: int | None, max_sum_edges: int | None) -> list[tuple[int, int]]:
+def _steps(width: int, height: int, options: Options) -> list[tuple[int, int]]:
     """The sizes through which the published rule takes an image (``extract_features.py``).
 
     First the longest edge is brought down to ``max_edge``, then the sum of both edges to
     ``max_sum_edges``; sizes are truncated to integers.
     """
-    for name, limit in (("max_edge", max_edge), ("max_sum_edges", max_sum_edges)):
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real) or not limit >= 1):
-            raise OptionError(f"{name} must be a number of pixels, or None for no limit; got {limit!r}")
+    max_edge, max_sum_edges = options.max_edge, options.max_sum_edges
     sizes = [(width, height)]
     if max_edge is not None and max(width, height) > max_edge:
         factor = max_edge / max(width, height)
@@ -581,11 +568,11 @@ def _steps(width: int, height: int, max_edge: int | None, max_sum_edges: int | N
 
 
 def shrink(
-    image: NDArray[Any], *, max_edge: int | None = 1600, max_sum_edges: int | None = 2800
+    image: NDArray[Any], options: Options | None = None, **changes: Unpack[InputChanges]
 ) -> NDArray[Any]:
     """Bring an (H, W, 3) image down to the size the network sees, with Pillow's bilinear filter."""
     height, width = image.shape[:2]
-    _, *sizes = _steps(width, height, max_edge, max_sum_edges)
+    _, *sizes = _steps(width, height, chosen(options, InputChanges, **changes))
     for size in sizes:
         if min(size) < 1:
             raise ImageError(

@@ -12,17 +12,21 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ImageError
+from ..options import InputChanges, Options, chosen
 from . import open as images
 from .messages import reading
 from .open import ImageLike
 from .tiff import TiffRows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # How many rows are remembered where rows can be read only many at once: the levels of a pyramid read the same
 # image at places that lie this far apart.
@@ -74,13 +78,7 @@ class Source(ABC):
 
 
 def open_source(
-    image: ImageLike | Source,
-    *,
-    orient: bool = False,
-    stretch: bool = False,
-    max_edge: int | None = 1600,
-    max_sum_edges: int | None = 2800,
-    max_pixels: int | None = None,
+    image: ImageLike | Source, options: Options | None = None, **changes: Unpack[InputChanges]
 ) -> Source:
     """Open an image to be read by rows.
 
@@ -94,11 +92,11 @@ def open_source(
 
     Parameters
     ----------
-    image, orient, stretch, max_pixels
+    image
         See :func:`d2np.images.open.open_image`. What is a source already is given back as it is, whatever the
         options: it was opened ahead of its use.
-    max_edge, max_sum_edges : int or None
-        See :class:`d2np.Net`.
+    options, **changes
+        See :class:`d2np.Options`.
 
     Returns
     -------
@@ -112,28 +110,28 @@ def open_source(
     OptionError
         If an option has a value that makes no sense.
     """
+    options = chosen(options, InputChanges, **changes)
     if isinstance(image, Source):
         return image
-    limits = {"max_edge": max_edge, "max_sum_edges": max_sum_edges}
     given = images.known(image)
     stored: Any = given
     if images.is_encoded(given):
         name = images.name_of(given)
-        stored = images.open_file(given, max_pixels)
-        upright = not orient or (isinstance(stored, TiffRows) and stored.orientation == 1)
+        stored = images.open_file(given, options.max_pixels)
+        upright = not options.orient or (isinstance(stored, TiffRows) and stored.orientation == 1)
         if not isinstance(stored, TiffRows) or not upright:
-            return _Whole(images.load(stored, orient, name, stretch), limits)
+            return _Whole(images.load(stored, options.orient, name, options.stretch), options)
     elif isinstance(given, Image.Image):
-        return _Whole(images.open_image(given, orient=orient, stretch=stretch), limits)
+        return _Whole(images.open_image(given, options), options)
     else:
         name = "the image array" if isinstance(given, np.ndarray) else "the image dataset"
-    source = _Rows(stored, name, stretch)
+    source = _Rows(stored, name, options.stretch)
     try:
         height, width = source.given
-        if images.network_size(width, height, **limits) == (width, height):
+        if images.network_size(width, height, options) == (width, height):
             return source
         with source:
-            return _Whole(source.read(0, height), limits)
+            return _Whole(source.read(0, height), options)
     except BaseException:
         source.close()
         raise
@@ -142,10 +140,10 @@ def open_source(
 class _Whole(Source):
     """An image in memory, shrunk."""
 
-    def __init__(self, pixels: NDArray[Any], limits: dict[str, int | None]) -> None:
+    def __init__(self, pixels: NDArray[Any], options: Options) -> None:
         height, width = pixels.shape[:2]
         self.given = (height, width)
-        self._image = images.shrink(pixels, **limits)
+        self._image = images.shrink(pixels, options)
         height, width = self._image.shape[:2]
         self.shape = (height, width)
 

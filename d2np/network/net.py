@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,7 @@ from ..images.open import ImageLike, network_size, open_image
 from ..images.source import Source, open_source
 from ..kernels import topk
 from ..layers import LAYERS, PARAMETER_COUNT, Layer, map_size
-from ..options import Algorithm, Detector, Preprocessing, check
+from ..options import Algorithm, InputChanges, MapChanges, OptionChanges, Options, Preprocessing, chosen
 from ..threads import Clock, Team, Workspace
 from . import detect, pyramid
 from .bands import RowBuffer, WholeMap, flow
@@ -30,34 +30,13 @@ from .gathering import Gathering, Pile
 from .profile import Profile, summarise
 from .stages import PackedWeights, stages
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 FloatArray = NDArray[np.float32]
 
 # A workspace is kept for the next call unless it is larger than this: those for one scale are not.
 _KEPT_BYTES = 384 << 20
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What :meth:`Net.__call__` can be told; see there."""
-
-    detector: Detector = "d2"
-    scales: Sequence[float] = (1.0,)
-    max_keypoints: int | None = None
-    preprocessing: Preprocessing | None = None
-    relu: bool = True
-    centered: bool = False
-    max_edge: int | None = 1600
-    max_sum_edges: int | None = 2800
-    mask: ArrayLike | None = None
-    orient: bool = False
-    stretch: bool = False
-    max_pixels: int | None = None
-
-    def __post_init__(self) -> None:
-        check("detector", self.detector, Detector)
-        most = self.max_keypoints
-        if most is not None and (isinstance(most, bool) or not hasattr(most, "__index__") or most < 0):
-            raise OptionError(f"max_keypoints must be a whole number from 0 up, or None; got {most!r}")
 
 
 @dataclass(frozen=True)
@@ -188,20 +167,10 @@ class Net:
     def __call__(
         self,
         image: ImageLike | Source,
+        options: Options | None = None,
         *,
-        detector: Detector = "d2",
-        scales: Sequence[float] = (1.0,),
-        max_keypoints: int | None = None,
-        preprocessing: Preprocessing | None = None,
-        relu: bool = True,
-        centered: bool = False,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        mask: ArrayLike | None = None,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[OptionChanges],
     ) -> Features:
         """Find and describe keypoints.
 
@@ -210,34 +179,12 @@ class Net:
         image : path, PIL.Image or array (H, W[, 3 | 4])
             uint8, uint16 over its full range, or float in 0..255; red first. Or what
             :func:`d2np.images.source.open_source` has opened ahead with the same options, which is closed.
-        detector : {"d2", "strength"}
-            The published hard detection with sub-cell localisation, or a ranking of all cells by strength.
-        scales : sequence of float
-            Sizes of the pyramid's levels; ``(0.5, 1.0, 2.0)`` is the published one.
-        max_keypoints : int, optional
-            Keep the keypoints with the highest scores only, the highest first.
-        preprocessing : {"caffe", "torch"}, optional
-            How colours are scaled; by default as the weights were trained, :attr:`preprocessing`.
-        relu : bool
-            Whether the last convolution is followed by a ReLU.
-        centered : bool
-            Put keypoints where their cells truly lie in the image. The published positions lack the 2 px by
-            which the average pooling moves a cell's centre, and up to half a pixel times the factor where the
-            image or a level of the pyramid was resized.
-        max_edge : int or None
-            The image is shrunk until its longest edge is no larger, in pixels.
-        max_sum_edges : int or None
-            Then it is shrunk until the sum of its width and height is no larger.
-        mask : (H, W) array, optional
-            Keypoints are kept only where it is not zero.
-        orient : bool
-            Turn the image as its EXIF orientation says; keypoints are those of the turned image.
-        stretch : bool
-            Spread the values that a 16-bit image uses over the full range.
-        max_pixels : int, optional
-            Open files with up to so many pixels; by default Pillow's limit against decompression bombs holds.
+        options : Options, optional
+            See :class:`d2np.Options`.
         threads : int, optional
             How many to use; by default every core this process may use. Results are the same, bit for bit.
+        **changes
+            Options by name, such as ``max_keypoints=2000``; they count where there are both.
 
         Returns
         -------
@@ -254,76 +201,52 @@ class Net:
         WeightsError
             If the weights are so large that the feature map overflows.
         """
-        options = _Options(
-            detector,
-            scales,
-            max_keypoints,
-            preprocessing,
-            relu,
-            centered,
-            max_edge,
-            max_sum_edges,
-            mask,
-            orient,
-            stretch,
-            max_pixels,
-        )
         with self._team(threads) as team:
-            return self._extract(image, options, team)
+            return self._extract(image, chosen(options, **changes), team)
 
-    def profile(self, image: ImageLike, *, threads: int | None = None, **options: Any) -> Profile:
+    def profile(
+        self,
+        image: ImageLike,
+        options: Options | None = None,
+        *,
+        threads: int | None = None,
+        **changes: Unpack[OptionChanges],
+    ) -> Profile:
         """Extract features twice, and tell where the time of the second run went.
 
-        Parameters
-        ----------
-        image : path, PIL.Image or array
-        threads : int, optional
-        **options
-            Those of :meth:`__call__`, as are the errors.
+        For the parameters and errors see :meth:`__call__`.
 
         Returns
         -------
         Profile
             Time per layer and phase; ``print`` shows it as a table.
         """
-        chosen = _Options(**options)
-        pixels = open_image(image, orient=chosen.orient, stretch=chosen.stretch, max_pixels=chosen.max_pixels)
+        options = chosen(options, **changes)
+        pixels = open_image(image, options)
         with self._team(threads) as team:
-            self._extract(pixels, chosen, team)  # compiles what has not been compiled yet
+            self._extract(pixels, options, team)  # compiles what has not been compiled yet
         clock = Clock()
         with self._team(threads, clock) as team:
             start = time.perf_counter()
-            self._extract(pixels, chosen, team)
+            self._extract(pixels, options, team)
             wall_seconds = time.perf_counter() - start
-        height, width = pixels.shape[:2]
-        width, height = network_size(
-            width, height, max_edge=chosen.max_edge, max_sum_edges=chosen.max_sum_edges
-        )
-        sizes = [(level.height, level.width) for level in pyramid.levels(height, width, chosen.scales)]
+        width, height = network_size(pixels.shape[1], pixels.shape[0], options)
+        sizes = [(level.height, level.width) for level in pyramid.levels(height, width, options.scales)]
         return summarise(clock, wall_seconds, team.size, sizes)
 
     def stream(
         self,
         image: ImageLike | Source,
+        options: Options | None = None,
         *,
-        detector: Detector = "d2",
-        scales: Sequence[float] = (1.0,),
-        preprocessing: Preprocessing | None = None,
-        relu: bool = True,
-        centered: bool = False,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        mask: ArrayLike | None = None,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[OptionChanges],
     ) -> Generator[Features]:
         """Find and describe keypoints, and hand them out as the image is worked through from its top.
 
         For callers who do not want to hold all features of a large image. The parameters and errors are
-        those of :meth:`__call__`; the best of all keypoints are not known before the end, so there is no
-        ``max_keypoints``.
+        those of :meth:`__call__`; the best of all keypoints are not known before the end, so
+        ``max_keypoints`` must be None.
 
         Yields
         ------
@@ -331,31 +254,20 @@ class Net:
             The keypoints of some rows of one level of the pyramid, in pixels of the whole image as given:
             all together those of :meth:`__call__`, and in the same order among those of one scale.
         """
-        options = _Options(
-            detector,
-            scales,
-            None,
-            preprocessing,
-            relu,
-            centered,
-            max_edge,
-            max_sum_edges,
-            mask,
-            orient,
-            stretch,
-            max_pixels,
-        )
+        options = chosen(options, **changes)
+        if options.max_keypoints is not None:
+            raise OptionError("max_keypoints: the best keypoints are not known before the end of a stream")
         return self._stream(image, options, threads)
 
     def _stream(
-        self, image: ImageLike | Source, options: _Options, threads: int | None
+        self, image: ImageLike | Source, options: Options, threads: int | None
     ) -> Generator[Features]:
         with self._team(threads) as team:
             for _, features in self._pieces(image, options, team):
                 if len(features):
                     yield features
 
-    def _extract(self, image: ImageLike | Source, options: _Options, team: Team) -> Features:
+    def _extract(self, image: ImageLike | Source, options: Options, team: Team) -> Features:
         most = options.max_keypoints
         if most is None and options.detector == "strength":
             most = np.iinfo(np.int64).max
@@ -374,22 +286,15 @@ class Net:
         return features
 
     def _pieces(
-        self, image: ImageLike | Source, options: _Options, team: Team
+        self, image: ImageLike | Source, options: Options, team: Team
     ) -> Iterator[tuple[int, Features]]:
         """The number of a level and the features of some of its rows, until all levels are done."""
-        with open_source(
-            image,
-            orient=options.orient,
-            stretch=options.stretch,
-            max_edge=options.max_edge,
-            max_sum_edges=options.max_sum_edges,
-            max_pixels=options.max_pixels,
-        ) as source:
+        with open_source(image, options) as source:
             frame = _Frame(source.given, source.shape, options.centered)
             allowed = _checked_mask(options.mask, frame)
             steps = pyramid.levels(*frame.seen, options.scales)
             ranked = options.detector == "strength"
-            read = self._preprocessed(source, options.preprocessing)
+            read = self._preprocessed(source, options)
             found: list[tuple[int, Features]] = []
 
             def flows(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
@@ -427,15 +332,10 @@ class Net:
     def dense(
         self,
         image: ImageLike,
+        options: Options | None = None,
         *,
-        relu: bool = True,
-        preprocessing: Preprocessing | None = None,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[MapChanges],
     ) -> FloatArray:
         """The dense feature map.
 
@@ -447,21 +347,12 @@ class Net:
         (h, w, 512) float32
             55 x 55 x 512 for 224 x 224 pixels.
         """
-        with (
-            self._team(threads) as team,
-            open_source(
-                image,
-                orient=orient,
-                stretch=stretch,
-                max_edge=max_edge,
-                max_sum_edges=max_sum_edges,
-                max_pixels=max_pixels,
-            ) as source,
-        ):
+        options = chosen(options, MapChanges, **changes)
+        with self._team(threads) as team, open_source(image, options) as source:
             height, width = _checked_size(source)
             cells = np.empty((*map_size(height, width), DESCRIPTOR_SIZE), np.float32)
-            made = stages(self._packed, width, team.workspace, relu=relu)
-            for _ in flow(self._preprocessed(source, preprocessing), height, made, WholeMap(cells), team):
+            made = stages(self._packed, width, team.workspace, relu=options.relu)
+            for _ in flow(self._preprocessed(source, options), height, made, WholeMap(cells), team):
                 pass
         for row in cells:  # the whole map at once would need a quarter of its memory again
             _check_finite(row)
@@ -470,14 +361,10 @@ class Net:
     def strength(
         self,
         image: ImageLike,
+        options: Options | None = None,
         *,
-        preprocessing: Preprocessing | None = None,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[InputChanges],
     ) -> FloatArray:
         """The largest element of each cell's L2-normalised feature vector, without the last ReLU.
 
@@ -487,19 +374,10 @@ class Net:
         -------
         (h, w) float32
         """
-        with (
-            self._team(threads) as team,
-            open_source(
-                image,
-                orient=orient,
-                stretch=stretch,
-                max_edge=max_edge,
-                max_sum_edges=max_sum_edges,
-                max_pixels=max_pixels,
-            ) as source,
-        ):
+        options = chosen(options, InputChanges, **changes)
+        with self._team(threads) as team, open_source(image, options) as source:
             result = np.empty(map_size(*_checked_size(source)), np.float32)
-            for rows in self._rows(self._preprocessed(source, preprocessing), source.shape, team, relu=False):
+            for rows in self._rows(self._preprocessed(source, options), source.shape, team, relu=False):
                 result[rows.top : rows.top + len(rows.cells)] = detect.strength(rows.cells, team)
         return result
 
@@ -507,16 +385,10 @@ class Net:
         self,
         image: ImageLike,
         xy: ArrayLike,
+        options: Options | None = None,
         *,
-        relu: bool = True,
-        centered: bool = False,
-        preprocessing: Preprocessing | None = None,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[MapChanges],
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Descriptors at positions of your own.
 
@@ -544,23 +416,14 @@ class Net:
             places = places.reshape(0, 2)
         if places.ndim != 2 or places.shape[1] < 2:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
-        with (
-            self._team(threads) as team,
-            open_source(
-                image,
-                orient=orient,
-                stretch=stretch,
-                max_edge=max_edge,
-                max_sum_edges=max_sum_edges,
-                max_pixels=max_pixels,
-            ) as source,
-        ):
-            frame = _Frame(source.given, _checked_size(source), centered)
+        options = chosen(options, MapChanges, **changes)
+        with self._team(threads) as team, open_source(image, options) as source:
+            frame = _Frame(source.given, _checked_size(source), options.centered)
             positions = frame.to_cells(places[:, :2])
             result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
             valid = np.zeros(len(positions), np.bool_)
             for rows in self._rows(
-                self._preprocessed(source, preprocessing), source.shape, team, relu=relu, kept=1
+                self._preprocessed(source, options), source.shape, team, relu=options.relu, kept=1
             ):
                 # Those of which the row above and the row below are there.
                 last = rows.top + len(rows.cells) - 1
@@ -569,11 +432,8 @@ class Net:
                 result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
         return result, valid
 
-    def _preprocessed(
-        self, source: Source, preprocessing: Preprocessing | None
-    ) -> Callable[[int, int], FloatArray]:
-        how = self.preprocessing if preprocessing is None else preprocessing
-        check("preprocessing", how, Preprocessing)
+    def _preprocessed(self, source: Source, options: Options) -> Callable[[int, int], FloatArray]:
+        how = options.preprocessing or self.preprocessing
         return lambda first, last: image.preprocess(source.read(first, last), how)
 
     def _flow(

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, OptionError
+from ..errors import ImageError
 from ..kernels import interpolate
 from ..layers import SMALLEST_SIDE
 from ..threads import Team, spans
@@ -58,25 +58,17 @@ def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
 
     Raises
     ------
-    OptionError
-        If ``scales`` is not a non-empty list of different positive numbers.
     ImageError
         If a side is shorter than 8 px at one of the scales.
     """
-    try:
-        wanted = sorted(float(scale) for scale in scales)
-    except (TypeError, ValueError):
-        wanted = []
-    if not wanted or len(set(wanted)) < len(wanted) or not all(0 < scale < np.inf for scale in wanted):
-        raise OptionError(f"scales must be a list of different positive numbers; got {scales!r}")
     found = []
-    for number, scale in enumerate(wanted, 1):
+    for number, scale in enumerate(sorted(scales), 1):
         level = Level(number, scale, int(height * scale), int(width * scale))
         if min(level.height, level.width) < SMALLEST_SIDE:
             raise ImageError(
                 f"the network would see this image at {level.width} x {level.height} px at scale "
                 f"{scale:g}, and it needs {SMALLEST_SIDE} px on either side: take a larger image"
-                + (" or leave that scale out" if len(wanted) > 1 else "")
+                + (" or leave that scale out" if len(scales) > 1 else "")
             )
         found.append(level)
     return found
