@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
@@ -211,10 +211,14 @@ def chosen(options: Options | None, meant: Any = OptionChanges, /, **changes: An
     TypeError
         If there is no such option.
     """
-    for name in changes.keys() & (OptionChanges.__optional_keys__ - meant.__optional_keys__):
+    without_effect = OptionChanges.__optional_keys__ - meant.__optional_keys__
+    for name in changes.keys() & without_effect:
         raise OptionError(f"{name} has no effect on what this call returns: leave it out")
     if options is None:
         return Options(**changes)
     if not isinstance(options, Options):
         raise OptionError(f"options must be d2np.Options; got {type(options).__name__}")
-    return replace(options, **changes) if changes else options
+    by_default: dict[str, Any] = {
+        field.name: field.default for field in fields(Options) if field.name in without_effect
+    }
+    return replace(options, **by_default, **changes)

@@ -24,18 +24,19 @@ def random_pixels(height, width, seed=0):
 
 
 def feature_map(pixels, packed, *, relu=True, rows_at_a_time=None, threads=2):
-    cells = np.full((*map_size(*pixels.shape[:2]), 512), np.nan, np.float32)
+    rows, columns = map_size(*pixels.shape[:2])
+    whole = bands.RowBuffer(columns, 512, 0, straight=True, dense=True)
     with Team(threads) as team:
         made = stages.stages(packed, pixels.shape[1], team.workspace, relu=relu)
         done = [
             *bands.flow(
-                lambda first, last: pixels[first:last], len(pixels), made, bands.WholeMap(cells), team,
+                lambda first, last: pixels[first:last], len(pixels), made, whole, team,
                 rows_at_a_time=rows_at_a_time,
             )
         ]  # fmt: skip
     assert done == sorted(set(done))
-    assert done[-1] == len(cells)
-    return cells
+    assert done[-1] == rows
+    return whole.held()
 
 
 EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", ["winograd", "direct"])
@@ -123,15 +124,14 @@ def test_memory_does_not_grow_with_the_height(packed, algorithm, monkeypatch):
 
     def most_memory(height):
         pixels = random_pixels(height, 24)
-        cells = np.empty((*map_size(height, 24), 512), np.float32)
+        window = bands.RowBuffer(map_size(height, 24)[1], 512, 0, straight=True, dense=True)
         with Team(1) as team:
             tracemalloc.start()
             made = stages.stages(packed[algorithm], 24, team.workspace, relu=True)
             for _ in bands.flow(
-                lambda first, last: pixels[first:last], height, made, bands.WholeMap(cells), team,
-                rows_at_a_time=32,
+                lambda first, last: pixels[first:last], height, made, window, team, rows_at_a_time=32,
             ):  # fmt: skip
-                pass
+                window.drop(window.count)
             _, most = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         return most

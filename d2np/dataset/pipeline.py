@@ -38,7 +38,7 @@ from ..images.remote import RemoteFile
 from ..images.source import Source, open_source
 from ..images.tiff import TiffRows
 from ..machine import free_memory
-from ..network.gathering import in_blocks
+from ..network.scan import in_blocks
 from ..options import whole_number
 from ..threads import thread_count
 from .listing import Entry

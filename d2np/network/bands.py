@@ -197,28 +197,11 @@ def band_height(width: int) -> int:
     return max(8, _BAND_BYTES // row // 8 * 8)
 
 
-class WholeMap:
-    """An array (h, w, C) as the place where rows of a map go, from its top to its bottom."""
-
-    def __init__(self, cells: FloatArray) -> None:
-        self._cells = cells
-        self.count = self.dropped = 0
-
-    def reserve(self, capacity: int) -> None:
-        """The array has room for all rows."""
-
-    def add(self, count: int) -> Rows:
-        _, width, channels = self._cells.shape
-        rows = np.arange(self.count, self.count + count, dtype=np.int64)
-        self.count += count
-        return Rows(self._cells.reshape(-1, channels), rows * width, width)
-
-
 def flow(
     read: Callable[[int, int], FloatArray],
     height: int,
     stages: Sequence[Stage],
-    target: RowBuffer | WholeMap,
+    target: RowBuffer,
     team: Team,
     *,
     rows_at_a_time: int | None = None,
@@ -233,8 +216,8 @@ def flow(
         Rows of the image.
     stages : list of Stage
         Fresh ones, made for the image's width.
-    target : RowBuffer or WholeMap
-        Where the rows of the feature map go. Whoever takes the rows from the buffer drops them.
+    target : RowBuffer
+        Where the rows of the feature map go. Whoever has no more use for them drops them.
     team : Team
     rows_at_a_time : int, optional
         Height of the bands in pixels; chosen from the width by default.
@@ -260,7 +243,7 @@ def flow(
         yield from _drain(stages, number, target, team)
 
 
-def _drain(stages: Sequence[Stage], number: int, target: RowBuffer | WholeMap, team: Team) -> Iterator[int]:
+def _drain(stages: Sequence[Stage], number: int, target: RowBuffer, team: Team) -> Iterator[int]:
     """Have a stage put out what it can, a part at a time, each going all the way down before the next."""
     stage = stages[number]
     is_last = number + 1 == len(stages)

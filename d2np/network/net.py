@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import weights
-from ..errors import ImageError, OptionError, WeightsError
-from ..features import DESCRIPTOR_SIZE, Features
-from ..images import open as image
-from ..images.open import ImageLike, network_size, open_image
+from ..errors import OptionError
+from ..features import Features
+from ..images.open import ImageLike, open_image
 from ..images.source import Source, open_source
-from ..kernels import topk
-from ..layers import LAYERS, PARAMETER_COUNT, Layer, map_size
+from ..layers import LAYERS, PARAMETER_COUNT, Layer
 from ..options import Algorithm, InputChanges, MapChanges, OptionChanges, Options, Preprocessing, chosen
-from ..threads import Clock, Team, Workspace
-from . import detect, pyramid
-from .bands import RowBuffer, WholeMap, flow
-from .gathering import Gathering, Pile
+from ..threads import Clock, Team, Workspace, thread_count
 from .profile import Profile, summarise
-from .stages import PackedWeights, stages
+from .scan import Scan
+from .stages import PackedWeights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,47 +31,6 @@ FloatArray = NDArray[np.float32]
 
 # A workspace is kept for the next call unless it is larger than this: those for one scale are not.
 _KEPT_BYTES = 384 << 20
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """An image as given and as the network sees it: (height, width) in pixels, and how cells lie in both."""
-
-    given: tuple[int, int]
-    seen: tuple[int, int]
-    centered: bool = False
-
-    @property
-    def _offset(self) -> np.float32:
-        # Two poolings by 2 put cell 0 at pixel 1.5. The 2 x 2 average that follows moves the centre by half
-        # a cell more, which the published code leaves out.
-        return np.float32(3.5 if self.centered else 1.5)
-
-    @property
-    def _edge(self) -> np.float32:
-        # Shrinking puts edges of images on edges, which are half a pixel outside the centres of the outermost
-        # pixels. The published code scales positions about the centre of the first pixel instead.
-        return np.float32(0.5 if self.centered else 0)
-
-    def to_image(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
-        """Cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
-        inner, size = np.array(self.seen), np.array((level.height, level.width))
-        # The pyramid puts centres of corner pixels on each other. The published code divides whole sizes.
-        factor = (inner - 1) / (size - 1) if self.centered else inner / size
-        pixels = (positions * np.float32(4) + self._offset) * factor.astype(np.float32)
-        pixels = (pixels + self._edge) * (self.given / inner).astype(np.float32) - self._edge
-        return pixels[:, ::-1]
-
-    def to_cells(self, xy: NDArray[np.float64]) -> FloatArray:
-        """x, y in pixels of the image as given to cells (N, 2) row, column."""
-        edge = float(self._edge)
-        pixels = (xy[:, ::-1] + edge) * (np.array(self.seen) / self.given) - edge
-        cells = (pixels - float(self._offset)) / 4
-        # Keypoints on the map's border must not fall off it by a rounding error.
-        last = np.array(map_size(*self.seen)) - 1
-        near = (cells > -1e-4) & (cells < last + 1e-4)
-        with np.errstate(over="ignore"):  # too far away for float32 is outside too
-            return np.where(near, np.clip(cells, 0, last), cells).astype(np.float32)
 
 
 class Net:
@@ -201,8 +154,8 @@ class Net:
         WeightsError
             If the weights are so large that the feature map overflows.
         """
-        with self._team(threads) as team:
-            return self._extract(image, chosen(options, **changes), team)
+        with self._scan(image, chosen(options, **changes), threads) as scan:
+            return scan.features()
 
     def profile(
         self,
@@ -223,16 +176,13 @@ class Net:
         """
         options = chosen(options, **changes)
         pixels = open_image(image, options)
-        with self._team(threads) as team:
-            self._extract(pixels, options, team)  # compiles what has not been compiled yet
+        self(pixels, options, threads=threads)  # compiles what has not been compiled yet
         clock = Clock()
-        with self._team(threads, clock) as team:
-            start = time.perf_counter()
-            self._extract(pixels, options, team)
-            wall_seconds = time.perf_counter() - start
-        width, height = network_size(pixels.shape[1], pixels.shape[0], options)
-        sizes = [(level.height, level.width) for level in pyramid.levels(height, width, options.scales)]
-        return summarise(clock, wall_seconds, team.size, sizes)
+        start = time.perf_counter()
+        with self._scan(pixels, options, threads, clock) as scan:
+            scan.features()
+        wall_seconds = time.perf_counter() - start
+        return summarise(clock, wall_seconds, thread_count(threads), scan.levels)
 
     def stream(
         self,
@@ -262,72 +212,10 @@ class Net:
     def _stream(
         self, image: ImageLike | Source, options: Options, threads: int | None
     ) -> Generator[Features]:
-        with self._team(threads) as team:
-            for _, features in self._pieces(image, options, team):
+        with self._scan(image, options, threads) as scan:
+            for _, features in scan.pieces():
                 if len(features):
                     yield features
-
-    def _extract(self, image: ImageLike | Source, options: Options, team: Team) -> Features:
-        most = options.max_keypoints
-        if most is None and options.detector == "strength":
-            most = np.iinfo(np.int64).max
-        # In the order of the levels, as published: what comes of the finer ones has to wait.
-        levels: dict[int, Gathering | Pile] = {}
-        for number, features in self._pieces(image, options, team):
-            if number not in levels:
-                gathers = number == 1 or most is not None
-                levels[number] = Gathering(features.image_size, most) if gathers else Pile()
-            levels[number].add(features)
-        whole = levels.pop(1)
-        for number in sorted(levels):
-            for block in levels.pop(number).blocks():
-                whole.add(block)
-        (features,) = whole.blocks()
-        return features
-
-    def _pieces(
-        self, image: ImageLike | Source, options: Options, team: Team
-    ) -> Iterator[tuple[int, Features]]:
-        """The number of a level and the features of some of its rows, until all levels are done."""
-        with open_source(image, options) as source:
-            frame = _Frame(source.given, source.shape, options.centered)
-            allowed = _checked_mask(options.mask, frame)
-            steps = pyramid.levels(*frame.seen, options.scales)
-            ranked = options.detector == "strength"
-            read = self._preprocessed(source, options)
-            found: list[tuple[int, Features]] = []
-
-            def flows(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
-                # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
-                return self._flow(
-                    pyramid.reader(read, frame.seen[0], level, team),
-                    (level.height, level.width),
-                    team,
-                    relu=options.relu and not ranked,
-                    name=level.number,
-                    beside=(steps[-1].width, len(steps)),
-                )
-
-            def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
-                _check_finite(rows.cells)
-                xy = frame.to_image(candidates.positions, level)
-                # Summed maps grow with the level's number; strengths are normalised and do not.
-                scores = candidates.scores if ranked else candidates.scores / np.float32(level.number)
-                chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
-                if options.max_keypoints is not None:
-                    # Only these can be among the best of all: no others are described.
-                    chosen = np.sort(chosen[topk.strongest(scores[chosen], options.max_keypoints)])
-                described, _ = detect.descriptors(
-                    rows, candidates.positions[chosen], team, relu=options.relu and ranked
-                )
-                scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
-                keypoints = np.concatenate([xy[chosen], scale], axis=1)
-                size = (frame.given[1], frame.given[0])
-                found.append((level.number, Features(keypoints, scores[chosen], described, size)))
-
-            for _ in pyramid.climb(steps, flows, detect.DETECTORS[options.detector], emit, team):
-                yield from found
-                found.clear()
 
     def dense(
         self,
@@ -347,16 +235,8 @@ class Net:
         (h, w, 512) float32
             55 x 55 x 512 for 224 x 224 pixels.
         """
-        options = chosen(options, MapChanges, **changes)
-        with self._team(threads) as team, open_source(image, options) as source:
-            height, width = _checked_size(source)
-            cells = np.empty((*map_size(height, width), DESCRIPTOR_SIZE), np.float32)
-            made = stages(self._packed, width, team.workspace, relu=options.relu)
-            for _ in flow(self._preprocessed(source, options), height, made, WholeMap(cells), team):
-                pass
-        for row in cells:  # the whole map at once would need a quarter of its memory again
-            _check_finite(row)
-        return cells
+        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+            return scan.dense()
 
     def strength(
         self,
@@ -374,12 +254,8 @@ class Net:
         -------
         (h, w) float32
         """
-        options = chosen(options, InputChanges, **changes)
-        with self._team(threads) as team, open_source(image, options) as source:
-            result = np.empty(map_size(*_checked_size(source)), np.float32)
-            for rows in self._rows(self._preprocessed(source, options), source.shape, team, relu=False):
-                result[rows.top : rows.top + len(rows.cells)] = detect.strength(rows.cells, team)
-        return result
+        with self._scan(image, chosen(options, InputChanges, **changes), threads) as scan:
+            return scan.strength()
 
     def describe(
         self,
@@ -416,74 +292,21 @@ class Net:
             places = places.reshape(0, 2)
         if places.ndim != 2 or places.shape[1] < 2:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
-        options = chosen(options, MapChanges, **changes)
-        with self._team(threads) as team, open_source(image, options) as source:
-            frame = _Frame(source.given, _checked_size(source), options.centered)
-            positions = frame.to_cells(places[:, :2])
-            result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
-            valid = np.zeros(len(positions), np.bool_)
-            for rows in self._rows(
-                self._preprocessed(source, options), source.shape, team, relu=options.relu, kept=1
-            ):
-                # Those of which the row above and the row below are there.
-                last = rows.top + len(rows.cells) - 1
-                end = np.inf if last == rows.height - 1 else last
-                here = (positions[:, 0] >= rows.top) & (positions[:, 0] < end)
-                result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
-        return result, valid
-
-    def _preprocessed(self, source: Source, options: Options) -> Callable[[int, int], FloatArray]:
-        how = options.preprocessing or self.preprocessing
-        return lambda first, last: image.preprocess(source.read(first, last), how)
-
-    def _flow(
-        self,
-        read: Callable[[int, int], FloatArray],
-        size: tuple[int, int],
-        team: Team,
-        *,
-        relu: bool,
-        name: object = None,
-        beside: tuple[int, int] | None = None,
-    ) -> tuple[Iterator[int], RowBuffer, int]:
-        """The flow of a preprocessed image, the buffer of its map, and the rows of the whole map.
-
-        ``name`` tells apart those that share the team's workspace at the same time; for ``beside`` see
-        :func:`stages`.
-        """
-        height, width = size
-        rows, columns = map_size(height, width)
-        memory = partial(team.workspace.array, (name, "map"))
-        window = RowBuffer(columns, DESCRIPTOR_SIZE, 0, memory, straight=True, dense=True)
-        made = stages(self._packed, width, team.workspace, relu=relu, name=name, beside=beside)
-        return flow(read, height, made, window, team), window, rows
-
-    def _rows(
-        self,
-        read: Callable[[int, int], FloatArray],
-        size: tuple[int, int],
-        team: Team,
-        *,
-        relu: bool,
-        kept: int = 0,
-    ) -> Iterator[detect.MapRows]:
-        """The map as it comes, from top to bottom; ``kept`` rows are handed out again before the next."""
-        advance, window, height = self._flow(read, size, team, relu=relu)
-        for _ in advance:
-            cells = window.held()
-            _check_finite(cells)
-            yield detect.MapRows(cells, window.dropped, height)
-            window.drop(window.count - kept)
+        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+            return scan.describe(places[:, :2])
 
     @contextmanager
-    def _team(self, threads: int | None, clock: Clock | None = None) -> Iterator[Team]:
-        """A team with a workspace that an earlier call has left, if no other call is using it."""
+    def _scan(
+        self, image: ImageLike | Source, options: Options, threads: int | None, clock: Clock | None = None
+    ) -> Iterator[Scan]:
+        """Open an image for a team of threads, with a workspace that no other call is using."""
         try:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
-        with Team(threads, clock, workspace) as team:
-            yield team
+        preprocessing = options.preprocessing or self.preprocessing
+        with Team(threads, clock, workspace) as team, open_source(image, options) as source:
+            yield Scan(self._packed, source, options, preprocessing, team)
         if workspace.nbytes <= _KEPT_BYTES:
             self._idle.append(workspace)
 
@@ -504,34 +327,3 @@ class Net:
         self.provenance = state["provenance"]
         self._packed = PackedWeights(self._arrays, state["algorithm"])
         self._idle = []
-
-
-def _checked_size(source: Source) -> tuple[int, int]:
-    pyramid.levels(*source.shape, (1.0,))
-    return source.shape
-
-
-def _check_finite(values: FloatArray) -> None:
-    """Weights are finite, but what they make of an image may not be."""
-    if not np.isfinite(values).all():
-        raise WeightsError(
-            "the feature map goes beyond what float32 holds: the weights are too large to be those of a "
-            "working network"
-        )
-
-
-def _checked_mask(mask: ArrayLike | None, frame: _Frame) -> NDArray[np.bool_] | None:
-    if mask is None:
-        return None
-    allowed = image.to_array(mask, "the mask")
-    if allowed.shape != frame.given:
-        raise ImageError(f"the mask must have the image's shape {frame.given}; got {allowed.shape}")
-    return allowed != 0
-
-
-def _inside(xy: FloatArray, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which positions fall on a pixel that the mask allows; the nearest pixel counts, as in OpenCV."""
-    height, width = allowed.shape
-    columns = np.clip(np.floor(xy[:, 0] + 0.5).astype(np.int64), 0, width - 1)
-    rows = np.clip(np.floor(xy[:, 1] + 0.5).astype(np.int64), 0, height - 1)
-    return allowed[rows, columns]

@@ -62,16 +62,15 @@ def stages(
     *,
     relu: bool,
     name: object = None,
-    beside: tuple[int, int] | None = None,
+    tiles: int | None = None,
 ) -> list[Stage]:
-    """The network's stages for an image of the given width in pixels.
+    """Return the network's stages for an image of the given width in pixels.
 
     Their memory comes from ``workspace``, where ``name`` tells them from others at work at the same time;
-    ``relu`` says whether the last convolution gets a ReLU too. Where several flows are at work, ``beside`` is
-    the width of the widest and their number: they share the tiles that it may wait for.
+    ``relu`` says whether the last convolution gets a ReLU too; ``tiles`` is how many a Winograd stage waits
+    for.
     """
-    widest, flows = beside or (width, 1)
-    tiles = tiles_at_a_time(widest) // flows
+    tiles = tiles or tiles_at_a_time(width)
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:
