@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 import d2np
 from d2np.dataset import Entry, Settings, features_of, pipeline
-from d2np.images.source import open_source
+from d2np.images.open import open_source
 
 SCALES = (0.5, 1.0, 2.0)
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 import d2np
 from d2np.images import open as images
-from d2np.images.source import open_source
+from d2np.images import pixels
+from d2np.images.open import open_source
 
 HEIGHT, WIDTH = 150, 70
 MOST = {"max_pixels": 10**6}
@@ -133,7 +134,7 @@ def test_rows_are_those_of_the_whole(kinds, name, cuts):
 @pytest.mark.parametrize("name", NAMES)
 def test_shrunk_images(kinds, name):
     img, _ = kinds[name]
-    expected = images.shrink(images.open_image(img, **MOST), max_edge=100, max_sum_edges=120)
+    expected = pixels.shrink(images.open_image(img, **MOST), max_edge=100, max_sum_edges=120)
     with open_source(img, max_edge=100, max_sum_edges=120, **MOST) as source:
         assert source.given == (HEIGHT, WIDTH)
         assert source.shape == expected.shape[:2]
@@ -223,7 +224,7 @@ def test_inverted_grey_and_left_out_tiles(tmp_path, deep):
     path = tiff(tmp_path / "w.tif", deep[:, :, 0], photometric="miniswhite", compression="zstd")
     expected = (65535 - deep[:, :, [0, 0, 0]]) / np.float32(257)
     with images.TiffRows(path) as rows:
-        np.testing.assert_array_equal(images.as_rgb(rows[0:HEIGHT]), expected)
+        np.testing.assert_array_equal(pixels.as_rgb(rows[0:HEIGHT]), expected)
 
 
 def test_jpeg_tiles(tmp_path):

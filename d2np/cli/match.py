@@ -177,7 +177,7 @@ def _model(options: argparse.Namespace) -> tuple[GeometricModel | None, str]:
 
 def _shrinking(features: Features, options: argparse.Namespace) -> float:
     """How many pixels of the image as given are one of those that the network saw."""
-    from ..images.open import network_size
+    from ..images.pixels import network_size
 
     seen = network_size(*features.image_size, settings(options))
     return max(features.image_size[0] / seen[0], features.image_size[1] / seen[1])

@@ -60,14 +60,14 @@ def features(net: Net, image: ImageLike, how: Options, threads: int | None = Non
     how : Options
     threads : int, optional
     """
-    from ..images.source import Watched, open_source
+    from ..images.open import open_source
 
     source = open_source(image, how)
     rows = source.shape[0] * len(how.scales)
     with progress.bar(str(image), "row", rows, delay=1, leave=False) as bar:
         # Levels of a pyramid read some rows twice.
-        watched = Watched(source, lambda read: bar.update(min(read, rows - bar.n)))
-        return net(watched, how, threads=threads)
+        source.on_read = lambda read: bar.update(min(read, rows - bar.n))
+        return net(source, how, threads=threads)
 
 
 def tell_of_compiling() -> None:

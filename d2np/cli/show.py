@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _page(net: Net, image: str | RemoteFile, features: Features, options: argparse.Namespace) -> str:
     from .. import draw
-    from ..images.open import network_size
+    from ..images.pixels import network_size
 
     how = settings(options)
     strength = net.strength(image, how, threads=options.threads)
@@ -105,7 +105,8 @@ def _page(net: Net, image: str | RemoteFile, features: Features, options: argpar
 
 def _heatmap(net: Net, image: str | RemoteFile, options: argparse.Namespace, caption: str) -> int:
     from .. import draw
-    from ..images.open import network_size, open_image
+    from ..images.open import open_image
+    from ..images.pixels import network_size
 
     how = settings(options)
     pixels = open_image(image, how)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..errors import FormatError, ImageError, OptionError
 from ..features import Features
 from ..images.names import check, folders_of
-from ..images.open import network_size
+from ..images.pixels import network_size
 from ..options import Options
 from .failures import Failures
 from .listing import Entry

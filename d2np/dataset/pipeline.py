@@ -33,9 +33,8 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..images.messages import reading
-from ..images.open import most_bytes, open_file
+from ..images.open import Source, most_bytes, open_file, open_source
 from ..images.remote import RemoteFile
-from ..images.source import Source, open_source
 from ..images.tiff import TiffRows
 from ..machine import free_memory
 from ..network.scan import in_blocks

@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .. import weights
 from ..errors import OptionError
 from ..features import Features
-from ..images.open import ImageLike, open_image
-from ..images.source import Source, open_source
+from ..images.open import ImageLike, Source, open_image, open_source
 from ..layers import LAYERS, PARAMETER_COUNT, Layer
 from ..options import Algorithm, InputChanges, MapChanges, OptionChanges, Options, Preprocessing, chosen
 from ..threads import Clock, Team, Workspace, thread_count
@@ -131,7 +130,7 @@ class Net:
         ----------
         image : path, PIL.Image or array (H, W[, 3 | 4])
             uint8, uint16 over its full range, or float in 0..255; red first. Or what
-            :func:`d2np.images.source.open_source` has opened ahead with the same options, which is closed.
+            :func:`d2np.images.open.open_source` has opened ahead with the same options, which is closed.
         options : Options, optional
             See :class:`d2np.Options`.
         threads : int, optional

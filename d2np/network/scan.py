@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ImageError
 from ..features import DESCRIPTOR_SIZE, Features
-from ..images import open as images
-from ..images.source import Source
+from ..images.open import Source, to_array
+from ..images.pixels import preprocess
 from ..kernels import topk
 from ..layers import map_size
 from ..options import Options, Preprocessing
@@ -188,7 +188,7 @@ class Scan:
         tiles = stages.tiles_at_a_time(levels[-1].width) // len(levels)
 
         def read(first: int, last: int) -> FloatArray:
-            return images.preprocess(self._source.read(first, last), self._preprocessing)
+            return preprocess(self._source.read(first, last), self._preprocessing)
 
         def flow_of(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
             rows, columns = map_size(level.height, level.width)
@@ -281,7 +281,7 @@ def in_blocks(pieces: Iterable[Features], least: int) -> Iterator[Features]:
 def _checked_mask(mask: ArrayLike | None, frame: Frame) -> NDArray[np.bool_] | None:
     if mask is None:
         return None
-    allowed = images.to_array(mask, "the mask")
+    allowed = to_array(mask, "the mask")
     if allowed.shape != frame.given:
         raise ImageError(f"the mask must have the image's shape {frame.given}; got {allowed.shape}")
     return allowed != 0
