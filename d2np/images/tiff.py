@@ -6,7 +6,6 @@ import math
 import os
 import struct
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -313,7 +312,5 @@ class TiffRows:
     def __enter__(self) -> TiffRows:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
