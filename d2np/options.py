@@ -76,7 +76,7 @@ def whole_number(option: str, given: Any, least: int = 1) -> int:
         If it is not a whole number from ``least`` up.
     """
     if isinstance(given, bool) or not hasattr(given, "__index__") or int(given) < least:
-        raise OptionError(f"{option} must be a whole number from {least} up, or None; got {given!r}")
+        raise OptionError(f"{option} must be a whole number from {least} up; got {given!r}")
     return int(given)
 
 

@@ -543,8 +543,7 @@ def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
     """Width and height of an image file, and the bytes of a pixel once it is decoded."""
     with open_file(entry.path, max_pixels) as opened:
         if isinstance(opened, TiffRows):
-            height, width = opened.shape[:2]
-            return width, height, 3 if opened.dtype == np.uint8 else 12
+            return *opened.size, 3 if opened.dtype == np.uint8 else 12
         # What has more than eight bits becomes float32.
         deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
         return *opened.size, 12 if deep else 3

@@ -177,7 +177,7 @@ def open_source(
         name = "the image dataset"
     else:
         name = "the image array"
-        stored = image if isinstance(image, np.ndarray) else _array_of(image)
+        stored = image if isinstance(image, np.ndarray) else to_array(image, "the image")
     source = Source(stored, name, options.stretch)
     try:
         source.shrink(options)
@@ -366,17 +366,6 @@ def name_of(image: Encoded) -> str:
     return name if isinstance(name, str) else "the encoded image"
 
 
-def _array_of(image: Any) -> NDArray[Any]:
-    """Return an array of any library as NumPy's; raise an ImageError if this is no array at all."""
-    protocols = ("__array__", "__array_interface__", "__dlpack__")
-    if not isinstance(image, memoryview) and not any(hasattr(image, name) for name in protocols):
-        raise ImageError(
-            "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
-            f"{type(image).__name__}"
-        )
-    return to_array(image, "the image")
-
-
 def to_array(thing: Any, name: str) -> NDArray[Any]:
     """An array of any library as NumPy's.
 
@@ -387,13 +376,16 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
     """
     only_dlpack = hasattr(thing, "__dlpack__") and not hasattr(thing, "__array__")
     try:
-        return np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
+        array = np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
     # Libraries raise almost anything.
     except Exception as error:
         raise ImageError(
             f"{name}: NumPy cannot convert this {type(thing).__name__}, which must be an array in the CPU's "
             f"memory: {error or type(error).__name__}"
         ) from error
+    if array.ndim == 0:
+        raise ImageError(f"{name} must be an array, or what else is an image; got {type(thing).__name__}")
+    return array
 
 
 def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | TiffRows:
@@ -443,18 +435,24 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
                     raise ImageError(f"{name} is not an image in a format that d2np reads") from None
                 raise ImageError(f"{name} cannot be read as an image: {error}") from error
             opened = TiffRows(file, name)
-        size = (opened.shape[1], opened.shape[0]) if isinstance(opened, TiffRows) else opened.size
-        if size[0] * size[1] > allowed:
+        width, height = opened.size
+        count, problem = width * height, ""
+        if count > allowed:
+            problem = (
+                f"is too large to open unasked: {width} x {height} = {count} px, above "
+                + ("Pillow's limit" if max_pixels is None else f"the limit of {allowed}")
+                + " that guards against files made to fill the memory; to read it, raise the limit with "
+                f"max_pixels={count} (--max-pixels {count} on the command line)"
+            )
+        elif getattr(opened, "format", None) == "AVIF" and allowed < _AVIF_LIMIT:
+            problem = (
+                f"is an AVIF image, which is not opened where max_pixels is below {_AVIF_LIMIT}: its decoder "
+                "decodes up to 268 million pixels whatever the file says; convert it to PNG"
+            )
+        if problem:
             opened.close()
-            raise _too_large(
-                name, size, "Pillow's limit" if max_pixels is None else f"the limit of {allowed}"
-            )
-        if getattr(opened, "format", None) == "AVIF" and allowed < _AVIF_LIMIT:
-            raise ImageError(
-                f"{name}: AVIF images are not opened where max_pixels is below {_AVIF_LIMIT}, as their "
-                "decoder decodes up to 268 million pixels whatever the file says: convert it to PNG"
-            )
-        if isinstance(opened, TiffImageFile) and (size[0] * size[1] > limit or _misread(opened)):
+            raise ImageError(f"{name} {problem}")
+        if isinstance(opened, TiffImageFile) and (count > limit or _misread(opened)):
             if isinstance(file, str):  # what is in memory would be closed with it
                 opened.close()
             opened = TiffRows(file, name)
@@ -523,15 +521,6 @@ def pixels_by_default() -> float:
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
-def _too_large(name: str, size: tuple[int, int], limit: str) -> ImageError:
-    pixels = size[0] * size[1]
-    return ImageError(
-        f"{name} is too large to open unasked: {size[0]} x {size[1]} = {pixels} px, above {limit} that "
-        f"guards against files made to fill the memory; to read it, raise the limit with max_pixels={pixels} "
-        f"(--max-pixels {pixels} on the command line)"
-    )
-
-
 def _open_with_pillow(file: str | BinaryIO, name: str) -> Image.Image:
     """Open one of :data:`FORMATS` without the limit of ``Image.open``, which is one for all threads."""
     prefix = first_bytes(file, 16)
@@ -558,7 +547,7 @@ def _decoded(opened: Image.Image | TiffRows, orient: bool, name: str) -> NDArray
     with opened, reading(name):
         if not isinstance(opened, TiffRows):
             return _from_pil(opened, orient, name, file=True)
-        if opened.shape[0] * opened.shape[1] > pixels_by_default():
+        if math.prod(opened.size) > pixels_by_default():
             raise ImageError(
                 f"{name} is too large to be turned as its orientation {opened.orientation} says: "
                 "turn it first, or leave orient out"

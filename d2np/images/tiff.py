@@ -106,6 +106,8 @@ class TiffRows:
 
     Attributes
     ----------
+    size : (int, int)
+        (width, height) in pixels.
     shape : (int, int[, int])
         Rows, columns, and samples per pixel unless the page is grey.
     dtype : numpy.dtype
@@ -166,6 +168,7 @@ class TiffRows:
         height, width = int(page.imagelength), int(page.imagewidth)
         if min(height, width, len(page.dataoffsets)) < 1 or page.samplesperpixel < self._colours:
             raise ImageError("cannot be read as an image: its size or its data are missing")
+        self.size = (width, height)
         self.shape = (height, width, 3) if self._colours == 3 else (height, width)
         self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
         self._mapped: NDArray[Any] | None = None
