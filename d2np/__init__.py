@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .features import Features, Matches
     from .matching import match, nearest_pairs
     from .network.net import Net
+    from .options import Options
 
 __version__ = "1.0.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Matches",
     "Net",
     "OptionError",
+    "Options",
     "WeightsError",
     "dataset",
     "demo",
@@ -50,6 +52,7 @@ _HOMES = {
     "Features": "features",
     "Matches": "features",
     "Net": "network.net",
+    "Options": "options",
     "match": "matching",
     "nearest_pairs": "matching",
 }

@@ -1,4 +1,4 @@
-"""Tell what this process may use of its machine: processor cores and memory.
+"""Tell what this process may use of its machine: processor cores, memory, and a folder for caches.
 
 Containers and batch systems limit both by control groups, which Linux describes in files: version 1 has a
 tree of groups for each controller, version 2 one tree for all. A group's limits hold for those below it too.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,28 @@ def free_memory() -> int | None:
     """
     found = [*_of_the_system(), *_of_the_groups(), *_of_the_process()]
     return max(0, min(found)) if found else None
+
+
+def user_cache(name: str) -> Path | None:
+    """Return the platform's folder for the cache of a program; it need not exist.
+
+    ``$XDG_CACHE_HOME/NAME`` or ``~/.cache/NAME``, on macOS ``~/Library/Caches/NAME``, on Windows
+    ``%LOCALAPPDATA%\\NAME\\Cache``. Relative paths do not count: what is cached must not depend on the
+    working folder, and the XDG specification says so too.
+
+    Returns
+    -------
+    Path or None
+        None where the user has no home folder.
+    """
+    if sys.platform == "win32":
+        local = _absolute(os.environ.get("LOCALAPPDATA")) or _home("AppData", "Local")
+        return local and local / name / "Cache"
+    if sys.platform == "darwin":
+        caches = _home("Library", "Caches")
+    else:
+        caches = _absolute(os.environ.get("XDG_CACHE_HOME")) or _home(".cache")
+    return caches and caches / name
 
 
 @functools.cache  # asked for by every call of a network
@@ -116,3 +139,15 @@ def _lines(path: Path) -> list[str]:
         return path.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return []
+
+
+def _home(*parts: str) -> Path | None:
+    try:
+        home = _absolute(Path.home())
+    except RuntimeError:  # no HOME, and no such user
+        return None
+    return home and home.joinpath(*parts)
+
+
+def _absolute(path: str | Path | None) -> Path | None:
+    return Path(path) if path and os.path.isabs(path) else None

@@ -9,17 +9,17 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from types import TracebackType
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError
 from .machine import usable_cores
+from .options import whole_number
 
 Task = TypeVar("Task")
 
@@ -32,14 +32,7 @@ def thread_count(threads: int | None) -> int:
     OptionError
         If ``threads`` is not a positive whole number.
     """
-    return usable_cores() if threads is None else whole_number(threads, "threads")
-
-
-def whole_number(value: int, name: str) -> int:
-    """An option that must be a whole number from 1 up; an OptionError if it is not."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
-        raise OptionError(f"{name} must be a whole number from 1 up, or None; got {value!r}")
-    return int(value)
+    return usable_cores() if threads is None else whole_number("threads", threads)
 
 
 class Clock:
@@ -103,51 +96,40 @@ class Team:
         self.workspace = workspace or Workspace()
         self._seats = itertools.count()
         self._own = threading.local()
-        self._pool = ThreadPoolExecutor(self.size - 1, "d2np") if self.size > 1 else None
+        self._pool = ThreadPoolExecutor(self.size, "d2np")  # which starts threads when there is work for them
 
     def share(self, work: Callable[[Task], object], tasks: Iterable[Task]) -> None:
         """Call ``work(task)`` for every task, each in whichever thread is free, and wait for all.
 
         The first exception that a task raises is raised here, after the others have stopped.
         """
-        waiting = list(tasks)
-        if self._pool is None or len(waiting) < 2:
-            for task in waiting:
-                work(task)
-            return
-        lock = threading.Lock()
-        waiting.reverse()
+        waiting = deque(tasks)
 
         def run() -> None:
             while True:
-                with lock:
-                    if not waiting:
-                        return
-                    task = waiting.pop()
+                try:
+                    task = waiting.popleft()
+                except IndexError:
+                    return
                 try:
                     work(task)
                 except BaseException:
-                    with lock:
-                        waiting.clear()
+                    waiting.clear()
                     raise
 
         helpers: list[Future[None]] = []
         try:
-            try:
-                for _ in range(min(self.size - 1, len(waiting) - 1)):
+            # Where no thread can be started, as the interpreter is ending or the system allows no more, those
+            # that there are do the work.
+            with suppress(RuntimeError):
+                for _ in range(min(self.size, len(waiting)) - 1):
                     helpers.append(self._pool.submit(run))
-            except RuntimeError:
-                # No thread can be started: the interpreter is ending, or the system allows no more. Those
-                # that there are do the work.
-                pass
             run()
         finally:
-            with lock:
-                waiting.clear()
-            failures = [helper.exception() for helper in helpers]
-        for failure in failures:
-            if failure is not None:
-                raise failure
+            waiting.clear()
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
 
     def timed(self, what: str, phase: str, work: Callable[[Task], object]) -> Callable[[Task], object]:
         """The same work, with the clock running if there is one."""
@@ -170,11 +152,8 @@ class Team:
     def __enter__(self) -> Team:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from . import homography, options
 from .errors import Error, FormatError, OptionError
 from .extras import require
 from .features import Evidence, Features, Matches
-from .images.open import network_size
+from .images.pixels import network_size
 from .options import GeometricModel
 
 FloatArray = NDArray[np.float64]

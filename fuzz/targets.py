@@ -39,8 +39,7 @@ from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, mat, npz
 from d2np.images import index_pages, remote
-from d2np.images.open import open_image
-from d2np.images.source import open_source
+from d2np.images.open import open_image, open_source
 from d2np.weights import check as check_weights
 from d2np.weights import hdf5, onnx, safetensors, sniff, torch_checkpoint
 

@@ -19,7 +19,7 @@ import d2np
 from d2np import weights
 from d2np.cli import main
 from d2np.errors import OptionError, WeightsError
-from d2np.images import open as images
+from d2np.images.pixels import preprocess
 from d2np.layers import LAYERS, PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.weights import Provenance
 from d2np.weights.onnx import serialize, write
@@ -184,7 +184,7 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_image, relu, preprocessin
     for height, width in ((8, 9), (61, 83), (120, 161)):
         img = make_image(height, width, seed=height)
         expected = our_net.dense(img, relu=relu, preprocessing=preprocessing or "caffe")
-        pixels = img if preprocessing else images.preprocess(img, "caffe")
+        pixels = img if preprocessing else preprocess(img, "caffe")
         planes = pixels.astype(np.float32).transpose(2, 0, 1)[np.newaxis]
         (found,) = session.run(["map"], {"image" if preprocessing else "planes": planes})
         found = found[0].transpose(1, 2, 0)
@@ -195,7 +195,7 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_image, relu, preprocessin
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "camera"])
 def test_onnxruntime_on_the_analytic_weights(name):
     """What they take away at the frame must not be so large that its rounding shows in the rest."""
-    img = d2np.images.open.as_rgb(getattr(skimage.data, name)()[:301, :413])
+    img = d2np.images.pixels.as_rgb(getattr(skimage.data, name)()[:301, :413])
     net = d2np.Net.load("analytic")
     content = serialize(net.arrays, preprocessing="caffe")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 import d2np
 from d2np.dataset import Entry, Settings, features_of, pipeline
-from d2np.images.source import open_source
+from d2np.images.open import open_source
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -346,12 +346,6 @@ def test_an_error_of_the_entries_is_raised(photos):
 
     with pytest.raises(LookupError, match="entries"):
         list(features_of(Stub(), entries(), Settings()))
-
-
-def test_senseless_settings(photos):
-    for settings in (Settings(max_edge=-1), Settings(max_pixels=0)):
-        with pytest.raises(d2np.OptionError):
-            list(features_of(Stub(), photos, settings))
 
 
 @pytest.mark.parametrize("name", ["workers", "threads", "memory", "ahead"])

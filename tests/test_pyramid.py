@@ -7,7 +7,6 @@ import d2np
 from d2np import reference
 from d2np.network import pyramid
 from d2np.network.bands import RowBuffer
-from d2np.network.detect import Candidates
 from d2np.threads import Team
 
 
@@ -24,14 +23,6 @@ def test_levels_from_coarse_to_fine_with_truncated_sizes():
         (2, 1, 97, 131),
         (3, 2, 194, 262),
     ]
-
-
-@pytest.mark.parametrize(
-    "scales", [(), (0,), (-1,), (1, 1), (np.nan,), (np.inf,), "ab", 0.5, None, (1, None), [[1], [2]]]
-)
-def test_senseless_scales(scales):
-    with pytest.raises(d2np.OptionError, match="scales"):
-        pyramid.levels(100, 100, scales)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +87,7 @@ def climb(found_at, team, bands=3):
     sums = {number: [] for number in HEIGHTS}
     banned = {number: [] for number in HEIGHTS}
     most = dict.fromkeys(HEIGHTS, 0)
-    windows, ends = {}, dict.fromkeys(HEIGHTS, 0)
+    windows = {}
 
     def flows(level):
         height, width = HEIGHTS[level.number], HEIGHTS[level.number] + 1
@@ -111,23 +102,19 @@ def climb(found_at, team, bands=3):
 
         return rows(), window, height
 
-    def detector(rows, blocked, first, last, team):
-        (number,) = (number for number, height in HEIGHTS.items() if height == rows.height)
+    def visit(rows, first, last, blocked, level):
+        number = level.number
+        assert rows.height == HEIGHTS[number]
         assert rows.top <= max(first - 1, 0)
         assert rows.top + len(rows.cells) >= min(last + 1, rows.height)
         banned[number].append(blocked[first:last].copy())
-        finds = int(found_at[number] is not None and first <= found_at[number] < last)
+        sums[number].append(rows.between(first, last).copy())
+        finds = found_at[number] is not None and first <= found_at[number] < last
         if finds:
             blocked[found_at[number], 0] = True
-        return Candidates(np.zeros((finds, 2), np.float32), np.ones(finds, np.float32))
+        return finds
 
-    def emit(level, rows, found):
-        first = ends[level.number]
-        ends[level.number] += len(banned[level.number][-1])
-        sums[level.number].append(rows.cells[first - rows.top : ends[level.number] - rows.top].copy())
-
-    steps = pyramid.levels(40, 48, (0.5, 1, 2))
-    for _ in pyramid.climb(steps, flows, detector, emit, team):
+    for _ in pyramid.climb(pyramid.levels(40, 48, (0.5, 1, 2)), flows, visit, team):
         pass
     whole = {number: np.concatenate(parts) for number, parts in sums.items()}
     assert {number: len(cells) for number, cells in whole.items()} == HEIGHTS

@@ -265,4 +265,5 @@ def settings(options: argparse.Namespace) -> Settings:
     """Return what the options of :data:`EXTRACTION` say."""
     from ..dataset import Settings
 
-    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    given: dict[str, Any] = {field.name: getattr(options, field.name, None) for field in fields(Settings)}
+    return Settings(**given)

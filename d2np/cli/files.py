@@ -183,7 +183,7 @@ def shown(image: str | RemoteFile, options: argparse.Namespace) -> ImageLike:
 
     if options.max_pixels is None and not options.stretch:
         return image
-    return open_rgb(image, orient=options.orient, stretch=options.stretch, max_pixels=options.max_pixels)
+    return open_rgb(image, settings(options))
 
 
 @contextmanager
@@ -240,16 +240,15 @@ def features(net: Net, image: str | RemoteFile, options: argparse.Namespace) -> 
 
     Progress is shown of an image that takes more than a second.
     """
-    from ..images.source import Watched, open_source
+    from ..images.open import open_source
     from .progress import Bar
 
-    how = settings(options).options()
-    opening = ("orient", "stretch", "max_edge", "max_sum_edges", "max_pixels")
+    how = settings(options)
     with named(image):
-        source = open_source(image, **{name: how[name] for name in opening})
-        rows = source.shape[0] * len(how["scales"])
+        source = open_source(image, how)
+        rows = source.shape[0] * len(how.scales)
         with Bar(desc=str(image), unit="row", total=rows, delay=1, leave=False) as bar:
             # Levels of a pyramid read some rows twice.
-            watched = Watched(source, lambda read: bar.update(min(read, rows - bar.n)))
-            found = net(watched, threads=options.threads, **how)
+            source.on_read = lambda read: bar.update(min(read, rows - bar.n))
+            found = net(source, how, threads=options.threads)
     return found if options.min_score is None else found.select(found.scores >= options.min_score)

@@ -152,9 +152,9 @@ def _model(options: argparse.Namespace) -> tuple[GeometricModel | None, str]:
 
 def _shrinking(features: Features, options: argparse.Namespace) -> float:
     """Return how many pixels of the image as given are one of those that the network saw."""
-    from ..images.open import network_size
+    from ..images.pixels import network_size
 
-    seen = network_size(*features.image_size, max_edge=options.max_edge, max_sum_edges=options.max_sum_edges)
+    seen = network_size(*features.image_size, settings(options))
     return max(features.image_size[0] / seen[0], features.image_size[1] / seen[1])
 
 
@@ -210,25 +210,24 @@ def show(options: argparse.Namespace) -> int:
             raise OptionError("--heatmap needs no --min-score: cells are marked with -k N")
     image = files.opened(options.image, options.max_pixels)
     from .. import draw
-    from ..images.open import network_size, open_image
+    from ..images.open import open_image
+    from ..images.pixels import network_size
 
     weights = files.weights_or_default(options.weights)
     net = files.load(weights, options.threads)
     caption = f"weights {Path(weights).name}"
-    opening = {name: getattr(options, name) for name in ("orient", "stretch", "max_pixels")}
-    limits = {name: getattr(options, name) for name in ("max_edge", "max_sum_edges")}
-    how = {**limits, "preprocessing": options.preprocessing, "threads": options.threads}
+    how = settings(options)
     drawing: Image.Image | str
     if options.heatmap and not is_page:
         with files.named(image):
-            pixels = open_image(image, **opening)
-            strength = net.strength(pixels, **how)
+            pixels = open_image(image, how)
+            strength = net.strength(pixels, how, threads=options.threads)
         height, width = pixels.shape[:2]
         drawing = draw.heatmap(
             pixels,
             strength,
             strongest=min(options.max_keypoints or 0, strength.size),
-            network_size=network_size(width, height, **limits),
+            network_size=network_size(width, height, how),
             caption=caption,
         )
         rows, columns = strength.shape
@@ -243,9 +242,9 @@ def show(options: argparse.Namespace) -> int:
                 drawing = draw.keypoint_page(
                     shown,
                     features,
-                    net.strength(image, **opening, **how),
+                    net.strength(image, how, threads=options.threads),
                     heat=options.heatmap,
-                    network_size=network_size(width, height, **limits),
+                    network_size=network_size(width, height, how),
                     orient=options.orient,
                 )
             else:

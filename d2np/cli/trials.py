@@ -89,7 +89,7 @@ def profile(options: argparse.Namespace) -> int:
     image = files.opened(options.image, options.max_pixels)
     net = files.load(options.weights, options.threads)
     with files.named(image):
-        profile = net.profile(image, threads=options.threads, **settings(options).options())
+        profile = net.profile(image, settings(options), threads=options.threads)
     for line in str(profile).splitlines():
         say(line)
     return 0
@@ -110,8 +110,22 @@ def warmup(options: argparse.Namespace) -> int:
     """
     start = perf_counter()
     files.tell_of_compiling()
-    from ..warmup import warm_up
-
-    warm_up()
+    _compile()
     say(f"every kernel is ready after {seconds(perf_counter() - start)}")
     return 0
+
+
+def _compile() -> None:
+    """Use every kernel, on images of a few pixels; those in Numba's cache are only loaded."""
+    import numpy as np
+
+    from ..matching import match, nearest_pairs
+    from ..network.net import Net
+
+    image = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    analytic = Net.load("analytic")
+    for net in (analytic, Net(analytic.arrays, algorithm="direct")):
+        features = net(image, scales=(0.5, 1.0), detector="strength", max_keypoints=5)
+        net(image, relu=False)
+    match(features, features)
+    nearest_pairs(features, features, 1)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..errors import FormatError, ImageError, OptionError
 from ..features import Features
 from ..images.names import check, folders_of
-from ..images.open import network_size
-from ..options import Detector, Preprocessing
+from ..images.pixels import network_size
+from ..options import Options
 from .failures import Failures
 from .listing import Entry
 from .outputs import Output, OutputOfPieces
@@ -33,21 +33,13 @@ ATTEMPTS = 3
 """How often what turns out to be damaged is done again."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the features of an image depend on beside the weights: options of :class:`d2np.Net`'s call."""
+class Settings(Options):
+    """What the features of an image depend on beside the weights: :class:`d2np.Options`, without a mask."""
 
-    detector: Detector = "d2"
-    scales: tuple[float, ...] = (1.0,)
-    max_keypoints: int | None = None
-    preprocessing: Preprocessing | None = None
-    relu: bool = True
-    centered: bool = False
-    max_edge: int | None = 1600
-    max_sum_edges: int | None = 2800
-    orient: bool = False
-    stretch: bool = False
-    max_pixels: int | None = None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask is not None:
+            raise OptionError("a job has no mask: masks belong to single images")
 
     def recorded(self, net: Net) -> dict[str, Any]:
         """These and the weights, as texts and plain numbers."""
@@ -59,7 +51,7 @@ class Settings:
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of the network's call."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "mask"}
 
 
 @dataclass
@@ -313,5 +305,5 @@ def _reason(entry: Entry, text: str) -> str:
 
 def _uncertainty(size: tuple[int, int], settings: Settings) -> float:
     """Pixels of the image for one pixel that the network saw: what hloc records, the mean of both axes."""
-    seen = network_size(*size, max_edge=settings.max_edge, max_sum_edges=settings.max_sum_edges)
+    seen = network_size(*size, settings)
     return (size[0] / seen[0] + size[1] / seen[1]) / 2

@@ -18,7 +18,7 @@ from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
 from ..formats.hdf5 import read_text, write_text
 from ..images.names import folders_of, near
-from ..network.gathering import Gathering
+from ..network.scan import Gathering
 from .listing import Entry
 from .parts import ASSEMBLED, STAMP, Damaged, Job, Parts
 from .pieces import Pieces

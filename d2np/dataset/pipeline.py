@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..images.messages import reading
-from ..images.open import most_bytes, open_file
+from ..images.open import Source, most_bytes, open_file, open_source
 from ..images.remote import RemoteFile
-from ..images.source import Source, open_source
 from ..images.tiff import TiffRows
 from ..machine import free_memory
-from ..network.gathering import in_blocks
-from ..threads import thread_count, whole_number
+from ..network.scan import in_blocks
+from ..options import whole_number
+from ..threads import thread_count
 from .listing import Entry
 from .pieces import Pieces
 
@@ -169,16 +169,16 @@ def _found(
     cores = thread_count(threads)
     opens = isinstance(net, Net)
     if workers is not None:
-        workers = whole_number(workers, "workers")
+        workers = whole_number("workers", workers)
     elif not opens:
         # Of images that somebody else opens no size is known: one at a time.
         workers, ahead = 1, ahead or 1
     free = free_memory()
     free = sys.maxsize if free is None else free
     wanted = sys.maxsize if workers else _MEMORY_PER_THREAD * cores
-    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number(memory, "memory")
+    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number("memory", memory)
     waiting = max(1, free // _WAITING_SHARE // _FEATURE_BYTES)
-    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number(ahead, "ahead")
+    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number("ahead", ahead)
     shares = _Shares(cores, workers, at_work, settings.scales, wanted if memory is None else at_work)
     count = len(entries) if isinstance(entries, Sequence) else None
     in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None
@@ -543,8 +543,7 @@ def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
     """Width and height of an image file, and the bytes of a pixel once it is decoded."""
     with open_file(entry.path, max_pixels) as opened:
         if isinstance(opened, TiffRows):
-            height, width = opened.shape[:2]
-            return width, height, 3 if opened.dtype == np.uint8 else 12
+            return *opened.size, 3 if opened.dtype == np.uint8 else 12
         # What has more than eight bits becomes float32.
         deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
         return *opened.size, 12 if deep else 3

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..errors import FormatError, OptionError
-from ..images.open import network_size as size_by_default
 from ..images.open import open_rgb
+from ..images.pixels import network_size as size_by_default
 from ..options import ColourMap
 from .canvas import Canvas
 from .colours import Colour, colour_map

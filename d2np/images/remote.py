@@ -155,8 +155,9 @@ class RemoteFile:
 
 
 def below(url: str) -> list[tuple[RemoteFile, str]] | None:
-    """All files in a folder and below it, with their paths inside it; None if this is no folder. Hidden ones
-    are left out.
+    """Return all files in a folder and below it, with their paths inside it; None if this is no folder.
+
+    Hidden ones are left out.
 
     Raises
     ------
@@ -165,19 +166,20 @@ def below(url: str) -> list[tuple[RemoteFile, str]] | None:
     """
     with _told_in_one_line(url):
         system, path = file_system(url, ImageError)
-        # Of a web server only an index page can be a folder, and to ask is to read it.
-        if not ((url.endswith("/") and "?" not in url) if _is_web(url) else system.isdir(path)):
-            return None
-        folder = path.rstrip("/")
         if _is_web(url):
-            return _entries(system, url, {file: {} for file in index_pages.files(path, _read_up_to)}, folder)
+            # Only an index page can be a folder, and to ask is to read it.
+            is_folder = url.endswith("/") and "?" not in url
+            return _entries(system, url, _on_pages(path), path) if is_folder else None
+        if not system.isdir(path):
+            return None
         system.ls(path)  # tells what is wrong, which the next call passes over
-        return _entries(system, url, system.find(folder, detail=True), folder)
+        return _entries(system, url, system.find(path, detail=True), path)
 
 
 def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
-    """All files that a pattern fits, and those in folders that it fits, with their paths inside the folder
-    before its first ``*``, ``?`` or ``[``; None if this is no pattern. Hidden ones are left out.
+    """Return all files that a pattern fits, and those in folders that it fits; None if this is no pattern.
+
+    Their paths are those inside the folder before the first ``*``, ``?`` or ``[``. Hidden ones are left out.
 
     Raises
     ------
@@ -193,16 +195,20 @@ def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
         if fixed is None or system.exists(path):
             return None
         folder = "/".join(parts[:fixed])
-        found: dict[str, Any] = {}
         if _is_web(url):
-            files = index_pages.files(f"{folder}/", _read_up_to, "/".join(parts[fixed:]))
-            return _entries(system, url, {file: {} for file in files}, folder)
+            return _entries(system, url, _on_pages(f"{folder}/", "/".join(parts[fixed:])), folder)
+        found: dict[str, Any] = {}
         for name, info in system.glob(path, detail=True).items():
             if info.get("type") != "directory":
                 found[name] = info
             elif "**" not in parts:
                 found.update(system.find(name, detail=True))
         return _entries(system, url, found, folder)
+
+
+def _on_pages(folder: str, pattern: str = "**") -> dict[str, dict[str, Any]]:
+    """Return the files of a web server's folder; an index page tells no more than names."""
+    return {file: {} for file in index_pages.files(folder, _read_up_to, pattern)}
 
 
 def beside(url: str, line: str) -> str:
@@ -214,16 +220,13 @@ def beside(url: str, line: str) -> str:
 def _entries(system: Any, url: str, found: Mapping[str, Any], folder: str) -> list[tuple[RemoteFile, str]]:
     entries = []
     for path, info in sorted(found.items()):
-        name = path[len(folder) :].removeprefix("/")
+        name = path[len(folder.rstrip("/")) :].removeprefix("/")
         if _is_web(url):
             name = unquote(name)
         # What is no name at all is not hidden: the job refuses it.
-        if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
-            continue
-        # An index page tells no more than names.
-        told = info if info.get("size") is not None else None
-        whole = f"{system.unstrip_protocol(path)}{''.join(url.partition('::')[1:])}"
-        entries.append((RemoteFile(whole, told), name))
+        if not any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
+            whole = f"{system.unstrip_protocol(path)}{''.join(url.partition('::')[1:])}"
+            entries.append((RemoteFile(whole, info if info.get("size") is not None else None), name))
     return entries
 
 

@@ -38,7 +38,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-from ..folders import user_cache
+from ..machine import user_cache
 
 NAMES = (
     "numba.core.base:BaseContext.make_array",

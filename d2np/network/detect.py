@@ -36,6 +36,10 @@ class MapRows(NamedTuple):
     top: int
     height: int
 
+    def between(self, first: int, last: int) -> FloatArray:
+        """Return the cells of rows ``first`` to ``last`` of the map."""
+        return self.cells[first - self.top : last - self.top]
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -110,8 +114,7 @@ def strength_ranking(
     """
     free = ~blocked[first:last]
     positions = (np.argwhere(free) + np.array([first, 0])).astype(np.float32)
-    cells = rows.cells[first - rows.top : last - rows.top]
-    return Candidates(positions, strength(cells, team)[free])
+    return Candidates(positions, strength(rows.between(first, last), team)[free])
 
 
 DETECTORS = {"d2": hard_detection, "strength": strength_ranking}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightsError
-from ..images.open import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
+from ..images.pixels import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
 from ..layers import LAYERS, PARAMETER_SHAPES, Layer
 from ..options import Preprocessing
 from .onnx_tensors import Values, shape_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..errors import WeightsError, did_you_mean
-from ..folders import user_cache
+from ..machine import user_cache
 from ..options import PackagedWeights, PublishedWeights, names
 
 PACKAGED = names(PackagedWeights)

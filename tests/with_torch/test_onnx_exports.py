@@ -160,7 +160,7 @@ def test_the_same_map(tmp_path: Path, dynamo: bool, image: np.ndarray) -> None:
     network = Network()
     path = tmp_path / "d2.onnx"
     export(network, path, dynamo, True)
-    pixels = d2np.images.open.preprocess(image, "caffe").transpose(2, 0, 1)[np.newaxis]
+    pixels = d2np.images.pixels.preprocess(image, "caffe").transpose(2, 0, 1)[np.newaxis]
     with torch.inference_mode():
         expected = network(torch.from_numpy(np.ascontiguousarray(pixels)))[0].permute(1, 2, 0).numpy()
     found = d2np.Net.load(path).dense(image)
