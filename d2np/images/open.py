@@ -384,7 +384,7 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
             f"memory: {error or type(error).__name__}"
         ) from error
     if array.ndim == 0:
-        raise ImageError(f"{name} must be an array, or what else is an image; got {type(thing).__name__}")
+        raise ImageError(f"{name} must be an array, or an image of another kind; got {type(thing).__name__}")
     return array
 
 
