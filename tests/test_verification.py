@@ -305,7 +305,8 @@ def test_opencv_is_not_imported_before_it_is_needed():
 @pytest.fixture
 def two(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(d2np.Net, "load", staticmethod(lambda _: net_of_analytic()))
+    net = net_of_analytic()
+    monkeypatch.setattr(d2np.Net, "load", staticmethod(lambda _: net))
     brick = images()["brick"][:300, :300]
     for name, image in (("a.png", brick), ("b.png", warp(brick, 0.05, 1003)[0])):
         Image.fromarray(image).save(name)

@@ -28,7 +28,7 @@ from ..errors import FormatError
 from ..features import Matches
 from ..images import streams
 from .hdf5 import find, read_array
-from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
+from .hloc import UNFINISHED, put, reading
 
 _ARRAYS = ("matches0", "matching_scores0")
 _SPACE = re.compile(r"[ \t]+")
@@ -128,33 +128,24 @@ def read(source: Any, a: str, b: str) -> Matches:
     FormatError
         If the file cannot be read or has no such pair.
     """
-    if isinstance(source, (str, os.PathLike)):
-        with opened(source) as file:
-            return read(file, a, b)
-    for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
-        try:
-            there = find(source, name) is not None
-        except H5_ERRORS as error:
-            raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
-        if there:
-            matches = read_pair(source, name)
-            return Matches(matches.indices[:, columns], matches.similarities)
+    with reading(source, f"matches of {a} and {b} cannot be read") as file:
+        for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
+            if find(file, name) is not None:
+                matches = read_pair(file, name)
+                return Matches(matches.indices[:, columns], matches.similarities)
     raise FormatError(f"no matches of {a} and {b}")
 
 
 def read_pair(file: Any, name: str) -> Matches:
     """Read the matches of a pair by the name of its group; see :func:`read`."""
-    try:
+    failure = f"matches of {name} cannot be read"
+    with reading(file, failure):
         group = find(file, name)
         if not is_complete(group):
             raise FormatError(f"no matches in {name}")
         partner, scores = (read_array(group, key) for key in _ARRAYS)
-        if partner.dtype.kind not in "iu":
-            raise FormatError(f"matches of {name} cannot be read: indices are expected, not {partner.dtype}")
-    except FormatError:
-        raise
-    except H5_ERRORS as error:
-        raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
+    if partner.dtype.kind not in "iu":
+        raise FormatError(f"{failure}: indices are expected, not {partner.dtype}")
     (here,) = np.nonzero(partner != -1)
     indices = np.stack([here, partner[here].astype(np.int64)], axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -173,21 +164,14 @@ def pair_names(source: Any) -> list[str]:
     FormatError
         If the file cannot be read, or holds links.
     """
-    if isinstance(source, (str, os.PathLike)):
-        with opened(source) as file:
-            return pair_names(file)
-    try:
+    with reading(source, "a damaged match file") as file:
         return sorted(
             f"{first}/{second}"
-            for first in source
-            if first != UNFINISHED and hasattr(group := find(source, first), "keys")
+            for first in file
+            if first != UNFINISHED and hasattr(group := find(file, first), "keys")
             for second in group
             if is_complete(find(group, second))
         )
-    except FormatError:
-        raise
-    except H5_ERRORS as error:
-        raise FormatError(f"a damaged match file: {one_line(error)}") from None
 
 
 def is_complete(group: Any) -> bool:

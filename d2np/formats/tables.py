@@ -8,6 +8,7 @@ back as they were, bit for bit.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import replacing
+from ..atomic import writing
 from ..errors import Error, FormatError, OptionError
 from ..features import Features, Matches
 
@@ -70,17 +71,18 @@ def write(
     if extension not in EXTENSIONS:
         raise OptionError(f"{path}: matches are written as one of {', '.join(EXTENSIONS)}")
     columns = _columns(a, b, matches)
-    if extension == ".csv":
-        content = _csv(columns).encode()
-    elif extension == ".json":
-        content = _json(columns, a, b, matches, about or {}).encode()
-    else:
-        content = _npz(columns, a, b, matches)
-    try:
-        with replacing(path) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise Error(f"{path} cannot be written: {error.strerror or error}") from None
+    with writing(path, error=Error) as stream:
+        if extension == ".npz":
+            arrays: dict[str, Any] = {**columns, "image_size_a": a.image_size, "image_size_b": b.image_size}
+            if matches.model is not None:
+                arrays["model"] = matches.model
+            if matches.evidence is not None:
+                arrays["log10_chance"] = matches.evidence.log10_chance
+            np.savez_compressed(stream, **arrays)
+        elif extension == ".csv":
+            stream.write(_csv(columns, len(matches)).encode())
+        else:
+            stream.write(_json(columns, a, b, matches, about or {}).encode())
 
 
 def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[Any]]:
@@ -98,24 +100,25 @@ def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[An
     return columns
 
 
-def _csv(columns: dict[str, NDArray[Any]]) -> str:
-    # The shortest digits that are read back as the same float32.
-    texts = {name: [str(value) for value in values] for name, values in columns.items() if name != "inlier"}
-    count = len(columns["similarity"])
-    inliers = columns.get("inlier")
-    texts["inlier"] = [""] * count if inliers is None else [str(int(value)) for value in inliers]
-    return "".join(",".join(row) + "\n" for row in [tuple(texts), *zip(*texts.values(), strict=True)])
+def _csv(columns: dict[str, NDArray[Any]], count: int) -> str:
+    # Of a float32, str has the shortest digits that are read back as the same one.
+    texts = {name: [str(value) for value in values] for name, values in columns.items()}
+    texts["inlier"] = (
+        [str(int(value)) for value in columns["inlier"]] if "inlier" in columns else [""] * count
+    )
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([texts, *zip(*texts.values(), strict=True)])
+    return stream.getvalue()
 
 
 def _json(
     columns: dict[str, NDArray[Any]], a: Features, b: Features, matches: Matches, about: Mapping[str, Any]
 ) -> str:
-    count = len(matches)
     values: dict[str, list[Any]] = {
         name: [_number(value) for value in column] for name, column in columns.items() if name != "inlier"
     }
-    values["inlier"] = [None] * count if matches.inliers is None else matches.inliers.tolist()
-    found = matches.evidence
+    values["inlier"] = columns["inlier"].tolist() if "inlier" in columns else [None] * len(matches)
+    evidence = matches.evidence
     document = {
         **about,
         "image_size_a": a.image_size,
@@ -123,34 +126,19 @@ def _json(
         "counts": {
             "keypoints_a": len(a),
             "keypoints_b": len(b),
-            "matches": count,
-            "inliers": None if matches.inliers is None else int(matches.inliers.sum()),
+            "matches": len(matches),
+            "inliers": sum(values["inlier"]) if "inlier" in columns else None,
         },
         "model": None if matches.model is None else matches.model.tolist(),
-        "evidence": None if found is None else {**vars(found), "log10_chance": _number(found.log10_chance)},
+        "evidence": evidence and {**vars(evidence), "log10_chance": _number(evidence.log10_chance)},
+        "matches": [],
     }
-    head = json.dumps(document, indent=2, allow_nan=False).removesuffix("\n}")
     rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
     # A line for each match.
-    lines = ",\n".join(f"    {json.dumps(row, allow_nan=False)}" for row in rows)
-    return f'{head},\n  "matches": [{f"{chr(10)}{lines}{chr(10)}  " if rows else ""}]\n}}\n'
+    lines = ",".join(f"\n    {json.dumps(row, allow_nan=False)}" for row in rows)
+    return json.dumps(document, indent=2, allow_nan=False).removesuffix("]\n}") + lines + "\n  ]\n}\n"
 
 
 def _number(value: Any) -> float | None:
-    """As JSON has it, which knows no infinities; of a float32 the shortest digits."""
+    """Return a number as JSON has it, which knows no infinities; of a float32 the shortest digits."""
     return float(str(value)) if np.isfinite(value) else None
-
-
-def _npz(columns: dict[str, NDArray[Any]], a: Features, b: Features, matches: Matches) -> bytes:
-    arrays: dict[str, Any] = {
-        **columns,
-        "image_size_a": np.array(a.image_size),
-        "image_size_b": np.array(b.image_size),
-    }
-    if matches.model is not None:
-        arrays["model"] = matches.model
-    if matches.evidence is not None:
-        arrays["log10_chance"] = np.array(matches.evidence.log10_chance)
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
-    return stream.getvalue()
