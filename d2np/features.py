@@ -151,7 +151,7 @@ class Matches:
         object.__setattr__(self, "indices", indices)
         object.__setattr__(self, "similarities", similarities)
         if self.inliers is not None:
-            object.__setattr__(self, "inliers", _inliers(self.inliers, len(indices)))
+            object.__setattr__(self, "inliers", checked_mask("inliers", self.inliers, len(indices)))
         if self.model is not None:
             object.__setattr__(self, "model", _model(self.model))
 
@@ -190,13 +190,28 @@ def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
     return chosen
 
 
-def _inliers(given: Any, count: int) -> NDArray[np.bool_]:
-    inliers = np.asarray(given)
-    if inliers.shape != (count,) or (inliers.dtype != bool and count):
+def checked_mask(name: str, given: Any, count: int) -> NDArray[np.bool_]:
+    """Return a mask over that many matches, once it is sure that it is one."""
+    mask = np.asarray(given)
+    if mask.shape != (count,) or (mask.dtype != bool and count):
         raise FormatError(
-            f"inliers must be bool of shape ({count},) like the matches; got {inliers.dtype} {inliers.shape}"
+            f"{name} must be bool of shape ({count},) like the matches; got {mask.dtype} {mask.shape}"
         )
-    return np.ascontiguousarray(inliers, np.bool_)
+    return np.ascontiguousarray(mask, np.bool_)
+
+
+def check_indices(matches: Matches, count_a: int, count_b: int) -> None:
+    """Find out whether matches are of images with that many keypoints.
+
+    Raises
+    ------
+    FormatError
+        If not.
+    """
+    for column, which, count in ((0, "a", count_a), (1, "b", count_b)):
+        used = matches.indices[:, column]
+        if len(outside := used[(used < 0) | (used >= count)]):
+            raise FormatError(f"a match names keypoint {outside[0]} of {which}, which has {count}")
 
 
 def _model(given: Any) -> NDArray[np.float64]:

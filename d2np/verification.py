@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from . import homography, options
 from .errors import Error, FormatError, OptionError
 from .extras import require
-from .features import Evidence, Features, Matches
+from .features import Evidence, Features, Matches, check_indices
 from .images.open import network_size
 from .options import GeometricModel
 
@@ -97,6 +97,7 @@ def verify(
             raise FormatError(
                 f"verification needs keypoints: {which} must be d2np.Features, not {type(features).__name__}"
             )
+    check_indices(matches, len(a), len(b))
     threshold = float(threshold)
     points_a, points_b = (_points(features, matches.indices[:, k]) for k, features in enumerate((a, b)))
     inside = ~(_at_sides(a, matches.indices[:, 0]) & _at_sides(b, matches.indices[:, 1])).any(axis=1)
@@ -134,9 +135,6 @@ def _opencv() -> Any:
 
 
 def _points(features: Features, chosen: NDArray[np.int64]) -> FloatArray:
-    outside = chosen[(chosen < 0) | (chosen >= len(features))]
-    if len(outside):
-        raise FormatError(f"a match names keypoint {outside[0]} of {len(features)}")
     points = features.keypoints[chosen, :2].astype(np.float64)
     if not np.isfinite(points).all():
         raise FormatError("keypoints must be finite; there is a NaN or an infinity among them")

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TextIO
 
+from ..errors import count as count
 from ..images.names import printable
 
 
@@ -25,13 +26,6 @@ def note(text: str) -> None:
 def complain(problem: object) -> None:
     """What went wrong, in one line on standard error."""
     note(f"d2np: {' '.join(str(problem).split())}")
-
-
-def count(number: int, what: str) -> str:
-    """``1 match``, ``2 matches``."""
-    if number == 1:
-        return f"1 {what}"
-    return f"{number:,} {what}{'es' if what.endswith('ch') else 's'}"
 
 
 def seconds(duration: float) -> str:

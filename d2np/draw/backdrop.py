@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import FormatError
-from ..features import Features
+from ..features import Features, Matches, check_indices
 from ..images.open import open_rgb
 
 # Below this longest edge an image is enlarged, so that circles and lines do not hide all of it.
@@ -33,6 +33,21 @@ def open_for(image: Any, features: Features, *, orient: bool, which: str) -> NDA
     if not (np.isfinite(features.keypoints).all() and np.isfinite(features.scores).all()):
         raise FormatError(f"{which} hold keypoints or scores that are not finite numbers")
     return pixels
+
+
+def check_matches(matches: Matches, features_a: Features, features_b: Features) -> None:
+    """Find out whether the matches are numbers and belong to these keypoints.
+
+    Raises
+    ------
+    FormatError
+        If not.
+    """
+    if not isinstance(matches, Matches):
+        raise FormatError(f"matches must be d2np.Matches; got {type(matches).__name__}")
+    if not np.isfinite(matches.similarities).all():
+        raise FormatError("similarities of matches must be finite numbers")
+    check_indices(matches, len(features_a), len(features_b))
 
 
 def enlargement(longest_edge: int, wanted: int = SMALL) -> int:

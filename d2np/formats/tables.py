@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import writing
-from ..errors import Error, FormatError, OptionError
-from ..features import Features, Matches
+from ..errors import Error, OptionError
+from ..features import Features, Matches, check_indices
 
 EXTENSIONS = (".csv", ".json", ".npz")
 
@@ -86,11 +86,10 @@ def write(
 
 
 def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[Any]]:
+    check_indices(matches, len(a), len(b))
     columns: dict[str, NDArray[Any]] = {}
     for k, (which, features) in enumerate((("a", a), ("b", b))):
         chosen = matches.indices[:, k]
-        if len(outside := chosen[(chosen < 0) | (chosen >= len(features))]):
-            raise FormatError(f"a match names keypoint {outside[0]} of {which}, which has {len(features)}")
         for name, values in zip(("x", "y", "scale"), features.keypoints[chosen].T, strict=True):
             columns[f"{name}_{which}"] = values
         columns[f"score_{which}"] = features.scores[chosen]
