@@ -1,5 +1,6 @@
 """Numba kernels: arrays in, arrays out. No classes, no files, no options.
 
 Every kernel is single-threaded, releases the interpreter lock and trusts its arguments; the public
-functions around them check. Each has a plain twin in ``tests/naive.py`` that says what it computes.
+functions around them check. Each has a reference implementation in ``tests/naive.py`` that says what it
+computes.
 """

@@ -46,18 +46,8 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
 
     @jit()
     def convolve(
-        source,
-        taps,
-        weights,
-        bias,
-        floor,
-        row_stride,
-        target,
-        target_rows,
-        width,
-        first,
-        last,
-    ):
+        source, taps, weights, bias, floor, row_stride, target, target_rows, width, first, last
+    ):  # fmt: skip
         """Outputs at the positions ``first`` to ``last`` of a band, all channels.
 
         Parameters

@@ -6,6 +6,7 @@ by flat positions, in elements, from an array's first one.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,11 @@ def line(array: NDArray[Any], start: int, count: int) -> NDArray[Any]:
 class PlainVector:
     """The arithmetic of :class:`~d2np.kernels.simd.VectorBuilder` on arrays."""
 
+    add, sub = staticmethod(np.add), staticmethod(np.subtract)
+    mul = staticmethod(functools.partial(np.multiply, dtype=np.float32))
+
     def fma(self, a, b, c):
-        return np.multiply(a, b, dtype=np.float32) + c
-
-    def add(self, a, b):
-        return a + b
-
-    def sub(self, a, b):
-        return a - b
-
-    def mul(self, a, b):
-        return np.multiply(a, b, dtype=np.float32)
+        return self.mul(a, b) + c
 
     def maximum(self, a, b):
         return np.where(a > b, a, b)

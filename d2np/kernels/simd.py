@@ -19,8 +19,7 @@ from numba import types
 
 from ..errors import OptionError
 from . import plain
-from .compile import intrinsic
-from .internals import array_data, nothing
+from .compile import array_data, intrinsic, nothing
 
 
 class Block(NamedTuple):

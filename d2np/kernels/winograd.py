@@ -27,8 +27,7 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from .compile import intrinsic, jit
-from .internals import nothing
+from .compile import intrinsic, jit, nothing
 from .plain import PlainVector, line
 from .simd import Block, VectorBuilder, multiply_block
 
@@ -37,6 +36,8 @@ OUTPUTS = 4
 INPUTS = 6
 """Rows and columns of inputs in a tile, and of points."""
 POINTS = INPUTS * INPUTS
+
+Load = Callable[[int, int], Any]
 
 PHASES = {"input transform": 1, "block multiplication": 2, "output transform": 4}
 """The phases by the bits that ask the kernel for them."""
@@ -95,18 +96,25 @@ def _output_1d(v: VectorBuilder | PlainVector, m: Sequence[Any]) -> list[Any]:
     ]
 
 
+def _input_2d(v: VectorBuilder | PlainVector, load: Load) -> list[Any]:
+    """Return the points of a patch, of which ``load(u, c)`` gives row u, column c."""
+    columns = [_input_1d(v, [load(u, c) for u in range(INPUTS)]) for c in range(INPUTS)]
+    return [point for u in range(INPUTS) for point in _input_1d(v, [column[u] for column in columns])]
+
+
+def _output_2d(v: VectorBuilder | PlainVector, load: Load, pooled: int) -> list[list[Any]]:
+    """Return the rows of outputs of a tile, of which ``load(u, c)`` gives point 6 u + c."""
+    columns = [_output_1d(v, [load(u, c) for u in range(INPUTS)]) for c in range(INPUTS)]
+    return _pooled(v, [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)], pooled)
+
+
 def _plain_input_tile(
     source, rows, start, column_step, target, target_start, point_step, ahead, lanes
 ):  # fmt: skip
     """:func:`input_tile` where nothing is compiled."""
-    v = PlainVector()
-    columns = [
-        _input_1d(v, [line(source, rows[u] + start + c * column_step, lanes) for u in range(INPUTS)])
-        for c in range(INPUTS)
-    ]
-    for u in range(INPUTS):
-        for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
-            line(target, target_start + (u * INPUTS + c) * point_step, lanes)[:] = value
+    points = _input_2d(PlainVector(), lambda u, c: line(source, rows[u] + start + c * column_step, lanes))
+    for p, point in enumerate(points):
+        line(target, target_start + p * point_step, lanes)[:] = point
 
 
 def _plain_output_tile(
@@ -115,11 +123,7 @@ def _plain_output_tile(
 ):  # fmt: skip
     """:func:`output_tile` where nothing is compiled."""
     v = PlainVector()
-    columns = [
-        _output_1d(v, [line(source, start + (u * INPUTS + c) * point_step, lanes) for u in range(INPUTS)])
-        for c in range(INPUTS)
-    ]
-    outputs = _pooled(v, [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)], pooled)
+    outputs = _output_2d(v, lambda u, c: line(source, start + (u * INPUTS + c) * point_step, lanes), pooled)
     for i, row in enumerate(outputs):
         for j, value in enumerate(row):
             place = line(target, rows[i] + target_start + j * column_step, lanes)
@@ -130,16 +134,8 @@ def _pooled(v: VectorBuilder | PlainVector, outputs: list[list[Any]], pooled: in
     """The maxima of 2 x 2 outputs, if so asked: bias and ReLU keep the order of values, and may follow."""
     if not pooled:
         return outputs
-    return [
-        [
-            v.maximum(
-                v.maximum(upper[j], upper[j + 1]),
-                v.maximum(lower[j], lower[j + 1]),
-            )
-            for j in range(0, OUTPUTS, 2)
-        ]
-        for upper, lower in zip(outputs[::2], outputs[1::2], strict=True)
-    ]
+    rows = [[v.maximum(row[j], row[j + 1]) for j in range(0, OUTPUTS, 2)] for row in outputs]
+    return [[v.maximum(upper, lower) for upper, lower in zip(*rows[i : i + 2], strict=True)] for i in (0, 2)]
 
 
 @intrinsic(_plain_input_tile)
@@ -161,17 +157,13 @@ def input_tile(typingctx, source, rows, start, column_step, target, target_start
             v.step(v.element(sig.args[0], args[0], builder.extract_value(args[1], u)), (1, args[2]))
             for u in range(INPUTS)
         ]
-        columns = [
-            _input_1d(v, [v.load(v.step(first[u], (c, args[3]))) for u in range(INPUTS)])
-            for c in range(INPUTS)
-        ]
+        points = _input_2d(v, lambda u, c: v.load(v.step(first[u], (c, args[3]))))
         for u in range(INPUTS):
             for c in range(2, INPUTS):
                 v.prefetch(v.step(first[u], (c, args[3]), (1, args[7])), level=2)
         target_first = v.element(sig.args[4], args[4], args[5])
-        for u in range(INPUTS):
-            for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
-                v.store(value, v.step(target_first, (u * INPUTS + c, args[6])))
+        for p, point in enumerate(points):
+            v.store(point, v.step(target_first, (p, args[6])))
         return nothing(context)
 
     return signature, codegen
@@ -198,14 +190,11 @@ def output_tile(
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         v = VectorBuilder(context, builder, lanes.literal_value)
         first = v.element(sig.args[0], args[0], args[1])
-        columns = [
-            _output_1d(v, [v.load(v.step(first, (u * INPUTS + c, args[2]))) for u in range(INPUTS)])
-            for c in range(INPUTS)
-        ]
         bias_vector = v.load(v.element(sig.args[3], args[3], args[4]))
         lowest = v.splat(args[5])
-        outputs = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
-        outputs = _pooled(v, outputs, pooled.literal_value)
+        outputs = _output_2d(
+            v, lambda u, c: v.load(v.step(first, (u * INPUTS + c, args[2]))), pooled.literal_value
+        )
         for i, row in enumerate(outputs):
             first_output = v.step(
                 v.element(sig.args[6], args[6], builder.extract_value(args[7], i)), (1, args[8])
@@ -216,6 +205,15 @@ def output_tile(
         return nothing(context)
 
     return signature, codegen
+
+
+@jit()
+def _corner(tile, across, dilation):
+    """Row and column of the first output of a tile, of which so many stand in a row."""
+    line, x = divmod(tile, across)
+    line, right = divmod(line, dilation)
+    line, down = divmod(line, dilation)
+    return 4 * dilation * line + down, 4 * dilation * x + right
 
 
 @functools.cache
@@ -273,17 +271,13 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
         output_rows = (0, row, 2 * row, 3 * row)
         # The sum over the channels is taken in parts: shorter sums round less.
         part = min(in_channels, 128)
-        reach = 4 * dilation
-        across = (width + reach - 1) // reach
+        across = (width + 4 * dilation - 1) // (4 * dilation)
         for start in range(first, last, block):
             tiles = min(block, last - start)
 
             # Input transform
             for n in range(tiles if phases & 1 else 0):
-                line, x = divmod(start + n, across)
-                line, right = divmod(line, dilation)
-                line, down = divmod(line, dilation)
-                y0, x0 = reach * line + down, reach * x + right
+                y0, x0 = _corner(start + n, across, dilation)
                 if x0 + 3 * dilation < width:
                     patch_begins = (
                         source_rows[y0] * pixel,
@@ -336,10 +330,7 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
 
                 # Output transform
                 for n in range(tiles if phases & 4 else 0):
-                    line, x = divmod(start + n, across)
-                    line, right = divmod(line, dilation)
-                    line, down = divmod(line, dilation)
-                    y0, x0 = reach * line + down, reach * x + right
+                    y0, x0 = _corner(start + n, across, dilation)
                     if x0 + 3 * dilation < width and y0 + 3 * dilation < height:
                         y, x = y0 // shrink, x0 // shrink
                         output_begins = (
