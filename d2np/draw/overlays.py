@@ -320,11 +320,10 @@ def _inks(colours: str | ArrayLike, rank: NDArray[np.float64]) -> NDArray[np.int
     if isinstance(colours, str):
         return colour_map(colours, rank, lowest=_LOWEST)
     inks = np.asarray(colours)
-    if not np.issubdtype(inks.dtype, np.integer) or inks.shape not in ((3,), (len(rank), 3)):
+    is_known = inks.dtype.kind in "iu" and inks.shape in ((3,), (len(rank), 3))
+    if not is_known or inks.min(initial=0) < 0 or inks.max(initial=0) > 255:
         raise OptionError(
-            f"colours must be the name of a colour map or RGB integers of shape (3,) or ({len(rank)}, 3); "
-            f"got {inks.dtype} {inks.shape}"
+            f"colours must be the name of a colour map or RGB integers in 0..255 of shape (3,) or "
+            f"({len(rank)}, 3); got {inks.dtype} {inks.shape}"
         )
-    if inks.size and (inks.min() < 0 or inks.max() > 255):
-        raise OptionError("colours must lie in 0..255")
     return np.broadcast_to(inks, (len(rank), 3))

@@ -141,19 +141,26 @@ def put(
         If the file cannot hold a group of that name, or cannot be written.
     """
     try:
-        with whole_group(file, name) as group:
-            for key, values in arrays.items():
-                shape = list(values.shape)
-                if count is not None and key in KEYPOINT_AXES:
-                    shape[KEYPOINT_AXES[key]] = count
-                data = values if values.shape == tuple(shape) else None
-                group.create_dataset(key, shape, values.dtype, data)
-            if count is not None:
-                _fill(group, count, pieces)
-            for key, named in (attributes or {}).items():
-                group[key].attrs.update(named)
-            if stamp is not None:
-                write_text(group, STAMP, stamp)
+        if UNFINISHED in file:
+            del file[UNFINISHED]
+        group = file.create_group(UNFINISHED)
+        for key, values in arrays.items():
+            shape = list(values.shape)
+            if count is not None and key in KEYPOINT_AXES:
+                shape[KEYPOINT_AXES[key]] = count
+            data = values if values.shape == tuple(shape) else None
+            group.create_dataset(key, shape, values.dtype, data)
+        if count is not None:
+            _fill(group, count, pieces)
+        for key, named in (attributes or {}).items():
+            group[key].attrs.update(named)
+        if stamp is not None:
+            write_text(group, STAMP, stamp)
+        if (there := find(file, name)) is not None:
+            if any(hasattr(find(there, key), "keys") for key in there):
+                raise ValueError("it is a folder of others, which would be lost")
+            del file[name]
+        file.move(UNFINISHED, name)
     except H5_ERRORS as error:
         raise FormatError(f"{name} cannot be written: {one_line(error)}") from None
 
@@ -314,19 +321,6 @@ def _image(file: Any, name: str) -> Any:
     if not is_complete(group):
         raise FormatError(f"no features of an image {name!r}")
     return group
-
-
-@contextmanager
-def whole_group(file: Any, name: str) -> Iterator[Any]:
-    """Give a new group its name, in place of the image that has it, once the block has filled it."""
-    if UNFINISHED in file:
-        del file[UNFINISHED]
-    yield file.create_group(UNFINISHED)
-    if (there := find(file, name)) is not None:
-        if any(hasattr(find(there, key), "keys") for key in there):
-            raise ValueError("it is a folder of others, which would be lost")
-        del file[name]
-    file.move(UNFINISHED, name)
 
 
 def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) -> None:

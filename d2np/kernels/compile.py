@@ -202,20 +202,15 @@ def _folder() -> Path | None:
     name = f"d2np_{_digest()[:16]}"
     beside = Path(__file__).parent
     is_installed = beside.is_dir() and not getattr(sys, "frozen", False)
-    chosen, cache = getattr(numba.config, "CACHE_DIR", None), user_cache("numba")
+    chosen, own = getattr(numba.config, "CACHE_DIR", None), user_cache("numba")
+    candidates = [chosen and Path(chosen, name), is_installed and beside / "__pycache__", own and own / name]
     filled = None
-    for candidate in (
-        chosen and Path(chosen, name),
-        is_installed and beside / "__pycache__",
-        cache and cache / name,
-    ):
-        if not candidate:
-            continue
+    for candidate in filter(None, candidates):
         try:
             folder = candidate.expanduser().absolute()
             if any(folder.glob("*.nbi")):
                 filled = filled or folder
-                if chosen and candidate.parent == Path(chosen):
+                if candidate == candidates[0]:
                     break
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -230,9 +225,8 @@ def _digest() -> str:
     """Return that of Numba's version and the modules beside this one, or of a program frozen without them."""
     digest = hashlib.sha256(numba.__version__.encode())
     try:
-        files = [
-            file for file in resources.files(__package__).iterdir() if file.name.endswith((".py", ".pyc"))
-        ]
+        beside = resources.files(__package__).iterdir()
+        files = [file for file in beside if file.name.endswith((".py", ".pyc"))]
     except (TypeError, NotImplementedError, OSError):  # as the loaders of frozen programs may have it
         files = []
     for file in sorted(files, key=lambda file: file.name) or [Path(sys.executable)]:

@@ -297,12 +297,9 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                 for u in range(6):
                     for v in range(6):
                         position = source_rows[y0 + u * dilation] + x0 + v * dilation
-                        if x0 + v * dilation < width + dilation:
-                            for c in range(in_channels):
-                                patch[6 * u + v, c] = source[position, c]
-                        else:
-                            for c in range(in_channels):
-                                patch[6 * u + v, c] = np.float32(0)
+                        inside = x0 + v * dilation < width + dilation
+                        for c in range(in_channels):
+                            patch[6 * u + v, c] = source[position, c] if inside else np.float32(0)
                 for c in range(0, in_channels, lanes):
                     input_tile(
                         patch, patch_rows, c, patch_step, transformed, n * in_step + c, in_points, 0, lanes
