@@ -35,19 +35,26 @@ def open_for(image: Any, features: Features, *, orient: bool, which: str) -> NDA
     return pixels
 
 
-def check_matches(matches: Matches, features_a: Features, features_b: Features) -> None:
-    """Find out whether the matches are numbers and belong to these keypoints.
+def open_pair(
+    images: tuple[Any, Any], features: tuple[Features, Features], matches: Matches, *, orient: bool
+) -> list[NDArray[np.uint8]]:
+    """Return two images, once it is sure that the matches are numbers and belong to their features.
 
     Raises
     ------
     FormatError
         If not.
     """
+    pixels = [
+        open_for(image, each, orient=orient, which=which)
+        for image, each, which in zip(images, features, ("features_a", "features_b"), strict=True)
+    ]
     if not isinstance(matches, Matches):
         raise FormatError(f"matches must be d2np.Matches; got {type(matches).__name__}")
     if not np.isfinite(matches.similarities).all():
         raise FormatError("similarities of matches must be finite numbers")
-    check_indices(matches, len(features_a), len(features_b))
+    check_indices(matches, *map(len, features))
+    return pixels
 
 
 def enlargement(longest_edge: int, wanted: int = SMALL) -> int:
@@ -56,12 +63,8 @@ def enlargement(longest_edge: int, wanted: int = SMALL) -> int:
 
 
 def resized(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The image at another size, smooth when it grows and without aliasing when it shrinks."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    grown = width >= pixels.shape[1]
-    method = Image.Resampling.BICUBIC if grown else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(pixels).resize((width, height), method))
+    """Return the image at another size, smooth when it grows and without aliasing when it shrinks."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def scaled_positions(

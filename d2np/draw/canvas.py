@@ -31,14 +31,7 @@ class Canvas:
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self.pixels = np.array(pixels, dtype=np.uint8, order="C")
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
+        self.height, self.width = self.pixels.shape[:2]
 
     def disc(self, place: Point, radius: float, colour: Colour, opacity: float = 1.0) -> None:
         """Draw a filled circle."""

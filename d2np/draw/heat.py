@@ -81,11 +81,10 @@ def heatmap(
     if strongest < 0:
         raise OptionError(f"strongest must not be negative; got {strongest}")
     pixels = open_rgb(image, orient=orient)
-    height, width = pixels.shape[:2]
-    cells = _map(strength)
-    extent = _extent(cells.shape, width, height, network_size)
-    low, high = _range(cells)
-    level = _levels(cells, extent, width, height)
+    size = pixels.shape[1], pixels.shape[0]
+    cells = checked_map(strength)
+    extent = extent_of(cells, size, network_size)
+    level = levels(cells, extent, size)
     drawing = colour_map(colours, level)
     if over:
         grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[..., None]
@@ -94,45 +93,18 @@ def heatmap(
         opacity = (alpha * (0.25 + 0.75 * level))[..., None]
         drawing = (ground + opacity * (drawing - ground) + 0.5).astype(np.uint8)
     canvas = Canvas(drawing)
-    _mark(canvas, cells, strongest, np.array([width, height]) / extent)
+    _mark(canvas, cells, strongest, np.divide(size, extent))
     if caption is None:
         return Image.fromarray(canvas.pixels)
     if strongest:
         caption += f", squares: the {strongest} strongest cells"
+    low, high = _range(cells)
     bar = colour_map(colours, np.linspace(0.0, 1.0, 256))
     return with_legend(canvas.pixels, [], [f"strength {low:.3f}", bar, f"{high:.3f}"], caption)
 
 
-def levels(
-    strength: ArrayLike,
-    image_size: tuple[int, int],
-    size: tuple[int, int],
-    network_size: tuple[int, int] | None = None,
-) -> NDArray[np.float32]:
-    """The map as :func:`heatmap` colours it, in 0..1, at each pixel of the image brought to ``size``.
-
-    Parameters
-    ----------
-    strength : (h, w) float
-    image_size, size : (int, int)
-        (width, height) of the image as given, and as it is to be covered.
-    network_size : (int, int), optional
-        As for :func:`heatmap`.
-
-    Returns
-    -------
-    (height, width) float32
-
-    Raises
-    ------
-    FormatError
-        If the map does not belong to an image of this size, or holds something else than finite numbers.
-    """
-    cells = _map(strength)
-    return _levels(cells, _extent(cells.shape, *image_size, network_size), *size)
-
-
-def _map(strength: ArrayLike) -> NDArray[np.float32]:
+def checked_map(strength: ArrayLike) -> NDArray[np.float32]:
+    """Return a strength map as an array, once it is sure that it is one."""
     try:
         cells = np.asarray(strength, dtype=np.float32)
     except (TypeError, ValueError):
@@ -144,8 +116,8 @@ def _map(strength: ArrayLike) -> NDArray[np.float32]:
     return cells
 
 
-def _extent(
-    shape: tuple[int, ...], width: int, height: int, given: tuple[int, int] | None
+def extent_of(
+    cells: NDArray[np.float32], size: tuple[int, int], given: tuple[int, int] | None
 ) -> tuple[float, float]:
     """Return how many cells wide and high the image is that the network saw.
 
@@ -154,8 +126,8 @@ def _extent(
     the image's own size or what the default limits make of it; if not, that resizing keeps the aspect
     ratio narrows it down.
     """
-    rows, columns = shape
-    likely = [(width, height), size_by_default(width, height)]
+    (rows, columns), (width, height) = cells.shape, size
+    likely = [size, size_by_default(width, height)]
     if given is not None:
         try:
             network_width, network_height = (int(edge) for edge in given)
@@ -177,8 +149,8 @@ def _extent(
     return ratio * width, ratio * height
 
 
-def _levels(
-    cells: NDArray[np.float32], extent: tuple[float, float], width: int, height: int
+def levels(
+    cells: NDArray[np.float32], extent: tuple[float, float], size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Return where in the colours each pixel of an image is: linear between centres of cells."""
     low, high = _range(cells)
@@ -186,7 +158,7 @@ def _levels(
     level = np.clip((cells - np.float32(low)) / np.float32(scale), 0.0, 1.0)
     # What lies beyond the outermost cells is like them.
     padded = Image.fromarray(np.pad(level, ((0, 3), (0, 3)), "edge"))
-    return np.asarray(padded.resize((width, height), Image.Resampling.BILINEAR, (0, 0, *extent)))
+    return np.asarray(padded.resize(size, Image.Resampling.BILINEAR, (0, 0, *extent)))
 
 
 def _range(cells: NDArray[np.float32]) -> tuple[float, float]:

@@ -25,9 +25,9 @@ from PIL import Image
 from ..errors import OptionError, count
 from ..features import Features, Matches, checked_mask
 from ..images.remote import RemoteFile
-from .backdrop import check_matches, open_for, resized
+from .backdrop import open_for, open_pair
 from .colours import colour_map, ranks
-from .heat import levels
+from .heat import checked_map, extent_of, levels
 
 # Colours on a page are one of this many, so that lines of one colour are drawn in one stroke.
 _SHADES = 48
@@ -91,9 +91,8 @@ def match_page(
         names = _names(image_a, image_b)
     elif isinstance(names, str) or len(names) != 2:
         raise OptionError(f"names must be two, one for each image; got {names!r}")
-    pixels_a = open_for(image_a, features_a, orient=orient, which="features_a")
-    pixels_b = open_for(image_b, features_b, orient=orient, which="features_b")
-    check_matches(matches, features_a, features_b)
+    both = features_a, features_b
+    pixels = open_pair((image_a, image_b), both, matches, orient=orient)
     mask = matches.inliers if inliers is None else checked_mask("inliers", inliers, len(matches))
 
     # The most similar first: the page steps through them in this order, and draws them in the opposite one.
@@ -108,7 +107,7 @@ def match_page(
     }
     return _page(
         "match",
-        [(names[0], pixels_a, features_a), (names[1], pixels_b, features_b)],
+        list(zip(names, pixels, both, strict=True)),
         max_edge,
         data,
         title=f"{names[0]} and {names[1]}: matches",
@@ -172,7 +171,7 @@ def keypoint_page(
         # Scores of trained weights are far below 1: digits count, not decimals.
         "scores": [float(f"{score:.5g}") for score in features.scores[order]],
         "shades": np.rint(shades).astype(int).tolist(),
-        "heat": None if strength is None else _heat_url(strength, pixels, network_size),
+        "heat": None if strength is None else _heat_url(strength, features.image_size, network_size),
         "heatColours": _hexadecimal(colour_map(_HEAT_COLOURS, np.linspace(0.0, 1.0, 9))),
     }
     return _page(
@@ -217,29 +216,25 @@ def _hexadecimal(colours: NDArray[np.uint8]) -> list[str]:
 
 
 def _image_url(pixels: NDArray[np.uint8], max_edge: int) -> str:
-    shown = Image.fromarray(resized(pixels, *_within(pixels, max_edge)))
+    shown = Image.fromarray(pixels)
+    shown.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS, reducing_gap=None)
     # Drawings and small images are sharp and small as PNG, photographs are small as JPEG only.
     if shown.width * shown.height <= 128 * 128 or shown.getcolors(256) is not None:
         return _url(shown, "PNG", optimize=True)
     return _url(shown, "JPEG", quality=_JPEG_QUALITY, optimize=True, progressive=True)
 
 
-def _heat_url(strength: ArrayLike, pixels: NDArray[np.uint8], network_size: tuple[int, int] | None) -> str:
+def _heat_url(strength: ArrayLike, size: tuple[int, int], network_size: tuple[int, int] | None) -> str:
     """Return the map's colours, the stronger the less transparent, in the image's shape."""
-    height, width = pixels.shape[:2]
-    level = levels(strength, (width, height), _within(pixels, _HEAT_EDGE), network_size)
-    image = Image.fromarray(np.rint(level * 255).astype(np.uint8)).convert("P")
+    cells = checked_map(strength)
+    level = levels(cells, extent_of(cells, size, network_size), size)
+    image = Image.fromarray(np.rint(level * 255).astype(np.uint8))
+    image.thumbnail((_HEAT_EDGE, _HEAT_EDGE))
+    image = image.convert("P")
     steps = np.linspace(0.0, 1.0, 256)
     image.putpalette(colour_map(_HEAT_COLOURS, steps).tobytes())
     opacity = np.rint(255 * (0.25 + 0.5 * steps)).astype(np.uint8)
     return _url(image, "PNG", optimize=True, transparency=opacity.tobytes())
-
-
-def _within(pixels: NDArray[np.uint8], edge: int) -> tuple[int, int]:
-    """Return the width and height of an image once its longest edge is no longer than that."""
-    height, width = pixels.shape[:2]
-    factor = min(1.0, edge / max(width, height))
-    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def _url(image: Image.Image, format: str, **options: Any) -> str:
@@ -281,7 +276,7 @@ def _page(
 
 
 def _file(name: str) -> str:
-    return resources.files(__package__).joinpath("pages").joinpath(name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / "pages" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import OptionError, count
 from ..features import Features, Matches, checked_mask
 from ..options import ColourMap
-from .backdrop import check_matches, enlargement, open_for, resized, scaled_positions
+from .backdrop import enlargement, open_for, open_pair, resized, scaled_positions
 from .canvas import Canvas
 from .colours import Colour, colour_map, ranks, stretched
 from .legend import BACKGROUND, Item, drawn_at, with_legend
@@ -167,16 +167,13 @@ def matches(
     """
     if max_size is not None and max_size < 1:
         raise OptionError(f"max_size must be positive; got {max_size}")
-    images = [
-        open_for(image_a, features_a, orient=orient, which="features_a"),
-        open_for(image_b, features_b, orient=orient, which="features_b"),
-    ]
-    check_matches(matches, features_a, features_b)
+    both = features_a, features_b
+    images = open_pair((image_a, image_b), both, matches, orient=orient)
     known = None if correct is None else checked_mask("correct", correct, len(matches))
 
     canvas, corners, sizes = _sheet(images, max_size)
     ends, scales = [], []
-    for column, (features, pixels) in enumerate(zip((features_a, features_b), images, strict=True)):
+    for column, (features, pixels) in enumerate(zip(both, images, strict=True)):
         chosen = matches.indices[:, column]
         ends.append(corners[column] + scaled_positions(features, pixels, *sizes[column])[chosen])
         scales.append(np.clip(features.keypoints[chosen, 2].astype(np.float64), 0.5, 4.0))
