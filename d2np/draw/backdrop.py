@@ -20,7 +20,7 @@ _MOST_ENLARGED = 8
 
 
 def open_for(image: Any, features: Features, *, orient: bool, which: str) -> NDArray[np.uint8]:
-    """The image, once it is sure that the features are numbers and lie in an image of its size."""
+    """Return the image, once it is sure that the features are numbers and lie in an image of its size."""
     if not isinstance(features, Features):
         raise FormatError(f"{which} must be d2np.Features; got {type(features).__name__}")
     pixels = open_rgb(image, orient=orient)
@@ -58,7 +58,7 @@ def open_pair(
 
 
 def enlargement(longest_edge: int, wanted: int = SMALL) -> int:
-    """The whole factor that brings an edge to the wanted length."""
+    """Return the whole factor that brings an edge to the wanted length."""
     return max(1, min(_MOST_ENLARGED, ceil(wanted / longest_edge)))
 
 
@@ -70,7 +70,7 @@ def resized(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
 def scaled_positions(
     features: Features, pixels: NDArray[np.uint8], width: int, height: int
 ) -> NDArray[np.float64]:
-    """(N, 2) positions of the keypoints once the image is ``width`` x ``height``.
+    """Return the (N, 2) positions of the keypoints once the image is ``width`` x ``height``.
 
     Pixel centres are whole numbers, so an image begins at -0.5, and that edge stays where it is.
     """

@@ -35,7 +35,7 @@ def heatmap(
     orient: bool = False,
     caption: str | None = None,
 ) -> Image.Image:
-    """The strength of each cell as a colour, over the greyed image or alone.
+    """Draw the strength of each cell as a colour, over the greyed image or alone.
 
     Colours span the 1st to the 99th percentile of the map, so that a single outlier does not flatten the
     rest. A map that is the same everywhere is drawn in the lowest colour.

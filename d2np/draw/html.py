@@ -52,7 +52,7 @@ def match_page(
     orient: bool = False,
     caption: str = "",
 ) -> str:
-    """A page with both images and a line for each match, to point at, filter and step through.
+    """Return a page with both images and a line for each match, to point at, filter and step through.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def keypoint_page(
     max_edge: int = 1600,
     orient: bool = False,
 ) -> str:
-    """A page with an image and its keypoints, to point at, filter and step through.
+    """Return a page with an image and its keypoints, to point at, filter and step through.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def _name(image: Any, otherwise: str) -> str:
 
 
 def _points(features: Features, chosen: NDArray[np.int64]) -> dict[str, list[float]]:
-    """Positions in pixels of the image as given, and scales."""
+    """Return positions in pixels of the image as given, and scales."""
     x, y, scale = features.keypoints[chosen].T
     return {"x": _rounded(x, 2), "y": _rounded(y, 2), "scale": _rounded(scale, 3)}
 

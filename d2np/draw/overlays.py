@@ -44,7 +44,7 @@ def keypoints(
     orient: bool = False,
     caption: str | None = None,
 ) -> Image.Image:
-    """Circles over the image, the best ones brightest and on top.
+    """Draw circles over the image, the best ones brightest and on top.
 
     The radius is proportional to the keypoint's scale (between 1/4 and 8). An image whose longest edge is
     below 400 pixels is enlarged by a whole factor, so that the circles leave something of it to see.
@@ -123,7 +123,7 @@ def matches(
     orient: bool = False,
     caption: str | None = None,
 ) -> Image.Image:
-    """Two images side by side (wide panoramas: one above the other) with a line for each match.
+    """Draw two images side by side (wide panoramas: one above the other) with a line for each match.
 
     The colour tells the similarity, over the range that occurs; the most similar matches are on top. The
     more lines there are the thinner and the more transparent they get. Dots at their ends grow with the scale

@@ -298,7 +298,7 @@ def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
 
 
 def _check_locks(path: Path, shown: str) -> None:
-    """SQLite does nothing without file locks, neither here nor in COLMAP, and does not say why."""
+    """Find out whether there are file locks: without them SQLite does nothing, and does not say why."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -45,7 +45,7 @@ H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeEr
 
 
 def write(file: Any, name: str, features: Features, *, half: bool = False, uncertainty: float = 1.0) -> None:
-    """Put the features of one image into an open file; its group is whole once it has its name.
+    """Write the features of one image into an open file; its group is whole once it has its name.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def arrays_of(features: Features, *, half: bool = False) -> dict[str, NDArray[An
 
 
 def attributes_of(uncertainty: float) -> dict[str, dict[str, float]]:
-    """The attributes of the arrays of an image's group: see :func:`write`."""
+    """Return the attributes of the arrays of an image's group: see :func:`write`."""
     return {"keypoints": {"uncertainty": uncertainty}}
 
 
@@ -117,7 +117,7 @@ def put(
     count: int | None = None,
     pieces: Iterable[Mapping[str, NDArray[Any]]] = (),
 ) -> None:
-    """Put a group of arrays into an open file; it is whole once it has its name.
+    """Write a group of arrays into an open file; it is whole once it has its name.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def put(
 
 
 def stamp_of(file: Any, name: str) -> str | None:
-    """What the group of that name in an open file was made from, if it is told."""
+    """Return what the group of that name in an open file was made from, if it is told."""
     try:
         return read_text(find(file, name), STAMP)
     except H5_ERRORS:
@@ -227,7 +227,7 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
 
 
 def names(source: Any) -> list[str]:
-    """Names of all images whose features are in the file, in alphabetical order.
+    """Return the names of all images whose features are in the file, in alphabetical order.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def reading(source: Any, failure: str) -> Iterator[Any]:
 
 
 def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") -> Any:
-    """The HDF5 file, as :class:`h5py.File`: to read, to write as well, or to write even if there is none yet.
+    """Open an HDF5 file: to read, to write as well, or to write even if there is none yet.
 
     Raises
     ------
@@ -296,7 +296,7 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") ->
 
 
 def is_complete(group: Any) -> bool:
-    """Whether an HDF5 group holds the features of an image, in arrays that fit each other.
+    """Return whether an HDF5 group holds the features of an image, in arrays that fit each other.
 
     Raises
     ------
@@ -378,7 +378,7 @@ def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """(512, N) as stored to (N, 512)."""
+    """Return (512, N) descriptors as stored as (N, 512)."""
     descriptors = np.ascontiguousarray(_float32(stored.T))
     if stored.dtype != np.float16:
         return descriptors
@@ -390,7 +390,7 @@ def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def errno_of(error: BaseException | None) -> int | None:
-    """The number of the system's error that this is, or that HDF5 tells of."""
+    """Return the number of the system's error that this is, or that HDF5 tells of."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     told = re.search(r"\berrno = (\d+)", str(error))
@@ -398,7 +398,7 @@ def errno_of(error: BaseException | None) -> int | None:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, in the system's words if it was the system, else in HDF5's, without line breaks."""
+    """Return what went wrong in one line, in the system's words where it is the system, else in HDF5's."""
     if number := errno_of(error):
         return os.strerror(number)
     return " ".join(str(error).split())

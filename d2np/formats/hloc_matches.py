@@ -36,17 +36,17 @@ _INT16_COUNT = np.iinfo(np.int16).max + 1
 
 
 def pair_name(a: str, b: str) -> str:
-    """The name of the group of two images, as hloc's ``names_to_pair``."""
+    """Return the name of the group of two images, as hloc's ``names_to_pair``."""
     return f"{flat_name(a)}/{flat_name(b)}"
 
 
 def flat_name(name: str) -> str:
-    """An image's name within the name of a pair."""
+    """Return an image's name within the name of a pair."""
     return name.replace("/", "-")
 
 
 def by_flat_name(names: Iterable[str]) -> Mapping[str, str]:
-    """Images by their name within the name of a pair.
+    """Return images by their name within the name of a pair.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def by_flat_name(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) -> None:
-    """Put the matches of a pair into an open file; its group is whole once it has its name.
+    """Write the matches of a pair into an open file; its group is whole once it has its name.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) 
 
 
 def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict[str, NDArray[Any]]:
-    """What a pair's group holds: see :func:`write`.
+    """Return what a pair's group holds: see :func:`write`.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def read_pair(file: Any, name: str) -> Matches:
 
 
 def pair_names(source: Any) -> list[str]:
-    """Names of the groups of all pairs in the file, in alphabetical order.
+    """Return the names of the groups of all pairs in the file, in alphabetical order.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def pair_names(source: Any) -> list[str]:
 
 
 def is_complete(group: Any) -> bool:
-    """Whether an HDF5 group holds the matches of a pair, in arrays that fit each other.
+    """Return whether an HDF5 group holds the matches of a pair, in arrays that fit each other.
 
     Raises
     ------
@@ -230,7 +230,7 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
 
 
 def _known_pairs(line: str, known: Set[str], lengths: Set[int]) -> list[tuple[str, str]]:
-    """All ways to read a line as two names that are known."""
+    """Return all ways to read a line as two names that are known."""
     return [
         (line[: space.start()], line[space.end() :])
         for space in _SPACE.finditer(line)
@@ -243,7 +243,7 @@ def _known_pairs(line: str, known: Set[str], lengths: Set[int]) -> list[tuple[st
 
 
 def _separated(line: str) -> list[tuple[str, str]]:
-    """The two names of a line, if they are separated by a tab or spaces, in quotes or not."""
+    """Return the two names of a line, if they are separated by a tab or spaces, in quotes or not."""
     try:
         (fields,) = csv.reader([line], delimiter="\t" if "\t" in line else " ", skipinitialspace=True)
     except (csv.Error, ValueError):

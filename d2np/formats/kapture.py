@@ -79,7 +79,7 @@ def is_complete(root: Path, kind: str, name: str) -> bool:
 
 
 def configure(root: Path, kind: str) -> None:
-    """Say what the files of this type hold, or check what is said there already.
+    """Write what the files of this type hold, or check what is said there already.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def configure(root: Path, kind: str) -> None:
 
 
 def type_of(weights: str | None) -> str:
-    """TYPE for weights from a file of this name."""
+    """Return TYPE for weights from a file of this name."""
     stem = Path(weights or "").stem.strip(" .")
     return stem if stem and stem.isprintable() and "," not in stem else "d2_net"
 
@@ -142,7 +142,7 @@ class Records:
         return name in self._images
 
     def start(self) -> None:
-        """See that both files are there.
+        """Write both files, if they are not there yet.
 
         Raises
         ------

@@ -52,7 +52,7 @@ _logger = logging.getLogger("numba")
 if _logger.level == logging.NOTSET:
     _logger.setLevel(logging.WARNING)
 
-# Taken by the first who says it, and never given back.
+# Locked by the first who says it, and never released.
 _said = threading.Lock()
 _listeners: list[Callable[[], None]] = []
 

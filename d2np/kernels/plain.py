@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 
 def elements(array: NDArray[Any], start: int, shape: tuple[int, ...], steps: tuple[int, ...]) -> NDArray[Any]:
-    """A view of the elements from ``start`` on, so many along each axis, ``steps`` elements apart."""
+    """Return a view of the elements from ``start`` on, ``steps`` elements apart along each axis."""
     size = array.itemsize
     first = as_strided(array, (start + 1,), (size,))[start:]
     return as_strided(first, shape, tuple(step * size for step in steps))
 
 
 def line(array: NDArray[Any], start: int, count: int) -> NDArray[Any]:
-    """A view of ``count`` elements that lie side by side."""
+    """Return a view of ``count`` elements that lie side by side."""
     return elements(array, start, (count,), (1,))
 
 

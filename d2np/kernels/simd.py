@@ -47,7 +47,7 @@ BLOCKS = {
 
 @functools.cache
 def host_block() -> Block:
-    """The block shape for this processor; ``D2NP_SIMD`` forces one of :data:`BLOCKS` by name."""
+    """Return the block shape for this processor; ``D2NP_SIMD`` forces one of :data:`BLOCKS` by name."""
     forced = os.environ.get("D2NP_SIMD")
     if forced:
         if forced not in BLOCKS:
@@ -113,7 +113,7 @@ class VectorBuilder:
         self._fma = self._declared(f"llvm.fmuladd.v{lanes}f32", ir.FunctionType(self.type, [self.type] * 3))
 
     def _declared(self, name: str, kind: Any) -> Any:
-        """A function of LLVM's, declared in the module once."""
+        """Return a function of LLVM's, declared in the module once."""
         module = self.builder.module
         return module.globals.get(name) or ir.Function(module, kind, name)
 
@@ -121,7 +121,7 @@ class VectorBuilder:
         return ir.Constant(self.type, [value] * self.lanes) if isinstance(value, float) else value
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        """a * b + c"""
+        """Return a * b + c."""
         return self.builder.call(self._fma, [self.constant(a), self.constant(b), self.constant(c)])
 
     def mul(self, a: Any, b: Any) -> Any:
@@ -131,7 +131,7 @@ class VectorBuilder:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
     def splat(self, scalar: Any) -> Any:
-        """One number in every lane."""
+        """Return a vector with one number in every lane."""
         flag = ir.IntType(32)
         undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         single = self.builder.insert_element(undefined, scalar, flag(0))
@@ -139,12 +139,12 @@ class VectorBuilder:
         return self.builder.shuffle_vector(single, undefined, everywhere)
 
     def element(self, array_type: Any, array: Any, offset: Any) -> Any:
-        """Pointer to an element of an array by its flat position."""
+        """Return a pointer to an element of an array by its flat position."""
         data = array_data(self.context, self.builder, array_type, array)
         return self.builder.gep(data, [offset], inbounds=True)
 
     def step(self, pointer: Any, *moves: tuple[int, Any]) -> Any:
-        """The pointer moved by count x distance elements, for each (count, distance)."""
+        """Return the pointer moved by count x distance elements, for each (count, distance)."""
         for count, distance in moves:
             pointer = self.builder.gep(pointer, [self.builder.mul(distance, _INDEX(count))], inbounds=True)
         return pointer
@@ -186,7 +186,7 @@ class VectorBuilder:
 
 @intrinsic(plain.multiply_block)
 def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start, c_step, add, lanes, rows):
-    """``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
+    """Compute ``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
 
     The arrays are float32 and are addressed by flat element positions:
 
@@ -241,7 +241,7 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
 
 @intrinsic(plain.keep_two_best)
 def keep_two_best(typingctx, values, values_start, partner, best, index, second, start, lanes):
-    """Take one vector of values into running pairs of best values, lane by lane.
+    """Merge one vector of values into the running best two, lane by lane.
 
     ``best``, ``index`` (int32) and ``second`` hold ``lanes`` elements from ``start`` on. Where a value is
     larger than the best one so far, it takes its place and ``partner`` is noted as its index; an equal value
@@ -272,7 +272,7 @@ def keep_two_best(typingctx, values, values_start, partner, best, index, second,
 
 @intrinsic(plain.largest)
 def largest(typingctx, values, start, vectors, lanes):
-    """The largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
+    """Return the largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
 
     ``vectors`` must be at least 1.
     """

@@ -39,7 +39,7 @@ def _sift_down(values, keys, size):
 
 @jit()
 def replace_weakest(values, keys, value, key):
-    """Put ``value`` with ``key`` in the place of the heap's weakest, if it ranks before that one."""
+    """Replace the heap's weakest by ``value`` with ``key``, if that ranks before it."""
     if value < values[0] or (value == values[0] and key > keys[0]):
         return
     values[0], keys[0] = value, key

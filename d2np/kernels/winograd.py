@@ -49,7 +49,7 @@ A, B = 0.75, 1.5
 
 
 def weight_transform() -> NDArray[np.float64]:
-    """The (6, 3) matrix G: a filter's values at the six points, scaled."""
+    """Return the (6, 3) matrix G: a filter's values at the six points, scaled."""
     points = [0.0, A, -A, B, -B]
     rows = []
     for p in points:
@@ -59,7 +59,7 @@ def weight_transform() -> NDArray[np.float64]:
 
 
 def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
-    """Weights (out, in, 3, 3) transformed and laid out as the kernel reads them: [36][out / NR][in][NR]."""
+    """Return transformed weights (out, in, 3, 3) as the kernel reads them: [36][out / NR][in][NR]."""
     out_channels, in_channels = weights.shape[:2]
     transform = np.kron(weight_transform(), weight_transform())
     packed = np.empty((POINTS, out_channels // block.columns, in_channels, block.columns), np.float32)
@@ -111,7 +111,7 @@ def _output_2d(v: VectorBuilder | PlainVector, load: Load, pooled: int) -> list[
 def _plain_input_tile(
     source, rows, start, column_step, target, target_start, point_step, ahead, lanes
 ):  # fmt: skip
-    """:func:`input_tile` where nothing is compiled."""
+    """Do as :func:`input_tile` does, where nothing is compiled."""
     points = _input_2d(PlainVector(), lambda u, c: line(source, rows[u] + start + c * column_step, lanes))
     for p, point in enumerate(points):
         line(target, target_start + p * point_step, lanes)[:] = point
@@ -121,7 +121,7 @@ def _plain_output_tile(
     source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
     pooled, lanes,
 ):  # fmt: skip
-    """:func:`output_tile` where nothing is compiled."""
+    """Do as :func:`output_tile` does, where nothing is compiled."""
     v = PlainVector()
     outputs = _output_2d(v, lambda u, c: line(source, start + (u * INPUTS + c) * point_step, lanes), pooled)
     for i, row in enumerate(outputs):
@@ -131,7 +131,7 @@ def _plain_output_tile(
 
 
 def _pooled(v: VectorBuilder | PlainVector, outputs: list[list[Any]], pooled: int) -> list[list[Any]]:
-    """The maxima of 2 x 2 outputs, if so asked: bias and ReLU keep the order of values, and may follow."""
+    """Return the maxima of 2 x 2 outputs, if asked: bias and ReLU keep the order of values, so they follow."""
     if not pooled:
         return outputs
     rows = [[v.maximum(row[j], row[j + 1]) for j in range(0, OUTPUTS, 2)] for row in outputs]
@@ -140,7 +140,7 @@ def _pooled(v: VectorBuilder | PlainVector, outputs: list[list[Any]], pooled: in
 
 @intrinsic(_plain_input_tile)
 def input_tile(typingctx, source, rows, start, column_step, target, target_start, point_step, ahead, lanes):
-    """Input transform of one tile for as many channels as a vector has lanes.
+    """Compute the input transform of one tile for as many channels as a vector has lanes.
 
     Element (u, v) of the patch lies at ``rows[u] + start + v * column_step`` of ``source``; point p is
     written at ``target_start + p * point_step`` of ``target``. The columns that the next tile does not share
@@ -174,7 +174,7 @@ def output_tile(
     typingctx, source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
     pooled, lanes,
 ):  # fmt: skip
-    """Output transform of one tile for as many channels as a vector has lanes, with bias and ReLU.
+    """Compute the output transform of one tile, bias and ReLU for as many channels as a vector has lanes.
 
     Point p lies at ``start + p * point_step`` of ``source``. Output (i, j) is written at
     ``rows[i] + target_start + j * column_step`` of ``target``: 4 x 4 of them, or, if the compile-time
@@ -209,7 +209,7 @@ def output_tile(
 
 @jit()
 def _corner(tile, across, dilation):
-    """Row and column of the first output of a tile, of which so many stand in a row."""
+    """Return row and column of the first output of a tile; ``across`` tiles stand in a row."""
     line, x = divmod(tile, across)
     line, right = divmod(line, dilation)
     line, down = divmod(line, dilation)
@@ -218,14 +218,14 @@ def _corner(tile, across, dilation):
 
 @functools.cache
 def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
-    """The convolution compiled for one block shape, with or without maximum pooling behind it."""
+    """Return the convolution compiled for one block shape, with or without maximum pooling behind it."""
 
     @jit()
     def convolve(
         source, source_rows, dilation, weights, bias, floor, target, target_rows, width, height,
         transformed, products, patch, phases, first, last,
     ):  # fmt: skip
-        """The tiles ``first`` to ``last`` of a band.
+        """Compute the tiles ``first`` to ``last`` of a band.
 
         The tiles stand in rows of tiles of the band; with dilation 2, a row of tiles covers the even rows,
         its even columns first, and so on.
