@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -214,11 +214,18 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
         raise FormatError(f"{shown}: the list of pairs cannot be read: {error.strerror or error}") from None
     known = frozenset(names)
     lengths = frozenset(map(len, known))
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if not (line := line.strip()):
             continue
-        found = _known_pairs(line, known, lengths) or _separated(line)
+        found = [
+            (line[: space.start()], line[space.end() :])
+            for space in _SPACE.finditer(line)
+            # Of a long line nothing is copied in vain.
+            if space.start() in lengths
+            and len(line) - space.end() in lengths
+            and known.issuperset((line[: space.start()], line[space.end() :]))
+        ] or _separated(line)
         if len(found) != 1 or "\0" in line:
             what = "can be read as several pairs" if len(found) > 1 else "is no pair"
             raise FormatError(
@@ -227,19 +234,6 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
             )
         pairs += found
     return pairs
-
-
-def _known_pairs(line: str, known: Set[str], lengths: Set[int]) -> list[tuple[str, str]]:
-    """Return all ways to read a line as two names that are known."""
-    return [
-        (line[: space.start()], line[space.end() :])
-        for space in _SPACE.finditer(line)
-        # Of a long line nothing is copied in vain.
-        if space.start() in lengths
-        and len(line) - space.end() in lengths
-        and line[: space.start()] in known
-        and line[space.end() :] in known
-    ]
 
 
 def _separated(line: str) -> list[tuple[str, str]]:

@@ -8,8 +8,6 @@ back as they were, bit for bit.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -80,7 +78,13 @@ def write(
                 arrays["log10_chance"] = matches.evidence.log10_chance
             np.savez_compressed(stream, **arrays)
         elif extension == ".csv":
-            stream.write(_csv(columns, len(matches)).encode())
+            # Of a float32, this has the shortest digits that are read back as the same one.
+            texts = {name: column.astype(str) for name, column in columns.items()}
+            texts["inlier"] = np.full(len(matches), "")
+            if matches.inliers is not None:
+                texts["inlier"] = matches.inliers.astype(np.int8).astype(str)
+            rows = np.stack(list(texts.values()), axis=1)
+            np.savetxt(stream, rows, "%s", ",", header=",".join(texts), comments="")
         else:
             stream.write(_json(columns, a, b, matches, about or {}).encode())
 
@@ -97,17 +101,6 @@ def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[An
     if matches.inliers is not None:
         columns["inlier"] = matches.inliers
     return columns
-
-
-def _csv(columns: dict[str, NDArray[Any]], count: int) -> str:
-    # Of a float32, str has the shortest digits that are read back as the same one.
-    texts = {name: [str(value) for value in values] for name, values in columns.items()}
-    texts["inlier"] = (
-        [str(int(value)) for value in columns["inlier"]] if "inlier" in columns else [""] * count
-    )
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([texts, *zip(*texts.values(), strict=True)])
-    return stream.getvalue()
 
 
 def _json(

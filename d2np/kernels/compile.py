@@ -112,7 +112,7 @@ def _keep(kernel: Any) -> None:
         return
     try:
         kernel._cache = _cache_class()(kernel.py_func)
-    except (ImportError, AttributeError, TypeError):  # another Numba
+    except (ImportError, AttributeError):  # another Numba
         kernel.enable_caching()
     except (RuntimeError, OSError) as error:  # Numba's own search, where the user asks for it
         _say_that_nothing_is_kept(str(error))

@@ -103,9 +103,16 @@ def _input_2d(v: VectorBuilder | PlainVector, load: Load) -> list[Any]:
 
 
 def _output_2d(v: VectorBuilder | PlainVector, load: Load, pooled: int) -> list[list[Any]]:
-    """Return the rows of outputs of a tile, of which ``load(u, c)`` gives point 6 u + c."""
+    """Return the rows of outputs of a tile, of which ``load(u, c)`` gives point 6 u + c.
+
+    If ``pooled`` is 1, return the maxima of 2 x 2 of them: bias and ReLU, which follow, keep their order.
+    """
     columns = [_output_1d(v, [load(u, c) for u in range(INPUTS)]) for c in range(INPUTS)]
-    return _pooled(v, [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)], pooled)
+    rows = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
+    if pooled:
+        rows = [[v.maximum(row[j], row[j + 1]) for j in (0, 2)] for row in rows]
+        rows = [[v.maximum(*pair) for pair in zip(rows[i], rows[i + 1], strict=True)] for i in (0, 2)]
+    return rows
 
 
 def _plain_input_tile(
@@ -128,14 +135,6 @@ def _plain_output_tile(
         for j, value in enumerate(row):
             place = line(target, rows[i] + target_start + j * column_step, lanes)
             place[:] = v.maximum(floor, v.add(value, line(bias, bias_start, lanes)))
-
-
-def _pooled(v: VectorBuilder | PlainVector, outputs: list[list[Any]], pooled: int) -> list[list[Any]]:
-    """Return the maxima of 2 x 2 outputs, if asked: bias and ReLU keep the order of values, so they follow."""
-    if not pooled:
-        return outputs
-    rows = [[v.maximum(row[j], row[j + 1]) for j in range(0, OUTPUTS, 2)] for row in outputs]
-    return [[v.maximum(upper, lower) for upper, lower in zip(*rows[i : i + 2], strict=True)] for i in (0, 2)]
 
 
 @intrinsic(_plain_input_tile)
