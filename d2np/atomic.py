@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .errors import Error, FormatError
+
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of file systems that have no file locks: NFS without lockd, some of Lustre, some of FUSE."""
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[BinaryIO]:
-    """A stream whose content becomes the file when the block ends well, and leaves nothing when it does not.
+    """Yield a stream that becomes the file when the block ends well, and leaves nothing when it does not.
 
     Parameters
     ----------
@@ -48,6 +50,24 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing(
+    path: str | os.PathLike[str], *, follow: bool = True, error: type[Error] = FormatError
+) -> Iterator[BinaryIO]:
+    """Do as :func:`replacing` does, but say in one sentence of ours that a file cannot be written.
+
+    Raises
+    ------
+    Error
+        If it cannot; of the class ``error``.
+    """
+    try:
+        with replacing(path, follow=follow) as stream:
+            yield stream
+    except OSError as problem:
+        raise error(f"{os.fspath(path)}: cannot be written: {problem.strerror or problem}") from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -128,7 +128,7 @@ def run(net: Net, given: Views, *, threads: int | None = None) -> Result:
 
     a = first.keypoints[matches.indices[:, 0], :2].astype(np.float64)
     b = second.keypoints[matches.indices[:, 1], :2].astype(np.float64)
-    distances = np.linalg.norm(homography.apply(given.truth, a) - b, axis=1)
+    distances = homography.distances(given.truth, a, b)
     corner_error = _corner_error(a, b, given)
     return Result(first, second, matches, distances, corner_error, extraction, matching)
 
@@ -139,5 +139,5 @@ def _corner_error(a: NDArray[np.float64], b: NDArray[np.float64], given: Views) 
         return float("inf")
     right, bottom = given.first.width - 1, given.first.height - 1
     corners = np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], np.float64)
-    moved = homography.apply(fitted[0], corners) - homography.apply(given.truth, corners)
-    return float(np.linalg.norm(moved, axis=1).max())
+    moved = homography.apply(fitted, corners)
+    return float(homography.distances(given.truth, corners, moved).max())

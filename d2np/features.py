@@ -63,7 +63,7 @@ class Features:
         return f"<Features: {len(self)} keypoints of a {width} x {height} image>"
 
     def select(self, which: ArrayLike) -> Features:
-        """The chosen keypoints, in the order chosen.
+        """Return the chosen keypoints, in the order chosen.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class Matches:
             indices=indices, similarities=_array("similarities", self.similarities, np.float32, (n,))
         )
         if self.inliers is not None:
-            vars(self).update(inliers=_array("inliers", self.inliers, np.bool_, (n,)))
+            vars(self).update(inliers=checked_mask("inliers", self.inliers, n))
         if self.model is not None:
             vars(self).update(model=_array("the model", self.model, np.float64, (3, 3)))
 
@@ -147,7 +147,7 @@ class Matches:
         return f"<Matches: {len(self)} pairs{checked}>"
 
     def select(self, which: ArrayLike) -> Matches:
-        """The chosen matches, in the order chosen, such as ``matches.select(matches.inliers)``.
+        """Return the chosen matches, in their order, such as ``matches.select(matches.inliers)``.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class Matches:
 
 
 def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
-    """Indices or a mask that fit so many, checked."""
+    """Return indices or a mask, once it is sure that they fit so many."""
     chosen = np.asarray(which)
     if chosen.size == 0 and chosen.dtype != bool:
         chosen = chosen.astype(np.int64)
@@ -172,6 +172,25 @@ def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
     elif len(outside := chosen[(chosen < -count) | (chosen >= count)]):
         raise FormatError(f"select among {count} {what}: there is no number {outside[0]}")
     return chosen
+
+
+def checked_mask(name: str, given: Any, count: int) -> NDArray[np.bool_]:
+    """Return a mask over that many matches; a FormatError if it is none."""
+    return _array(name, given, np.bool_, (count,))
+
+
+def check_indices(matches: Matches, count_a: int, count_b: int) -> None:
+    """Find out whether matches are of images with that many keypoints.
+
+    Raises
+    ------
+    FormatError
+        If not.
+    """
+    for column, which, count in ((0, "a", count_a), (1, "b", count_b)):
+        used = matches.indices[:, column]
+        if len(outside := used[(used < 0) | (used >= count)]):
+            raise FormatError(f"a match names keypoint {outside[0]} of {which}, which has {count}")
 
 
 # Which kinds of NumPy's types are taken, and how they are called; as floats all but complex numbers.

@@ -143,19 +143,19 @@ class D2Net:
         return kept, vectors[valid] if len(kept) else None
 
     def descriptorSize(self) -> int:
-        """512."""
+        """Return 512."""
         return DESCRIPTOR_SIZE
 
     def descriptorType(self) -> int:
-        """``cv2.CV_32F``."""
+        """Return ``cv2.CV_32F``."""
         return int(_opencv().CV_32F)
 
     def defaultNorm(self) -> int:
-        """``cv2.NORM_L2``: the distance that matchers are to use."""
+        """Return ``cv2.NORM_L2``: the distance that matchers are to use."""
         return int(_opencv().NORM_L2)
 
     def empty(self) -> bool:
-        """False: there is a network."""
+        """Return False: there is a network."""
         return False
 
     def getDefaultName(self) -> str:
@@ -164,7 +164,7 @@ class D2Net:
 
 
 def to_keypoints(features: Features) -> tuple[Any, ...]:
-    """Features as OpenCV's keypoints, in their order.
+    """Return features as OpenCV's keypoints, in their order.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def to_keypoints(features: Features) -> tuple[Any, ...]:
 
 
 def to_dmatches(matches: Matches) -> tuple[Any, ...]:
-    """Matches as ``cv2.DMatch``, for ``cv2.drawMatches`` and others; the distance is Euclidean."""
+    """Return matches as ``cv2.DMatch``, for ``cv2.drawMatches`` and others; the distance is Euclidean."""
     DMatch = _opencv().DMatch
     # For unit vectors the squared distance is 2 - 2 cos; rounding may push the cosine past 1.
     distances = np.sqrt(np.maximum(2 - 2 * matches.similarities.astype(np.float64), 0)).tolist()
@@ -188,7 +188,7 @@ def to_dmatches(matches: Matches) -> tuple[Any, ...]:
 
 
 def to_image_features(features: Features, number: int = 0) -> Any:
-    """Features as ``cv2.detail.ImageFeatures``, for the parts that ``cv2.Stitcher`` is made of.
+    """Return features as ``cv2.detail.ImageFeatures``, for the parts of a ``cv2.Stitcher``.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ import numpy as np
 import d2np
 from d2np.dataset.shards import Record, write
 from d2np.features import Features, Matches
-from d2np.formats import hloc, hloc_matches, mat, npz
+from d2np.formats import hloc, hloc_matches, npz
 from d2np.layers import PARAMETER_SHAPES
 
 _LONGEST_SEED = 20_000
@@ -303,20 +303,6 @@ def features_npz(folder: Path) -> list[bytes]:
                 file.writestr(name, source.read(name))
         found.append(packed.getvalue())
     return found
-
-
-def features_mat(folder: Path) -> list[bytes]:
-    import scipy.io
-
-    mat.write(folder / "seed.mat", features(1))
-    packed = io.BytesIO()
-    arrays = {name: getattr(features(1), name) for name in ("keypoints", "scores", "descriptors")}
-    scipy.io.savemat(packed, arrays, do_compression=True)
-    old = io.BytesIO()
-    scipy.io.savemat(old, arrays, format="4")
-    whole = (folder / "seed.mat").read_bytes()
-    _, size = struct.unpack_from("<II", whole, 128)
-    return [whole, packed.getvalue(), old.getvalue(), whole[128 : 128 + 8 + size]]
 
 
 def lists() -> list[bytes]:

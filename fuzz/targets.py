@@ -37,7 +37,7 @@ from d2np import dataset
 from d2np.dataset import failures, shards
 from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
-from d2np.formats import hloc, hloc_matches, kapture, mat, npz
+from d2np.formats import hloc, hloc_matches, kapture, npz
 from d2np.images import index_pages, remote
 from d2np.images.open import open_image, open_source
 from d2np.weights import check as check_weights
@@ -227,20 +227,6 @@ def _npy(name: str) -> bytes:
     stream = io.BytesIO()
     np.save(stream, getattr(seeds.features(), name))
     return stream.getvalue()
-
-
-def _features_mat(data: bytes) -> None:
-    path = folder() / "a.jpg.d2-net"
-    if not data.startswith(b"MATLAB"):
-        # A variable in a file, packed with a right checksum.
-        packed = zlib.compress(data)
-        data = _MAT_HEADER + struct.pack("<II", 15, len(packed)) + packed
-    path.write_bytes(data)
-    mat.is_complete(path)
-    mat.read(path, (640, 480))
-
-
-_MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
 
 
 def _lists(data: bytes) -> None:
@@ -484,12 +470,6 @@ TARGETS = {
             _features_npz,
             lambda: seeds.features_npz(folder()),
             (b"PK\x01\x02", b"'<f4'", b"'|O'", b"(", b"L"),
-        ),
-        Target(
-            "features-mat",
-            _features_mat,
-            lambda: seeds.features_mat(folder()),
-            (b"\x0e\0\0\0", b"\x0f\0\0\0", b"MI"),
         ),
         Target(
             "lists", _lists, seeds.lists, (b"\0", b"\n", b"#", b"\xff", b"..", b"/", b"\t", b",", b"\xc2\x85")

@@ -24,7 +24,7 @@ from d2np.weights import hdf5, torch_checkpoint
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
-    *("torch-legacy", "torch-zip", "weights-h5", "onnx", "features-h5", "features-npz", "features-mat"),
+    *("torch-legacy", "torch-zip", "weights-h5", "onnx", "features-h5", "features-npz"),
     *("attributes-h5", "lists", "names", "index-pages", "shards", "jobs", "keras", "safetensors", "tiff"),
 )
 

@@ -32,12 +32,6 @@ def complain(problem: object) -> None:
     note(f"d2np: {' '.join(str(problem).split())}")
 
 
-def count(number: int, what: str) -> str:
-    """Return ``1 match``, ``2 matches``."""
-    plural = "" if number == 1 else "es" if what.endswith("ch") else "s"
-    return f"{number:,} {what}{plural}"
-
-
 def seconds(duration: float) -> str:
     """Return a duration with the digits that matter."""
     return f"{duration:.{0 if duration >= 100 else 1 if duration >= 10 else 2}f} s"

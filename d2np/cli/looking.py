@@ -8,10 +8,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Error, OptionError
+from ..errors import Error, OptionError, count
 from . import files
 from .arguments import EXTRACTION, MATCHING, MIN_SCORE, POSITIVE_NUMBER, argument, command, group, settings
-from .console import count, say, seconds
+from .console import say, seconds
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
+from ..errors import OptionError, count
 from ..options import FeatureFormat, names
 from . import files
 from .arguments import (
@@ -26,7 +26,7 @@ from .arguments import (
     overwrite,
     settings,
 )
-from .console import complain, count, file_size, finishing, note, say, seconds
+from .console import complain, file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
     from ..dataset import Output, Settings

@@ -6,9 +6,10 @@ import argparse
 from math import isfinite
 from time import perf_counter
 
+from ..errors import count
 from . import files
 from .arguments import EXTRACTION, THREADS, argument, command, settings
-from .console import count, say, seconds
+from .console import say, seconds
 
 _PACKAGED = {
     "vgg16": "packaged, trained on ImageNet",

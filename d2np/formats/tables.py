@@ -8,7 +8,6 @@ back as they were, bit for bit.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import replacing
-from ..errors import Error, FormatError, OptionError
-from ..features import Features, Matches
+from ..atomic import writing
+from ..errors import Error, OptionError
+from ..features import Features, Matches, check_indices
 
 EXTENSIONS = (".csv", ".json", ".npz")
 
@@ -70,25 +69,31 @@ def write(
     if extension not in EXTENSIONS:
         raise OptionError(f"{path}: matches are written as one of {', '.join(EXTENSIONS)}")
     columns = _columns(a, b, matches)
-    if extension == ".csv":
-        content = _csv(columns).encode()
-    elif extension == ".json":
-        content = _json(columns, a, b, matches, about or {}).encode()
-    else:
-        content = _npz(columns, a, b, matches)
-    try:
-        with replacing(path) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise Error(f"{path} cannot be written: {error.strerror or error}") from None
+    with writing(path, error=Error) as stream:
+        if extension == ".npz":
+            arrays: dict[str, Any] = {**columns, "image_size_a": a.image_size, "image_size_b": b.image_size}
+            if matches.model is not None:
+                arrays["model"] = matches.model
+            if matches.evidence is not None:
+                arrays["log10_chance"] = matches.evidence.log10_chance
+            np.savez_compressed(stream, **arrays)
+        elif extension == ".csv":
+            # Of a float32, this has the shortest digits that are read back as the same one.
+            texts = {name: column.astype(str) for name, column in columns.items()}
+            texts["inlier"] = np.full(len(matches), "")
+            if matches.inliers is not None:
+                texts["inlier"] = matches.inliers.astype(np.int8).astype(str)
+            rows = np.stack(list(texts.values()), axis=1)
+            np.savetxt(stream, rows, "%s", ",", header=",".join(texts), comments="")
+        else:
+            stream.write(_json(columns, a, b, matches, about or {}).encode())
 
 
 def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[Any]]:
+    check_indices(matches, len(a), len(b))
     columns: dict[str, NDArray[Any]] = {}
     for k, (which, features) in enumerate((("a", a), ("b", b))):
         chosen = matches.indices[:, k]
-        if len(outside := chosen[(chosen < 0) | (chosen >= len(features))]):
-            raise FormatError(f"a match names keypoint {outside[0]} of {which}, which has {len(features)}")
         for name, values in zip(("x", "y", "scale"), features.keypoints[chosen].T, strict=True):
             columns[f"{name}_{which}"] = values
         columns[f"score_{which}"] = features.scores[chosen]
@@ -98,24 +103,14 @@ def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[An
     return columns
 
 
-def _csv(columns: dict[str, NDArray[Any]]) -> str:
-    # The shortest digits that are read back as the same float32.
-    texts = {name: [str(value) for value in values] for name, values in columns.items() if name != "inlier"}
-    count = len(columns["similarity"])
-    inliers = columns.get("inlier")
-    texts["inlier"] = [""] * count if inliers is None else [str(int(value)) for value in inliers]
-    return "".join(",".join(row) + "\n" for row in [tuple(texts), *zip(*texts.values(), strict=True)])
-
-
 def _json(
     columns: dict[str, NDArray[Any]], a: Features, b: Features, matches: Matches, about: Mapping[str, Any]
 ) -> str:
-    count = len(matches)
     values: dict[str, list[Any]] = {
         name: [_number(value) for value in column] for name, column in columns.items() if name != "inlier"
     }
-    values["inlier"] = [None] * count if matches.inliers is None else matches.inliers.tolist()
-    found = matches.evidence
+    values["inlier"] = columns["inlier"].tolist() if "inlier" in columns else [None] * len(matches)
+    evidence = matches.evidence
     document = {
         **about,
         "image_size_a": a.image_size,
@@ -123,34 +118,19 @@ def _json(
         "counts": {
             "keypoints_a": len(a),
             "keypoints_b": len(b),
-            "matches": count,
-            "inliers": None if matches.inliers is None else int(matches.inliers.sum()),
+            "matches": len(matches),
+            "inliers": sum(values["inlier"]) if "inlier" in columns else None,
         },
         "model": None if matches.model is None else matches.model.tolist(),
-        "evidence": None if found is None else {**vars(found), "log10_chance": _number(found.log10_chance)},
+        "evidence": evidence and {**vars(evidence), "log10_chance": _number(evidence.log10_chance)},
+        "matches": [],
     }
-    head = json.dumps(document, indent=2, allow_nan=False).removesuffix("\n}")
     rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
     # A line for each match.
-    lines = ",\n".join(f"    {json.dumps(row, allow_nan=False)}" for row in rows)
-    return f'{head},\n  "matches": [{f"{chr(10)}{lines}{chr(10)}  " if rows else ""}]\n}}\n'
+    lines = ",".join(f"\n    {json.dumps(row, allow_nan=False)}" for row in rows)
+    return json.dumps(document, indent=2, allow_nan=False).removesuffix("]\n}") + lines + "\n  ]\n}\n"
 
 
 def _number(value: Any) -> float | None:
-    """As JSON has it, which knows no infinities; of a float32 the shortest digits."""
+    """Return a number as JSON has it, which knows no infinities; of a float32 the shortest digits."""
     return float(str(value)) if np.isfinite(value) else None
-
-
-def _npz(columns: dict[str, NDArray[Any]], a: Features, b: Features, matches: Matches) -> bytes:
-    arrays: dict[str, Any] = {
-        **columns,
-        "image_size_a": np.array(a.image_size),
-        "image_size_b": np.array(b.image_size),
-    }
-    if matches.model is not None:
-        arrays["model"] = matches.model
-    if matches.evidence is not None:
-        arrays["log10_chance"] = np.array(matches.evidence.log10_chance)
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
-    return stream.getvalue()

@@ -24,7 +24,7 @@ TIE = np.float32(1e-5)
 
 @jit()
 def _at(cells, top, height, i, j, c):
-    """The map with zeros around it, as the published second differences see it."""
+    """Return a value of the map with zeros around it, as the published second differences see it."""
     if i < 0 or j < 0 or i >= height or j >= cells.shape[1]:
         return np.float32(0)
     return cells[i - top, j, c]
@@ -43,7 +43,7 @@ def _is_local_maximum(cells, top, height, i, j, c):
 
 @jit()
 def detect(cells, top, height, blocked, edge_threshold, found, positions, scores, first, last):
-    """Keypoints of the rows ``first`` to ``last`` of a map, row by row.
+    """Find the keypoints of the rows ``first`` to ``last`` of a map, row by row.
 
     Parameters
     ----------
