@@ -16,7 +16,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[BinaryIO]:
-    """A stream whose content becomes the file when the block ends well, and leaves nothing when it does not.
+    """Open a stream whose content becomes the file when the block ends well, and is deleted otherwise.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ class Features:
         return f"<Features: {len(self)} keypoints of a {width} x {height} image>"
 
     def select(self, which: ArrayLike) -> Features:
-        """The chosen keypoints, in the order chosen.
+        """Return the chosen keypoints, in the order chosen.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class Matches:
         return f"<Matches: {len(self)} pairs{checked}>"
 
     def select(self, which: ArrayLike) -> Matches:
-        """The chosen matches, in the order chosen, such as ``matches.select(matches.inliers)``.
+        """Return the chosen matches, in the order chosen, such as ``matches.select(matches.inliers)``.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class Matches:
 
 
 def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
-    """Indices or a mask that fit so many, checked."""
+    """Return indices or a mask, checked against the number of elements."""
     chosen = np.asarray(which)
     if chosen.size == 0 and chosen.dtype != bool:
         chosen = chosen.astype(np.int64)

@@ -367,7 +367,7 @@ def name_of(image: Encoded) -> str:
 
 
 def to_array(thing: Any, name: str) -> NDArray[Any]:
-    """An array of any library as NumPy's.
+    """Return an array of any library as NumPy's.
 
     Raises
     ------
@@ -460,7 +460,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
 
 
 def _misread(image: TiffImageFile) -> bool:
-    """Whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
+    """Return whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
 
     Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
     knows nothing between 8 and 16 bits; signed integers may become unsigned ones. It decodes tiles of any
@@ -483,7 +483,7 @@ def _misread(image: TiffImageFile) -> bool:
 
 
 def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryIO:
-    """A path, or a file in memory."""
+    """Return a path, or a file in memory."""
     if isinstance(image, RemoteFile):
         return io.BytesIO(image.read(most_bytes(max_pixels)))
     if isinstance(image, (str, os.PathLike)):
@@ -511,13 +511,13 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
 
 
 def most_bytes(max_pixels: int | None) -> float:
-    """How long the file of an image that is not too large may be."""
+    """Return how many bytes the file of an image that is not too large may have."""
     allowed = pixels_by_default() if max_pixels is None else max_pixels
     return MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
 
 
 def pixels_by_default() -> float:
-    """Above how many pixels files are refused where nothing is said: where Pillow does it."""
+    """Return above how many pixels files are refused by default: where Pillow refuses them."""
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 

@@ -54,7 +54,7 @@ class Level:
 
 
 def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
-    """The levels of an image of the given size in pixels, from coarse to fine.
+    """Return the levels of an image of the given size in pixels, from coarse to fine.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def climb(
 def reader(
     read: Callable[[int, int], FloatArray], height: int, level: Level, team: Team
 ) -> Callable[[int, int], FloatArray]:
-    """Rows of the preprocessed image at a level's size, from rows of the image.
+    """Return a reader of rows at a level's size, made from one of rows of the preprocessed image.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def _resize(source: MapRows, target: MapRows, first: int, last: int, team: Team,
 
 
 def _nearest(source: int, target: int, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
-    """What PyTorch's ``interpolate(mode="nearest")`` takes elements from, with its float32 arithmetic."""
+    """Return the places from which PyTorch's ``interpolate(mode="nearest")`` takes elements, in float32."""
     step = np.float32(source) / np.float32(target)
     wanted = np.arange(first, target if last is None else last, dtype=np.float32)
     return np.minimum((wanted * step).astype(np.int64), source - 1)
