@@ -178,6 +178,11 @@ def open_source(
     else:
         name = "the image array"
         stored = image if isinstance(image, np.ndarray) else to_array(image, "the image")
+        if stored.ndim == 0 and stored is not image:
+            raise ImageError(
+                "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
+                f"{type(image).__name__}"
+            )
     source = Source(stored, name, options.stretch)
     try:
         source.shrink(options)
@@ -376,16 +381,13 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
     """
     only_dlpack = hasattr(thing, "__dlpack__") and not hasattr(thing, "__array__")
     try:
-        array = np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
+        return np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
     # Libraries raise almost anything.
     except Exception as error:
         raise ImageError(
             f"{name}: NumPy cannot convert this {type(thing).__name__}, which must be an array in the CPU's "
             f"memory: {error or type(error).__name__}"
         ) from error
-    if array.ndim == 0:
-        raise ImageError(f"{name} must be an array, or what else is an image; got {type(thing).__name__}")
-    return array
 
 
 def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | TiffRows:
