@@ -78,7 +78,7 @@ class Result:
 
 
 def views() -> Views:
-    """The shipped image, and a darker view of it through a known homography."""
+    """Return the shipped image, and a darker view of it through a known homography."""
     with resources.files(__package__).joinpath("data").joinpath(IMAGE).open("rb") as stream:
         first = Image.open(stream).convert("RGB")
     width, height = round(_SIZE * first.width), round(_SIZE * first.height)
@@ -98,7 +98,7 @@ def views() -> Views:
 
 
 def prepare(net: Net, *, threads: int | None = None) -> float:
-    """Have every kernel of extraction and matching compiled or loaded; returns the seconds it took."""
+    """Compile or load every kernel of extraction and matching; return the seconds it took."""
     from .matching import match
 
     start = perf_counter()

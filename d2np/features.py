@@ -147,7 +147,7 @@ class Matches:
         return f"<Matches: {len(self)} pairs{checked}>"
 
     def select(self, which: ArrayLike) -> Matches:
-        """Return the chosen matches, in their order, such as ``matches.select(matches.inliers)``.
+        """Return the chosen matches, in the order chosen, such as ``matches.select(matches.inliers)``.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class Matches:
 
 
 def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
-    """Return indices or a mask, once it is sure that they fit so many."""
+    """Return indices or a mask, checked against the number of elements."""
     chosen = np.asarray(which)
     if chosen.size == 0 and chosen.dtype != bool:
         chosen = chosen.astype(np.int64)

@@ -63,7 +63,7 @@ class Layer:
         return sum(prod(shape) for shape in self.parameters.values())
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns that come out when ``height`` rows and ``width`` columns go in."""
+        """Return the rows and columns of the output for ``height`` rows and ``width`` columns of input."""
         reach = self.dilation * (self.kernel - 1) + 1
         return (
             (height + 2 * self.padding - reach) // self.stride + 1,
@@ -123,13 +123,13 @@ SMALLEST_SIDE = 8
 
 
 def output_sizes(height: int, width: int) -> Iterator[tuple[Layer, int, int]]:
-    """Each layer with the rows and columns it puts out for an image of the given size."""
+    """Yield each layer with the rows and columns of its output for an image of the given size."""
     for layer in LAYERS:
         height, width = layer.output_size(height, width)
         yield layer, height, width
 
 
 def map_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the feature map of an image of the given size in pixels."""
+    """Return the rows and columns of the feature map of an image of the given size in pixels."""
     *_, (_, rows, columns) = output_sizes(height, width)
     return rows, columns

@@ -105,7 +105,7 @@ def match(
 def nearest_pairs(
     a: Features | ArrayLike, b: Features | ArrayLike, n: int, *, threads: int | None = None
 ) -> Matches:
-    """The ``n`` closest pairs over all pairs, closest first.
+    """Return the ``n`` closest pairs over all pairs, closest first.
 
     Unlike in :func:`match`, a keypoint may stand in several pairs. For the parameters and errors see there;
     of equally close pairs the one with the lower indices comes first.
@@ -169,7 +169,7 @@ def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -
 
 
 def _padded(a: FloatArray, rows: int) -> FloatArray:
-    """With the rows behind the last one that the kernel may read."""
+    """Return a copy with the rows behind the last one that the kernel may read."""
     return np.concatenate([a, np.zeros((rows, a.shape[1]), np.float32)])
 
 

@@ -1,4 +1,4 @@
-"""Sharing a layer's work out to plain Python threads.
+"""Distribute a layer's work over plain Python threads.
 
 Kernels release the interpreter lock, so ordinary threads run them side by side. A team lives as long as
 one call of the network and no longer: there is no global pool that a forked child would inherit dead.
@@ -25,7 +25,7 @@ Task = TypeVar("Task")
 
 
 def thread_count(threads: int | None) -> int:
-    """So many threads; of None, as many as there are cores that this process may use.
+    """Return a number of threads: by default, of the cores that this process may use.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def thread_count(threads: int | None) -> int:
 
 
 class Clock:
-    """Adds up the time that threads spend on named pieces of work."""
+    """Adds up the time that threads spend on named steps of the work."""
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, str], float] = {}
@@ -59,7 +59,7 @@ class Workspace:
         self._held: dict[object, NDArray[np.float32]] = {}
 
     def array(self, key: object, size: int) -> NDArray[np.float32]:
-        """The (size,) float32 that belong to ``key``, holding whatever was left there."""
+        """Return the (size,) float32 that belong to ``key``, holding whatever was left there."""
         held = self._held.get(key)
         if held is None or len(held) < size:
             held = self._held[key] = np.empty(size, np.float32)
@@ -78,7 +78,7 @@ class Team:
     threads : int or None
         How many, the caller's included; None means every core this process may use.
     clock : Clock, optional
-        Told how long the pieces of work take.
+        Told how long the steps of the work take.
     workspace : Workspace, optional
         Where its memory comes from; nobody else may use it meanwhile.
 
@@ -132,7 +132,7 @@ class Team:
             helper.result()
 
     def timed(self, what: str, phase: str, work: Callable[[Task], object]) -> Callable[[Task], object]:
-        """The same work, with the clock running if there is one."""
+        """Return the same work, with the clock running if there is one."""
         clock = self.clock
         if clock is None:
             return work
@@ -144,7 +144,7 @@ class Team:
         return measured
 
     def scratch(self, size: int) -> NDArray[np.float32]:
-        """Memory that belongs to the calling thread: (size,) float32, holding whatever was left there."""
+        """Return memory of the calling thread: (size,) float32, holding whatever was left there."""
         if not hasattr(self._own, "seat"):
             self._own.seat = next(self._seats)
         return self.workspace.array(("scratch", self._own.seat), size)
@@ -157,13 +157,13 @@ class Team:
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:
-    """``range(count)`` cut into consecutive (first, last) spans of ``size``, the last one shorter."""
+    """Cut ``range(count)`` into consecutive (first, last) spans of ``size``, the last one shorter."""
     size = max(1, size)
     return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tuple[int, int]]:
-    """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
+    """Cut ``range(count)`` into spans of at most ``size``, shorter ones towards the end.
 
     So the threads end at nearly the same time: in a round, each of them takes a span of the same length, and
     the last rounds are short ones, which make up for whatever held a thread up. Where there are only two

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 import d2np
-from d2np import reference
 from d2np.layers import PARAMETER_SHAPES
 from d2np.network import stages
 from d2np.weights import Provenance
@@ -40,10 +39,10 @@ def other_nets(make_weights):
     [{}, {"relu": False}, {"preprocessing": "torch"}, {"scales": SCALES}, {"scales": (0.7, 1.3)}],
     ids=str,
 )
-def test_features_equal_the_reference(other_nets, make_image, options):
+def test_features_equal_naive(other_nets, make_image, options):
     (arrays, nets), image = other_nets, make_image(37, 45, seed=5)
-    same_options = {("last_relu" if name == "relu" else name): value for name, value in options.items()}
-    keypoints, scores, descriptors = reference.extract(image.astype(np.float64), arrays, **same_options)
+    twin_options = {("last_relu" if name == "relu" else name): value for name, value in options.items()}
+    keypoints, scores, descriptors = naive.extract(image, arrays, **twin_options)
     assert len(keypoints) >= 3
     for net in nets:
         found = net(image, **options)
@@ -54,11 +53,9 @@ def test_features_equal_the_reference(other_nets, make_image, options):
         assert ((found.descriptors[a] * descriptors[b]).sum(1) >= 0.9999).all()
 
 
-def test_strength_equals_the_reference(net, weights_arrays, image):
-    cells = reference.feature_map(
-        reference.preprocess(image.astype(np.float64)), weights_arrays, last_relu=False
-    )
-    np.testing.assert_allclose(net.strength(image), reference.strength(cells), rtol=1e-4)
+def test_strength_equals_naive(net, weights_arrays, image):
+    cells = naive.forward(naive.preprocess(image), weights_arrays, last_relu=False)
+    np.testing.assert_allclose(net.strength(image), naive.strength(cells), rtol=1e-4)
 
 
 def test_both_algorithms_agree(weights_arrays, net, image):
@@ -159,7 +156,7 @@ def test_a_mask_is_in_pixels_of_the_given_image(net, image, assert_same_features
 
 @pytest.mark.parametrize("mask", [np.ones((83, 61)), np.ones((61, 83, 1)), np.ones(61), 1])
 def test_masks_of_another_shape(net, image, mask):
-    with pytest.raises(d2np.ImageError, match=r"mask must (have the image's shape \(61, 83\)|be an array)"):
+    with pytest.raises(d2np.ImageError, match=r"mask must have the image's shape \(61, 83\)"):
         net(image, mask=mask)
 
 
@@ -304,7 +301,7 @@ def test_describe_in_the_middle_of_a_cell(net, image):
     dense = net.dense(image)
     descriptors, valid = net.describe(image, [[1.5 + 4 * 3, 1.5 + 4 * 5], [1.5, 1.5]])
     assert valid.all()
-    np.testing.assert_allclose(descriptors, reference.l2_normalize(dense[[5, 0], [3, 0]]), atol=1e-5)
+    np.testing.assert_allclose(descriptors, naive.l2_normalize(dense[[5, 0], [3, 0]]), atol=1e-5)
 
 
 def test_describe_outside_the_map(net, image):

@@ -252,8 +252,8 @@ def test_a_damaged_tile_is_found_when_it_is_read(tmp_path, deep):
 
 
 @pytest.mark.parametrize("name", ["plain", "strips", "zlib tiles"])
-def test_cut_files(tmp_path, deep, name):
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+def test_cut_files(tmp_path, deep, caplog, name):
+    caplog.set_level(logging.CRITICAL, "tifffile")
     path = tiff(tmp_path / "cut.tif", deep, **TIFFS[name])
     whole = path.read_bytes()
     for share in (0.01, 0.5, 0.99):

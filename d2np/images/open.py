@@ -178,6 +178,11 @@ def open_source(
     else:
         name = "the image array"
         stored = image if isinstance(image, np.ndarray) else to_array(image, "the image")
+        if stored.ndim == 0 and stored is not image:
+            raise ImageError(
+                "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
+                f"{type(image).__name__}"
+            )
     source = Source(stored, name, options.stretch)
     try:
         source.shrink(options)
@@ -367,7 +372,7 @@ def name_of(image: Encoded) -> str:
 
 
 def to_array(thing: Any, name: str) -> NDArray[Any]:
-    """An array of any library as NumPy's.
+    """Return an array of any library as NumPy's.
 
     Raises
     ------
@@ -376,16 +381,13 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
     """
     only_dlpack = hasattr(thing, "__dlpack__") and not hasattr(thing, "__array__")
     try:
-        array = np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
+        return np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
     # Libraries raise almost anything.
     except Exception as error:
         raise ImageError(
             f"{name}: NumPy cannot convert this {type(thing).__name__}, which must be an array in the CPU's "
             f"memory: {error or type(error).__name__}"
         ) from error
-    if array.ndim == 0:
-        raise ImageError(f"{name} must be an array, or an image of another kind; got {type(thing).__name__}")
-    return array
 
 
 def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | TiffRows:
@@ -460,7 +462,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
 
 
 def _misread(image: TiffImageFile) -> bool:
-    """Whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
+    """Return whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
 
     Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
     knows nothing between 8 and 16 bits; signed integers may become unsigned ones. It decodes tiles of any
@@ -483,7 +485,7 @@ def _misread(image: TiffImageFile) -> bool:
 
 
 def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryIO:
-    """A path, or a file in memory."""
+    """Return a path, or a file in memory."""
     if isinstance(image, RemoteFile):
         return io.BytesIO(image.read(most_bytes(max_pixels)))
     if isinstance(image, (str, os.PathLike)):
@@ -511,13 +513,13 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
 
 
 def most_bytes(max_pixels: int | None) -> float:
-    """How long the file of an image that is not too large may be."""
+    """Return how many bytes the file of an image that is not too large may have."""
     allowed = pixels_by_default() if max_pixels is None else max_pixels
     return MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
 
 
 def pixels_by_default() -> float:
-    """Above how many pixels files are refused where nothing is said: where Pillow does it."""
+    """Return above how many pixels files are refused by default: where Pillow refuses them."""
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 

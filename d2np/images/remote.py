@@ -39,7 +39,7 @@ NO_FILE = "there is no such file"
 
 
 def is_url(text: str) -> bool:
-    """Whether this is a URL, such as ``s3://bucket/a.jpg``, or several chained as fsspec does it."""
+    """Return whether this is a URL, such as ``s3://bucket/a.jpg``, or several chained as fsspec does it."""
     return _URL.match(text) is not None
 
 
@@ -95,8 +95,7 @@ class RemoteFile:
         return _last_part(self.url)
 
     def version(self) -> dict[str, int | str]:
-        """What shows that the content is still the same, as far as the file system tells: size, and a tag
-        or a time.
+        """Return what shows that the content is still the same: its size, and a tag or a time.
 
         Raises
         ------
@@ -114,7 +113,7 @@ class RemoteFile:
         return found
 
     def read(self, most: float) -> bytes:
-        """The content, unless it is longer than ``most`` bytes.
+        """Return the content, unless it is longer than ``most`` bytes.
 
         Raises
         ------
@@ -130,7 +129,7 @@ class RemoteFile:
         return content
 
     def sha256(self) -> str:
-        """The checksum of the content, of which no more is held than is hashed at once.
+        """Return the checksum of the content, of which no more is held than is hashed at once.
 
         Raises
         ------
@@ -212,7 +211,7 @@ def _on_pages(folder: str, pattern: str = "**") -> dict[str, dict[str, Any]]:
 
 
 def beside(url: str, line: str) -> str:
-    """The URL of a path that is relative to the folder of a file at a URL."""
+    """Return the URL of a path that is relative to the folder of a file at a URL."""
     first, chained, rest = url.partition("::")
     return first.rpartition("/")[0] + "/" + line + chained + rest
 
@@ -246,7 +245,7 @@ def _is_web(url: str) -> bool:
 
 
 def file_system(url: str, error: type[Error]) -> tuple[Any, str]:
-    """The file system of a URL, and the path there.
+    """Return the file system of a URL, and the path there.
 
     Raises
     ------
@@ -327,7 +326,7 @@ def _pieces(url: str) -> Generator[bytes]:
 
 @contextmanager
 def _told_in_one_line(url: str) -> Iterator[None]:
-    """Whatever goes wrong with a URL becomes an ImageError. fsspec's file systems raise almost anything."""
+    """Turn whatever goes wrong with a URL into an ImageError: fsspec's file systems raise almost anything."""
     try:
         yield
     except ImageError:
@@ -337,7 +336,7 @@ def _told_in_one_line(url: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a file system means by an exception, in a few words."""
+    """Return what a file system means by an exception, in a few words."""
     # Where fsspec says that there is no such file, the server may just not have answered.
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__

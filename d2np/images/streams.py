@@ -102,7 +102,7 @@ class Capped:
 
 
 def archive(stream: BinaryIO) -> zipfile.ZipFile:
-    """A zip archive to read from. Its table of contents is small, and no part is larger than the file.
+    """Open a zip archive of which the table of contents is small, and no member larger than the file.
 
     Raises
     ------

@@ -32,7 +32,7 @@ _COMPRESSIONS = (*_JPEG, *_JPEG_2000, *_IMAGES, *_OTHERS)
 
 
 def is_tiff(file: str | os.PathLike[str] | BinaryIO) -> bool:
-    """Whether the file begins as TIFF files do."""
+    """Return whether the file begins as TIFF files do."""
     try:
         return first_bytes(file, 4) in _SIGNATURES
     except OSError:
@@ -40,7 +40,7 @@ def is_tiff(file: str | os.PathLike[str] | BinaryIO) -> bool:
 
 
 def first_bytes(file: str | os.PathLike[str] | BinaryIO, count: int) -> bytes:
-    """What a file begins with; one that is open is read from its beginning."""
+    """Return the first bytes of a file; one that is open is read from its beginning."""
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
             return stream.read(count)
@@ -49,7 +49,7 @@ def first_bytes(file: str | os.PathLike[str] | BinaryIO, count: int) -> bytes:
 
 
 def as_16_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
-    """Integers of other types as uint16; fails unless they are in its range."""
+    """Return integers of other types as uint16; raise an ImageError unless they are in its range."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ImageError(
@@ -60,7 +60,7 @@ def as_16_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Rows, columns and components that a JPEG file says it has."""
+    """Return the rows, columns and components that a JPEG file says it has."""
     position = 2
     while data[position] == 0xFF:
         marker = data[position + 1]
@@ -75,7 +75,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
 
 
 def _jpeg_2000_size(data: bytes) -> tuple[int, int, int]:
-    """Rows, columns and components that a JPEG 2000 file says it has.
+    """Return the rows, columns and components that a JPEG 2000 file says it has.
 
     If what looks like a head is there more than once, the largest counts.
     """

@@ -69,7 +69,7 @@ class Rows(NamedTuple):
 
 
 def fresh_memory(size: int) -> FloatArray:
-    """(size,) float32, holding anything."""
+    """Return (size,) float32, holding anything."""
     return np.empty(size, np.float32)
 
 
@@ -139,7 +139,7 @@ class RowBuffer:
             self.positions[start : start + self.row_stride] = row
 
     def starts(self) -> NDArray[np.int64]:
-        """Where the rows held begin, margin included: (count,) positions."""
+        """Return where the rows held begin, margin included: (count,) positions."""
         return self._starts(0, self.count)
 
     def _starts(self, first: int, last: int) -> NDArray[np.int64]:
@@ -147,7 +147,7 @@ class RowBuffer:
         return rows % max(1, self.capacity) * self.row_stride
 
     def add(self, count: int) -> Rows:
-        """Room for ``count`` more rows, to be written by the caller."""
+        """Return room for ``count`` more rows, to be written by the caller."""
         if self.count + count > self.capacity:
             self.reserve(max(self.count + count, self.capacity * 3 // 2))
         starts = self._starts(self.count, self.count + count)
@@ -155,7 +155,7 @@ class RowBuffer:
         return Rows(self.positions, starts + self.margin, self.width)
 
     def held(self) -> FloatArray:
-        """The rows of a straight buffer, as an array (count, row stride, pixel stride) on the same memory."""
+        """Return the rows of a straight buffer: (count, row stride, pixel stride) on the same memory."""
         whole = self.positions[: self.count * self.row_stride]
         return whole.reshape(self.count, self.row_stride, self.pixel_stride)
 
@@ -209,7 +209,7 @@ class Stage(ABC):
 
 
 def band_height(width: int) -> int:
-    """Rows of the image that are pushed in at a time, a multiple of 8."""
+    """Return how many rows of the image are pushed in at a time, a multiple of 8."""
     row = 4 * 64 * width
     return max(8, _BAND_BYTES // row // 8 * 8)
 

@@ -59,7 +59,7 @@ class Candidates:
 def hard_detection(
     rows: MapRows, blocked: NDArray[np.bool_], first: int, last: int, team: Team
 ) -> Candidates:
-    """The published detector: where a cell's largest channel is a local maximum of that channel.
+    """Find the cells of which the largest channel is a local maximum of that channel, as published.
 
     Paper, section 3.2, and SIFT's edge test; the positions are refined within the cell by one Newton step
     (``HandcraftedLocalizationModule``). A keypoint counts if the step stays within half a cell and all
@@ -107,7 +107,7 @@ def hard_detection(
 def strength_ranking(
     rows: MapRows, blocked: NDArray[np.bool_], first: int, last: int, team: Team
 ) -> Candidates:
-    """Every cell that is not blocked is a candidate at its own centre; the score is its :func:`strength`.
+    """Return every cell that is not blocked, at its own centre; the score is its :func:`strength`.
 
     No cell is taken away from finer levels, since every one of them has a strength of its own. For the
     parameters see :func:`hard_detection`.
@@ -121,7 +121,7 @@ DETECTORS = {"d2": hard_detection, "strength": strength_ranking}
 
 
 def strength(cells: FloatArray, team: Team) -> FloatArray:
-    """The largest element of each cell's L2-normalised vector: (h, w, 512) to (h, w), float32."""
+    """Return the largest element of each cell's L2-normalised vector: (h, w, 512) to (h, w), float32."""
     height, width, channels = cells.shape
     result = np.empty((height, width), np.float32)
     flat = cells.reshape(-1, channels)
@@ -132,7 +132,7 @@ def strength(cells: FloatArray, team: Team) -> FloatArray:
 def descriptors(
     rows: MapRows, positions: FloatArray, team: Team, *, relu: bool
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """L2-normalised descriptors at positions in a map, interpolated between the four cells around each.
+    """Interpolate L2-normalised descriptors between the four cells around each position in a map.
 
     Parameters
     ----------

@@ -191,7 +191,7 @@ class Net:
         threads: int | None = None,
         **changes: Unpack[OptionChanges],
     ) -> Generator[Features]:
-        """Find and describe keypoints, and hand them out as the image is worked through from its top.
+        """Find and describe keypoints, and yield them as the image is worked through from its top.
 
         For callers who do not want to hold all features of a large image. The parameters and errors are
         those of :meth:`__call__`; the best of all keypoints are not known before the end, so
@@ -224,7 +224,7 @@ class Net:
         threads: int | None = None,
         **changes: Unpack[MapChanges],
     ) -> FloatArray:
-        """The dense feature map.
+        """Compute the dense feature map.
 
         Cell (i, j) lies at x = 4 j + 1.5, y = 4 i + 1.5 of the image as the network sees it. For the
         parameters and errors see :meth:`__call__`.
@@ -245,7 +245,7 @@ class Net:
         threads: int | None = None,
         **changes: Unpack[InputChanges],
     ) -> FloatArray:
-        """The largest element of each cell's L2-normalised feature vector, without the last ReLU.
+        """Compute the largest element of each cell's L2-normalised vector, without the last ReLU.
 
         For the parameters and errors see :meth:`__call__`.
 
@@ -265,7 +265,7 @@ class Net:
         threads: int | None = None,
         **changes: Unpack[MapChanges],
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """Descriptors at positions of your own.
+        """Compute descriptors at positions of your own.
 
         For the other parameters and the errors see :meth:`__call__`.
 

@@ -18,7 +18,7 @@ from .pyramid import Level
 
 @dataclass(frozen=True)
 class Row:
-    """One piece of work.
+    """One step of the work.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Profile:
         return sum(row.seconds for row in self.rows)
 
     def phases(self) -> dict[str, float]:
-        """Seconds of each phase, over all layers."""
+        """Return the seconds of each phase, over all layers."""
         sums: dict[str, float] = {}
         for row in self.rows:
             sums[row.phase] = sums.get(row.phase, 0.0) + row.seconds
@@ -112,7 +112,7 @@ def summarise(clock: Clock, wall_seconds: float, threads: int, levels: Sequence[
 
 
 def peak_gflops(seconds: float = 0.1) -> float:
-    """What one thread reaches in the micro-kernel on data that stays in the nearest cache."""
+    """Measure what one thread reaches in the micro-kernel on data that stays in the nearest cache."""
     block = host_block()
     depth, channels = 64, block.columns
     kernel = direct.kernel(block.lanes, block.rows)

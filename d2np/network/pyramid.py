@@ -54,7 +54,7 @@ class Level:
 
 
 def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
-    """The levels of an image of the given size in pixels, from coarse to fine.
+    """Return the levels of an image of the given size in pixels, from coarse to fine.
 
     Raises
     ------
@@ -83,6 +83,7 @@ whether it has found anything.
 """
 
 
+@dataclass(eq=False)
 class _Ascent:
     """One level as it advances: its flow of rows, and the window of its summed map.
 
@@ -100,29 +101,26 @@ class _Ascent:
     team : Team
     """
 
-    def __init__(
-        self,
-        level: Level,
-        rows: Iterator[int],
-        window: RowBuffer,
-        height: int,
-        coarser: _Ascent | None,
-        visit: Visit,
-        team: Team,
-    ) -> None:
-        self.level, self.height, self.coarser = level, height, coarser
-        self._rows, self._window, self._visit, self._team = rows, window, visit, team
-        self.complete = self.searched = 0
-        self.has_found = False
-        self.blocked = np.zeros((height, window.width), np.bool_)
+    level: Level
+    rows: Iterator[int]
+    window: RowBuffer
+    height: int
+    coarser: _Ascent | None
+    visit: Visit
+    team: Team
+    complete = searched = 0
+    has_found = False
+
+    def __post_init__(self) -> None:
+        self.blocked = np.zeros((self.height, self.window.width), np.bool_)
         # The next level's first needed row; none is needed where there is no next level.
-        self.needed_from = height
-        if coarser is not None:
-            coarser.needed_from = 0
+        self.needed_from = self.height
+        if self.coarser is not None:
+            self.coarser.needed_from = 0
 
     def advance(self) -> bool:
         """Take a band further; False if there is none left."""
-        complete = next(self._rows, None)
+        complete = next(self.rows, None)
         if complete is None:
             return False
         if self.coarser is not None:
@@ -131,12 +129,12 @@ class _Ascent:
         last = complete if complete == self.height else complete - 1
         if last > self.searched:
             self._search(self.searched, last)
-        self._window.drop(max(0, min(self.searched - 1, self.needed_from) - self._window.dropped))
+        self.window.drop(max(0, min(self.searched - 1, self.needed_from) - self.window.dropped))
         return True
 
     def map_rows(self) -> MapRows:
         """Return the rows of the summed map that are there."""
-        return MapRows(self._window.held(), self._window.dropped, self.height)
+        return MapRows(self.window.held(), self.window.dropped, self.height)
 
     def _add_coarser(self, coarser: _Ascent, first: int, last: int) -> None:
         # Whether it hands its map on is only known once it has found something.
@@ -146,7 +144,7 @@ class _Ascent:
             _, needed = interpolate.rows_needed(coarser.height, self.height, first, last)
             while coarser.complete < needed:
                 coarser.advance()
-            _resize(coarser.map_rows(), self.map_rows(), first, last, self._team, add=True)
+            _resize(coarser.map_rows(), self.map_rows(), first, last, self.team, add=True)
             if last < self.height:
                 coarser.needed_from, _ = interpolate.rows_needed(coarser.height, self.height, last, last + 1)
                 return
@@ -166,7 +164,7 @@ class _Ascent:
                 "the feature map goes beyond what float32 holds: the weights are too large to be those of a "
                 "working network"
             )
-        self.has_found |= self._visit(rows, first, last, self.blocked, self.level)
+        self.has_found |= self.visit(rows, first, last, self.blocked, self.level)
         self.searched = last
 
 
@@ -207,7 +205,7 @@ def climb(
 def reader(
     read: Callable[[int, int], FloatArray], height: int, level: Level, team: Team
 ) -> Callable[[int, int], FloatArray]:
-    """Rows of the preprocessed image at a level's size, from rows of the image.
+    """Return a reader of rows at a level's size, made from one of rows of the preprocessed image.
 
     Parameters
     ----------
@@ -240,7 +238,7 @@ def _resize(source: MapRows, target: MapRows, first: int, last: int, team: Team,
 
 
 def _nearest(source: int, target: int, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
-    """What PyTorch's ``interpolate(mode="nearest")`` takes elements from, with its float32 arithmetic."""
+    """Return the places from which PyTorch's ``interpolate(mode="nearest")`` takes elements, in float32."""
     step = np.float32(source) / np.float32(target)
     wanted = np.arange(first, target if last is None else last, dtype=np.float32)
     return np.minimum((wanted * step).astype(np.int64), source - 1)

@@ -44,7 +44,7 @@ class Frame:
         return np.float32(0.5 if self.centered else 0)
 
     def to_image(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
-        """Cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
+        """Convert cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
         inner, size = np.array(self.seen), np.array((level.height, level.width))
         # The pyramid puts centres of corner pixels on each other. The published code divides whole sizes.
         factor = (inner - 1) / (size - 1) if self.centered else inner / size
@@ -53,7 +53,7 @@ class Frame:
         return pixels[:, ::-1]
 
     def to_cells(self, xy: NDArray[np.float64]) -> FloatArray:
-        """x, y in pixels of the image as given to cells (N, 2) row, column."""
+        """Convert x, y in pixels of the image as given to cells (N, 2) row, column."""
         edge = float(self._edge)
         pixels = (xy[:, ::-1] + edge) * (np.array(self.seen) / self.given) - edge
         cells = (pixels - float(self._offset)) / 4

@@ -95,7 +95,7 @@ def stages(
 
 
 def tiles_at_a_time(width: int) -> int:
-    """Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
+    """Return how many tiles a Winograd stage waits for, so that the threads share them evenly.
 
     The more of them the faster, and the more memory: of which wide images need a lot for their margins
     alone. From 720 to 1600 px of width they become fewer; see ``benchmarks/NOTES.md``.
@@ -176,7 +176,7 @@ class DirectConvolution(_Convolution):
 
 
 def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
-    """How many tiles share a pass over the weights; see benchmarks/NOTES.md."""
+    """Return how many tiles share a pass over the weights; see benchmarks/NOTES.md."""
     if weight_bytes > caches.last / 2:
         # Every pass fetches the weights from memory: the fewer the better.
         return 112
@@ -228,7 +228,7 @@ class WinogradConvolution(_Convolution):
         return held, min(self.rows_at_a_time, height) // self.shrink, height // self.shrink
 
     def _rows(self) -> int:
-        """Rows of the convolution that can be computed now, before the pooling."""
+        """Return how many rows of the convolution can be computed now, before the pooling."""
         rows = super().ready()
         if rows < self.rows_left:
             enough = rows >= self.waits_for and self.rows_left > self.rows_at_a_time
@@ -271,7 +271,7 @@ class WinogradConvolution(_Convolution):
         self.rows_left -= rows
 
     def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The kernel's working memory, cut from the thread's own.
+        """Return the kernel's working memory, cut from the thread's own.
 
         Channels and points are laid a cache line more than a power of two apart, or they would fall into
         the same few sets of the cache.
