@@ -19,7 +19,7 @@ from checkpoints import legacy_around
 from d2np.errors import FormatError, WeightsError
 from d2np.features import Features
 from d2np.formats import hloc, hloc_matches, npz
-from d2np.formats.hdf5 import read_text, write_text
+from d2np.hdf5 import read_text, write_text
 from d2np.weights import hdf5, torch_checkpoint
 
 ROOT = Path(__file__).parents[1]

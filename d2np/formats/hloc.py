@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from ..atomic import NO_LOCKS
 from ..errors import FormatError, ImageError
 from ..features import Features
+from ..hdf5 import find, read_array, read_text, write_text
 from ..images import streams
 from ..images.names import check
-from .hdf5 import find, read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """What every image's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..features import Matches
+from ..hdf5 import find, read_array
 from ..images import streams
-from .hdf5 import find, read_array
 from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
 
 _ARRAYS = ("matches0", "matching_scores0")

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import chunks
 from ..atomic import replacing
-from ..errors import WeightsError
+from ..errors import FormatError, WeightsError
+from ..hdf5 import find, read_array, read_attribute, read_text
 from ..layers import PARAMETER_SHAPES
 from ..options import Preprocessing, names
 from . import keras
@@ -32,8 +31,6 @@ ARCHITECTURE = "D2-Net"
 _LONGEST_ATTRIBUTE = 4096
 _CHANNELS_IN_A_CHUNK = 16
 _MOST_OBJECTS, _DEEPEST = 2000, 10
-# Any other filter could make HDF5 load a plug-in.
-_FILTERS = {chunks.DEFLATE, chunks.SHUFFLE, chunks.FLETCHER32}
 
 
 def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance | None]:
@@ -60,22 +57,24 @@ def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance | None]:
     try:
         # Every chunk is read once: nothing is gained by keeping any.
         with h5py.File(stream, "r", rdcc_nbytes=0) as file:
-            datasets = _datasets(file)
-            if not _is_ours(file) and (found := keras.find(datasets)):
-                for name, shape in PARAMETER_SHAPES.items():
-                    _check_dataset(name, found[name], keras.keras_shape(shape))
-                kernels = {name: _values(name, array) for name, array in found.items()}
+            shapes = _shapes(file)
+            if not _is_ours(file) and (found := keras.find(shapes)):
+                arrays = {
+                    name: read_array(file, found[name], keras.keras_shape(shape))
+                    for name, shape in PARAMETER_SHAPES.items()
+                }
                 return {
                     name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-                    for name, array in kernels.items()
+                    for name, array in arrays.items()
                 }, None
             provenance = _read_provenance(file)
-            check_names(datasets, PARAMETER_SHAPES)
-            for name, shape in PARAMETER_SHAPES.items():
-                _check_dataset(name, datasets[name], shape)
-            return {name: _values(name, datasets[name]) for name in PARAMETER_SHAPES}, provenance
+            check_names(shapes, PARAMETER_SHAPES)
+            arrays = {name: read_array(file, name, shape) for name, shape in PARAMETER_SHAPES.items()}
+            return arrays, provenance
     except WeightsError:
         raise
+    except FormatError as error:
+        raise WeightsError(str(error)) from None
     except DAMAGE as error:
         raise WeightsError(
             f"damaged or truncated HDF5 file ({type(error).__name__}: {shortened(str(error))})"
@@ -156,11 +155,10 @@ def _read_provenance(file: Any) -> Provenance:
             f"is an HDF5 file but not weights written by d2np: it lacks the attributes format_version and "
             f"architecture, and holds {held}"
         )
-    version = _attribute(file, "format_version")
-    if isinstance(version, np.integer):
-        version = int(version)
+    version = read_attribute(file, "format_version")
     if not isinstance(version, int) or version < 1:
-        raise WeightsError(f"expected format version 1 to {FORMAT_VERSION}, found {shortened(version)}")
+        told = "none" if version is None else shortened(version)
+        raise WeightsError(f"expected format version 1 to {FORMAT_VERSION}, found {told}")
     if version > FORMAT_VERSION:
         raise WeightsError(
             f"was written by a newer d2np (format version {version}, this one reads {FORMAT_VERSION}): "
@@ -181,32 +179,15 @@ def _read_provenance(file: Any) -> Provenance:
 
 
 def _text(file: Any, name: str) -> str:
-    value = _attribute(file, name)
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if not isinstance(value, str):
-        raise WeightsError(f"attribute {name}: expected a text, found {type(value).__name__}")
-    return value
+    found = read_text(file, name)
+    if found is None:
+        raise WeightsError(f"expected the attribute {name}, a text of fixed length")
+    return found.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _attribute(file: Any, name: str) -> object:
-    """An attribute of the root, whose size is checked before it is read."""
-    if name not in file.attrs:
-        raise WeightsError(f"lacks the attribute {name}")
-    identifier = file.attrs.get_id(name)
-    if identifier.shape != () or identifier.get_storage_size() > _LONGEST_ATTRIBUTE:
-        raise WeightsError(f"attribute {name}: expected a single value")
-    # HDF5 finds what has no fixed length, in compound types too, through a heap of the file, and if that is
-    # damaged it may never return.
-    if identifier.dtype.kind not in "Siu":
-        raise WeightsError(f"attribute {name}: expected a text of fixed length or a whole number")
-    value: object = file.attrs[name]
-    return value
-
-
-def _datasets(file: Any) -> dict[str, Any]:
-    """Return the arrays in the file's groups by their full names. Links are never followed."""
-    found: dict[str, Any] = {}
+def _shapes(file: Any) -> dict[str, tuple[int, ...] | None]:
+    """Return the shapes of the arrays in the file's groups by their full names."""
+    found: dict[str, tuple[int, ...] | None] = {}
     groups = [("", file)]
     for prefix, group in groups:
         # A group may hold itself.
@@ -215,47 +196,9 @@ def _datasets(file: Any) -> dict[str, Any]:
                 f"holds more than {_MOST_OBJECTS} arrays and groups, or too many inside each other"
             )
         for name in group:
-            item = _hard(group, name, prefix + name)
+            item = find(group, name)
             if hasattr(item, "keys"):
                 groups.append((f"{prefix}{name}/", item))
             else:
-                found[prefix + name] = item
+                found[prefix + name] = getattr(item, "shape", None)
     return found
-
-
-def _hard(group: Any, name: str, full: str) -> Any:
-    import h5py
-
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise WeightsError(f"{shortened(full)}: is a link to somewhere else, expected an array in this file")
-    item = group[name]
-    # HDF5 may open the other file already to tell the shape.
-    if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
-        raise WeightsError(f"{shortened(full)}: keeps its values in another file, expected them in this one")
-    return item
-
-
-def _check_dataset(name: str, dataset: Any, shape: tuple[int, ...]) -> None:
-    """Raise WeightsError unless this is a plain array of the right shape, before any of it is read."""
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset):
-        raise WeightsError(f"{name}: expected an array, found a {type(dataset).__name__.lower()}")
-    if dataset.shape != shape:
-        raise WeightsError(f"{name}: expected shape {shape}, found {dataset.shape}")
-    if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
-        raise WeightsError(f"{name}: expected floating-point values, found {dataset.dtype}")
-    filters = {number for number, *_ in chunks.filters(dataset)}
-    if not filters <= _FILTERS:
-        raise WeightsError(f"{name}: expected gzip compression or none, found filters {sorted(filters)}")
-    if dataset.chunks is not None and prod(dataset.chunks) > prod(shape):
-        raise WeightsError(f"{name}: stored in chunks larger than itself")
-
-
-def _values(name: str, dataset: Any) -> NDArray[Any]:
-    try:
-        chunks.check(dataset)
-    except ValueError as error:
-        raise WeightsError(f"{name}: {error}") from None
-    values: NDArray[Any] = dataset[()]
-    return values

@@ -10,71 +10,61 @@ first, and was trained with the ``caffe`` preprocessing.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
 from .parameters import shortened
 
-_BLOCK = re.compile(r"(?:.*/)?block(\d)_conv(\d)/(?:.*/)?[^/]+")
+_BLOCK = re.compile(r"(?:.*/)?(block\d_conv\d)/(?:.*/)?[^/]+")
 _NUMBERED = re.compile(r"(?:.*/)?conv2d(?:_(\d{1,4}))?/vars/[01]")
 _NORMALISED = re.compile(r"(?:.*/)?batch_normalization[^/]*/.*")
 
-_CONVOLUTIONS = tuple(dict.fromkeys(name.split("/")[0] for name in PARAMETER_SHAPES))
+# Names of Keras' layers -> ours.
+_CONVOLUTIONS = {
+    f"block{name[4]}_conv{name[6]}": name for name in (full.split("/")[0] for full in PARAMETER_SHAPES)
+}
 
 
-def find(arrays: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the network's arrays among those of a file, or None if it has no convolutions of Keras.
+def find(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str] | None:
+    """Return the names of the network's arrays in a file, or None if it has no convolutions of Keras.
 
     Parameters
     ----------
-    arrays : dict of str to h5py.Dataset
-        All of the file by their full names.
+    shapes : mapping of str to shapes
+        All arrays of the file by their full names.
 
     Returns
     -------
-    dict of str to h5py.Dataset, or None
-        ``"conv1_1/weight"`` ... in network order, as they are in the file: kernels are (3, 3, in, out).
+    dict of str to str, or None
+        ``"conv1_1/weight"`` ... in network order -> the name in the file, of arrays of the right number of
+        dimensions. See :func:`keras_shape`.
 
     Raises
     ------
     WeightsError
         If these are other convolutions than those of VGG16; the first difference is named.
     """
-    layers: dict[str, list[tuple[str, Any]]] = {}
-    for name, array in arrays.items():
-        if match := _BLOCK.fullmatch(name):
-            layers.setdefault(f"conv{match[1]}_{match[2]}", []).append((name, array))
+    layers = _grouped(shapes, _BLOCK)
     if not layers:
-        numbered: dict[int, list[tuple[str, Any]]] = {}
-        for name, array in arrays.items():
-            if match := _NUMBERED.fullmatch(name):
-                numbered.setdefault(int(match[1] or 0), []).append((name, array))
+        numbered = _grouped(shapes, _NUMBERED)
         if not numbered:
             return None
-        if normalised := [name for name in arrays if _NORMALISED.fullmatch(name)]:
+        if normalised := [name for name in shapes if _NORMALISED.fullmatch(name)]:
             raise WeightsError(f"not a VGG16: it has batch normalisation ({shortened(normalised[0])})")
-        layers = dict(zip(_CONVOLUTIONS, (numbered[key] for key in sorted(numbered)), strict=False))
+        layers = dict(zip(_CONVOLUTIONS, (numbered[key] for key in sorted(numbered, key=int)), strict=False))
     # VGG19 has one more convolution in the third and in the fourth block.
-    for layer in layers:
-        if layer not in _CONVOLUTIONS and layer < "conv5":
-            raise WeightsError(f"not a VGG16: it has {_keras_name(layer)}")
+    if more := [layer for layer in layers if layer not in _CONVOLUTIONS and layer < "block5"]:
+        raise WeightsError(f"not a VGG16: it has {more[0]}")
     found = {}
-    for layer in _CONVOLUTIONS:
+    for layer, ours in _CONVOLUTIONS.items():
         if layer not in layers:
-            raise WeightsError(f"not a VGG16: it has no {_keras_name(layer)}")
-        by_kind = {len(array.shape or ()): (name, array) for name, array in layers[layer]}
-        if len(layers[layer]) != 2 or set(by_kind) != {4, 1}:
-            names = ", ".join(shortened(name) for name, _ in layers[layer][:4])
-            raise WeightsError(f"{_keras_name(layer)}: expected one kernel and one bias, found {names}")
-        for kind, dimensions in (("weight", 4), ("bias", 1)):
-            name, array = by_kind[dimensions]
-            expected = keras_shape(PARAMETER_SHAPES[f"{layer}/{kind}"])
-            if array.shape != expected:
-                raise WeightsError(
-                    f"not a VGG16: {shortened(name)}: expected shape {expected}, found {array.shape}"
-                )
-            found[f"{layer}/{kind}"] = array
+            raise WeightsError(f"not a VGG16: it has no {layer}")
+        by_dimensions = {len(shapes[name] or ()): name for name in layers[layer]}
+        if len(layers[layer]) != 2 or by_dimensions.keys() != {4, 1}:
+            held = ", ".join(shortened(name) for name in layers[layer][:4])
+            raise WeightsError(f"{layer}: expected one kernel and one bias, found {held}")
+        found[f"{ours}/weight"], found[f"{ours}/bias"] = by_dimensions[4], by_dimensions[1]
     return found
 
 
@@ -83,5 +73,10 @@ def keras_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if len(shape) == 1 else (*shape[2:], shape[1], shape[0])
 
 
-def _keras_name(layer: str) -> str:
-    return f"block{layer[4]}_conv{layer[6]}"
+def _grouped(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
+    """Group the names that match by what the pattern's group finds in them, or "0"."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if match := pattern.fullmatch(name):
+            groups.setdefault(match[1] or "0", []).append(name)
+    return groups
