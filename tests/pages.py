@@ -20,7 +20,7 @@ from PIL import Image
 
 import d2np
 from d2np.demo import views
-from d2np.weights import analytic, store
+from d2np.weights import store
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -159,7 +159,7 @@ def extras() -> set[str]:
 
 def checkpoint() -> bytes:
     """Return a file with the layout of the published ones, and made-up weights."""
-    arrays = {name: tensor(array) for name, array in analytic.arrays().items()}
+    arrays = {name: tensor(array) for name, array in d2np.weights.load("analytic")[0].items()}
     return legacy({"model": state_dict(arrays)})
 
 

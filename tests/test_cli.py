@@ -26,7 +26,7 @@ from d2np.cli.interrupt import finishing
 from d2np.draw.legend import BACKGROUND
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
-from d2np.weights import analytic, store
+from d2np.weights import store
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 def weights_file(tmp_path_factory):
     """The analytic weights in a file of their own: small, quick to load, and they find what they should."""
     path = tmp_path_factory.mktemp("weights") / "analytic.h5"
-    d2np.weights.save(path, analytic.arrays())
+    d2np.weights.save(path, d2np.weights.load("analytic")[0])
     return str(path)
 
 

@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ImageError, OptionError
+from ..layers import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
 from ..options import Preprocessing, check
 from . import avif
 from .messages import LOGGER, ONCE, reading
@@ -59,11 +60,6 @@ libraries are those that NumPy converts (``__array__``, DLPack)."""
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "BMP", "GIF", "JPEG2000", "PPM", "TGA")
 
 Encoded: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
-
-# Channel order and scaling by name; published file ``lib/utils.py``, ``preprocess_image``.
-CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
-TORCH_MEAN = np.array([0.485, 0.456, 0.406])
-TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 
 # What else may be in a file.
 _MOST_BYTES_AROUND = 64 << 20

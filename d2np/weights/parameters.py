@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..atomic import replacing
 from ..errors import WeightsError
 from ..layers import PARAMETER_SHAPES
 from ..options import Preprocessing
@@ -138,6 +140,24 @@ def shortened(name: object) -> str:
     text = str(name) if isinstance(name, (str, int, float)) else f"<{type(name).__name__}>"
     text = "".join(character if character.isprintable() else "?" for character in text[:100])
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def write_file(path: object, content: bytes) -> None:
+    """Write a file of weights; all of it or nothing. One that is there already is replaced.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be written there.
+    """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise WeightsError(f"weights are saved to a path, got {type(path).__name__}")
+    try:
+        with replacing(os.fsdecode(path)) as stream:
+            stream.write(content)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"{os.fsdecode(path)}: cannot be written: {reason}") from None
 
 
 def _checked(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
