@@ -20,7 +20,7 @@ from PIL import Image
 
 import d2np
 from d2np.demo import views
-from d2np.weights import store
+from d2np.weights import catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -168,7 +168,7 @@ def mirror() -> Iterator[str]:
     """Serve the published checkpoints' names on this machine; yields the address."""
     answer = File(checkpoint())
     with serving() as server:
-        server.answers = {f"/d2_{name}.pth": answer for name in store.SOURCES}
+        server.answers = {f"/d2_{name}.pth": answer for name in catalogue.SOURCES}
         yield server.address
 
 

@@ -41,7 +41,7 @@ from hypothesis import strategies as st
 from d2np import errors, weights
 from d2np.errors import WeightsError
 from d2np.layers import PARAMETER_SHAPES
-from d2np.weights import Provenance, hdf5, store
+from d2np.weights import Provenance, catalogue, hdf5
 from d2np.weights.state_dict import PUBLISHED_NAMES
 
 FORMATS = pytest.mark.parametrize("write", [legacy, zipped], ids=["legacy", "zip"])
@@ -836,9 +836,9 @@ def test_address_is_recorded_if_there_is_one(plain: Arrays, tmp_path: Path) -> N
 
 def test_save_makes_the_cache_folder(plain: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D2NP_CACHE", str(tmp_path / "deep" / "cache"))
-    assert store.default() == "vgg16"
-    weights.save(store.cached_file("tf"), plain, SOURCE)
-    assert store.default() == "tf"
+    assert catalogue.default() == "vgg16"
+    weights.save(catalogue.cached_file("tf"), plain, SOURCE)
+    assert catalogue.default() == "tf"
     assert is_small(weights.load("tf")[0])
 
 
@@ -902,7 +902,7 @@ def test_published_weights_by_hand(name: str, tmp_path: Path, monkeypatch: pytes
     file = "FILE" if name == "ots" else f"d2_{name}.pth"  # whose sources have files of different names
     assert f"`d2np convert {file} {tmp_path / (name + '.h5')}`" in message
     (tmp_path / f"{name}.h5").write_bytes(b"")
-    assert store.resolve(name) == tmp_path / f"{name}.h5"
+    assert catalogue.resolve(name) == tmp_path / f"{name}.h5"
 
 
 def test_names_are_not_shadowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -918,24 +918,24 @@ def test_names_are_not_shadowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_packaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "site-packages" / "d2np" / "weights"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(store, "__file__", str(installed / "store.py"))
-    monkeypatch.setattr(store.resources, "files", lambda package: installed)
+    monkeypatch.setattr(catalogue, "__file__", str(installed / "catalogue.py"))
+    monkeypatch.setattr(catalogue.resources, "files", lambda package: installed)
     with pytest.raises(WeightsError, match="install d2np again"):
-        store.resolve("analytic")
+        catalogue.resolve("analytic")
     checkout = tmp_path / "site-packages" / "weights"
     checkout.mkdir()
     for folder in (checkout, installed):
         (folder / "analytic.h5").write_bytes(b"")
-        assert store.resolve("analytic").samefile(folder / "analytic.h5")
+        assert catalogue.resolve("analytic").samefile(folder / "analytic.h5")
 
 
 def test_packaged_weights_that_cannot_be_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "d2np.zip", "w") as archive:
         archive.writestr("analytic.h5", b"")
-    monkeypatch.setattr(store.resources, "files", lambda package: zipfile.Path(tmp_path / "d2np.zip"))
-    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(catalogue.resources, "files", lambda package: zipfile.Path(tmp_path / "d2np.zip"))
+    monkeypatch.setattr(catalogue.tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(WeightsError, match="TMPDIR"):
-        store.resolve("analytic")
+        catalogue.resolve("analytic")
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -948,19 +948,19 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("win32", ("AppData", "Local", "d2np", "Cache")),
     ):
         monkeypatch.setattr(sys, "platform", platform)
-        assert store.cache_folder() == tmp_path.joinpath(*parts)
+        assert catalogue.cache_folder() == tmp_path.joinpath(*parts)
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert store.cache_folder() == tmp_path / "local" / "d2np" / "Cache"
+    assert catalogue.cache_folder() == tmp_path / "local" / "d2np" / "Cache"
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert store.cache_folder() == tmp_path / ".cache" / "d2np"
+    assert catalogue.cache_folder() == tmp_path / ".cache" / "d2np"
     monkeypatch.setattr(Path, "home", lambda: Path("relative"))
     with pytest.raises(WeightsError, match="set D2NP_CACHE"):
-        store.cache_folder()
+        catalogue.cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert store.cache_folder() == tmp_path / "xdg" / "d2np"
+    assert catalogue.cache_folder() == tmp_path / "xdg" / "d2np"
     monkeypatch.setenv("D2NP_CACHE", str(tmp_path / "mine"))
-    assert store.cache_folder() == tmp_path / "mine"
+    assert catalogue.cache_folder() == tmp_path / "mine"
 
 
 def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -972,5 +972,5 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("D2NP_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     with pytest.raises(WeightsError, match="set D2NP_CACHE"):
-        store.resolve("tf")
-    assert store.default() == "vgg16"
+        catalogue.resolve("tf")
+    assert catalogue.default() == "vgg16"

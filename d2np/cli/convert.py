@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from .. import weights
-    from ..weights import store
+    from ..weights import catalogue
 
     target = Path(options.target)
     to_onnx = target.suffix.lower() == ".onnx"
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if not to_onnx and (options.preprocessing or not options.relu):
         raise OptionError("--no-relu and --preprocessing are about the graph in an .onnx; an .h5 has none")
-    source = store.resolve(options.source)
+    source = catalogue.resolve(options.source)
     # Weights may go into the cache folder before there is one.
     if to_onnx or target.exists() or target.parent.exists():
         check_place(options.target, [str(source)])

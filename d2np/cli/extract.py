@@ -146,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     workers.check(options)
     from .. import dataset
-    from ..weights import store
+    from ..weights import catalogue
 
     entries = dataset.listing(options.images, beside=options.output is None, tell=note)
     if options.output is not None:
@@ -159,8 +159,8 @@ def run(options: argparse.Namespace) -> int:
         kind = dataset.NpzOutput if options.format == "npz" else dataset.MatOutput
         output = kind(folder, restart=options.overwrite)
     elif options.format == "kapture":
-        weights = options.weights or store.default()
-        if weights not in store.PACKAGED:
+        weights = options.weights or catalogue.default()
+        if weights not in catalogue.PACKAGED:
             weights = net.provenance.name if net.provenance else None
         output = dataset.KaptureOutput(Path(options.output), weights, restart=options.overwrite)
     else:

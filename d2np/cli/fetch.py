@@ -15,7 +15,7 @@ from .report import file_size, note, say
 
 if TYPE_CHECKING:
     from ..weights.download import Progress
-    from ..weights.fetch import Job
+    from ..weights.fetch import Plan
 
 _EPILOG = """\
 WHAT is any of
@@ -69,20 +69,20 @@ def run(options: argparse.Namespace) -> int:
     if len(sources) > 1 and (options.output, options.sha256, options.url) != (None, None, None):
         raise OptionError("-o, --sha256 and --url are for one download: give one name or address")
     # Whether they make sense is found out before the first is downloaded.
-    jobs = [fetch.job(source, options.output, options.sha256, options.url) for source in sources]
-    for source, job in zip(sources, jobs, strict=True):
-        _fetch(source, job, options)
+    plans = [fetch.plan(source, options.output, options.sha256, options.url) for source in sources]
+    for source, plan in zip(sources, plans, strict=True):
+        _fetch(source, plan, options)
     return 0
 
 
-def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
-    from ..weights import fetch, load, store
+def _fetch(source: str, plan: Plan, options: argparse.Namespace) -> None:
+    from ..weights import catalogue, fetch, load
 
-    if not options.overwrite and (found := job.present()):
-        say(f"{job.target} is there already, from {found.name}, SHA-256 {found.sha256}")
+    if not options.overwrite and (found := plan.present()):
+        say(f"{plan.target} is there already, from {found.name}, SHA-256 {found.sha256}")
         say("to fetch it again: --overwrite")
         return
-    with _bar(job.target.stem, options.quiet) as show:
+    with _bar(plan.target.stem, options.quiet) as show:
         fetch.fetch(
             source,
             options.output,
@@ -92,14 +92,14 @@ def _fetch(source: str, job: Job, options: argparse.Namespace) -> None:
             progress=show,
             note=_note_above_the_bar,
         )
-    provenance = load(job.target)[1]
+    provenance = load(plan.target)[1]
     say(f"read  {provenance.name}, SHA-256 {provenance.sha256}")
-    say(f"wrote {job.target}, {job.target.stat().st_size:,} bytes")
-    if job.name:
-        default = "; tf is what commands now use when none is given" if source == store.default() else ""
+    say(f"wrote {plan.target}, {plan.target.stat().st_size:,} bytes")
+    if plan.name:
+        default = "; tf is what commands now use when none is given" if source == catalogue.default() else ""
         say(f"use it as --weights {source}{default}")
     else:
-        say(f"use it as --weights {job.target}")
+        say(f"use it as --weights {plan.target}")
 
 
 @contextmanager

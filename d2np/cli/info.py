@@ -54,15 +54,14 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from .. import weights
     from ..layers import LAYERS, PARAMETER_COUNT, SMALLEST_SIDE
-    from ..weights import Provenance, store
-    from ..weights.terms import terms
+    from ..weights import Provenance, catalogue
 
     width, height = options.size
     if min(width, height) < SMALLEST_SIDE:
         raise OptionError(f"--size {width}x{height}: the network needs {SMALLEST_SIDE} px on either side")
     source = weights_or_default(options.weights)
     arrays, provenance = weights.load(source)
-    path = store.resolve(source)
+    path = catalogue.resolve(source)
 
     held = sum(array.nbytes for array in arrays.values())
     types: Counter[str] = Counter(layer.type for layer in LAYERS)
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         ("trained", f"with {provenance.preprocessing} preprocessing"),
         ("source", f"{provenance.name}, SHA-256 {provenance.sha256}"),
         *([("fetched", f"from {provenance.url}")] if provenance.url else []),
-        ("licence", terms(source, arrays, provenance)),
+        ("licence", catalogue.licence(source, arrays, provenance)),
         ("file", _compared([path, *(path.with_name(name) for name in provenance.beside)], held)),
     ):
         say(f"{label:<12}{value}")

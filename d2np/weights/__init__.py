@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import WeightsError
-from . import sniff, store
+from . import catalogue, sniff
 from .parameters import Provenance, check
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     Parameters
     ----------
     source : str or path
-        One of the names in :data:`d2np.weights.store.NAMES`, or a file: HDF5 written by d2np or
+        One of the names in :data:`d2np.weights.catalogue.NAMES`, or a file: HDF5 written by d2np or
         by Keras, a PyTorch checkpoint, safetensors, or the network as an ONNX file (which needs the extra
         ``onnx``). What a file is, is told
         by its content.
@@ -59,7 +59,7 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     WeightsError
         If the source cannot be read or does not hold the weights of a D2-Net.
     """
-    path = store.resolve(source)
+    path = catalogue.resolve(source)
     try:
         with open(path, "rb") as stream:
             return _read(stream, path)
@@ -144,7 +144,7 @@ def _digest(stream: BinaryIO, algorithm: str = "sha256") -> str:
 
 def _make_cache_folder(folder: Path) -> None:
     try:
-        if folder == store.cache_folder():
+        if folder == catalogue.cache_folder():
             folder.mkdir(parents=True, exist_ok=True)
     except (WeightsError, OSError):
         return  # writing into it then says why it cannot be used
