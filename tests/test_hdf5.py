@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from d2np import weights
 from d2np.errors import FormatError, WeightsError
 from d2np.features import Features
 from d2np.formats import hloc
 from d2np.hdf5 import read_array
-from d2np.weights import hdf5
 
 KINDS = st.sampled_from(["u1", "<i2", ">i4", "<f2", "<f4", "<f8"])
 ARRAYS = KINDS.flatmap(
@@ -149,7 +150,7 @@ def test_features_and_weights(tmp_path, net):
         open(tmp_path / "w.h5", "rb") as stream,
         pytest.raises(WeightsError, match="conv1_1/bias: the chunk"),
     ):
-        hdf5.read(stream)
+        weights.read(stream, Path("w.h5"))
 
 
 def test_values_that_are_not_finite_are_read_without_a_warning(tmp_path):

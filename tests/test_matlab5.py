@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from d2np.errors import FormatError
 from d2np.formats import mat, matlab5
-from d2np.images.streams import Capped
+from d2np.streams import Capped
 
 NUMBERS = st.sampled_from([*"bBhHiIlL", "<f4", "<f8", ">f4", ">i8"]).map(np.dtype)
 ARRAYS = NUMBERS.flatmap(

@@ -41,7 +41,7 @@ from hypothesis import strategies as st
 from d2np import errors, weights
 from d2np.errors import WeightsError
 from d2np.layers import PARAMETER_SHAPES
-from d2np.weights import Provenance, catalogue, hdf5
+from d2np.weights import Provenance, catalogue, h5
 from d2np.weights.state_dict import PUBLISHED_NAMES
 
 FORMATS = pytest.mark.parametrize("write", [legacy, zipped], ids=["legacy", "zip"])
@@ -263,10 +263,10 @@ def test_huge_claims(write: Callable[..., bytes], tmp_path: Path) -> None:
         (tensor(Storage(one), shape=(64,)), "reaches"),
         (tensor(Storage(one, count=huge), shape=(64,)), "truncated"),
         (tensor(Storage(one, count=10**600), shape=(64,)), ""),
-        (tensor(Storage(one), shape=(64,), strides=(0,), offset=10**600), "more than 2**64"),
+        (tensor(Storage(one), shape=(64,), strides=(0,), offset=10**600), "reaches"),
         (tensor(Storage(one), shape=(10**600,)), "expected shape"),
-        (tensor(Storage(one), shape=(1,) * 100000, strides=(0,)), "100000 dimensions"),
-        (tensor(Storage(one), shape=(64,), strides=(0, 0)), "2 strides"),
+        (tensor(Storage(one), shape=(1,) * 100000, strides=(0,)), "malformed"),
+        (tensor(Storage(one), shape=(64,), strides=(0, 0)), "malformed"),
     ):
         assert word in refused(write(small(conv1_1__bias=claim)), tmp_path)
 
@@ -297,21 +297,20 @@ def test_truncated_anywhere(write: Callable[..., bytes], tmp_path: Path) -> None
         refused(data[:size], tmp_path)
 
 
-def test_truncated_legacy_names_the_array(arrays: Arrays, tmp_path: Path) -> None:
+def test_truncated_legacy(arrays: Arrays, tmp_path: Path) -> None:
     data = legacy(state_dict({name: tensor(array) for name, array in arrays.items()}))
     message = refused(data[:15_000_000], tmp_path)
-    assert "truncated" in message
-    assert PUBLISHED in message
-    assert "ends inside " + PUBLISHED in refused(data[:-1], tmp_path)
+    assert "truncated: the file ends at byte 15,000,000" in message
+    assert "truncated: the file ends at byte" in refused(data[:-1], tmp_path)
 
 
 def test_truncated_storage_in_zip_names_the_array(tmp_path: Path) -> None:
     body, storages = pickled(small(), False)
     storages["5"].values = storages["5"].values.view("u1")[:3]
     message = refused(zipped_around(body, storages), tmp_path)
-    assert f"{PUBLISHED}5.bias: truncated, expected 4 bytes" in message
+    assert f"conv2_1/bias ({PUBLISHED}5.bias): truncated, expected 4 bytes, found 3" in message
     message = refused(zipped(small(), without="data/5"), tmp_path)
-    assert f"lacks the part archive/data/5, which holds {PUBLISHED}5.bias" in message
+    assert f"({PUBLISHED}5.bias): truncated or incomplete: it lacks the part archive/data/5" in message
 
 
 @FORMATS
@@ -444,8 +443,12 @@ def test_legacy_header(tmp_path: Path) -> None:
     assert "not a PyTorch checkpoint" in refused(pickle.dumps([1, 2]) + data, tmp_path)
     assert "not a PyTorch checkpoint" in refused(pickle.dumps(dict.fromkeys("ab"), 2), tmp_path)
     body, storages = pickled(small(), True)
-    assert "unknown storage" in refused(legacy_around(body, {"x": Storage(np.zeros(1, "f4"))}), tmp_path)
-    assert "is missing" in refused(legacy_around(body, dict(list(storages.items())[:5])), tmp_path)
+    assert "its storages are not those" in refused(
+        legacy_around(body, {"x": Storage(np.zeros(1, "f4"))}), tmp_path
+    )
+    assert "its storages are not those" in refused(
+        legacy_around(body, dict(list(storages.items())[:5])), tmp_path
+    )
 
 
 def test_other_zip_archives(tmp_path: Path) -> None:
@@ -631,7 +634,7 @@ def test_hdf5_preprocessing(plain: Arrays, plain_path: Path, tmp_path: Path) -> 
     weights.save(tmp_path / "torch.h5", plain, torch)
     assert weights.load(tmp_path / "torch.h5")[1].preprocessing == "torch"
     message = edited(plain_path, lambda file: file.attrs.create("preprocessing", b"tf", dtype="S2"))
-    assert "expected the preprocessing caffe or torch, found tf" in message
+    assert "expected weights trained with caffe or torch preprocessing, found tf" in message
     assert "expected the attribute preprocessing, a text" in edited(
         plain_path, lambda file: file.attrs.__delitem__("preprocessing")
     )
@@ -647,7 +650,7 @@ def test_hdf5_of_version_1(plain_path: Path) -> None:
 
 
 def test_hdf5_of_halves(plain: Arrays, tmp_path: Path) -> None:
-    hdf5.write(tmp_path / "half.h5", plain, SOURCE, half=True)
+    h5.write(tmp_path / "half.h5", plain, SOURCE, half=True)
     found, _ = weights.load(tmp_path / "half.h5")
     for name, array in found.items():
         assert array.dtype == np.float32

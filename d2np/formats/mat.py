@@ -13,7 +13,7 @@ from ..atomic import replacing
 from ..errors import FormatError
 from ..extras import require
 from ..features import Features
-from ..images.streams import Capped, opened
+from ..streams import Capped, opened
 from . import matlab5
 from .matlab5 import MAGIC
 from .npz import EXTENSION

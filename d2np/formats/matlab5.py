@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
-from ..images.streams import Capped
+from ..streams import Capped
 
 __all__ = ["MAGIC", "arrays", "shapes"]
 

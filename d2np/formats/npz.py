@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError
 from ..features import DESCRIPTOR_SIZE, Features
-from ..images import streams
 
 EXTENSION = ".d2-net"
 """Comes behind the image's whole name: ``house.jpg.d2-net``."""

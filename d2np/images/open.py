@@ -22,10 +22,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ..errors import ImageError, OptionError
 from ..layers import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
 from ..options import Preprocessing, check
+from ..streams import IS_A_PIPE, is_pipe
 from . import avif
 from .messages import LOGGER, ONCE, reading
 from .remote import RemoteFile
-from .streams import IS_A_PIPE, is_pipe
 from .tiff import MOST_BYTES_PER_PIXEL, TiffRows, as_16_bits, first_bytes, is_tiff
 
 

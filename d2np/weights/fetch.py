@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ..atomic import NO_LOCKS
 from ..errors import OptionError, WeightsError, did_you_mean
 from ..extras import require
-from . import _digest, _read, catalogue, load, save
+from . import catalogue, load, read, save
 from .download import DownloadError, Patience, Progress, download
-from .parameters import Provenance, shortened
+from .parameters import Provenance, digest, shortened
 
 PATIENCE = Patience()
 """The limits of :func:`fetch` unless it is given others."""
@@ -316,13 +316,13 @@ def _checked(task: Plan, url: str, file: Path) -> tuple[_Arrays, Provenance]:
     name = catalogue.file_name(url)
     with open(file, "rb") as stream:
         for algorithm, expected in (("sha256", task.sha256), ("md5", catalogue.MD5.get(name))):
-            if expected and (found := _digest(stream, algorithm)) != expected:
+            if expected and (found := digest(stream, algorithm)) != expected:
                 kind = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
                 raise DownloadError(f"its {kind} is {found}, expected {expected}: it is another file")
-        sha256 = _digest(stream)
+        sha256 = digest(stream)
         stream.seek(0)
         try:
-            arrays, provenance = _read(stream, Path(name))
+            arrays, provenance = read(stream, Path(name))
         except WeightsError as error:
             raise DownloadError(str(error)) from None
     return arrays, replace(provenance, name=name, sha256=sha256, url=recorded(url))

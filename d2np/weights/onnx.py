@@ -20,10 +20,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,11 +32,19 @@ from numpy.typing import ArrayLike, NDArray
 from .. import options
 from ..errors import WeightsError
 from ..extras import require
-from ..layers import LAYERS, PARAMETER_SHAPES, SMALLEST_SIDE
+from ..layers import LAYERS, SMALLEST_SIDE
 from ..options import Preprocessing
 from ..version import __version__
 from . import onnx_graph
-from .parameters import DAMAGE, Provenance, check, shortened, write_file
+from .parameters import (
+    Provenance,
+    StoredArray,
+    check,
+    known_preprocessing,
+    read_arrays,
+    shortened,
+    write_file,
+)
 
 INPUTS: dict[str | None, tuple[str, str]] = {
     None: (
@@ -161,38 +170,36 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     Raises
     ------
     WeightsError
-        If the file is damaged or another network, keeps values outside its folder, or onnx is missing.
+        If it is another network, keeps values outside its folder, or onnx is missing.
+    Exception
+        One of :data:`d2np.weights.parameters.DAMAGE`, if the file is damaged.
     """
     onnx = _package()
-    from google.protobuf.message import Error as ProtobufError
-
     size = stream.seek(0, os.SEEK_END)
     if size > _LARGEST_FILE:
         raise WeightsError(f"an ONNX file of {size:,} bytes; at most {_LARGEST_FILE:,} are read")
     stream.seek(0)
+    content = stream.read(size)
     try:
-        content = stream.read(size)
         model = onnx.load_model_from_string(content)
-        parameters, inside, trained_with = onnx_graph.follow(model)
-        beside: dict[Path, None] = {}
-        arrays = {name: _array(onnx, name, tensor, path, beside) for name, tensor in parameters.items()}
-        producer = shortened(f"{model.producer_name} {model.producer_version}".strip())
-        format = ", ".join(filter(None, ["ONNX", producer, inside and f"{inside} preprocessing inside"]))
-        names = tuple(file.name for file in beside)
-        if model.producer_name == "d2np":
-            return arrays, _recorded(model, format, names)
-        digest = hashlib.sha256(content)
-        for file in beside:
-            with open(file, "rb") as other:
-                while block := other.read(2**20):
-                    digest.update(block)
-        return arrays, Provenance(path.name, digest.hexdigest(), format, "", names, trained_with)
-    except WeightsError:
-        raise
-    except (ProtobufError, *DAMAGE) as error:
-        raise WeightsError(
-            f"damaged or truncated ONNX file ({type(error).__name__}: {shortened(str(error))})"
-        ) from None
+    except Exception as error:  # protobuf's own
+        raise ValueError(error) from None
+    parameters, inside, trained_with = onnx_graph.follow(model)
+    beside: dict[Path, None] = {}
+    stored = {
+        name: StoredArray(name, tuple(tensor.dims), partial(_values, onnx, tensor, path, beside))
+        for name, tensor in parameters.items()
+    }
+    arrays = read_arrays(stored)
+    producer = shortened(f"{model.producer_name} {model.producer_version}".strip())
+    format = ", ".join(filter(None, ["ONNX", producer, inside and f"{inside} preprocessing inside"]))
+    names = tuple(file.name for file in beside)
+    if model.producer_name == "d2np":
+        return arrays, _recorded(model, format, names)
+    digest = hashlib.sha256(content)
+    for file in beside:
+        digest.update(file.read_bytes())
+    return arrays, Provenance(path.name, digest.hexdigest(), format, "", names, trained_with)
 
 
 def _package() -> ModuleType:
@@ -258,28 +265,22 @@ def _text(text: str) -> str:
 # --- reading ---------------------------------------------------------------------------------------------
 
 
-def _array(onnx: ModuleType, name: str, tensor: Any, path: Path, beside: dict[Path, None]) -> NDArray[Any]:
-    """Return one of the network's arrays, whose type and shape are checked before it is read."""
+def _values(onnx: ModuleType, tensor: Any, path: Path, beside: dict[Path, None]) -> NDArray[Any]:
+    """Return the values of a tensor that has the shape of one of the network's arrays."""
     kinds = onnx.TensorProto
-    expected = PARAMETER_SHAPES[name]
-    if tuple(tensor.dims) != expected:
-        raise WeightsError(f"not a D2-Net: {name}: expected shape {expected}, found {list(tensor.dims[:8])}")
     if tensor.data_type not in onnx_graph.floating_types():
         known = {number: kind for kind, number in kinds.DataType.items()}
         found = known.get(tensor.data_type, tensor.data_type)
-        raise WeightsError(f"{name}: expected floating-point values, found {found}")
+        raise WeightsError(f"expected floating-point values, found {found}")
     if tensor.data_location == kinds.EXTERNAL:
-        size = prod(expected) * {kinds.FLOAT: 4, kinds.DOUBLE: 8}.get(tensor.data_type, 2)
-        tensor.raw_data = _read_beside(name, tensor, size, path, beside)
+        size = prod(tensor.dims) * {kinds.FLOAT: 4, kinds.DOUBLE: 8}.get(tensor.data_type, 2)
+        tensor.raw_data = _read_beside(tensor, size, path, beside)
         tensor.data_location = kinds.DEFAULT
-    try:
-        values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{name}: {shortened(str(error))}") from None
+    values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
     return values.astype(np.float32) if tensor.data_type == kinds.BFLOAT16 else values
 
 
-def _read_beside(name: str, tensor: Any, size: int, path: Path, beside: dict[Path, None]) -> bytes:
+def _read_beside(tensor: Any, size: int, path: Path, beside: dict[Path, None]) -> bytes:
     """Read values that are kept in a file in the folder of the ONNX file."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     told = shortened(entries["location"])
@@ -288,14 +289,14 @@ def _read_beside(name: str, tensor: Any, size: int, path: Path, beside: dict[Pat
     folders = (Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent)
     if file.parent not in folders or not file.is_file() or file.stat().st_size > _LARGEST_FILE:
         raise WeightsError(
-            f"{name}: its values are in {told!r}, which must be a file in the same folder, of at most "
+            f"its values are in {told!r}, which must be a file in the same folder, of at most "
             f"{_LARGEST_FILE:,} bytes"
         )
     with open(file, "rb") as stream:
         stream.seek(int(entries.get("offset", 0)))
         data = stream.read(size)
     if len(data) != size:
-        raise WeightsError(f"{name}: {told} is truncated: expected {size} bytes, found {len(data)}")
+        raise WeightsError(f"{told} is truncated: expected {size} bytes, found {len(data)}")
     beside[path.parent / entries["location"]] = None
     return data
 
@@ -306,17 +307,11 @@ def _recorded(model: Any, format: str, beside: tuple[str, ...]) -> Provenance:
     missing = {"source_name", "source_sha256"} - recorded.keys()
     if missing:
         raise WeightsError(f"truncated: d2np wrote it, but its metadata lacks {', '.join(sorted(missing))}")
-    # Version 1.0 wrote no such entry.
-    trained_with = recorded.get("trained_with", "caffe")
-    if trained_with not in options.names(Preprocessing):
-        raise WeightsError(
-            f"expected weights trained with {' or '.join(options.names(Preprocessing))} preprocessing, "
-            f"found {shortened(trained_with)}"
-        )
     return Provenance(
         recorded["source_name"],
         recorded["source_sha256"],
         format,
         beside=beside,
-        preprocessing=cast(Preprocessing, trained_with),
+        # Version 1.0 wrote no such entry.
+        preprocessing=known_preprocessing(recorded.get("trained_with", "caffe")),
     )

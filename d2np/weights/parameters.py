@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,8 +34,11 @@ DAMAGE = (
     LookupError,
     TypeError,
     AttributeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
-"""What damaged files may set off in h5py, protobuf, zipfile and NumPy, and in what works on their numbers.
+"""What damaged files may set off in h5py, zipfile and NumPy, and in what works on their numbers.
 
 RuntimeError comes from HDF5 itself, and from zipfile for encrypted members or compression it does not know.
 """
@@ -65,19 +73,47 @@ class Provenance:
     preprocessing: Preprocessing = "caffe"
 
     @classmethod
+    def of_file(
+        cls, stream: BinaryIO, path: Path, format: str, preprocessing: Preprocessing = "caffe"
+    ) -> Provenance:
+        """Return the provenance of weights that are read from a file, open as a stream."""
+        return cls(path.name, digest(stream), format, preprocessing=preprocessing)
+
+    @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:
-        """Provenance of arrays that came from no file: the sum is taken over their contents, in order.
+        """Return the provenance of arrays from no file: the sum is taken over their contents, in order.
 
         Parameters
         ----------
         arrays : mapping of str to float32 arrays
             As :func:`check` returns them.
         """
-        digest = hashlib.sha256()
+        sums = hashlib.sha256()
         for name, array in arrays.items():
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(array, dtype="<f4").data)
-        return cls("arrays", digest.hexdigest(), "arrays")
+            sums.update(name.encode())
+            sums.update(np.ascontiguousarray(array, dtype="<f4").data)
+        return cls("arrays", sums.hexdigest(), "arrays")
+
+
+def digest(stream: BinaryIO, algorithm: str = "sha256") -> str:
+    """Return the checksum of a whole file, in hexadecimal."""
+    # Not for security: MD5 may be locked otherwise, and is compared with a published sum only.
+    sums = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
+    stream.seek(0)
+    while block := stream.read(2**20):
+        sums.update(block)
+    return sums.hexdigest()
+
+
+def known_preprocessing(text: str) -> Preprocessing:
+    """Return the preprocessing that a file names."""
+    for known in get_args(Preprocessing):
+        if text == known:
+            return known
+    raise WeightsError(
+        f"expected weights trained with {' or '.join(get_args(Preprocessing))} preprocessing, found "
+        f"{shortened(text)}"
+    )
 
 
 def check(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
@@ -106,6 +142,64 @@ def check(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
         )
     check_names(arrays, PARAMETER_SHAPES)
     return {name: _checked(name, arrays[name], shape) for name, shape in PARAMETER_SHAPES.items()}
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file.
+
+    Attributes
+    ----------
+    name : str
+        Its name there.
+    shape : tuple of int
+        As the file tells it.
+    read : callable
+        Returns the array, or raises a :class:`WeightsError` without its name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+
+def read_arrays(stored: Mapping[str, StoredArray]) -> dict[str, NDArray[Any]]:
+    """Read the network's arrays, whose shapes are checked before any is read.
+
+    Parameters
+    ----------
+    stored : mapping of str to StoredArray
+        By the names of :data:`d2np.layers.PARAMETER_SHAPES`.
+
+    Raises
+    ------
+    WeightsError
+        If one has another shape or cannot be read; it is named in our words and those of the file.
+    """
+    labels = {
+        name: name if one.name == name else f"{name} ({shortened(one.name)})" for name, one in stored.items()
+    }
+    for name, one in stored.items():
+        expected = PARAMETER_SHAPES[name]
+        if one.shape != expected:
+            found = shortened(str(one.shape[:9]))
+            raise WeightsError(f"{labels[name]}: expected shape {expected}, found {found}")
+    arrays = {}
+    for name, one in stored.items():
+        try:
+            arrays[name] = one.read()
+        except WeightsError as error:
+            raise WeightsError(f"{labels[name]}: {error}") from None
+        except DAMAGE as error:
+            raise WeightsError(
+                f"{labels[name]}: damaged or truncated ({type(error).__name__}: {shortened(str(error))})"
+            ) from None
+    return arrays
+
+
+def from_bfloat16(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the numbers of which these are the bits, as uint16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def check_names(found: Iterable[object], expected: Iterable[str]) -> None:

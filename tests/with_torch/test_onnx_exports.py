@@ -194,7 +194,7 @@ def test_without_weights(tmp_path: Path, dynamo: bool) -> None:
             {17: nn.Conv2d(256, 512, 3, padding=2)},
             r"not a D2-Net: after pool3 Conv.* has dilations \[1, 1\], where conv4_1 has \[2, 2\]",
         ),
-        ({0: nn.Conv2d(1, 64, 3, padding=1)}, r"expected shape \(64, 3, 3, 3\), found \[64, 1, 3, 3\]"),
+        ({0: nn.Conv2d(1, 64, 3, padding=1)}, r"expected shape \(64, 3, 3, 3\), found \(64, 1, 3, 3\)"),
         ({0: nn.Conv2d(3, 64, 3, padding=1, bias=False)}, r"after its input Conv.* has no bias"),
         ({3: nn.ReLU6()}, r"after conv1_2 expected relu1_2 \(Relu\), found"),
         ({9: nn.MaxPool2d(2, ceil_mode=True)}, r"has ceil_mode 1, where pool2 has 0"),

@@ -10,20 +10,19 @@ The same content gives the same bytes, so files can be compared by their sums.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import replacing
-from ..errors import FormatError, WeightsError
+from ..errors import WeightsError
 from ..hdf5 import find, read_array, read_attribute, read_text
 from ..layers import PARAMETER_SHAPES
-from ..options import Preprocessing, names
 from . import keras
-from .parameters import DAMAGE, Provenance, check_names, listed, shortened
+from .parameters import Provenance, check_names, known_preprocessing, listed, shortened, write_file
 
 FORMAT_VERSION = 2
 ARCHITECTURE = "D2-Net"
@@ -33,62 +32,61 @@ _CHANNELS_IN_A_CHUNK = 16
 _MOST_OBJECTS, _DEEPEST = 2000, 10
 
 
-def read(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Provenance | None]:
+def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provenance]:
     """Read a weights file of d2np, or one of Keras with a VGG16 in it.
 
     Parameters
     ----------
     stream : seekable binary file
+    path : Path
+        Where it is.
 
     Returns
     -------
     arrays : dict of str to arrays
         ``"conv1_1/weight"`` ... in network order, of the shapes of the network.
-    provenance : Provenance or None
-        The recorded source: the file that the weights were converted from. A file of Keras records none.
+    provenance : Provenance
+        The recorded source: the file that the weights were converted from; or a file of Keras itself.
 
     Raises
     ------
-    WeightsError
-        If the file is damaged, of a newer format, not a weights file, or keeps its data somewhere else.
+    WeightsError, FormatError
+        If the file is of a newer format, not a weights file, or keeps its data somewhere else.
+    Exception
+        One of :data:`d2np.weights.parameters.DAMAGE`, if the file is damaged.
     """
     import h5py
 
-    try:
-        # Every chunk is read once: nothing is gained by keeping any.
-        with h5py.File(stream, "r", rdcc_nbytes=0) as file:
-            shapes = _shapes(file)
-            if not _is_ours(file) and (found := keras.find(shapes)):
-                arrays = {
-                    name: read_array(file, found[name], keras.keras_shape(shape))
-                    for name, shape in PARAMETER_SHAPES.items()
-                }
-                return {
-                    name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-                    for name, array in arrays.items()
-                }, None
-            provenance = _read_provenance(file)
-            check_names(shapes, PARAMETER_SHAPES)
-            arrays = {name: read_array(file, name, shape) for name, shape in PARAMETER_SHAPES.items()}
-            return arrays, provenance
-    except WeightsError:
-        raise
-    except FormatError as error:
-        raise WeightsError(str(error)) from None
-    except DAMAGE as error:
-        raise WeightsError(
-            f"damaged or truncated HDF5 file ({type(error).__name__}: {shortened(str(error))})"
-        ) from None
+    # Every chunk is read once: nothing is gained by keeping any.
+    with h5py.File(stream, "r", rdcc_nbytes=0) as file:
+        shapes = _shapes(file)
+        if not _is_ours(file) and (found := keras.find(shapes)):
+            arrays = {
+                name: read_array(file, found[name], keras.keras_shape(shape))
+                for name, shape in PARAMETER_SHAPES.items()
+            }
+            transposed = {
+                name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+                for name, array in arrays.items()
+            }
+            return transposed, Provenance.of_file(stream, path, "Keras HDF5")
+        provenance = _read_provenance(file)
+        check_names(shapes, PARAMETER_SHAPES)
+        return {name: read_array(file, name, shape) for name, shape in PARAMETER_SHAPES.items()}, provenance
 
 
 def write(
-    path: Path, arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, *, half: bool = False
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, NDArray[np.float32]],
+    provenance: Provenance,
+    *,
+    half: bool = False,
 ) -> None:
     """Write a weights file; all of it or nothing.
 
     Parameters
     ----------
-    path : Path
+    path : str or path
         A file that is there already is replaced once the new one is complete.
     arrays : mapping of str to float32 arrays
         As :func:`d2np.weights.check` returns them.
@@ -102,17 +100,11 @@ def write(
     WeightsError
         If the file cannot be written there.
     """
-    image = _image(arrays, provenance, "<f2" if half else "<f4")
-    try:
-        with replacing(path) as stream:
-            stream.write(image)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise WeightsError(f"{path}: cannot be written: {reason}") from None
+    write_file(path, _content(arrays, provenance, "<f2" if half else "<f4"))
 
 
-def _image(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dtype: str) -> bytes:
-    """The file's bytes, made in memory: what fails while HDF5 writes never reaches the disk."""
+def _content(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dtype: str) -> bytes:
+    """Return the file's bytes, made in memory: what fails while HDF5 writes never reaches the disk."""
     import h5py
 
     buffer = io.BytesIO()
@@ -167,15 +159,10 @@ def _read_provenance(file: Any) -> Provenance:
     architecture = _text(file, "architecture")
     if architecture != ARCHITECTURE:
         raise WeightsError(f"expected the architecture {ARCHITECTURE}, found {shortened(architecture)}")
-    preprocessing = _text(file, "preprocessing") if version > 1 else "caffe"
-    if preprocessing not in names(Preprocessing):
-        raise WeightsError(
-            f"expected the preprocessing {' or '.join(names(Preprocessing))}, "
-            f"found {shortened(preprocessing)}"
-        )
+    preprocessing = known_preprocessing(_text(file, "preprocessing") if version > 1 else "caffe")
     url = _text(file, "source_url") if "source_url" in file.attrs else ""
     name, sha256 = _text(file, "source_name"), _text(file, "source_sha256")
-    return Provenance(name, sha256, "HDF5", url, preprocessing=cast(Preprocessing, preprocessing))
+    return Provenance(name, sha256, "HDF5", url, preprocessing=preprocessing)
 
 
 def _text(file: Any, name: str) -> str:
