@@ -591,7 +591,7 @@ def test_begins_anew(run, server, cache):
     )
     code, _, err = run()
     assert code == 0
-    assert re.search(r"the connection was closed after [\d,]+ of [\d,]+ bytes: trying again\n", err)
+    assert re.search(r"IncompleteRead\(500000 bytes read, \d+ more expected\): trying again\n", err)
     assert "Range" not in server.requests[1]
     assert holds("tf")
     assert left(cache) == ["tf.h5"]
@@ -718,7 +718,7 @@ TRANSPORT = {
     ),
     "redirect to nowhere": (
         redirect("http://[::1/"),
-        "the server's answer makes no sense: Invalid IPv6 URL",
+        "the download fails: Invalid IPv6 URL",
         1,
     ),
     "endless redirect": (_endless_redirect, "the server answers 404 Not Found", 2),
@@ -728,7 +728,7 @@ TRANSPORT = {
         "Remote end closed connection without response (3 attempts)",
         3,
     ),
-    "too long": (_longer, "bytes (3 attempts)", 3),
+    "too long": (_longer, "1000 more expected) (3 attempts)", 3),
     "claims too much": (
         status(200, b"", Content_Length="99999999999"),
         "the server sends more than 4,194,304 bytes, too much for a checkpoint",
@@ -740,7 +740,7 @@ TRANSPORT = {
         "the server sends it compressed (GZip), though asked for it as it is",
         1,
     ),
-    "no number": (status(200, b"abc", Content_Length="many"), "the server's answer makes no sense: ", 1),
+    "no number": (status(200, b"abc", Content_Length="many"), "the download fails: ", 1),
 }
 CONTENT = {
     "too short": (_shorter, "truncated: the file ends"),
@@ -930,7 +930,7 @@ def test_certificate_that_is_not_trusted(run, server, secure, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     code, _, err = run(f"{secure}/d2.pth")
     assert code == 1
-    assert re.search(r"there is no secure connection: [\w -]+ certificate; by hand", err)
+    assert re.search(r"there is no secure connection: .* certificate.*; by hand", err)
     assert "trying again" not in err
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "none.pem")
     assert re.search(r"Could not find .+ none\.pem; by hand", run(f"{secure}/d2.pth")[2])

@@ -336,22 +336,6 @@ def nothing_in_between(model):
     insert(model, "relu4_3", "Identity")
 
 
-def clips(model):
-    for name, value in (("zero", 0.0), ("largest", np.finfo(np.float32).max)):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
-    model.graph.node.insert(0, helper.make_node("Constant", [], ["zero_too"], value_float=0.0))
-    for name, inputs in (
-        ("relu1_1", ["zero"]),
-        ("relu1_2", ["zero", "largest"]),
-        ("relu2_1", ["zero_too", ""]),
-        ("relu4_3", ["zero"]),
-    ):
-        node_of(model, name).op_type = "Clip"
-        node_of(model, name).input.extend(inputs)
-    node_of(model, "relu2_2").op_type = "Clip"
-    attribute(model, "relu2_2", "min", 0.0)
-
-
 def constants(model):
     """Weights as Constant nodes, one of them behind an Identity."""
     tensors = list(model.graph.initializer)
@@ -397,7 +381,7 @@ def more_outputs(model):
 
 @pytest.mark.parametrize(
     "change",
-    [nothing_in_between, clips, constants, inputs_too, defaults, more_outputs],
+    [nothing_in_between, constants, inputs_too, defaults, more_outputs],
     ids=lambda change: change.__name__,
 )
 def test_variants(model, arrays, load, change):
@@ -648,16 +632,6 @@ def other_mean(model):
     insert(model, None, "Sub", "mean")
 
 
-def clip(low, high):
-    def change(model):
-        for name, value in (("low", low), ("high", high)):
-            model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
-        node_of(model, "relu2_1").op_type = "Clip"
-        node_of(model, "relu2_1").input.extend(["low", "high"])
-
-    return change
-
-
 def on(function, *arguments):
     return lambda model: function(model, *arguments)
 
@@ -740,8 +714,6 @@ def on(function, *arguments):
         (circle, "expected numbers in the file; there is computed or missing"),
         (ratio, "expected one layer that works on conv3_1, found Dropout (relu3_1)"),
         (twice, "a value is made twice"),
-        (clip(0, 6), "expected relu2_1 (Relu), found Clip (relu2_1)"),
-        (clip(-1, np.inf), "expected relu2_1 (Relu), found Clip (relu2_1)"),
         (other_mean, "after its input expected conv1_1 (Conv), found Sub (inserted_0)"),
         (
             on(insert, None, "Transpose"),

@@ -936,7 +936,7 @@ def test_packaged_weights_that_cannot_be_unpacked(tmp_path: Path, monkeypatch: p
     with zipfile.ZipFile(tmp_path / "d2np.zip", "w") as archive:
         archive.writestr("analytic.h5", b"")
     monkeypatch.setattr(catalogue.resources, "files", lambda package: zipfile.Path(tmp_path / "d2np.zip"))
-    monkeypatch.setattr(catalogue.tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(WeightsError, match="TMPDIR"):
         catalogue.resolve("analytic")
 

@@ -6,9 +6,8 @@ import atexit
 import functools
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -59,7 +58,7 @@ _LICENCES = {
 
 
 def cache_folder() -> Path:
-    """The folder of converted weights; it need not exist.
+    """Return the folder of converted weights; it need not exist.
 
     ``$D2NP_CACHE``, or else the platform's folder for caches: ``$XDG_CACHE_HOME/d2np`` or ``~/.cache/d2np``,
     on macOS ``~/Library/Caches/d2np``, on Windows ``%LOCALAPPDATA%\\d2np\\Cache``.
@@ -80,7 +79,7 @@ def cache_folder() -> Path:
 
 
 def cached_file(name: str) -> Path:
-    """Where the converted weights of that name are, or would be, in the cache."""
+    """Return where the converted weights of that name are, or would be, in the cache."""
     return cache_folder() / f"{name}.h5"
 
 
@@ -93,7 +92,7 @@ def default() -> str:
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """The file that a name or a path stands for.
+    """Return the file that a name or a path stands for.
 
     Parameters
     ----------
@@ -179,22 +178,18 @@ def _packaged(name: str) -> Path:
 @functools.cache
 def _unpacked(name: str) -> Path:
     """Copy packaged weights out of a zip file, until the process ends."""
+    stack, owner = ExitStack(), os.getpid()
     try:
-        folder = Path(tempfile.mkdtemp(prefix="d2np-"))
-        atexit.register(_remove, folder, os.getpid())
-        copy = folder / f"{name}.h5"
-        copy.write_bytes(resources.files(__package__).joinpath(copy.name).read_bytes())
-        return copy
+        packed = resources.files(__package__).joinpath(f"{name}.h5")
+        path = stack.enter_context(resources.as_file(packed))
     except OSError as error:
         raise WeightsError(
             f"the packaged weights `{name}` cannot be unpacked ({error.strerror or error}): set TMPDIR to a "
             "folder that can be written"
         ) from None
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child may end earlier
-        shutil.rmtree(folder, ignore_errors=True)
+    # A forked child may end earlier.
+    atexit.register(lambda: stack.close() if os.getpid() == owner else None)
+    return path
 
 
 def _cached(name: str) -> Path:

@@ -55,10 +55,6 @@ class DownloadError(Exception):
     """A source does not give the file. No :class:`ValueError`, which pooch would try again."""
 
 
-class _DiskError(Exception):
-    """The file cannot be written."""
-
-
 def download(
     url: str,
     folder: Path,
@@ -105,10 +101,9 @@ def download(
         raise DownloadError(f"it has not come within {patience.total:g} s") from None
     except RequestException as error:
         raise DownloadError(f"{error} ({patience.attempts} attempts)") from None
-    except (OSError, _DiskError) as error:
+    except OSError as error:
         raise WeightsError(
-            f"the download cannot be kept ({getattr(error, 'strerror', None) or error}): set D2NP_CACHE to a "
-            "folder with room"
+            f"the download cannot be kept ({error.strerror or error}): set D2NP_CACHE to a folder with room"
         ) from None
     finally:
         downloader.is_over = True
@@ -116,7 +111,13 @@ def download(
 
 
 class _Downloader:
-    """Downloads for pooch, to a file that takes no more than it may."""
+    """Downloads for pooch, to a file that takes no more than it may.
+
+    Parameters
+    ----------
+    patience, progress, note
+        See :func:`download`.
+    """
 
     def __init__(
         self, patience: Patience, progress: Progress | None, note: Callable[[str], None] | None
@@ -127,7 +128,7 @@ class _Downloader:
         self._note = note
         self._attempts_left = patience.attempts
 
-    def __call__(self, url: str, path: str, pooch: Any) -> None:
+    def __call__(self, url: str, path: str, _: object) -> None:
         """Download a file to a path.
 
         Raises
@@ -136,16 +137,18 @@ class _Downloader:
             If a further attempt may help.
         DownloadError
             If none will.
+        OSError
+            If the file cannot be written.
         """
         from pooch import HTTPDownloader
         from requests.exceptions import RequestException
         from urllib3.exceptions import HTTPError
 
-        self._response: Any = None
-        self._expected: int | None = None
-        self._size = 0
-        self._disk_error: OSError | None = None
         self._attempts_left -= 1
+        self._response: Any = None
+        self._disk_error: OSError | None = None
+        self._size = 0
+        self._expected: int | None = None
         get = HTTPDownloader(
             chunk_size=_CHUNK,
             timeout=self._patience.timeout,
@@ -155,10 +158,10 @@ class _Downloader:
         )
         try:
             with open(path, "wb") as self._stream:
-                get(url, self, pooch)
+                get(url, self, None)
         # ValueError and HTTPError: malformed answers that requests does not notice.
         except (OSError, ValueError, HTTPError) as error:
-            explained = self._explained(error)
+            explained = self._disk_error or _explained(error, self._patience)
             if self._note and self._attempts_left and isinstance(explained, RequestException):
                 self._note(f"{explained}: trying again")
             raise explained from None
@@ -226,33 +229,26 @@ class _Downloader:
         if self._progress:
             self._progress(self._size, self._expected)
 
-    def _explained(self, error: Exception) -> Exception:
-        """Return the error to raise instead, in our words."""
-        import requests
 
-        causes = list(_causes(error))
-        last = shortened(getattr(causes[-1], "strerror", None) or str(causes[-1]))
-        if self._disk_error:
-            return _DiskError(self._disk_error.strerror)
-        if isinstance(error, requests.HTTPError):
-            return error
-        if isinstance(error, requests.TooManyRedirects):
-            return DownloadError("the server redirects without end")
-        if isinstance(error, requests.exceptions.SSLError):
-            reason = getattr(causes[-1], "verify_message", None) or last
-            return DownloadError(f"there is no secure connection: {reason}")
-        if any(isinstance(cause, TimeoutError) for cause in causes):
-            return DownloadError(f"no sign of the server for {self._patience.timeout:g} s")
-        if isinstance(error, requests.exceptions.ProxyError):
-            return requests.ConnectionError(f"the proxy: {last}")
-        if isinstance(error, requests.exceptions.ChunkedEncodingError):
-            whole = "" if self._expected is None else f" of {self._expected:,}"
-            return requests.ConnectionError(f"the connection was closed after {self._size:,}{whole} bytes")
-        if isinstance(error, requests.ConnectionError):
-            return requests.ConnectionError(last)
-        if isinstance(error, requests.exceptions.InvalidSchema):
-            return DownloadError(shortened(str(error)))
-        return DownloadError(f"the server's answer makes no sense: {last}")
+def _explained(error: Exception, patience: Patience) -> Exception:
+    """Return what to raise instead: an error of requests if a further attempt may help, else a DownloadError."""
+    import requests
+
+    causes = list(_causes(error))
+    reason = shortened(getattr(causes[-1], "strerror", None) or str(causes[-1]))
+    if isinstance(error, requests.HTTPError):
+        return error
+    if isinstance(error, requests.TooManyRedirects):
+        return DownloadError("the server redirects without end")
+    if isinstance(error, requests.exceptions.SSLError):
+        return DownloadError(f"there is no secure connection: {reason}")
+    if any(isinstance(cause, TimeoutError) for cause in causes):
+        return DownloadError(f"no sign of the server for {patience.timeout:g} s")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return requests.ConnectionError(f"the proxy: {reason}")
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+        return requests.ConnectionError(reason)
+    return DownloadError(f"the download fails: {reason}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -189,15 +189,9 @@ def fetch(
 
 
 def recorded(url: str) -> str:
-    """An address as it may be kept in a file: without what may be a secret (user, password, query)."""
+    """Return an address without what may be a secret (user, password, query): to be kept or shown."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def shown(url: str) -> str:
-    """An address as it may be shown to who typed it: without user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _addresses(source: str, url: str | None) -> tuple[str, ...]:
@@ -297,12 +291,12 @@ def _first(
         if note and failures:
             note(f"{failures[-1]}; trying the next source")
         if note:
-            note(f"fetching {shown(url)}")
+            note(f"fetching {recorded(url)}")
         try:
             file = download(url, folder / str(number), patience=patience, progress=progress, note=note)
             return _checked(task, url, file)
         except DownloadError as error:
-            failures.append(f"{shown(url)}: {error}")
+            failures.append(f"{recorded(url)}: {error}")
     # The others were told.
     told = "; ".join(failures[-1:] if note else failures)
     raise WeightsError(

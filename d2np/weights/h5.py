@@ -5,13 +5,20 @@ root's attributes say what they are and where they came from: ``format_version``
 ``preprocessing``, ``source_name``, ``source_sha256``, and ``source_url`` if d2np downloaded it. Version 1 of
 the format lacks ``preprocessing``, which is ``caffe`` there.
 The same content gives the same bytes, so files can be compared by their sums.
+
+Files of Keras 1 and 2, weights alone or whole models, have groups named ``block1_conv1`` and so on, with an
+array of four dimensions (the kernel: height, width, in, out) and one of one dimension (the bias) in them.
+Files of Keras 3 number the convolutions, ``layers/conv2d/vars/0`` and ``1``, ``layers/conv2d_1/vars/0``
+..., in the order of the network. Either may lie in groups of models around it. Keras' VGG16 takes blue
+first, and was trained with the ``caffe`` preprocessing.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,11 +28,19 @@ from numpy.typing import NDArray
 from ..errors import WeightsError
 from ..hdf5 import find, read_array, read_attribute, read_text
 from ..layers import PARAMETER_SHAPES
-from . import keras
 from .parameters import Provenance, check_names, known_preprocessing, listed, shortened, write_file
 
 FORMAT_VERSION = 2
 ARCHITECTURE = "D2-Net"
+
+_BLOCK = re.compile(r"(?:.*/)?(block\d_conv\d)/(?:.*/)?[^/]+")
+_NUMBERED = re.compile(r"(?:.*/)?conv2d(?:_(\d{1,4}))?/vars/[01]")
+_NORMALISED = re.compile(r"(?:.*/)?batch_normalization[^/]*/.*")
+
+# Names of Keras' layers -> ours.
+_CONVOLUTIONS = {
+    f"block{name[4]}_conv{name[6]}": name for name in (full.split("/")[0] for full in PARAMETER_SHAPES)
+}
 
 _LONGEST_ATTRIBUTE = 4096
 _CHANNELS_IN_A_CHUNK = 16
@@ -60,9 +75,9 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     # Every chunk is read once: nothing is gained by keeping any.
     with h5py.File(stream, "r", rdcc_nbytes=0) as file:
         shapes = _shapes(file)
-        if not _is_ours(file) and (found := keras.find(shapes)):
+        if not _is_ours(file) and (found := _find_vgg16(shapes)):
             arrays = {
-                name: read_array(file, found[name], keras.keras_shape(shape))
+                name: read_array(file, found[name], _keras_shape(shape))
                 for name, shape in PARAMETER_SHAPES.items()
             }
             transposed = {
@@ -189,3 +204,62 @@ def _shapes(file: Any) -> dict[str, tuple[int, ...] | None]:
             else:
                 found[prefix + name] = getattr(item, "shape", None)
     return found
+
+
+# --- VGG16 of Keras ----------------------------------------------------------------------------------
+
+
+def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str] | None:
+    """Return the names of the network's arrays in a file, or None if it has no convolutions of Keras.
+
+    Parameters
+    ----------
+    shapes : mapping of str to shapes
+        All arrays of the file by their full names.
+
+    Returns
+    -------
+    dict of str to str, or None
+        ``"conv1_1/weight"`` ... in network order -> the name in the file, of arrays of the right number of
+        dimensions. See :func:`_keras_shape`.
+
+    Raises
+    ------
+    WeightsError
+        If these are other convolutions than those of VGG16; the first difference is named.
+    """
+    layers = _grouped(shapes, _BLOCK)
+    if not layers:
+        numbered = _grouped(shapes, _NUMBERED)
+        if not numbered:
+            return None
+        if normalised := [name for name in shapes if _NORMALISED.fullmatch(name)]:
+            raise WeightsError(f"not a VGG16: it has batch normalisation ({shortened(normalised[0])})")
+        layers = dict(zip(_CONVOLUTIONS, (numbered[key] for key in sorted(numbered, key=int)), strict=False))
+    # VGG19 has one more convolution in the third and in the fourth block.
+    if more := [layer for layer in layers if layer not in _CONVOLUTIONS and layer < "block5"]:
+        raise WeightsError(f"not a VGG16: it has {more[0]}")
+    found = {}
+    for layer, ours in _CONVOLUTIONS.items():
+        if layer not in layers:
+            raise WeightsError(f"not a VGG16: it has no {layer}")
+        by_dimensions = {len(shapes[name] or ()): name for name in layers[layer]}
+        if len(layers[layer]) != 2 or by_dimensions.keys() != {4, 1}:
+            held = ", ".join(shortened(name) for name in layers[layer][:4])
+            raise WeightsError(f"{layer}: expected one kernel and one bias, found {held}")
+        found[f"{ours}/weight"], found[f"{ours}/bias"] = by_dimensions[4], by_dimensions[1]
+    return found
+
+
+def _keras_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return Keras' shape of an array: (out, in, height, width) is (height, width, in, out) there."""
+    return shape if len(shape) == 1 else (*shape[2:], shape[1], shape[0])
+
+
+def _grouped(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
+    """Group the names that match by what the pattern's group finds in them, or "0"."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if match := pattern.fullmatch(name):
+            groups.setdefault(match[1] or "0", []).append(name)
+    return groups

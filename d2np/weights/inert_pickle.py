@@ -52,7 +52,7 @@ Functions = Mapping[str, Callable[..., object]]
 
 
 def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], object]) -> object:
-    """The object that a pickle describes.
+    """Return the object that a pickle describes.
 
     Parameters
     ----------

@@ -47,19 +47,9 @@ from .parameters import (
 )
 
 INPUTS: dict[str | None, tuple[str, str]] = {
-    None: (
-        "planes",
-        "the preprocessed image: for the published and the analytic weights blue, green, red in 0..255 "
-        "minus 103.939, 116.779, 123.68 (caffe)",
-    ),
-    "caffe": (
-        "image",
-        "red, green, blue in 0..255; the graph turns them into blue, green, red minus their means",
-    ),
-    "torch": (
-        "image",
-        "red, green, blue in 0..255; the graph brings them to 0..1, minus the mean, divided by the deviation",
-    ),
+    None: ("planes", "the preprocessed image; caffe: blue, green, red minus 103.939, 116.779, 123.68"),
+    "caffe": ("image", "red, green, blue in 0..255; the graph makes blue, green, red of them, minus means"),
+    "torch": ("image", "red, green, blue in 0..255; the graph brings them to 0..1 and scales them"),
 }
 """Name and meaning of the graph's input for each preprocessing that can be put into it."""
 

@@ -2,7 +2,7 @@
 
 Names in a graph depend on who exported it, so none is looked at: what counts is that the same 22 layers
 follow each other, with the same sizes. What changes nothing is passed over: Identity, Dropout, Cast between
-floating-point types, Pad by nothing, and Shape beside the way. A ReLU may be written as a Clip from 0 up.
+floating-point types, Pad by nothing, and Shape beside the way.
 
 The layers are those of a D2-Net, whose map, with or without a last ReLU, must be an output of the graph; or
 the first ones of a VGG16, and then what follows ``conv4_3`` does not matter. Graphs that come from TensorFlow
@@ -70,7 +70,7 @@ def follow(model: Any) -> tuple[dict[str, Any], Preprocessing | None, Preprocess
     for layer in LAYERS:
         node = graph.next(here)
         is_vgg16 |= layer.name == "pool3" and node is not None and node.op_type == "MaxPool"
-        for difference in _differences(graph, _of_vgg16(layer) if is_vgg16 else layer, node):
+        for difference in _differences(_of_vgg16(layer) if is_vgg16 else layer, node):
             raise WeightsError(f"not a {'VGG16' if is_vgg16 else 'D2-Net'}: after {after} {difference}")
         for name, tensor in zip(layer.parameters, node.input[1:], strict=False):
             parameters[name] = graph.parameter(name, tensor)
@@ -197,12 +197,12 @@ def _of_vgg16(layer: Layer) -> Layer:
     return replace(layer, padding=1, dilation=1) if layer.name.startswith("conv4") else layer
 
 
-def _differences(graph: _Graph, layer: Layer, node: Any) -> Iterator[str]:
+def _differences(layer: Layer, node: Any) -> Iterator[str]:
     """Say in what a node, or None, is not the layer."""
     operator = OPERATORS[layer.type]
     if node is None:
         yield f"expected {layer.name} ({operator}), found the end"
-    elif not (_is_relu(graph, node) if operator == "Relu" else node.op_type == operator):
+    elif node.op_type != operator:
         yield f"expected {layer.name} ({operator}), found {_told(node)}"
     elif operator != "Relu":
         for key, found, wanted in _sizes(layer, node):
@@ -230,23 +230,6 @@ def _sizes(layer: Layer, node: Any) -> Iterator[tuple[str, Any, Any]]:
     yield "dilations", given.get("dilations", [1, 1]), [layer.dilation] * 2
     yield "group", given.get("group", 1), 1
     yield "ceil_mode", given.get("ceil_mode", 0), 0
-
-
-def _is_relu(graph: _Graph, node: Any) -> bool:
-    """Return whether a node is a ReLU, which may be written as a Clip from 0 up.
-
-    The limits of a Clip are attributes or, later, inputs. The largest float32 is how some write that there is
-    no upper one.
-    """
-    if node.op_type != "Clip":
-        return node.op_type == "Relu"
-    given = _attributes(node)
-    low, high = given.get("min"), given.get("max", np.inf)
-    if len(node.input) > 1 and node.input[1]:
-        low = graph.constant(node.input[1])
-    if len(node.input) > 2 and node.input[2]:
-        high = graph.constant(node.input[2])
-    return low == 0 and high is not None and high > 3.4e38
 
 
 # --- before and behind -----------------------------------------------------------------------------------
@@ -286,7 +269,7 @@ def _check_end(graph: _Graph, here: str) -> None:
         if value in graph.outputs:
             return
         for node in graph.takers.get(value, []):
-            is_relu = not is_cut and _is_relu(graph, node)
+            is_relu = not is_cut and node.op_type == "Relu"
             if node.input[0] == value and (is_relu or graph.changes_nothing(node)):
                 ends.append((node.output[0], is_cut or is_relu))
             else:

@@ -117,7 +117,7 @@ def known_preprocessing(text: str) -> Preprocessing:
 
 
 def check(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a D2-Net, checked, in the network's order.
+    """Return the arrays of a D2-Net, checked, in the network's order.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def check_names(found: Iterable[object], expected: Iterable[str]) -> None:
 
 
 def listed(names: Iterable[object]) -> str:
-    """The first few names and the number of the others, for an error message."""
+    """Return the first few names and the number of the others, for an error message."""
     names = list(names)
     shown = ", ".join(shortened(name) for name in names[:_NAMED_AT_MOST])
     more = len(names) - _NAMED_AT_MOST
@@ -229,7 +229,7 @@ def listed(names: Iterable[object]) -> str:
 
 
 def shortened(name: object) -> str:
-    """A name from a file that cannot be trusted, fit for one line of an error message."""
+    """Return a name from a file that cannot be trusted, fit for one line of an error message."""
     # Only plain scalars are printed by value: containers from a hostile file may be exponentially large.
     text = str(name) if isinstance(name, (str, int, float)) else f"<{type(name).__name__}>"
     text = "".join(character if character.isprintable() else "?" for character in text[:100])
