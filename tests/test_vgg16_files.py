@@ -221,7 +221,7 @@ def test_headers_of_safetensors(arrays, tmp_path):
     path.write_bytes(struct.pack("<Q", 5 << 20) + b"{" + bytes(100))
     assert "a header of 5,242,880 bytes" in refusal(path)
     path.write_bytes(struct.pack("<Q", 100) + b"{" + b"[" * 99)
-    assert "damaged or truncated safetensors file" in refusal(path)
+    assert "damaged or truncated" in refusal(path)
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)

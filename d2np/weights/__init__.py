@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import FormatError, WeightsError
+from ..errors import WeightsError
 from . import catalogue, sniff
-from .parameters import DAMAGE, Provenance, check, shortened
+from .parameters import Provenance, check, reason
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -131,15 +131,11 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], 
     }[container]
     try:
         arrays, provenance = reader(stream, path)
-    except WeightsError:
+        return check(arrays), provenance
+    except Warning:
         raise
-    except FormatError as error:
-        raise WeightsError(str(error)) from None
-    except DAMAGE as error:
-        raise WeightsError(
-            f"damaged or truncated {container} file ({type(error).__name__}: {shortened(str(error))})"
-        ) from None
-    return check(arrays), provenance
+    except Exception as error:
+        raise WeightsError(reason(error)) from None
 
 
 def _make_cache_folder(folder: Path) -> None:

@@ -231,7 +231,7 @@ class _Downloader:
 
 
 def _explained(error: Exception, patience: Patience) -> Exception:
-    """Return what to raise instead: an error of requests if a further attempt may help, else a DownloadError."""
+    """Return what to raise: an error of requests if a further attempt may help, else a DownloadError."""
     import requests
 
     causes = list(_causes(error))

@@ -260,21 +260,24 @@ def _reserved(task: Plan, note: Callable[[str], None] | None) -> Iterator[Path]:
             if note:
                 note("another process is fetching it: waiting")
             lock.acquire()
-        for left in downloads.glob(f"{name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-    except (OSError, NotImplementedError) as error:
-        # Older versions of filelock raise the latter where the system answers ENOSYS.
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-            raise WeightsError(
-                f"{downloads}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to "
-                "a folder that can be written"
-            ) from None
+        except (OSError, NotImplementedError) as error:
+            # Older versions of filelock raise the latter where the system answers ENOSYS.
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+        if lock.is_locked:
+            for left in downloads.glob(f"{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=downloads))
+    except OSError as error:
+        lock.release()
+        raise WeightsError(
+            f"{downloads}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
+            "folder that can be written"
+        ) from None
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=f"{name}-", dir=downloads, ignore_cleanup_errors=True
-        ) as folder:
-            yield Path(folder)
+        yield folder
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 

@@ -68,7 +68,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     WeightsError, FormatError
         If the file is of a newer format, not a weights file, or keeps its data somewhere else.
     Exception
-        One of :data:`d2np.weights.parameters.DAMAGE`, if the file is damaged.
+        Of almost any kind, if the file is damaged.
     """
     import h5py
 

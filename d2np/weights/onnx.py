@@ -162,7 +162,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     WeightsError
         If it is another network, keeps values outside its folder, or onnx is missing.
     Exception
-        One of :data:`d2np.weights.parameters.DAMAGE`, if the file is damaged.
+        Of almost any kind, if the file is damaged.
     """
     onnx = _package()
     size = stream.seek(0, os.SEEK_END)
@@ -170,10 +170,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
         raise WeightsError(f"an ONNX file of {size:,} bytes; at most {_LARGEST_FILE:,} are read")
     stream.seek(0)
     content = stream.read(size)
-    try:
-        model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's own
-        raise ValueError(error) from None
+    model = onnx.load_model_from_string(content)
     parameters, inside, trained_with = onnx_graph.follow(model)
     beside: dict[Path, None] = {}
     stored = {

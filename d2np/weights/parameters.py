@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..atomic import replacing
-from ..errors import WeightsError
+from ..errors import Error, WeightsError
 from ..layers import PARAMETER_SHAPES
 from ..options import Preprocessing
 
 _NAMED_AT_MOST = 4
-
-
-DAMAGE = (
-    OSError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    RuntimeError,
-    ArithmeticError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What damaged files may set off in h5py, zipfile and NumPy, and in what works on their numbers.
-
-RuntimeError comes from HDF5 itself, and from zipfile for encrypted members or compression it does not know.
-"""
 
 
 @dataclass(frozen=True)
@@ -188,13 +164,18 @@ def read_arrays(stored: Mapping[str, StoredArray]) -> dict[str, NDArray[Any]]:
     for name, one in stored.items():
         try:
             arrays[name] = one.read()
-        except WeightsError as error:
-            raise WeightsError(f"{labels[name]}: {error}") from None
-        except DAMAGE as error:
-            raise WeightsError(
-                f"{labels[name]}: damaged or truncated ({type(error).__name__}: {shortened(str(error))})"
-            ) from None
+        except Warning:
+            raise
+        except Exception as error:
+            raise WeightsError(f"{labels[name]}: {reason(error)}") from None
     return arrays
+
+
+def reason(error: Exception) -> str:
+    """Say why a file cannot be read: damaged ones make h5py, protobuf and NumPy raise almost anything."""
+    if isinstance(error, Error):
+        return str(error)
+    return f"damaged or truncated ({type(error).__name__}: {shortened(str(error))})"
 
 
 def from_bfloat16(bits: NDArray[Any]) -> NDArray[np.float32]:
@@ -208,11 +189,8 @@ def check_names(found: Iterable[object], expected: Iterable[str]) -> None:
     wanted, given = set(expected), {name for name in found if isinstance(name, str)}
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in found if not isinstance(name, str) or name not in wanted]
-    complaints = []
-    if missing:
-        complaints.append(f"missing {listed(missing)}")
-    if unexpected:
-        complaints.append(f"unexpected {listed(unexpected)}")
+    differences = (("missing", missing), ("unexpected", unexpected))
+    complaints = [f"{kind} {listed(names)}" for kind, names in differences if names]
     if complaints:
         raise WeightsError(
             f"not the {len(expected)} arrays of a D2-Net ({expected[0]} ... {expected[-1]}): "
@@ -250,8 +228,8 @@ def write_file(path: object, content: bytes) -> None:
         with replacing(os.fsdecode(path)) as stream:
             stream.write(content)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise WeightsError(f"{os.fsdecode(path)}: cannot be written: {reason}") from None
+        told = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"{os.fsdecode(path)}: cannot be written: {told}") from None
 
 
 def _checked(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:

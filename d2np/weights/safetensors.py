@@ -46,7 +46,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     WeightsError
         If the file does not hold such a network.
     Exception
-        One of :data:`d2np.weights.parameters.DAMAGE`, if the file is damaged.
+        Of almost any kind, if the file is damaged.
     """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)

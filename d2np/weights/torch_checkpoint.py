@@ -139,7 +139,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     WeightsError
         If the file wants anything run, or does not hold the arrays of a D2-Net.
     Exception
-        One of :data:`d2np.weights.parameters.DAMAGE`, if the file is damaged.
+        Of almost any kind, if the file is damaged.
     """
     is_zip = stream.read(1) == b"P"
     stream.seek(0)
