@@ -37,6 +37,7 @@ from checkpoints import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripts import run
 
 from d2np import errors, weights
 from d2np.errors import WeightsError
@@ -939,6 +940,24 @@ def test_packaged_weights_that_cannot_be_unpacked(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(WeightsError, match="TMPDIR"):
         catalogue.resolve("analytic")
+
+
+def test_packaged_weights_in_a_zip_file_outlive_a_forked_child(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d2np.zip", "w") as archive:
+        archive.writestr("analytic.h5", b"")
+    script = (
+        "import os, sys, zipfile\n"
+        "from d2np.weights import catalogue\n"
+        "catalogue.resources.files = lambda package: zipfile.Path(sys.argv[1])\n"
+        "path = catalogue.resolve('analytic')\n"
+        "if not (child := os.fork()): sys.exit()\n"
+        "os.waitpid(child, 0)\n"
+        "assert path.is_file()\n"
+        "print(path)\n"
+    )
+    path = Path(run(script, tmp_path / "d2np.zip").stdout.strip())
+    assert path.name == "analytic.h5"
+    assert not path.exists()
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

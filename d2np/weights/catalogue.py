@@ -6,8 +6,9 @@ import atexit
 import functools
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -178,18 +179,22 @@ def _packaged(name: str) -> Path:
 @functools.cache
 def _unpacked(name: str) -> Path:
     """Copy packaged weights out of a zip file, until the process ends."""
-    stack, owner = ExitStack(), os.getpid()
     try:
-        packed = resources.files(__package__).joinpath(f"{name}.h5")
-        path = stack.enter_context(resources.as_file(packed))
+        folder = Path(tempfile.mkdtemp(prefix="d2np-"))
+        atexit.register(_remove, folder, os.getpid())
+        copy = folder / f"{name}.h5"
+        copy.write_bytes(resources.files(__package__).joinpath(copy.name).read_bytes())
+        return copy
     except OSError as error:
         raise WeightsError(
             f"the packaged weights `{name}` cannot be unpacked ({error.strerror or error}): set TMPDIR to a "
             "folder that can be written"
         ) from None
-    # A forked child may end earlier.
-    atexit.register(lambda: stack.close() if os.getpid() == owner else None)
-    return path
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child may end earlier
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cached(name: str) -> Path:

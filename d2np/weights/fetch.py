@@ -157,7 +157,7 @@ def fetch(
     note : callable, optional
         Called with remarks for the user, such as which source fails and why.
     patience : Patience, optional
-        Attempts, pauses, timeout and the largest size, for each source.
+        Attempts, timeout, time in all and the largest size, for each source.
 
     Returns
     -------
