@@ -29,7 +29,7 @@ from d2np import homography
 from d2np.atomic import replacing
 from d2np.dataset import Settings
 from d2np.extras import require
-from d2np.weights import store
+from d2np.weights import catalogue
 
 THRESHOLDS = tuple(range(1, 11))
 """Pixels."""
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     _check_plot(options.output)
     found, left_out = sequences(options.folder)
-    weights = options.weights or store.default()
+    weights = options.weights or catalogue.default()
     print(f"weights: {weights}", file=sys.stderr)
     net = d2np.Net.load(weights)
     settings = Settings(

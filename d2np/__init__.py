@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import CacheWarning, Error, FormatError, ImageError, OptionError, WeightsError
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import dataset, demo, draw, formats, layers, opencv, options, reference, verification, weights
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from .matching import match, nearest_pairs
     from .network.net import Net
     from .options import Options
-
-__version__ = "1.0.0"
 
 __all__ = [
     "CacheWarning",

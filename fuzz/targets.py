@@ -40,8 +40,8 @@ from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, npz
 from d2np.images import index_pages, remote
 from d2np.images.open import open_image, open_source
-from d2np.weights import check as check_weights
-from d2np.weights import hdf5, onnx, safetensors, sniff, torch_checkpoint
+from d2np.weights import read as read_weights
+from d2np.weights import sniff
 
 from . import limits, seeds
 
@@ -105,20 +105,21 @@ class Target:
         return [*self.make_seeds(), *(path.read_bytes() for path in sorted((CORPUS / self.name).glob("*")))]
 
 
-def _network(arrays: dict[str, object]) -> None:
-    check_weights(arrays)  # type: ignore[arg-type]
+def _weights(data: bytes) -> list[NDArray[Any]]:
+    return list(read_weights(io.BytesIO(data), folder() / "d2")[0].values())
 
 
 def _torch_legacy(data: bytes) -> None:
     # What is no such file is taken for its pickle, so that this gets to be read.
-    whole = data if sniff.kind(data) == "legacy" else checkpoints.legacy_around(data, _LEGACY)
-    _network(torch_checkpoint.read(io.BytesIO(whole))[0])
+    is_whole = data.startswith(b"\x80") and sniff.container(data[: sniff.HEAD_SIZE]) == "PyTorch"
+    whole = data if is_whole else checkpoints.legacy_around(data, _LEGACY)
+    _weights(whole)
 
 
 def _torch_zip(data: bytes) -> None:
     # Checksums would keep a changed pickle inside an archive from being read.
     whole = data if data.startswith(b"PK") else checkpoints.zipped_around(data, _STORAGES)
-    _network(torch_checkpoint.read(io.BytesIO(whole))[0])
+    _weights(whole)
 
 
 _LEGACY = {str(94757629632608 + 64 * key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(20)}
@@ -126,20 +127,13 @@ _STORAGES = {str(key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(
 
 
 def _weights_h5(data: bytes) -> None:
-    arrays: dict[str, NDArray[Any]] = {}
-
-    def read() -> list[NDArray[Any]]:
-        arrays.update(hdf5.read(io.BytesIO(data))[0])
-        return list(arrays.values())
-
-    limits.read_twice(read)
-    _network(arrays)
+    limits.read_twice(lambda: _weights(data))
 
 
 def _safetensors(data: bytes) -> None:
     # What is no such file is taken for its header, with the right length and enough bytes behind it.
-    whole = data if sniff.kind(data) == "safetensors" else seeds.safetensors_around(data)
-    _network(safetensors.read(io.BytesIO(whole))[0])
+    whole = data if sniff.container(data) == "safetensors" else seeds.safetensors_around(data)
+    _weights(whole)
 
 
 def _tiff(data: bytes) -> None:
@@ -167,7 +161,7 @@ _ROWS = 40
 
 
 def _onnx(data: bytes) -> None:
-    _network(onnx.read(io.BytesIO(data), folder() / "d2.onnx")[0])
+    _weights(data)
 
 
 def _features_h5(data: bytes) -> None:
@@ -196,7 +190,7 @@ def _attributes_h5(data: bytes) -> None:
     path = folder() / "attributes.h5"
     path.write_bytes(data)
     calls: list[Callable[[], object]] = [
-        lambda: hdf5.read(io.BytesIO(data)),
+        lambda: _weights(data),
         lambda: dataset.MatchSettings().recorded(path),
         lambda: dataset.HlocOutput(path, seeds.SETTINGS).close(),
     ]

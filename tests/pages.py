@@ -20,7 +20,7 @@ from PIL import Image
 
 import d2np
 from d2np.demo import views
-from d2np.weights import analytic, store
+from d2np.weights import catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -159,7 +159,7 @@ def extras() -> set[str]:
 
 def checkpoint() -> bytes:
     """Return a file with the layout of the published ones, and made-up weights."""
-    arrays = {name: tensor(array) for name, array in analytic.arrays().items()}
+    arrays = {name: tensor(array) for name, array in d2np.weights.load("analytic")[0].items()}
     return legacy({"model": state_dict(arrays)})
 
 
@@ -168,7 +168,7 @@ def mirror() -> Iterator[str]:
     """Serve the published checkpoints' names on this machine; yields the address."""
     answer = File(checkpoint())
     with serving() as server:
-        server.answers = {f"/d2_{name}.pth": answer for name in store.SOURCES}
+        server.answers = {f"/d2_{name}.pth": answer for name in catalogue.SOURCES}
         yield server.address
 
 

@@ -26,7 +26,7 @@ from d2np.cli.console import finishing
 from d2np.draw.legend import BACKGROUND
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
-from d2np.weights import analytic, store
+from d2np.weights import catalogue
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 def weights_file(tmp_path_factory):
     """The analytic weights in a file of their own: small, quick to load, and they find what they should."""
     path = tmp_path_factory.mktemp("weights") / "analytic.h5"
-    d2np.weights.save(path, analytic.arrays())
+    d2np.weights.save(path, d2np.weights.load("analytic")[0])
     return str(path)
 
 
@@ -543,7 +543,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv("D2NP_CACHE", str(cache))
-    monkeypatch.setattr(store, "_packaged", lambda name: Path(weights_file))
+    monkeypatch.setattr(catalogue, "_packaged", lambda name: Path(weights_file))
     code, _, err = run("show", "photos/a.png", "-o", "k.png", weights=False)
     assert code == 0
     assert err.splitlines()[0].startswith("weights: vgg16 (")

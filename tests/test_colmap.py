@@ -23,7 +23,7 @@ from d2np.cli import main
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features, Matches
 from d2np.formats import colmap, hloc, hloc_matches
-from d2np.formats.hdf5 import write_text
+from d2np.hdf5 import write_text
 
 NAMES = ["1.jpg", "2.jpg", "3.jpg", "far side/4.jpg", "far side/5.jpg", "far side/6.jpg"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from checkpoints import legacy_around
 
+from d2np import weights
 from d2np.errors import FormatError, WeightsError
 from d2np.features import Features
 from d2np.formats import hloc, hloc_matches, npz
-from d2np.formats.hdf5 import read_text, write_text
-from d2np.weights import hdf5, torch_checkpoint
+from d2np.hdf5 import read_text, write_text
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
@@ -239,7 +239,7 @@ def test_weights_with_an_attribute_of_variable_length(tmp_path):
         file.attrs["format_version"] = 1
         file.attrs["architecture"] = "D2-Net"
     with open(path, "rb") as stream, pytest.raises(WeightsError, match="of fixed length"):
-        hdf5.read(stream)
+        weights.read(stream, Path("w.h5"))
 
 
 def test_zip_with_a_huge_table_of_contents(tmp_path):
@@ -247,7 +247,7 @@ def test_zip_with_a_huge_table_of_contents(tmp_path):
         for number in range(25_000):
             file.writestr(f"{number}", b"")
     with open(tmp_path / "w.pth", "rb") as stream, pytest.raises(WeightsError, match="table of contents"):
-        torch_checkpoint.read(stream)
+        weights.read(stream, Path("w.pth"))
 
 
 def test_pickle_that_makes_a_dictionary_of_one_list_again_and_again():
@@ -257,4 +257,4 @@ def test_pickle_that_makes_a_dictionary_of_one_list_again_and_again():
     calls = b"h\2h\0\x85R0" * count
     body = b"\x80\2ccollections\nOrderedDict\nq\2" + pairs + calls + b"."
     with pytest.raises(WeightsError, match="too many arguments"):
-        torch_checkpoint.read(io.BytesIO(legacy_around(body)))
+        weights.read(io.BytesIO(legacy_around(body)), Path("w.pth"))

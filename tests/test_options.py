@@ -12,7 +12,7 @@ import d2np
 from d2np import layers, options, verification
 from d2np.draw import colours
 from d2np.network import detect
-from d2np.weights import onnx_graph, store
+from d2np.weights import catalogue, onnx_graph
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
 FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16, 16))
@@ -25,7 +25,7 @@ FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16,
         (options.GeometricModel, verification.SAMPLE),
         (options.ColourMap, colours._ANCHORS),
         (options.Preprocessing, onnx_graph.STEPS),
-        (options.PublishedWeights, store.SOURCES),
+        (options.PublishedWeights, catalogue.SOURCES),
         (layers.LayerName, [layer.name for layer in layers.LAYERS]),
         (layers.LayerType, dict.fromkeys(layer.type for layer in layers.LAYERS)),
     ],

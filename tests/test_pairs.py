@@ -24,7 +24,7 @@ from d2np.dataset import pairs as pairs_module
 from d2np.errors import FormatError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc, hloc_matches
-from d2np.formats.hdf5 import write_text
+from d2np.hdf5 import write_text
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["a.jpg", "b/1.jpg", "b/2.jpg", "c.jpg", "d.jpg"]

@@ -204,9 +204,9 @@ def weights_or_default(given: str | None, *, quiet: bool = False) -> str:
     """Return the weights asked for, or the default ones; of these say which they are, unless ``quiet``."""
     if given is not None:
         return given
-    from ..weights import store
+    from ..weights import catalogue
 
-    name = store.default()
+    name = catalogue.default()
     kind = "published, from the cache"
     if name == "vgg16":
         kind = "packaged, the network before D2-Net's training; `d2np fetch` downloads the published ones"

@@ -222,7 +222,7 @@ def _check_extraction(options: argparse.Namespace) -> None:
 
 def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
     from .. import dataset
-    from ..weights import store
+    from ..weights import catalogue
 
     path = None if options.output is None else Path(options.output)
     restart = options.overwrite
@@ -231,8 +231,8 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
         return kind(path, restart=restart)
     assert path is not None
     if options.format == "kapture":
-        weights = options.weights or store.default()
-        if weights not in store.PACKAGED:
+        weights = options.weights or catalogue.default()
+        if weights not in catalogue.PACKAGED:
             weights = net.provenance.name if net.provenance else None
         return dataset.KaptureOutput(path, weights, restart=restart)
     recorded = how.recorded(net)

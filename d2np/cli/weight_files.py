@@ -41,15 +41,14 @@ def info(options: argparse.Namespace) -> int:
     """
     from .. import weights
     from ..layers import LAYERS, PARAMETER_COUNT, SMALLEST_SIDE
-    from ..weights import Provenance, store
-    from ..weights.terms import terms
+    from ..weights import Provenance, catalogue
 
     width, height = options.size
     if min(width, height) < SMALLEST_SIDE:
         raise OptionError(f"--size {width}x{height}: the network needs {SMALLEST_SIDE} px on either side")
     source = weights_or_default(options.weights)
     arrays, provenance = weights.load(source)
-    path = store.resolve(source)
+    path = catalogue.resolve(source)
 
     held = sum(array.nbytes for array in arrays.values())
     types: Counter[str] = Counter(layer.type for layer in LAYERS)
@@ -64,7 +63,7 @@ def info(options: argparse.Namespace) -> int:
         ("trained", f"with {provenance.preprocessing} preprocessing"),
         ("source", f"{provenance.name}, SHA-256 {provenance.sha256}"),
         ("fetched", f"from {provenance.url}" if provenance.url else ""),
-        ("licence", terms(source, arrays, provenance)),
+        ("licence", catalogue.licence(source, arrays, provenance)),
         ("file", _compared([path, *(path.with_name(name) for name in provenance.beside)], held)),
     ):
         if value:
@@ -143,7 +142,7 @@ def convert(options: argparse.Namespace) -> int:
     width), its output the feature map (1, 512, rows, columns).
     """
     from .. import weights
-    from ..weights import store
+    from ..weights import catalogue
 
     target = Path(options.dst)
     extension = target.suffix.lower()
@@ -154,7 +153,7 @@ def convert(options: argparse.Namespace) -> int:
         )
     if not to_onnx and (options.preprocessing or not options.relu):
         raise OptionError("--no-relu and --preprocessing are about the graph in an .onnx; an .h5 has none")
-    source = store.resolve(options.src)
+    source = catalogue.resolve(options.src)
     # Weights may go into the cache folder before there is one.
     if to_onnx or target.exists() or target.parent.exists():
         check_place(options.dst, [source])
@@ -215,7 +214,7 @@ def fetch(options: argparse.Namespace) -> int:
       d2np fetch ots --url https://intranet.example/d2_ots.pth
       d2np fetch https://example.org/my_d2.pth -o my_d2.h5
     """
-    from ..weights import fetch, load, store
+    from ..weights import catalogue, fetch, load
     from .progress import Bar
 
     if options.url is not None and not options.what:
@@ -224,13 +223,13 @@ def fetch(options: argparse.Namespace) -> int:
     if len(sources) > 1 and (options.output, options.sha256, options.url) != (None, None, None):
         raise OptionError("-o, --sha256 and --url are for one download: give one name or address")
     # Whether they make sense is found out before the first is downloaded.
-    jobs = [fetch.job(source, options.output, options.sha256, options.url) for source in sources]
-    for source, job in zip(sources, jobs, strict=True):
-        if not options.overwrite and (found := job.present()):
-            say(f"{job.target} is there already, from {found.name}, SHA-256 {found.sha256}")
+    plans = [fetch.plan(source, options.output, options.sha256, options.url) for source in sources]
+    for source, plan in zip(sources, plans, strict=True):
+        if not options.overwrite and (found := plan.present()):
+            say(f"{plan.target} is there already, from {found.name}, SHA-256 {found.sha256}")
             say("to fetch it again: --overwrite")
             continue
-        with Bar(desc=job.target.stem, unit="B", disable=options.quiet, delay=1e-3, unit_scale=True) as bar:
+        with Bar(desc=plan.target.stem, unit="B", disable=options.quiet, delay=1e-3, unit_scale=True) as bar:
             fetch.fetch(
                 source,
                 options.output,
@@ -240,9 +239,9 @@ def fetch(options: argparse.Namespace) -> int:
                 progress=bar.reach,
                 note=bar.note,
             )
-        provenance = load(job.target)[1]
+        provenance = load(plan.target)[1]
         say(f"read  {provenance.name}, SHA-256 {provenance.sha256}")
-        say(f"wrote {job.target}, {job.target.stat().st_size:,} bytes")
-        default = "; tf is what commands now use when none is given" if source == store.default() else ""
-        say(f"use it as --weights {source}{default}" if job.name else f"use it as --weights {job.target}")
+        say(f"wrote {plan.target}, {plan.target.stat().st_size:,} bytes")
+        default = "; tf is what commands now use when none is given" if source == catalogue.default() else ""
+        say(f"use it as --weights {source}{default}" if plan.name else f"use it as --weights {plan.target}")
     return 0

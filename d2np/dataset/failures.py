@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import streams
 from ..atomic import replacing
 from ..errors import FormatError
-from ..images import streams
 from ..images.names import printable
 from ..images.remote import NO_FILE, RemoteFile
 from .listing import Entry

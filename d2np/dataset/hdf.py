@@ -16,7 +16,7 @@ from ..atomic import sync_folder
 from ..errors import FormatError, ImageError
 from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
-from ..formats.hdf5 import read_text, write_text
+from ..hdf5 import read_text, write_text
 from ..images.names import folders_of, near
 from ..network.scan import Gathering
 from .listing import Entry

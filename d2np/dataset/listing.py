@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from .. import streams
 from ..errors import ImageError, OptionError
-from ..images import names, remote, streams
+from ..images import names, remote
 from ..images.remote import RemoteFile
 
 EXTENSIONS = (

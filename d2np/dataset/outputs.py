@@ -15,7 +15,7 @@ from ..formats import hloc, kapture, mat, npz
 from ..images.names import inside, make_room
 from ..images.open import most_bytes
 from ..images.remote import RemoteFile
-from ..images.streams import opened
+from ..streams import opened
 from .listing import Entry
 from .lock import Lock
 from .pieces import Pieces

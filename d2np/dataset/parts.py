@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from .. import streams
 from ..atomic import replacing, sync_folder
 from ..errors import FormatError
-from ..images import streams
 from .lock import Lock
 from .shards import EXTENSION, PIECE, Place, Record, ShardWriter, Whole, read, read_between, scan, wholes
 

@@ -12,7 +12,7 @@ import json
 import os
 
 from ..images.remote import RemoteFile
-from ..images.streams import opened
+from ..streams import opened
 from .listing import Entry
 
 _CHECKSUM = "sha256"

@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .. import streams
 from ..atomic import sync_folder
 from ..errors import FormatError
-from ..images import streams
 from ..images.remote import file_system, is_url, local_path, reason_of
 
 UNFINISHED = ".unfinished"

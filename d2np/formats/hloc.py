@@ -21,12 +21,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..atomic import NO_LOCKS
 from ..errors import FormatError, ImageError
 from ..features import DESCRIPTOR_SIZE, Features
-from ..images import streams
+from ..hdf5 import find, read_array, read_text, write_text
 from ..images.names import check
-from .hdf5 import find, read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """What every image's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..errors import FormatError
 from ..features import Matches
-from ..images import streams
-from .hdf5 import find, read_array
+from ..hdf5 import find, read_array
 from .hloc import UNFINISHED, put, reading
 
 _ARRAYS = ("matches0", "matching_scores0")

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import streams
 from ..atomic import writing
 from ..errors import FormatError, ImageError
 from ..features import DESCRIPTOR_SIZE, Features
-from ..images import streams
 from ..images.names import inside, leads_out, make_room
 
 FORMAT = "# kapture format: 1.1"

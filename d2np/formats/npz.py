@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .. import streams
 from ..atomic import writing
 from ..errors import FormatError
 from ..features import DESCRIPTOR_SIZE, Features
-from ..images import streams
 
 EXTENSION = ".d2-net"
 """Comes behind the image's whole name: ``house.jpg.d2-net``."""

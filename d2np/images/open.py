@@ -25,10 +25,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ImageError
 from ..options import InputChanges, Options, chosen
+from ..streams import IS_A_PIPE, is_pipe
 from . import pixels
 from .messages import reading
 from .remote import RemoteFile
-from .streams import IS_A_PIPE, is_pipe
 from .tiff import MOST_BYTES_PER_PIXEL, TiffRows, as_16_bits, first_bytes, is_tiff
 
 if TYPE_CHECKING:

@@ -9,16 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ImageError
+from ..layers import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
 from ..options import InputChanges, Options, Preprocessing, check, chosen
 from .messages import LOGGER, ONCE
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-# Channel order and scaling by name; published file ``lib/utils.py``, ``preprocess_image``.
-CAFFE_MEAN = np.array([103.939, 116.779, 123.68])  # blue, green, red
-TORCH_MEAN = np.array([0.485, 0.456, 0.406])
-TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 
 FULL = (0, 65535)
 """The smallest and the largest value of 16 bits."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from ..atomic import NO_LOCKS
 from ..errors import OptionError, WeightsError, did_you_mean
 from ..extras import require
-from . import _digest, _read, load, save, store
+from . import catalogue, load, read, save
 from .download import DownloadError, Patience, Progress, download
-from .parameters import Provenance, shortened
+from .parameters import Provenance, digest, shortened
 
 PATIENCE = Patience()
-"""What :func:`fetch` puts up with unless told otherwise."""
+"""The limits of :func:`fetch` unless it is given others."""
 
 # The latter is its name in version 1.0.
 _MIRRORS = ("D2NP_FETCH_MIRROR", "D2NP_MIRROR")
@@ -33,8 +33,8 @@ _Arrays = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be fetched, and where it goes.
+class Plan:
+    """What :func:`fetch` downloads, and where it puts it.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Job:
     chosen: bool
 
     def present(self) -> Provenance | None:
-        """Where the target came from, if it is there and what is asked for; None if it must be fetched.
+        """Return where the target came from; None if it is not there, or not what is asked for.
 
         Raises
         ------
@@ -66,9 +66,15 @@ class Job:
         """
         if not self.target.exists():
             return None
-        found = self._provenance()
-        if found is None:
-            return None
+        try:
+            found = load(self.target)[1]
+        except WeightsError:
+            # What is in the cache is d2np's own: it may be replaced if it is damaged.
+            if self.name and self.target.is_file():
+                return None
+            raise WeightsError(
+                f"{self.target} is there already and holds no weights: choose another name"
+            ) from None
         same = any(found.url == recorded(url) and not urlsplit(url).query for url in self.urls)
         if self.name is None and not same:
             raise WeightsError(
@@ -83,25 +89,14 @@ class Job:
             )
         return found
 
-    def _provenance(self) -> Provenance | None:
-        try:
-            return load(self.target)[1]
-        except WeightsError:
-            # What is in the cache is d2np's own: it may be replaced if it is damaged.
-            if self.name and self.target.is_file():
-                return None
-            raise WeightsError(
-                f"{self.target} is there already and holds no weights: choose another name"
-            ) from None
 
-
-def job(
+def plan(
     source: str = "tf",
     output: str | os.PathLike[str] | None = None,
     sha256: str | None = None,
     url: str | None = None,
-) -> Job:
-    """What :func:`fetch` would do with these arguments.
+) -> Plan:
+    """Return what :func:`fetch` would do with these arguments.
 
     Raises
     ------
@@ -109,20 +104,20 @@ def job(
         If one of them makes no sense.
     """
     urls = _addresses(source, url)
-    published = source in store.SOURCES
+    published = source in catalogue.SOURCES
     if output is not None:
         target = Path(os.fsdecode(output))
     elif published:
-        target = store.cached_file(source)
+        target = catalogue.cached_file(source)
     else:
-        target = Path(store.file_name(source)).with_suffix(".h5")
+        target = Path(catalogue.file_name(source)).with_suffix(".h5")
     if target.suffix.lower() not in (".h5", ".hdf5"):
         raise OptionError(f"{target}: weights are written as HDF5: give it the extension .h5")
     if sha256 is not None:
         sha256 = sha256.strip().lower()
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise OptionError(f"a SHA-256 is 64 hexadecimal digits, not {shortened(sha256)!r}")
-    return Job(urls, target, source if published and output is None else None, sha256, url is not None)
+    return Plan(urls, target, source if published and output is None else None, sha256, url is not None)
 
 
 def fetch(
@@ -146,7 +141,7 @@ def fetch(
     ----------
     source : str
         ``"tf"``, ``"ots"`` or ``"tf_no_phototourism"``: the published checkpoints, from where they are known
-        to be (:data:`d2np.weights.store.SOURCES`), or only from the folder whose address the environment
+        to be (:data:`d2np.weights.catalogue.SOURCES`), or only from the folder whose address the environment
         variable ``D2NP_FETCH_MIRROR`` holds. Or the address (http, https) of any checkpoint of a D2-Net.
     output : str or path, optional
         The HDF5 file to write. By default names go into the cache, where ``Net.load("tf")`` finds them, and
@@ -162,7 +157,7 @@ def fetch(
     note : callable, optional
         Called with remarks for the user, such as which source fails and why.
     patience : Patience, optional
-        Attempts, pauses, timeout and the largest size, for each source.
+        Attempts, timeout, time in all and the largest size, for each source.
 
     Returns
     -------
@@ -178,41 +173,35 @@ def fetch(
         than those already kept under that name, and `force` is not set; or if it cannot be kept. Nothing is
         left under the final name, or what was there before.
     """
-    task = job(source, output, sha256, url)
+    task = plan(source, output, sha256, url)
     if not force and task.present():
         return task.target
-    for package in ("filelock", "requests"):
+    for package in ("filelock", "pooch"):
         require(package, "fetching weights needs", "fetch", WeightsError)
     _check_place(task)
-    with _reserved(task, note) as stream:
+    with _reserved(task, note) as folder:
         # Another process may have fetched it while this one waited.
         if force or not task.present():
-            arrays, provenance = _first(task, stream, patience or PATIENCE, progress, note)
+            arrays, provenance = _first(task, folder, patience or PATIENCE, progress, note)
             _compare(task, arrays, provenance, force, note)
             save(task.target, arrays, provenance)
     return task.target
 
 
 def recorded(url: str) -> str:
-    """An address as it may be kept in a file: without what may be a secret (user, password, query)."""
+    """Return an address without what may be a secret (user, password, query): to be kept or shown."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def shown(url: str) -> str:
-    """An address as it may be shown to who typed it: without user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def _addresses(source: str, url: str | None) -> tuple[str, ...]:
-    if source not in store.SOURCES:
-        if source in store.NAMES:
+    if source not in catalogue.SOURCES:
+        if source in catalogue.NAMES:
             raise OptionError(f"the weights `{source}` are part of d2np: there is nothing to fetch")
         if not _is_address(source):
             raise OptionError(
-                f"{shortened(source)}: expected one of {', '.join(store.SOURCES)}, or an address that starts "
-                f"with http:// or https://{did_you_mean(source, store.SOURCES)}"
+                f"{shortened(source)}: expected one of {', '.join(catalogue.SOURCES)}, or an address that "
+                f"starts with http:// or https://{did_you_mean(source, catalogue.SOURCES)}"
             )
         if url is not None:
             raise OptionError("--url is for weights that have a name: give one address only")
@@ -221,12 +210,12 @@ def _addresses(source: str, url: str | None) -> tuple[str, ...]:
         if not _is_address(url):
             raise OptionError("--url: an address that starts with http:// or https:// is expected")
         return (url,)
-    published = store.SOURCES[source]
+    published = catalogue.SOURCES[source]
     for variable in _MIRRORS:
         if mirror := os.environ.get(variable, "").strip():
             if not _is_address(mirror):
                 raise OptionError(f"{variable}: an address that starts with http:// or https:// is expected")
-            names = dict.fromkeys(map(store.file_name, published))
+            names = dict.fromkeys(map(catalogue.file_name, published))
             return tuple(f"{mirror.rstrip('/')}/{name}" for name in names)
     return published
 
@@ -239,108 +228,105 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def _check_place(task: Job) -> None:
+def _check_place(task: Plan) -> None:
     """Find out before anything is downloaded whether it can be kept."""
     folder = task.target.parent
-    if task.target.is_dir():
-        raise WeightsError(f"{task.target}: cannot be written: it is a folder")
-    if task.name:
-        return
-    if not folder.is_dir():
-        raise WeightsError(f"{task.target}: cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise WeightsError(f"{task.target}: cannot be written: no permission to write in {folder}")
+    for wrong, reason in (
+        (task.target.is_dir(), "it is a folder"),
+        (not task.name and not folder.is_dir(), f"there is no folder {folder}"),
+        (not task.name and not os.access(folder, os.W_OK), f"no permission to write in {folder}"),
+    ):
+        if wrong:
+            raise WeightsError(f"{task.target}: cannot be written: {reason}")
 
 
 @contextmanager
-def _reserved(task: Job, note: Callable[[str], None] | None) -> Iterator[BinaryIO]:
-    """A place for the download, while no other process fetches the same.
+def _reserved(task: Plan, note: Callable[[str], None] | None) -> Iterator[Path]:
+    """Return a folder for the download, while no other process fetches the same.
 
-    It is a lock of the operating system, and a file without a name: both are gone when this process ends,
-    however it ends. Where there are no locks, two processes may download the same.
+    The lock is one of the operating system: it is gone when this process ends, however it ends. What a
+    killed process has left is removed by the next one. Where there are no locks, two may download the same.
     """
     from filelock import FileLock, Timeout
 
-    folder = store.cache_folder() / "downloads"
-    digest = hashlib.sha256(os.fsencode(task.target.absolute())).hexdigest()[:12]
-    lock = FileLock(folder / f"{digest}.lock")
+    downloads = catalogue.cache_folder() / "downloads"
+    name = hashlib.sha256(os.fsencode(task.target.absolute())).hexdigest()[:12]
+    lock = FileLock(downloads / f"{name}.lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    with stream:
+        downloads.mkdir(parents=True, exist_ok=True)
         try:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                if note:
-                    note("another process is fetching it: waiting")
-                lock.acquire()
+            lock.acquire(timeout=0)
+        except Timeout:
+            if note:
+                note("another process is fetching it: waiting")
+            lock.acquire()
         except (OSError, NotImplementedError) as error:
             # Older versions of filelock raise the latter where the system answers ENOSYS.
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise _unwritable(folder, error) from None
-        try:
-            yield stream
-        finally:
-            lock.release()
-
-
-def _unwritable(folder: Path, error: OSError) -> WeightsError:
-    return WeightsError(
-        f"{folder}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
-        "folder that can be written"
-    )
+                raise
+        if lock.is_locked:
+            for left in downloads.glob(f"{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=downloads))
+    except OSError as error:
+        lock.release()
+        raise WeightsError(
+            f"{downloads}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
+            "folder that can be written"
+        ) from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 def _first(
-    task: Job,
-    stream: BinaryIO,
+    task: Plan,
+    folder: Path,
     patience: Patience,
     progress: Progress | None,
     note: Callable[[str], None] | None,
 ) -> tuple[_Arrays, Provenance]:
     """Download from the first source that works."""
     failures: list[str] = []
-    for url in task.urls:
+    for number, url in enumerate(task.urls):
         if note and failures:
             note(f"{failures[-1]}; trying the next source")
         if note:
-            note(f"fetching {shown(url)}")
+            note(f"fetching {recorded(url)}")
         try:
-            download(url, stream, patience=patience, progress=progress, note=note)
-            return _checked(task, url, stream)
+            file = download(url, folder / str(number), patience=patience, progress=progress, note=note)
+            return _checked(task, url, file)
         except DownloadError as error:
-            failures.append(f"{shown(url)}: {error}")
+            failures.append(f"{recorded(url)}: {error}")
     # The others were told.
     told = "; ".join(failures[-1:] if note else failures)
     raise WeightsError(
         f"{told}; by hand: get the file in another way, such as a browser, and run "
-        f"`{store.conversion(task.urls, task.target)}`"
+        f"`{catalogue.conversion(task.urls, task.target)}`"
     )
 
 
-def _checked(task: Job, url: str, stream: BinaryIO) -> tuple[_Arrays, Provenance]:
+def _checked(task: Plan, url: str, file: Path) -> tuple[_Arrays, Provenance]:
     """Read a download, if it is what it should be."""
-    name = store.file_name(url)
-    sha256 = _digest(stream)
-    for kind, expected, found in (
-        ("SHA-256", task.sha256, sha256),
-        ("MD5", store.MD5.get(name), _digest(stream, "md5")),
-    ):
-        if expected not in (None, found):
-            raise DownloadError(f"its {kind} is {found}, expected {expected}: it is another file")
-    stream.seek(0)
-    try:
-        arrays, provenance = _read(stream, Path(name))
-    except WeightsError as error:
-        raise DownloadError(str(error)) from None
+    name = catalogue.file_name(url)
+    with open(file, "rb") as stream:
+        for algorithm, expected in (("sha256", task.sha256), ("md5", catalogue.MD5.get(name))):
+            if expected and (found := digest(stream, algorithm)) != expected:
+                kind = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
+                raise DownloadError(f"its {kind} is {found}, expected {expected}: it is another file")
+        sha256 = digest(stream)
+        stream.seek(0)
+        try:
+            arrays, provenance = read(stream, Path(name))
+        except WeightsError as error:
+            raise DownloadError(str(error)) from None
     return arrays, replace(provenance, name=name, sha256=sha256, url=recorded(url))
 
 
 def _compare(
-    task: Job, arrays: _Arrays, provenance: Provenance, force: bool, note: Callable[[str], None] | None
+    task: Plan, arrays: _Arrays, provenance: Provenance, force: bool, note: Callable[[str], None] | None
 ) -> None:
     """Tell of sources of one name that hold different arrays; what was there first stays unless forced."""
     if task.name is None:
@@ -359,12 +345,12 @@ def _compare(
             raise WeightsError(f"{told}; {task.target} is kept: replace it with --overwrite")
         if note:
             note(f"{told}; replacing it")
-    known = store.ARRAYS.get(task.name)
+    known = catalogue.ARRAYS.get(task.name)
     found = Provenance.of_arrays(arrays).sha256
     if note and known not in (None, found):
         note(
             f"{source} holds arrays with the SHA-256 {found}, other ones than "
-            f"{store.SOURCES[task.name][-1]}, whose arrays have {known}"
+            f"{catalogue.SOURCES[task.name][-1]}, whose arrays have {known}"
         )
 
 

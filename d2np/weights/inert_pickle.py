@@ -9,7 +9,6 @@ reader's own function for that name, and a name the reader does not know ends th
 from __future__ import annotations
 
 import pickletools
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -19,18 +18,6 @@ from .parameters import shortened
 
 LARGEST_PICKLE = 2 * 2**20
 """Bytes; one may make an object of a hundred. The pickle of a D2-Net with its optimiser has 20 thousand."""
-
-# Warnings may be made errors; so pickletools ends at escapes that Python does not know.
-_MALFORMED = (
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    RecursionError,
-    Warning,
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ Functions = Mapping[str, Callable[..., object]]
 
 
 def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], object]) -> object:
-    """The object that a pickle describes.
+    """Return the object that a pickle describes.
 
     Parameters
     ----------
@@ -72,7 +59,9 @@ def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], obj
     Raises
     ------
     WeightsError
-        If the pickle is truncated or malformed, or mentions a name that is not in `functions`.
+        If the pickle mentions a name that is not in `functions`.
+    Exception
+        Of almost any kind, if it is truncated or malformed.
     """
     machine = _Machine(functions, storage)
     try:
@@ -80,12 +69,8 @@ def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], obj
             if instruction.name == "STOP":
                 return machine.stack.pop()
             machine.step(instruction.name, argument)
-    except WeightsError:
-        raise
-    except _MALFORMED as error:
-        raise WeightsError(
-            f"its pickle is truncated or malformed ({type(error).__name__}: {shortened(str(error))})"
-        ) from None
+    except Warning as error:  # of escapes that Python does not know, where warnings are errors
+        raise ValueError(error) from None
     raise WeightsError("its pickle is truncated: it has no end mark")
 
 

@@ -14,8 +14,7 @@ from published import MODES, assert_dense, assert_features
 
 import d2np
 from d2np import weights
-from d2np.weights import store
-from d2np.weights.terms import terms
+from d2np.weights import catalogue
 
 IMAGES = ("trained_0", "trained_1", "trained_2")
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -50,9 +49,9 @@ def test_arrays_are_those_of_the_references(arrays, output):
 
 
 def test_licence_of_these_and_of_ots(arrays):
-    assert weights.Provenance.of_arrays(arrays).sha256 == store.ARRAYS["ots"]
+    assert weights.Provenance.of_arrays(arrays).sha256 == catalogue.ARRAYS["ots"]
     source = weights.Provenance("vgg16.h5", "", "Keras HDF5")
-    assert terms("ots", arrays, source).startswith("CC BY 4.0")
+    assert catalogue.licence("ots", arrays, source).startswith("CC BY 4.0")
 
 
 def test_packaged_weights_are_these_rounded(arrays, trained):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from d2np import chunks
+from d2np import weights
 from d2np.errors import FormatError, WeightsError
 from d2np.features import Features
 from d2np.formats import hloc
-from d2np.weights import hdf5
+from d2np.hdf5 import read_array
 
 KINDS = st.sampled_from(["u1", "<i2", ">i4", "<f2", "<f4", "<f8"])
 ARRAYS = KINDS.flatmap(
@@ -53,8 +54,11 @@ def test_what_hdf5_writes_passes(array, data, compression, shuffle, checksum, ve
     options = {"chunks": steps, "compression": compression, "shuffle": shuffle, "fletcher32": checksum}
     with in_memory(version) as file:
         file.create_dataset("x", data=array, **(options if steps or compression else {}))
-        chunks.check(file["x"])
-        np.testing.assert_array_equal(file["x"], array)
+        np.testing.assert_array_equal(read(file["x"]), array)
+
+
+def read(array):
+    return read_array(array.parent, array.name.lstrip("/"))
 
 
 def in_memory(version):
@@ -65,8 +69,8 @@ def test_arrays_without_values_pass():
     with in_memory("earliest") as file:
         for options in ({}, {"chunks": (5,)}, {"chunks": (5,), "compression": "gzip"}):
             array = file.create_dataset(f"x{len(file)}", (100,), "f4", **options)
-            chunks.check(array)
-        chunks.check(file.create_dataset("none", (0, 3), "f4"))
+            read(array)
+        read(file.create_dataset("none", (0, 3), "f4"))
 
 
 @pytest.mark.parametrize("length", [0, 14, SIZE - 1, SIZE + 1, 100 * SIZE])
@@ -76,20 +80,20 @@ def test_gzip_of_another_length(dataset, length, checksum):
         zlib.compress(bytes(length)) + bytes(4 * checksum), compression="gzip", fletcher32=checksum
     )
     with pytest.raises(ValueError, match=r"chunk at \(64,\) unpacks to .* bytes, expected 256"):
-        chunks.check(array)
+        read(array)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "lzf"])
 def test_filters_left_out_of_few_bytes(dataset, compression):
-    chunks.check(dataset(bytes(SIZE), 1, compression=compression))
+    read(dataset(bytes(SIZE), 1, compression=compression))
     with pytest.raises(ValueError, match="unpacks to 14 bytes"):
-        chunks.check(dataset(bytes(14), 1, compression=compression))
+        read(dataset(bytes(14), 1, compression=compression))
 
 
 @pytest.mark.parametrize("packed", [b"no zlib", zlib.compress(bytes(SIZE))[:-5]])
 def test_damaged_gzip(dataset, packed):
-    with pytest.raises(ValueError, match="a chunk is damaged"):
-        chunks.check(dataset(packed, compression="gzip"))
+    with pytest.raises(ValueError, match=r"chunk is cut short|while decompressing"):
+        read(dataset(packed, compression="gzip"))
 
 
 # A run of 32 bytes, and references back: 2 + length, and 9 + one more byte.
@@ -111,22 +115,22 @@ def test_lzf(dataset, packed, length):
     """The length is the one that h5py's own filter comes to."""
     array = dataset(packed, compression="lzf")
     if length == SIZE:
-        chunks.check(array)
+        read(array)
         assert array[64:].tobytes()[:32] == bytes(range(32))
     else:
         with pytest.raises(ValueError, match=f"unpacks to {length} bytes"):
-            chunks.check(array)
+            read(array)
 
 
 @pytest.mark.parametrize("packed", [LZF[:-1], LZF + b"\xe0", LZF + b"\x20"])
 def test_damaged_lzf(dataset, packed):
-    with pytest.raises(ValueError, match="a chunk is damaged"):
-        chunks.check(dataset(packed, compression="lzf"))
+    with pytest.raises(ValueError, match=r"chunk is cut short|while decompressing"):
+        read(dataset(packed, compression="lzf"))
 
 
 def test_very_many_chunks():
     with in_memory("earliest") as file, pytest.raises(ValueError, match="in 100,000 chunks: refused"):
-        chunks.check(file.create_dataset("x", (100_000,), "u1", chunks=(1,)))
+        read(file.create_dataset("x", (100_000,), "u1", chunks=(1,)))
 
 
 def test_features_and_weights(tmp_path, net):
@@ -137,7 +141,7 @@ def test_features_and_weights(tmp_path, net):
         del file["a.jpg/descriptors"]
         array = file.create_dataset("a.jpg/descriptors", (512, 3), "f4", chunks=(512, 3), compression="gzip")
         array.id.write_direct_chunk((0, 0), zlib.compress(bytes(10)))
-        with pytest.raises(FormatError, match=r"/a.jpg/descriptors: the chunk at .* unpacks to 10 bytes"):
+        with pytest.raises(FormatError, match=r"a.jpg/descriptors: the chunk at .* unpacks to 10 bytes"):
             hloc.read(file, "a.jpg")
     net.save(tmp_path / "w.h5")
     with h5py.File(tmp_path / "w.h5", "r+") as file:
@@ -146,7 +150,7 @@ def test_features_and_weights(tmp_path, net):
         open(tmp_path / "w.h5", "rb") as stream,
         pytest.raises(WeightsError, match="conv1_1/bias: the chunk"),
     ):
-        hdf5.read(stream)
+        weights.read(stream, Path("w.h5"))
 
 
 def test_values_that_are_not_finite_are_read_without_a_warning(tmp_path):

@@ -8,14 +8,18 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import WeightsError, did_you_mean
 from ..machine import user_cache
 from ..options import PackagedWeights, PublishedWeights, names
+from .parameters import Provenance
 
 PACKAGED = names(PackagedWeights)
 
@@ -42,9 +46,20 @@ MD5 = {"vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5": "6d6bbae143d83200629
 ARRAYS = {"ots": "8f73a20cfe50739365387e36b32fcbc6658c20bdd0b8e3b7c227bf078bb90cf9"}
 """Known SHA-256 of arrays, as :meth:`Provenance.of_arrays` computes it; this one is that of Keras' VGG16."""
 
+_VGG16 = (
+    "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): VGG16, trained on ImageNet by Karen Simonyan "
+    "and Andrew Zisserman, Visual Geometry Group, University of Oxford"
+)
+# By the SHA-256 of the arrays: files may be copies.
+_LICENCES = {
+    "f3f6a186f994a54739505c66fc86f1d1a087c3407dc3bcc77e41161d934e23c3": "BSD-3-Clause: part of d2np",
+    "93351ba3cbf610728a1deb9fc5467b0be015a1f253555f5fa6c6f2ba81839ebc": f"{_VGG16}; rounded to float16 here",
+    ARRAYS["ots"]: _VGG16,
+}
+
 
 def cache_folder() -> Path:
-    """The folder of converted weights; it need not exist.
+    """Return the folder of converted weights; it need not exist.
 
     ``$D2NP_CACHE``, or else the platform's folder for caches: ``$XDG_CACHE_HOME/d2np`` or ``~/.cache/d2np``,
     on macOS ``~/Library/Caches/d2np``, on Windows ``%LOCALAPPDATA%\\d2np\\Cache``.
@@ -65,7 +80,7 @@ def cache_folder() -> Path:
 
 
 def cached_file(name: str) -> Path:
-    """Where the converted weights of that name are, or would be, in the cache."""
+    """Return where the converted weights of that name are, or would be, in the cache."""
     return cache_folder() / f"{name}.h5"
 
 
@@ -78,7 +93,7 @@ def default() -> str:
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """The file that a name or a path stands for.
+    """Return the file that a name or a path stands for.
 
     Parameters
     ----------
@@ -114,6 +129,25 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         raise WeightsError(f"{source}: is an address, expected a file: `d2np fetch` downloads weights")
     hint = did_you_mean(os.fspath(source), NAMES)
     raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}{hint}")
+
+
+def licence(source: object, arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance) -> str:
+    """Return the licence of weights, or whose terms they are under.
+
+    Parameters
+    ----------
+    source : str or path
+        What was loaded.
+    arrays : mapping of str to float32 arrays
+    provenance : Provenance
+        As :func:`d2np.weights.load` returns them.
+    """
+    if known := _LICENCES.get(Provenance.of_arrays(arrays).sha256):
+        return known
+    published = {file_name(urls[0]) for urls in SOURCES.values()}
+    if source in SOURCES or provenance.name in published:
+        return "its authors' terms (https://github.com/mihaidusmanu/d2-net)"
+    return "not known to d2np: ask where the file comes from"
 
 
 def file_name(url: str) -> str:

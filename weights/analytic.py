@@ -25,7 +25,7 @@ part; so the descriptor's final L2 norm makes it independent of contrast, and gr
 it independent of brightness. Thresholds against noise would have broken that, and measurably did harm: the
 one that there is keeps out rounding errors alone.
 
-    python -m d2np.weights.analytic weights/analytic.h5
+    python weights/analytic.py weights/analytic.h5
 
 writes the file that is packaged.
 
@@ -34,12 +34,14 @@ The handful of numbers below were chosen by trying, on warped views of four imag
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..layers import PARAMETER_SHAPES
+from d2np.layers import PARAMETER_SHAPES
+from d2np.weights import Provenance, save
 
 _Arrays = dict[str, NDArray[np.float32]]
 _Kernel = NDArray[np.float64]
@@ -303,10 +305,7 @@ def _silent_frame(filled: _Arrays, frame: int) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    from . import Provenance, save
-
     made = arrays()
-    contents = Provenance.of_arrays(made).sha256
-    save(sys.argv[1], made, Provenance("d2np/weights/analytic.py", contents, "Python"))
+    # Under the name that this file had in version 1.0, so that the weights stay the same byte for byte.
+    name = "d2np/weights/analytic.py"
+    save(sys.argv[1], made, Provenance(name, Provenance.of_arrays(made).sha256, "Python"))
