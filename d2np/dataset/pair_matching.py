@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from itertools import combinations
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FormatError, several
+from ..errors import Error, FormatError, several
 from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
 from ..machine import free_memory
 from ..matching import match
 from ..threads import Team
-from .extraction import ATTEMPTS, Progress, damaged_again
-from .hdf import MatchOutput, recorded_settings
+from . import cluster
+from .archives import Group, JobFile, Store, write
+from .assembly import HdfOutput, recorded_settings, until_whole
+from .changes import is_same
+from .extraction import Progress
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -31,10 +38,15 @@ Pair = tuple[str, str]
 CACHED = 16
 """Images whose features are held at once, beside those that are being matched."""
 
+PAIRS = 128
+"""Pairs in an archive, and in a batch for a worker of a cluster, at most."""
+
 # Of the memory that is free, features that are held take a quarter at most, and those that are being matched
 # a half: those of an image within the published limits take so many bytes, about.
 _HELD_SHARE, _MATCHED_SHARE = 4, 2
 _FEATURE_BYTES = 50 << 20
+# Matching two images may take less time than the disk does to write: a second's work is no loss.
+_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,91 @@ def _run(cached: int) -> int:
     return max(1, cached - 2)
 
 
+@dataclass(frozen=True)
+class MatchArchives:
+    """Writes the matches of some pairs at a time into an archive: here, or in a worker of a cluster.
+
+    Attributes
+    ----------
+    store : Store
+    job : JobFile
+    """
+
+    store: Store
+    job: JobFile
+
+    def write(self, matches: list[tuple[Group, Mapping[str, Any]]]) -> str:
+        """Store some matches, and return the name of the archive."""
+        archive = self.job.archive_of(matches[0][0].name)
+        with self.store.writing(archive) as stream:
+            write(stream, ((group, [(group.count, arrays)]) for group, arrays in matches))
+        return archive
+
+
+class MatchOutput(HdfOutput):
+    """hloc's match file; see :class:`HdfOutput`.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping
+        What the matches depend on.
+    features : path, optional
+        The feature file: pairs of which an image has other features now are held no longer.
+    restart : bool
+        Begin anew.
+
+    Raises
+    ------
+    FormatError
+        If the feature file cannot be read, or for what :class:`HdfOutput` says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, object],
+        *,
+        features: str | os.PathLike[str] | None = None,
+        restart: bool = False,
+    ) -> None:
+        self._stamps: dict[str, str] = {}
+        if features is not None:
+            with hloc.opened(features) as file:
+                for name in hloc.names(file):
+                    self._stamps[name] = hloc.stamp_of(file, name) or ""
+        super().__init__(
+            path,
+            settings,
+            listed=hloc_matches.pair_names,
+            is_complete=hloc_matches.is_complete,
+            command="d2np pairs",
+            restart=restart,
+        )
+
+    def holds(self, a: str, b: str) -> bool:
+        """Return whether the matches of these two images are there already, in either order."""
+        first, second = self.in_its_order(a, b)
+        name = hloc_matches.pair_name(first, second)
+        return self.has(name) and is_same(self.made_from(name), self.stamp(first, second))
+
+    def in_its_order(self, a: str, b: str) -> Pair:
+        """Return the pair as the file has it, if it does, so that it comes to be there once."""
+        turned = self.has(hloc_matches.pair_name(b, a)) and not self.has(hloc_matches.pair_name(a, b))
+        return (b, a) if turned else (a, b)
+
+    def archives(self, store: Store | None = None) -> MatchArchives:
+        """Return what writes archives of this job: into its folder, or another store."""
+        return MatchArchives(store or self.own_store(), self.job)
+
+    def stamp(self, a: str, b: str) -> str | None:
+        """Return what tells whether the features of two images are still the same."""
+        if a not in self._stamps or b not in self._stamps:
+            return None
+        both = "\n".join((self._stamps[a], self._stamps[b]))
+        return json.dumps({"features": blake2b(both.encode(), digest_size=8).hexdigest()})
+
+
 def match_pairs(
     features: str | os.PathLike[str],
     pairs: Collection[Pair],
@@ -233,48 +330,34 @@ def match_pairs(
     """
     report = MatchReport()
     try:
-        done = _where(features, output, settings, threads, client, shards)
+        store = None if client is None else cluster.store_for(output, shards)
         hloc_matches.by_flat_name(_names(pairs))
-        waiting = sum(not output.holds(*pair) for pair in pairs)
-        report.skipped = len(pairs) - waiting
-        for _ in range(ATTEMPTS):
+        for attempt in until_whole(output.finish):
+            waiting = sum(not output.holds(*pair) for pair in pairs)
+            if not attempt:
+                report.skipped = len(pairs) - waiting
             if waiting:
                 output.start()
-            with closing(done(_left(pairs, output), waiting)) as results:
-                for count in results:
-                    report.done += 1
-                    report.matches += count
-                    report.unmatched += not count
-                    waiting -= 1
-                    if progress is not None:
-                        progress.update()
-                    if stop is not None and waiting and stop():
-                        raise KeyboardInterrupt
-            if output.finish():
-                break
-            waiting = sum(not output.holds(*pair) for pair in pairs)
-        else:
-            raise damaged_again()
+                items = ((pair, output.stamp(*pair)) for pair in _left(pairs, output))
+                options = features, output, settings, threads, items, waiting
+                done = _done_here(*options) if client is None else _done_there(*options, client, store)
+                with closing(done) as counts:
+                    for count in counts:
+                        report.done += 1
+                        report.matches += count
+                        report.unmatched += not count
+                        waiting -= 1
+                        if progress is not None:
+                            progress.update()
+                        if stop is not None and waiting and stop():
+                            raise KeyboardInterrupt
     finally:
         output.close()
     return report
 
 
-def _where(
-    features: str | os.PathLike[str],
-    output: MatchOutput,
-    settings: MatchSettings,
-    threads: int | None,
-    client: Client | None,
-    shards: str | os.PathLike[str] | None,
-) -> Callable[[Iterator[Pair], int], Generator[int]]:
-    """What does the work: this process or a cluster."""
-    if client is None:
-        return partial(_done_here, features, output, settings, threads)
-    from . import workers
-
-    store = workers.store_for(output, shards)
-    return partial(workers.matched, client, features, output, settings, threads, store)
+Item = tuple[Pair, "str | None"]
+"""A pair with its stamp."""
 
 
 def _done_here(
@@ -282,14 +365,54 @@ def _done_here(
     output: MatchOutput,
     settings: MatchSettings,
     threads: int | None,
-    pairs: Iterator[Pair],
+    items: Iterable[Item],
     count: int,
 ) -> Generator[int]:
-    """Of each pair the number of its matches, which are stored."""
+    """Yield of each pair the number of its matches, which are stored."""
+    with (
+        hloc.opened(features) as file,
+        closing(matched(file, items, count, settings, threads, output.archives())) as stored,
+    ):
+        for group, archive in stored:
+            output.parts.take(group.name, archive, group.stamp, None)
+            yield group.count
+
+
+def _done_there(
+    features: str | os.PathLike[str],
+    output: MatchOutput,
+    settings: MatchSettings,
+    threads: int | None,
+    items: Iterable[Item],
+    count: int,
+    client: Client,
+    store: Store | None,
+) -> Generator[int]:
+    """Have the workers of a cluster do it; an error in the end, if workers have died on a pair."""
+    archives = output.archives(store)
+    each = threads or cluster.threads_each(client)
+    do = partial(_done_by_worker, os.path.abspath(features), settings, each, archives)
+    failed = []
+    with closing(cluster.results(client, do, items, count, PAIRS)) as results:
+        for (pair, _), outcome in results:
+            if isinstance(outcome, str):
+                failed.append(f"{hloc_matches.pair_name(*pair)}: {outcome}")
+            else:
+                group, archive = outcome
+                output.parts.take(group.name, archive, group.stamp, store)
+                yield group.count
+    if store is not None:
+        output.parts.collect(store)
+    if failed:
+        more = f" (and {len(failed) - 1} more pairs)" if len(failed) > 1 else ""
+        raise Error(f"{failed[0]}{more}; the others are done, and the same command tries again")
+
+
+def _done_by_worker(
+    features: str, settings: MatchSettings, threads: int, archives: MatchArchives, batch: list[Item]
+) -> list[tuple[Group, str]]:
     with hloc.opened(features) as file:
-        for (a, b), counts, matches in matched(file, pairs, count, settings, threads):
-            output.put(a, b, matches, counts)
-            yield len(matches)
+        return list(matched(file, batch, len(batch), settings, threads, archives))
 
 
 def _names(pairs: Collection[Pair]) -> list[str]:
@@ -309,9 +432,52 @@ def _left(pairs: Collection[Pair], output: MatchOutput) -> Iterator[Pair]:
 
 
 def matched(
-    file: Any, pairs: Iterable[Pair], count: int, settings: MatchSettings, threads: int | None
-) -> Iterator[tuple[Pair, tuple[int, int], Matches]]:
-    """Matches of so many pairs, in their order, with the numbers of keypoints."""
+    file: Any,
+    items: Iterable[Item],
+    count: int,
+    settings: MatchSettings,
+    threads: int | None,
+    archives: MatchArchives,
+) -> Generator[tuple[Group, str]]:
+    """Match so many pairs, and store them: here, or in a worker of a cluster.
+
+    Yields
+    ------
+    Group
+        A pair, in the order of the items, once it is stored.
+    str
+        The name of its archive.
+    """
+    waiting: list[tuple[Group, Mapping[str, Any]]] = []
+    since = monotonic()
+
+    def stored() -> list[tuple[Group, str]]:
+        groups, archive = [group for group, _ in waiting], archives.write(waiting)
+        waiting.clear()
+        return [(group, archive) for group in groups]
+
+    try:
+        for (a, b), stamp, counts, matches in _in_order(file, items, count, settings, threads):
+            group = Group(hloc_matches.pair_name(a, b), stamp, len(matches))
+            waiting.append((group, hloc_matches.arrays_of(a, b, matches, counts)))
+            if len(waiting) == PAIRS or monotonic() - since >= _SECONDS:
+                yield from stored()
+                since = monotonic()
+        if waiting:
+            yield from stored()
+    except FormatError:
+        raise
+    except BaseException:
+        # What is done is kept.
+        if waiting:
+            stored()
+        raise
+
+
+def _in_order(
+    file: Any, items: Iterable[Item], count: int, settings: MatchSettings, threads: int | None
+) -> Iterator[tuple[Pair, str | None, tuple[int, int], Matches]]:
+    """Yield the matches of so many pairs, in their order, with the numbers of keypoints."""
     with Team(threads) as team:
         cores = team.size
     free = free_memory()
@@ -324,17 +490,17 @@ def matched(
         logging.getLogger("d2np").warning("%s at a time instead of %d: little memory is free", fewer, wanted)
     options = {**settings.options(), "threads": cores // workers}
     held = _Held(file, max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES)))
-    under_way: deque[tuple[Pair, tuple[int, int], Future[Matches]]] = deque()
+    under_way: deque[tuple[Pair, str | None, tuple[int, int], Future[Matches]]] = deque()
 
-    def next_one() -> tuple[Pair, tuple[int, int], Matches]:
-        pair, counts, future = under_way.popleft()
-        return pair, counts, future.result()
+    def next_one() -> tuple[Pair, str | None, tuple[int, int], Matches]:
+        pair, stamp, counts, future = under_way.popleft()
+        return pair, stamp, counts, future.result()
 
     pool = ThreadPoolExecutor(workers)
     try:
-        for pair in pairs:
+        for pair, stamp in items:
             a, b = held[pair[0]], held[pair[1]]
-            under_way.append((pair, (len(a), len(b)), pool.submit(match, a, b, **options)))
+            under_way.append((pair, stamp, (len(a), len(b)), pool.submit(match, a, b, **options)))
             if len(under_way) > workers:
                 yield next_one()
         while under_way:
