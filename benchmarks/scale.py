@@ -24,6 +24,7 @@ import numpy as np
 from d2np.dataset import Entry, HlocOutput, cluster
 from d2np.dataset.cluster import Receipt
 from d2np.dataset.extraction import IMAGES
+from d2np.dataset.outputs import Task
 from d2np.features import Features
 
 SETTINGS = {"weights": "none"}
@@ -86,10 +87,10 @@ def job(path: Path, count: int, keypoints: int, *, look: bool) -> None:
 
     with measured(count, keypoints, "archives are written", lambda: size_of(output.parts.folder)):
         for name in names:
-            archives.write(Entry(Path(name), name), stamp, [features], 1.0)
+            archives.put(Task(Path(name), name, stamp), [features], 1.0)
     with measured(count, keypoints, "client takes them in"):
         for name in names:
-            output.parts.take(name, archives.job.archive_of(name), stamp, None)
+            output.parts.take(name, stamp, archives.store.archive_of(name), archives.store)
     output.close()
     with measured(count, keypoints, "client, started again, finds them"):
         output = HlocOutput(path, SETTINGS)

@@ -291,9 +291,9 @@ def test_blocks_that_are_not_as_many_as_told_are_no_image(tmp_path):
     output = HlocOutput(tmp_path / "f.h5", {})
     output.put(entry_of("b.jpg"), some_features(2), 1.0)
     arrays = hloc.arrays_of(some_features(2))
-    with open(output.parts.folder / output.job.archive_of("a.jpg"), "wb") as stream:
-        write(stream, [(Group("a.jpg", None), [(2, arrays), (5, arrays)])])
-    output.parts.take("a.jpg", output.job.archive_of("a.jpg"), None, None)
+    store = output.store()
+    store.write([(Group("a.jpg", None), [(2, arrays), (5, arrays)])], "a.jpg")
+    output.parts.take("a.jpg", None, store.archive_of("a.jpg"), store)
     assert not output.finish()
     assert list(output.parts.index) == ["b.jpg"]
     output.close()
@@ -342,7 +342,7 @@ def gathered(net, entries, settings, **options):
             blocks.setdefault(entry.name, []).append(block)
         return sum(map(len, blocks[entry.name]))
 
-    return blocks, list(extracted(net, entries, settings, put, **options))
+    return blocks, list(extracted(net, settings, put, options, entries, len(entries)))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

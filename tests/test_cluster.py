@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import distributed
@@ -40,7 +41,6 @@ from d2np.dataset import (
     extraction,
     listing,
     match_pairs,
-    outputs,
 )
 from d2np.errors import Error, FormatError, OptionError
 from d2np.formats import hloc, hloc_matches
@@ -238,12 +238,12 @@ def test_a_cluster_that_is_not_there_leaves_the_output_free(
 @pytest.mark.parametrize("fails", [False, True])
 def test_taking_an_archive_loses_nothing(tmp_path, monkeypatch, where, fails):
     """Where only what is open for writing can be flushed, as on Windows."""
-    store = archives.Store(where.format(tmp_path))
-    store.make()
-    with store.writing("1.npz") as stream:
-        stream.write(b"work of an hour")
     folder = archives.JobFolder(tmp_path / "f.h5.parts")
     folder.begin({}, anew=False)
+    store = archives.Store(where.format(tmp_path), "")
+    assert store.names() == []
+    with store.writing("1.npz") as stream:
+        stream.write(b"work of an hour")
     flush = os.fsync
 
     def flush_what_is_written(handle):
@@ -257,17 +257,17 @@ def test_taking_an_archive_loses_nothing(tmp_path, monkeypatch, where, fails):
     monkeypatch.setattr(os, "fsync", flush_what_is_written)
     if fails:
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            folder.take("a", "1.npz", None, store)
+            folder.take("a", None, "1.npz", store)
         assert store.names() == ["1.npz"]
         assert folder.index == {}
         assert names_in(folder.folder) == ["job.json", "lock"]
         store.remove("1.npz")
     else:
-        folder.take("a", "1.npz", None, store)
+        folder.take("a", None, "1.npz", store)
         assert (folder.folder / "1.npz").read_bytes() == b"work of an hour"
     assert store.names() == []
     with pytest.raises(FormatError, match=r"(?i)no such file"):
-        folder.take("b", "none.npz", None, store)
+        folder.take("b", None, "none.npz", store)
     folder.remove()
 
 
@@ -293,7 +293,7 @@ def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
     parts = tmp_path / "f.h5.parts"
     if where is not None:
         # As if the client had not come to take it.
-        store = archives.Store(place)
+        store = archives.Store(archives.place_of(place))
         path = archives_of(tmp_path / "f.h5")[-1]
         with store.writing(path.name) as stream:
             stream.write(path.read_bytes())
@@ -318,33 +318,33 @@ def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
 def test_pipes_between_the_archives_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "1.npz")
     with pytest.raises(FormatError, match="a pipe or a device"):
-        archives.Store(tmp_path).opened("1.npz")
+        archives.Store(str(tmp_path)).opened("1.npz")
     with pytest.raises(FormatError, match="a pipe or a device"):
-        cluster.Delivered(archives.Store(tmp_path), "1.npz", "0" * 64).load()
+        cluster.Delivered(archives.Store(str(tmp_path)), "1.npz", "0" * 64).load()
 
 
 def test_a_network_that_somebody_has_exchanged_is_not_loaded(tmp_path):
     (tmp_path / "network").write_bytes(b"a pickle")
     with pytest.raises(FormatError, match="network was changed by somebody else"):
-        cluster.Delivered(archives.Store(tmp_path), "network", "0" * 64).load()
+        cluster.Delivered(archives.Store(str(tmp_path)), "network", "0" * 64).load()
 
 
 @pytest.mark.parametrize("where", [None, "memory://done"])
 def test_what_is_stored_without_a_receipt_is_not_done_again(folder, tmp_path, where):
     """A worker that died just before it could send its receipt."""
     output = output_of(tmp_path / "f.h5")
-    output.start()
-    entries = listing([folder])[:3]
-    net = StubNet(tmp_path / "log")
-    writer = output.archives(where and archives.Store(where))
-    with cluster.delivered(net, writer.store, writer.job) as network:
-        batch = [(entry, output.stamp(entry), entry) for entry in entries]
-        options = writer, network, Settings(), 1
-        assert extraction._done_by_worker(*options, batch[:2]) == [10, 11]
-        assert extraction._done_by_worker(*options, batch) == [10, 11, 12]
-        assert len(seen(tmp_path / "log")) == 3
-        changed = [(entry, '{"size": 1}', entry) for entry, *_ in batch]
-        assert extraction._done_by_worker(*options, changed) == [10, 11, 12]
+    batch = [output.task(entry) for entry in listing([folder])[:3]]
+    writer = output.archives(where)
+
+    def done(tasks):
+        with cluster.delivered(StubNet(tmp_path / "log"), writer.store) as network:
+            options = network, Settings(), writer, 1, tmp_path
+            return [outcome for _, outcome in extraction._extracted_by_worker(*options, tasks, len(tasks))]
+
+    assert done(batch[:2]) == [10, 11]
+    assert done(batch) == [10, 11, 12]
+    assert len(seen(tmp_path / "log")) == 3
+    assert done([replace(task, stamp='{"size": 1}') for task in batch]) == [10, 11, 12]
     assert len(seen(tmp_path / "log")) == 6
     output.close()
 
@@ -353,7 +353,7 @@ def test_a_worker_that_cannot_write_ends_the_job_with_a_sentence(client, folder,
     def full(stream, groups):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(outputs, "write", full)
+    monkeypatch.setattr(archives, "write", full)
     output = output_of(tmp_path / "f.h5")
     with pytest.raises(FormatError, match=r"f\.h5: cannot be written: No space left on device: what is done"):
         extract(StubNet(tmp_path / "log"), listing([folder]), output, Settings(), client=client)

@@ -524,7 +524,7 @@ def test_names_that_have_no_place_in_the_archives_of_others(folder, tmp_path):
     with closing(output_of(tmp_path)) as output:
         for name in ("a", "a/x.jpg", "b"):
             output.put(Entry(path, name), features, 1.0)
-        with open(tmp_path / "f.h5.parts" / output.job.archive_of("."), "wb") as stream:
+        with open(tmp_path / "f.h5.parts" / output.store().archive_of("."), "wb") as stream:
             write(stream, [(Group(".", None), [(0, {"scores": features.scores})])])
     assert extracted(tmp_path, ["a", "a/x.jpg", ".", "b"]) == (0, 2, ["a/x.jpg", "."])
     assert hloc.names(tmp_path / "f.h5") == ["a", "b"]

@@ -29,6 +29,7 @@ import d2np
 from d2np.atomic import Lock
 from d2np.cli import main
 from d2np.dataset import HlocOutput, NpzOutput, Settings, archives, assembly, extract, extraction, listing
+from d2np.dataset.outputs import FeatureArchives
 from d2np.errors import FormatError
 from d2np.features import Features
 from d2np.formats import hloc
@@ -220,14 +221,14 @@ def test_images_that_change_while_the_job_is_stopped_are_done_again(photos):
 
 
 def test_an_image_that_changes_while_it_is_read_is_done_again(photos, monkeypatch):
-    original = HlocOutput.put_blocks
+    original = FeatureArchives.put
 
-    def put(self, entry, *rest):
-        if entry.name == "03.png":
+    def put(self, task, *rest):
+        if task.name == "03.png":
             change(photos / "03.png", b"y" * 7)
-        return original(self, entry, *rest)
+        return original(self, task, *rest)
 
-    monkeypatch.setattr(HlocOutput, "put_blocks", put)
+    monkeypatch.setattr(FeatureArchives, "put", put)
     run(photos, "f.h5", "calls")
     monkeypatch.undo()
     assert run(photos, photos.parent / "f.h5", photos.parent / "later").done == 1
@@ -542,6 +543,7 @@ SMALL_DISK = """
 import os, resource, signal, subprocess, sys
 from parted import kept
 from stubbed import run
+from d2np.dataset.outputs import FeatureArchives
 from d2np.errors import FormatError
 
 def small(size):

@@ -105,15 +105,18 @@ def telling(what: str) -> Iterator[None]:
         raise FormatError(f"{what}: {error.strerror or reason_of(error)}{more}") from None
 
 
-def write(stream: BinaryIO, groups: Iterable[tuple[Group, Iterable[tuple[int, Arrays]]]]) -> list[Group]:
+GroupInBlocks = tuple[Group, Iterable[tuple[int, Arrays]]]
+"""A group with its blocks: the number of keypoints or matches in each, and its arrays."""
+
+
+def write(stream: BinaryIO, groups: Iterable[GroupInBlocks]) -> list[Group]:
     """Write an archive, and return what it holds.
 
     Parameters
     ----------
     stream : binary stream
     groups : iterable
-        Groups with their blocks, no more than one of which is held: the number of keypoints or matches in
-        each, and its arrays.
+        No more than one block is held.
     """
     written = []
     with zipfile.ZipFile(stream, "w") as archive:
@@ -223,13 +226,17 @@ def _checked() -> Iterator[None]:
         raise Damaged(str(error)) from None
 
 
+@dataclass(frozen=True)
 class Store:
-    """Where archives are left: a folder, or a URL that fsspec knows. Can be pickled.
+    """Where the archives of a job are left: a folder, or a URL that fsspec knows.
 
-    Parameters
+    Attributes
     ----------
-    where : path or str
-    told : str, optional
+    where : str
+        An absolute path, or a URL.
+    token : str
+        Of the job: what the names of its files begin with.
+    told : str
         What is said to be unwritable where it is; by default the place itself.
 
     Raises
@@ -238,32 +245,24 @@ class Store:
         By all methods, if something cannot be done.
     """
 
-    def __init__(self, where: str | os.PathLike[str], told: str = "") -> None:
-        text = os.fspath(where)
-        path = local_path(text) or text
-        self.where = path if is_url(path) else os.path.abspath(path)
-        self._told = f"{told}: cannot be written" if told else self.where
+    where: str
+    token: str = ""
+    told: str = ""
 
-    def make(self) -> None:
-        """Make the folder, where folders need to be made."""
-        try:
-            with telling(self._told):
-                if is_url(self.where):
-                    system, folder = self._system()
-                    system.makedirs(folder, exist_ok=True)
-                elif os.path.exists(self.where) and not os.path.isdir(self.where):
-                    raise FormatError(f"{self.where}: is no folder that workers could write into")
-                else:
-                    os.makedirs(self.where, exist_ok=True)
-        except FormatError:
-            raise
-        except (ImportError, ValueError) as error:
-            raise FormatError(f"{self.where}: {reason_of(error)}") from None
+    def archive_of(self, name: str) -> str:
+        """Return the name of the archive that begins with the group of this name."""
+        digest = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return f"{self.token}-{digest}{_EXTENSION}"
+
+    def write(self, groups: Iterable[GroupInBlocks], first: str) -> list[Group]:
+        """Write the archive that begins with the group of the name ``first``, and return its groups."""
+        with self.writing(self.archive_of(first)) as stream:
+            return write(stream, groups)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """Yield a stream whose content gets the name, in place of what has it, when the block ends well."""
-        with telling(self._told):
+        with telling(f"{self.told or self.where}: cannot be written"):
             if not is_url(self.where):
                 with replacing(os.path.join(self.where, name), follow=False) as stream:
                     yield stream
@@ -290,26 +289,37 @@ class Store:
             return stream
 
     def names(self) -> list[str]:
-        """List all files there are."""
-        with telling(self._told):
-            if not is_url(self.where):
-                return os.listdir(self.where)
-            system, folder = self._system()
-            system.invalidate_cache(folder)
-            return [path.rstrip("/").rpartition("/")[2] for path in system.ls(folder, detail=False)]
+        """List the files of the job; make the place, if it is not there."""
+        try:
+            with telling(self.where):
+                system, folder = self._system()
+                if system.isfile(folder):
+                    raise FormatError(f"{self.where}: is no folder that workers could write into")
+                system.makedirs(folder, exist_ok=True)
+                system.invalidate_cache(folder)
+                names = [path.rstrip("/").rpartition("/")[2] for path in system.ls(folder, detail=False)]
+        except FormatError:
+            raise
+        except (ImportError, ValueError) as error:
+            raise FormatError(f"{self.where}: {reason_of(error)}") from None
+        return [name for name in names if name.lstrip(".").startswith(self.token)]
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        with telling(self._told), suppress(FileNotFoundError):
-            if is_url(self.where):
-                system, folder = self._system()
-                system.rm_file(f"{folder}/{name}")
-            else:
-                os.unlink(os.path.join(self.where, name))
+        with telling(self.where), suppress(FileNotFoundError):
+            system, folder = self._system()
+            system.rm_file(f"{folder}/{name}")
 
     def _system(self) -> tuple[Any, str]:
         system, folder = file_system(self.where, FormatError)
         return system, folder.rstrip("/")
+
+
+def place_of(where: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a folder, or the URL that is none."""
+    text = os.fspath(where)
+    path = local_path(text) or text
+    return path if is_url(path) else os.path.abspath(path)
 
 
 @dataclass(frozen=True)
@@ -329,11 +339,6 @@ class JobFile:
     settings: dict[str, Any]
     anew: bool
     token: str
-
-    def archive_of(self, name: str) -> str:
-        """Return the name of the archive that begins with the group of this name."""
-        digest = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-        return f"{self.token}-{digest}{_EXTENSION}"
 
 
 class JobFolder:
@@ -412,19 +417,21 @@ class JobFolder:
 
     def collect(self, store: Store) -> None:
         """Take from a store what workers have left there for this job, and remove what else it has left."""
-        assert self.job is not None
-        for name in store.names():
-            if name.startswith(self.job.token) and name.endswith(_EXTENSION):
+        for name in [] if self._owns(store) else store.names():
+            if name.endswith(_EXTENSION):
                 self._move(name, store)
                 self.adopt(name)
-            elif name.startswith(self.job.token):
+            else:
                 store.remove(name)
 
-    def take(self, name: str, archive: str, stamp: str | None, store: Store | None) -> None:
+    def take(self, name: str, stamp: str | None, archive: str, store: Store) -> None:
         """Add a group to the index, and its archive to the folder, if it is still in another store."""
-        if store is not None and archive not in self._moved:
+        if archive not in self._moved and not self._owns(store):
             self._move(archive, store)
         self.index[name] = archive, stamp
+
+    def _owns(self, store: Store) -> bool:
+        return store.where == str(self.folder)
 
     def _move(self, archive: str, store: Store) -> None:
         with store.opened(archive) as source, replacing(self.folder / archive) as target:

@@ -16,7 +16,7 @@ from ..errors import FormatError
 from ..formats import hloc
 from ..formats.hdf5 import read_text, write_text
 from ..images.names import near
-from .archives import ASSEMBLED, Archive, Damaged, JobFile, JobFolder, Store, telling
+from .archives import ASSEMBLED, Archive, Damaged, JobFile, JobFolder, Store, place_of, telling
 
 SETTINGS = "d2np_settings"
 """The attribute of an HDF5 file that tells, as JSON, what its content was made with."""
@@ -116,16 +116,26 @@ class HdfOutput:
             self.parts.remove()
             raise FormatError(f"{self._shown} was changed by another process just now: start again")
 
-    @property
-    def job(self) -> JobFile:
-        """The job that was started."""
+    def store(self, place: str | os.PathLike[str] | None = None) -> Store:
+        """Start the job; return where its archives are left: by default in its own folder."""
         self.start()
         assert self.parts.job is not None
-        return self.parts.job
+        if place is None:
+            return Store(str(self.parts.folder), self.parts.job.token, os.fspath(self._shown))
+        return Store(place_of(place), self.parts.job.token)
 
-    def own_store(self) -> Store:
-        """Return where archives go that no other place is named for: the job's own folder."""
-        return Store(self.parts.folder, os.fspath(self._shown))
+    def collect(self, place: str | os.PathLike[str] | None) -> None:
+        """Take the archives that workers have left elsewhere, also for a client that was ended.
+
+        Raises
+        ------
+        FormatError
+            If the place cannot be used.
+        """
+        if place is not None:
+            Store(place_of(place), "no job").names()
+            if self.parts.job is not None:
+                self.parts.collect(self.store(place))
 
     def finish(self) -> bool:
         if self.parts.job is None:

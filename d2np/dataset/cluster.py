@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import pickle
 import re
 import signal
@@ -35,8 +34,7 @@ from ..errors import Error, FormatError, OptionError
 from ..extras import require
 from ..images.messages import LOGGER, ONCE, collected
 from ..machine import usable_cores
-from .archives import JobFile, Store
-from .assembly import HdfOutput
+from .archives import Store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -45,6 +43,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+Do = Callable[[Iterable[Item], int], Generator[tuple[Item, Outcome]]]
 
 QUEUED = 2
 """Batches under way for each thread of the workers: one that is worked on, and the next one."""
@@ -202,29 +201,6 @@ def threads_each(client: Client) -> int:
     return max(1, usable_cores() // max(hosts.values(), default=1))
 
 
-def store_for(output: HdfOutput, place: str | os.PathLike[str] | None) -> Store | None:
-    """Return where the workers leave archives; take what is there from a client that was ended.
-
-    Parameters
-    ----------
-    output : HlocOutput or MatchOutput
-    place : path or URL, optional
-        By default the job's own folder, for which None is returned.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be read or made.
-    """
-    if place is None:
-        return None
-    store = Store(place)
-    store.make()
-    if output.parts.job is not None:
-        output.parts.collect(store)
-    return store
-
-
 @dataclass(frozen=True)
 class Delivered:
     """A network as a file in a store, which all workers see, and which outlives any of them."""
@@ -258,10 +234,10 @@ _loading = threading.Lock()
 
 
 @contextmanager
-def delivered(net: Net, store: Store, job: JobFile) -> Iterator[Delivered]:
+def delivered(net: Net, store: Store) -> Iterator[Delivered]:
     """Yield a network for the workers."""
     content = pickle.dumps(net)
-    name = f"{job.token}-network"
+    name = f"{store.token}-network"
     with store.writing(name) as stream:
         stream.write(content)
     try:
@@ -295,23 +271,24 @@ class Receipt(Generic[Outcome]):
     messages: list[tuple[str, bool]]
 
 
-def _done(do: Callable[[list[Item]], list[Outcome]], batch: list[Item]) -> Receipt[Outcome]:
+def _done(do: Do[Item, Outcome], batch: list[Item]) -> Receipt[Outcome]:
     """Do a batch in a worker."""
-    with collected() as records:
-        outcomes = do(batch)
+    with collected() as records, closing(do(batch, len(batch))) as results:
+        outcomes = [outcome for _, outcome in results]
     return Receipt(outcomes, [(record.getMessage(), hasattr(record, "d2np_once")) for record in records])
 
 
 def results(
-    client: Client, do: Callable[[list[Item]], list[Any]], items: Iterable[Item], count: int, most: int
-) -> Generator[tuple[Item, Any]]:
-    """Have a cluster do a function on items, in batches, and yield the items with their outcomes.
+    client: Client | None, do: Do[Item, Outcome], items: Iterable[Item], count: int, most: int
+) -> Generator[tuple[Item, Outcome | str]]:
+    """Have a function done on items, here or by a cluster in batches, and yield the items with the outcomes.
 
     Parameters
     ----------
-    client : distributed.Client
+    client : distributed.Client or None
     do : callable
-        Called in a worker with a batch; returns the outcome of each item.
+        Called in a worker with each batch, or here with all items, and their number; yields each item with
+        its outcome, in their order.
     items : iterable
     count : int
         How many they are.
@@ -331,6 +308,9 @@ def results(
         What a worker has raised, if it is one of ours; or if the cluster is gone, or anything else went wrong
         there.
     """
+    if client is None:
+        yield from do(items, count)
+        return
     size = max(1, min(most, count // (4 * _slots(client))))
     source = iter(items)
     batches = iter(lambda: list(islice(source, size)), [])

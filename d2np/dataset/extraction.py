@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -20,12 +20,11 @@ from ..images.source import Source
 from ..network.gathering import Gathering, in_blocks
 from ..options import Detector, Preprocessing
 from . import cluster
-from .archives import Store
 from .assembly import until_whole
 from .changes import Failures
 from .listing import Entry
-from .outputs import FeatureArchives, HlocOutput, Output
-from .pipeline import worked_on
+from .outputs import FeatureArchives, HlocOutput, Output, Task
+from .pipeline import AnEntry, worked_on
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -41,7 +40,7 @@ _LARGE_PIXELS = 2_000_000
 # In a block, at least: 8 MB of descriptors.
 _KEYPOINTS_OF_A_BLOCK = 4096
 
-Put = Callable[[Entry, Iterable[Features], float], int]
+Put = Callable[[Any, Iterable[Features], float], int]
 """Stores the features of an image, with their uncertainty, and returns how many there are."""
 
 
@@ -158,11 +157,10 @@ def extract(
     report = Report()
     try:
         if client is None:
-            work = partial(_done_here, net, output, settings, workers, threads, ended)
-        elif isinstance(output, HlocOutput):
-            store = cluster.store_for(output, shards)
-            work = partial(_done_there, client, net, output, settings, threads, store)
-        else:
+            shards = None
+        if isinstance(output, HlocOutput):
+            output.collect(shards)
+        elif client is not None:
             raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
         failures = Failures(output.failed_list, retry=retry_failed)
 
@@ -183,12 +181,14 @@ def extract(
             fail(entry, reason)
         if progress is not None and report.failed:
             progress.update(len(report.failed))
+        limits = {"workers": workers, "threads": threads, "stop": ended}
         for attempt in until_whole(output.finish):
             if attempt:
                 failed = {entry for entry, _ in report.failed}
                 waiting = [entry for entry in entries if entry not in failed and not output.holds(entry)]
             left = len(waiting)
-            with closing(work(failures.watched(waiting), left)) as results:
+            watched = failures.watched(waiting)
+            with closing(_outcomes(client, net, output, settings, limits, shards, watched, left)) as results:
                 for entry, outcome in results:
                     left -= 1
                     if isinstance(outcome, str):
@@ -230,29 +230,73 @@ def not_held(entries: Sequence[Entry], output: Output) -> tuple[list[Entry], lis
     return lacking, refused
 
 
+def _outcomes(
+    client: Client | None,
+    net: Net,
+    output: Output,
+    settings: Settings,
+    limits: dict[str, Any],
+    place: str | os.PathLike[str] | None,
+    entries: Iterator[Entry],
+    count: int,
+) -> Generator[tuple[Entry, int | str]]:
+    """Have images worked on, here or by a cluster; yield how many keypoints each has, or why it failed."""
+    if not count:
+        return
+    if not isinstance(output, HlocOutput):
+        put = partial(_put, output, threading.Lock())
+        yield from extracted(net, settings, put, limits, entries, count, in_blocks=False)
+        return
+    archives = output.archives(place)
+    with ExitStack() as stack:
+        do: cluster.Do[Task, int | str] = partial(extracted, net, settings, archives.put, limits)
+        if client is not None:
+            network = stack.enter_context(cluster.delivered(net, archives.store))
+            threads = limits["threads"] or cluster.threads_each(client)
+            do = partial(_extracted_by_worker, network, settings, archives, threads, Path.cwd())
+        results = cluster.results(client, do, map(output.task, entries), count, IMAGES)
+        for task, outcome in stack.enter_context(closing(results)):
+            if isinstance(outcome, int):
+                archive = archives.store.archive_of(task.name)
+                output.parts.take(task.name, task.stamp, archive, archives.store)
+            yield Entry(task.path, task.name), outcome
+    output.collect(place)
+
+
+def _put(
+    output: Output, lock: threading.Lock, entry: Entry, blocks: Iterable[Features], uncertainty: float
+) -> int:
+    (features,) = blocks
+    with lock:
+        output.put(entry, features, uncertainty)
+    return len(features)
+
+
 def extracted(
     net: Net,
-    entries: Iterable[Entry],
     settings: Settings,
     put: Put,
+    limits: dict[str, Any],
+    entries: Iterable[AnEntry],
+    count: int,
     *,
     in_blocks: bool = True,
-    **limits: Any,
-) -> Generator[tuple[Entry, int | str]]:
-    """Extract features from images and store them: here, or in a worker of a cluster.
+) -> Generator[tuple[AnEntry, int | str]]:
+    """Extract features from so many images and store them: here, or in a worker of a cluster.
 
     Parameters
     ----------
     net : Net
-    entries : iterable of Entry
     settings : Settings
     put : callable
         Called in several threads.
+    limits : dict
+        Options of :func:`~d2np.dataset.pipeline.worked_on`.
+    entries : iterable of Entry
+    count : int
     in_blocks : bool
         Store the features of large images as they are found, if they are found in their order. They are at
         one scale, without ``max_keypoints``, and with the detector ``"d2"``.
-    **limits
-        See :func:`~d2np.dataset.pipeline.worked_on`.
 
     Yields
     ------
@@ -262,21 +306,19 @@ def extracted(
     """
     in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None
 
-    def work(entry: Entry, image: Any, threads: int) -> int:
+    def work(entry: AnEntry, image: Any, threads: int) -> int:
         is_large = isinstance(image, Source) and image.shape[0] * image.shape[1] >= _LARGE_PIXELS
         if in_blocks and in_order and is_large:
-            return _stored_as_found(net, entry, image, settings, threads, put)
+            return _put_as_found(net, entry, image, settings, threads, put)
         features = net(image, threads=threads, **settings.options())
         return put(entry, [features], _uncertainty(features.image_size, settings))
 
-    with closing(worked_on(net, entries, settings, work, **limits)) as results:
+    with closing(worked_on(net, entries, settings, work, count=count, **limits)) as results:
         for entry, outcome in results:
             yield entry, outcome if isinstance(outcome, int) else str(outcome) or "not enough memory"
 
 
-def _stored_as_found(
-    net: Net, entry: Entry, image: Source, settings: Settings, threads: int, put: Put
-) -> int:
+def _put_as_found(net: Net, entry: Entry, image: Source, settings: Settings, threads: int, put: Put) -> int:
     options = {name: value for name, value in settings.options().items() if name != "max_keypoints"}
     height, width = image.given
     # There may be no keypoints at all.
@@ -286,90 +328,29 @@ def _stored_as_found(
         return put(entry, blocks, _uncertainty((width, height), settings))
 
 
-def _done_here(
-    net: Net,
-    output: Output,
-    settings: Settings,
-    workers: int | None,
-    threads: int | None,
-    ended: threading.Event,
-    entries: Iterator[Entry],
-    count: int,
-) -> Generator[tuple[Entry, int | str]]:
-    one_at_a_time = threading.Lock()
-
-    def put(entry: Entry, blocks: Iterable[Features], uncertainty: float) -> int:
-        if isinstance(output, HlocOutput):
-            return output.put_blocks(entry, blocks, uncertainty)
-        (features,) = blocks
-        with one_at_a_time:
-            output.put(entry, features, uncertainty)
-        return len(features)
-
-    return extracted(
-        *(net, entries, settings, put),
-        in_blocks=isinstance(output, HlocOutput),
-        workers=workers,
-        threads=threads,
-        stop=ended,
-        count=count,
-    )
-
-
-def _done_there(
-    client: Client,
-    net: Net,
-    output: HlocOutput,
-    settings: Settings,
-    threads: int | None,
-    store: Store | None,
-    entries: Iterator[Entry],
-    count: int,
-) -> Generator[tuple[Entry, int | str]]:
-    """Have the workers of a cluster do it."""
-    if not count:
-        return
-    archives = output.archives(store)
-    with cluster.delivered(net, archives.store, archives.job) as network:
-        do = partial(_done_by_worker, archives, network, settings, threads or cluster.threads_each(client))
-        items = ((_absolute(entry), output.stamp(entry), entry) for entry in entries)
-        with closing(cluster.results(client, do, items, count, IMAGES)) as results:
-            for (there, stamp, entry), outcome in results:
-                if isinstance(outcome, int):
-                    output.parts.take(entry.name, archives.job.archive_of(entry.name), stamp, store)
-                else:
-                    outcome = outcome.replace(os.fspath(there.path), os.fspath(entry.path))
-                yield entry, outcome
-        if store is not None:
-            output.parts.collect(store)
-
-
-def _done_by_worker(
-    archives: FeatureArchives,
+def _extracted_by_worker(
     network: cluster.Delivered,
     settings: Settings,
+    archives: FeatureArchives,
     threads: int,
-    batch: list[tuple[Entry, str | None, Entry]],
-) -> list[int | str]:
-    stamps = {entry.name: stamp for entry, stamp, _ in batch}
-
-    def put(entry: Entry, blocks: Iterable[Features], uncertainty: float) -> int:
-        return archives.write(entry, stamps[entry.name], blocks, uncertainty)
-
+    folder: Path,
+    batch: Iterable[Task],
+    count: int,
+) -> Generator[tuple[Task, int | str]]:
+    """Do a batch in a worker, whose working folder is another one."""
     # A worker that has died may have left some.
-    outcomes: dict[Entry, int | str | None] = {
-        entry: archives.left(entry, stamp) for entry, stamp, _ in batch
+    outcomes: dict[str, Any] = {task.name: archives.left(task) for task in batch}
+    waiting = {
+        replace(task, path=folder / task.path) if isinstance(task.path, Path) else task: task
+        for task in batch
+        if outcomes[task.name] is None
     }
-    waiting = [entry for entry, outcome in outcomes.items() if outcome is None]
-    with closing(extracted(network.load(), waiting, settings, put, threads=threads)) as results:
-        return list((outcomes | dict(results)).values())  # type: ignore[arg-type]
-
-
-def _absolute(entry: Entry) -> Entry:
-    """Return the same image for a process with another working folder."""
-    if not isinstance(entry.path, Path):
-        return entry
-    return replace(entry, path=Path(os.path.abspath(entry.path)))
+    results = extracted(network.load(), settings, archives.put, {"threads": threads}, waiting, len(waiting))
+    with closing(results):
+        for there, outcome in results:
+            paths = os.fspath(there.path), os.fspath(waiting[there].path)
+            outcomes[there.name] = outcome.replace(*paths) if isinstance(outcome, str) else outcome
+    yield from ((task, outcomes[task.name]) for task in batch)
 
 
 def _reason(entry: Entry, text: str) -> str:

@@ -18,7 +18,7 @@ from ..images.names import folders_of, inside, make_room
 from ..images.open import most_bytes
 from ..images.remote import RemoteFile
 from ..images.streams import opened
-from .archives import Archive, Damaged, Group, JobFile, Store, write
+from .archives import Archive, Damaged, Group, Store
 from .assembly import HdfOutput
 from .changes import has_checksum, is_same, stamp_of, with_checksum
 from .listing import Entry
@@ -64,29 +64,32 @@ class Output(Protocol):
 
 
 @dataclass(frozen=True)
+class Task(Entry):
+    """An image to work on, with its stamp; see :mod:`d2np.dataset.changes`."""
+
+    stamp: str | None = None
+
+
+@dataclass(frozen=True)
 class FeatureArchives:
-    """Writes the features of each image into an archive: here, or in a worker of a cluster.
+    """Stores the features of each image in an archive: here, or in a worker of a cluster.
 
     Attributes
     ----------
     store : Store
-    job : JobFile
     half : bool
         Store float16.
     """
 
     store: Store
-    job: JobFile
     half: bool
 
-    def write(self, entry: Entry, stamp: str | None, blocks: Iterable[Features], uncertainty: float) -> int:
+    def put(self, task: Task, blocks: Iterable[Features], uncertainty: float) -> int:
         """Store the features of an image, and return how many there are.
 
         Parameters
         ----------
-        entry : Entry
-        stamp : str, optional
-            See :mod:`d2np.dataset.changes`.
+        task : Task
         blocks : iterable of Features
             No more than one of them is held. If they end with an error, nothing is stored.
         uncertainty : float
@@ -99,26 +102,25 @@ class FeatureArchives:
         FormatError
             If the archive cannot be written.
         """
-        hloc.check_name(entry.name)
+        hloc.check_name(task.name)
 
         def arrays() -> Iterator[tuple[int, Mapping[str, Any]]]:
             for number, block in enumerate(blocks):
                 named = hloc.arrays_of(block, half=self.half)
                 yield len(block), {key: named[key] for key in (hloc.KEYPOINT_AXES if number else named)}
 
-        group = Group(entry.name, stamp, attributes=hloc.attributes_of(uncertainty))
-        with self.store.writing(self.job.archive_of(entry.name)) as stream:
-            (written,) = write(stream, [(group, arrays())])
+        group = Group(task.name, task.stamp, attributes=hloc.attributes_of(uncertainty))
+        (written,) = self.store.write([(group, arrays())], task.name)
         return written.count
 
-    def left(self, entry: Entry, stamp: str | None) -> int | None:
+    def left(self, task: Task) -> int | None:
         """Return how many features of an image are stored already; None if they are not."""
         try:
-            with self.store.opened(self.job.archive_of(entry.name)) as stream:
-                group = Archive(stream).groups[entry.name]
+            with self.store.opened(self.store.archive_of(task.name)) as stream:
+                group = Archive(stream).groups[task.name]
         except (FormatError, Damaged, KeyError):
             return None
-        return group.count if stamp is not None and group.stamp == stamp else None
+        return group.count if task.stamp is not None and group.stamp == task.stamp else None
 
 
 class HlocOutput(HdfOutput):
@@ -182,14 +184,18 @@ class HlocOutput(HdfOutput):
 
     def put_blocks(self, entry: Entry, blocks: Iterable[Features], uncertainty: float) -> int:
         """Store the features of one image, and return how many there are; see :class:`FeatureArchives`."""
-        archives, stamp = self.archives(), self.stamp(entry)
-        count = archives.write(entry, stamp, blocks, uncertainty)
-        self.parts.index[entry.name] = self.job.archive_of(entry.name), stamp
+        archives, task = self.archives(), self.task(entry)
+        count = archives.put(task, blocks, uncertainty)
+        self.parts.take(task.name, task.stamp, archives.store.archive_of(task.name), archives.store)
         return count
 
-    def archives(self, store: Store | None = None) -> FeatureArchives:
-        """Return what writes archives of this job: into its folder, or another store."""
-        return FeatureArchives(store or self.own_store(), self.job, self._half)
+    def archives(self, place: str | os.PathLike[str] | None = None) -> FeatureArchives:
+        """Return what stores features: in the job's own folder, or another place."""
+        return FeatureArchives(self.store(place), self._half)
+
+    def task(self, entry: Entry) -> Task:
+        """Return an image with its stamp."""
+        return Task(entry.path, entry.name, self.stamp(entry))
 
     def stamp(self, entry: Entry) -> str | None:
         """Return what the image was like when it was first asked for, with its checksum if that is wanted."""

@@ -6,26 +6,26 @@ import json
 import logging
 import os
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
-from itertools import combinations
+from itertools import chain, combinations, repeat
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, FormatError, several
-from ..features import Features, Matches
+from ..features import Matches
 from ..formats import hloc, hloc_matches
 from ..machine import free_memory
 from ..matching import match
-from ..threads import Team
+from ..threads import thread_count
 from . import cluster
-from .archives import Group, JobFile, Store, write
+from .archives import Group, GroupInBlocks, Store
 from .assembly import HdfOutput, recorded_settings, until_whole
 from .changes import is_same
 from .extraction import Progress
@@ -199,27 +199,6 @@ def _run(cached: int) -> int:
     return max(1, cached - 2)
 
 
-@dataclass(frozen=True)
-class MatchArchives:
-    """Writes the matches of some pairs at a time into an archive: here, or in a worker of a cluster.
-
-    Attributes
-    ----------
-    store : Store
-    job : JobFile
-    """
-
-    store: Store
-    job: JobFile
-
-    def write(self, matches: list[tuple[Group, Mapping[str, Any]]]) -> str:
-        """Store some matches, and return the name of the archive."""
-        archive = self.job.archive_of(matches[0][0].name)
-        with self.store.writing(archive) as stream:
-            write(stream, ((group, [(group.count, arrays)]) for group, arrays in matches))
-        return archive
-
-
 class MatchOutput(HdfOutput):
     """hloc's match file; see :class:`HdfOutput`.
 
@@ -271,10 +250,6 @@ class MatchOutput(HdfOutput):
         """Return the pair as the file has it, if it does, so that it comes to be there once."""
         turned = self.has(hloc_matches.pair_name(b, a)) and not self.has(hloc_matches.pair_name(a, b))
         return (b, a) if turned else (a, b)
-
-    def archives(self, store: Store | None = None) -> MatchArchives:
-        """Return what writes archives of this job: into its folder, or another store."""
-        return MatchArchives(store or self.own_store(), self.job)
 
     def stamp(self, a: str, b: str) -> str | None:
         """Return what tells whether the features of two images are still the same."""
@@ -329,28 +304,42 @@ def match_pairs(
         If ``stop`` said so.
     """
     report = MatchReport()
+    failed = []
     try:
-        store = None if client is None else cluster.store_for(output, shards)
+        if client is None:
+            shards = None
+        else:
+            features, threads = os.path.abspath(features), threads or cluster.threads_each(client)
+        output.collect(shards)
         hloc_matches.by_flat_name(_names(pairs))
         for attempt in until_whole(output.finish):
             waiting = sum(not output.holds(*pair) for pair in pairs)
             if not attempt:
                 report.skipped = len(pairs) - waiting
-            if waiting:
-                output.start()
-                items = ((pair, output.stamp(*pair)) for pair in _left(pairs, output))
-                options = features, output, settings, threads, items, waiting
-                done = _done_here(*options) if client is None else _done_there(*options, client, store)
-                with closing(done) as counts:
-                    for count in counts:
-                        report.done += 1
-                        report.matches += count
-                        report.unmatched += not count
-                        waiting -= 1
-                        if progress is not None:
-                            progress.update()
-                        if stop is not None and waiting and stop():
-                            raise KeyboardInterrupt
+            if not waiting:
+                continue
+            items = ((pair, output.stamp(*pair)) for pair in _left(pairs, output))
+            store = output.store(shards)
+            do = partial(matched, features, settings, threads, store)
+            with closing(cluster.results(client, do, items, waiting, PAIRS)) as results:
+                for (pair, _), outcome in results:
+                    waiting -= 1
+                    if isinstance(outcome, str):
+                        failed.append(f"{hloc_matches.pair_name(*pair)}: {outcome}")
+                        continue
+                    group, archive = outcome
+                    output.parts.take(group.name, group.stamp, archive, store)
+                    report.done += 1
+                    report.matches += group.count
+                    report.unmatched += not group.count
+                    if progress is not None:
+                        progress.update()
+                    if stop is not None and waiting and stop():
+                        raise KeyboardInterrupt
+            output.collect(shards)
+            if failed:
+                more = f" (and {len(failed) - 1} more pairs)" if len(failed) > 1 else ""
+                raise Error(f"{failed[0]}{more}; the others are done, and the same command tries again")
     finally:
         output.close()
     return report
@@ -358,61 +347,6 @@ def match_pairs(
 
 Item = tuple[Pair, "str | None"]
 """A pair with its stamp."""
-
-
-def _done_here(
-    features: str | os.PathLike[str],
-    output: MatchOutput,
-    settings: MatchSettings,
-    threads: int | None,
-    items: Iterable[Item],
-    count: int,
-) -> Generator[int]:
-    """Yield of each pair the number of its matches, which are stored."""
-    with (
-        hloc.opened(features) as file,
-        closing(matched(file, items, count, settings, threads, output.archives())) as stored,
-    ):
-        for group, archive in stored:
-            output.parts.take(group.name, archive, group.stamp, None)
-            yield group.count
-
-
-def _done_there(
-    features: str | os.PathLike[str],
-    output: MatchOutput,
-    settings: MatchSettings,
-    threads: int | None,
-    items: Iterable[Item],
-    count: int,
-    client: Client,
-    store: Store | None,
-) -> Generator[int]:
-    """Have the workers of a cluster do it; an error in the end, if workers have died on a pair."""
-    archives = output.archives(store)
-    each = threads or cluster.threads_each(client)
-    do = partial(_done_by_worker, os.path.abspath(features), settings, each, archives)
-    failed = []
-    with closing(cluster.results(client, do, items, count, PAIRS)) as results:
-        for (pair, _), outcome in results:
-            if isinstance(outcome, str):
-                failed.append(f"{hloc_matches.pair_name(*pair)}: {outcome}")
-            else:
-                group, archive = outcome
-                output.parts.take(group.name, archive, group.stamp, store)
-                yield group.count
-    if store is not None:
-        output.parts.collect(store)
-    if failed:
-        more = f" (and {len(failed) - 1} more pairs)" if len(failed) > 1 else ""
-        raise Error(f"{failed[0]}{more}; the others are done, and the same command tries again")
-
-
-def _done_by_worker(
-    features: str, settings: MatchSettings, threads: int, archives: MatchArchives, batch: list[Item]
-) -> list[tuple[Group, str]]:
-    with hloc.opened(features) as file:
-        return list(matched(file, batch, len(batch), settings, threads, archives))
 
 
 def _names(pairs: Collection[Pair]) -> list[str]:
@@ -432,54 +366,56 @@ def _left(pairs: Collection[Pair], output: MatchOutput) -> Iterator[Pair]:
 
 
 def matched(
-    file: Any,
-    items: Iterable[Item],
-    count: int,
+    features: str | os.PathLike[str],
     settings: MatchSettings,
     threads: int | None,
-    archives: MatchArchives,
-) -> Generator[tuple[Group, str]]:
+    store: Store,
+    items: Iterable[Item],
+    count: int,
+) -> Generator[tuple[Item, tuple[Group, str]]]:
     """Match so many pairs, and store them: here, or in a worker of a cluster.
 
     Yields
     ------
-    Group
-        A pair, in the order of the items, once it is stored.
-    str
-        The name of its archive.
+    (str, str), str or None
+        A pair with its stamp, in their order, once it is stored.
+    Group, str
+        What is stored, and the name of its archive.
     """
-    waiting: list[tuple[Group, Mapping[str, Any]]] = []
-    since = monotonic()
+    waiting: list[tuple[Item, GroupInBlocks]] = []
 
-    def stored() -> list[tuple[Group, str]]:
-        groups, archive = [group for group, _ in waiting], archives.write(waiting)
+    def stored() -> list[tuple[Item, tuple[Group, str]]]:
+        done = waiting[:]
         waiting.clear()
-        return [(group, archive) for group in groups]
+        first = done[0][1][0].name
+        groups = store.write((group for _, group in done), first)
+        archive = store.archive_of(first)
+        return [(item, (group, archive)) for (item, _), group in zip(done, groups, strict=True)]
 
+    since = monotonic()
     try:
-        for (a, b), stamp, counts, matches in _in_order(file, items, count, settings, threads):
-            group = Group(hloc_matches.pair_name(a, b), stamp, len(matches))
-            waiting.append((group, hloc_matches.arrays_of(a, b, matches, counts)))
-            if len(waiting) == PAIRS or monotonic() - since >= _SECONDS:
-                yield from stored()
-                since = monotonic()
-        if waiting:
-            yield from stored()
-    except FormatError:
-        raise
+        with hloc.opened(features) as file:
+            for item, counts, matches in _in_order(file, items, count, settings, threads):
+                (a, b), stamp = item
+                arrays = hloc_matches.arrays_of(a, b, matches, counts)
+                waiting.append((item, (Group(hloc_matches.pair_name(a, b), stamp), [(len(matches), arrays)])))
+                if len(waiting) == PAIRS or monotonic() - since >= _SECONDS:
+                    yield from stored()
+                    since = monotonic()
     except BaseException:
         # What is done is kept.
         if waiting:
             stored()
         raise
+    if waiting:
+        yield from stored()
 
 
 def _in_order(
     file: Any, items: Iterable[Item], count: int, settings: MatchSettings, threads: int | None
-) -> Iterator[tuple[Pair, str | None, tuple[int, int], Matches]]:
+) -> Iterator[tuple[Item, tuple[int, int], Matches]]:
     """Yield the matches of so many pairs, in their order, with the numbers of keypoints."""
-    with Team(threads) as team:
-        cores = team.size
+    cores = thread_count(threads)
     free = free_memory()
     free = sys.maxsize if free is None else free
     # Where there are fewer pairs than cores, several work on one pair.
@@ -489,40 +425,17 @@ def _in_order(
         fewer = "1 pair" if workers == 1 else f"{workers} pairs"
         logging.getLogger("d2np").warning("%s at a time instead of %d: little memory is free", fewer, wanted)
     options = {**settings.options(), "threads": cores // workers}
-    held = _Held(file, max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES)))
-    under_way: deque[tuple[Pair, str | None, tuple[int, int], Future[Matches]]] = deque()
-
-    def next_one() -> tuple[Pair, str | None, tuple[int, int], Matches]:
-        pair, stamp, counts, future = under_way.popleft()
-        return pair, stamp, counts, future.result()
-
+    most = max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES))
+    features = lru_cache(most)(partial(hloc.read, file))
+    under_way: deque[tuple[Item, tuple[int, int], Future[Matches]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
-        for pair, stamp in items:
-            a, b = held[pair[0]], held[pair[1]]
-            under_way.append((pair, stamp, (len(a), len(b)), pool.submit(match, a, b, **options)))
-            if len(under_way) > workers:
-                yield next_one()
-        while under_way:
-            yield next_one()
+        for item in chain(items, repeat(None, workers)):
+            if item is not None:
+                a, b = map(features, item[0])
+                under_way.append((item, (len(a), len(b)), pool.submit(match, a, b, **options)))
+            if under_way and (item is None or len(under_way) > workers):
+                done, counts, future = under_way.popleft()
+                yield done, counts, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-class _Held:
-    """The features of the images that were asked for last."""
-
-    def __init__(self, file: Any, most: int) -> None:
-        self._file = file
-        self._most = most
-        self._features: OrderedDict[str, Features] = OrderedDict()
-
-    def __getitem__(self, name: str) -> Features:
-        features = self._features.pop(name, None)
-        if features is None:
-            # Make room first, so that there is never one more.
-            while len(self._features) >= self._most:
-                self._features.popitem(last=False)
-            features = hloc.read(self._file, name)
-        self._features[name] = features
-        return features

@@ -1,7 +1,8 @@
 """Work on many images at once, within the memory there is.
 
 Some threads take an image each: they open it, decode and shrink it, wait for a share of the processor cores,
-and have the caller's function work on it with these. One thread more than there are shares reads ahead.
+and have the caller's function work on it with these. One thread more than there are shares reads ahead; one
+image at a time is read, in their order, so that none waits for memory that a later one holds.
 
 Whether the cores work on one image together or each on an image of its own was measured
 (``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small images, and takes
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ..network.net import Net
     from .extraction import Settings
 
+AnEntry = TypeVar("AnEntry", bound=Entry)
 Result = TypeVar("Result")
 
 MB = 1 << 20
@@ -130,9 +132,9 @@ def features_of(
 
 def worked_on(
     net: Net,
-    entries: Iterable[Entry],
+    entries: Iterable[AnEntry],
     settings: Settings,
-    work: Callable[[Entry, Any, int], Result],
+    work: Callable[[AnEntry, Any, int], Result],
     *,
     workers: int | None = None,
     threads: int | None = None,
@@ -140,7 +142,7 @@ def worked_on(
     ahead: int | None = None,
     stop: threading.Event | None = None,
     count: int | None = None,
-) -> Generator[tuple[Entry, Result | Exception]]:
+) -> Generator[tuple[AnEntry, Result | Exception]]:
     """Yield what a function makes of each image, in the order of the entries; see :func:`features_of`.
 
     Parameters
@@ -169,8 +171,18 @@ def worked_on(
     shares = _Shares(cores, workers, at_work, settings.scales, wanted if memory is None else at_work)
     if isinstance(entries, Sequence):
         count = len(entries)
-    room = min(_DECODED_BYTES, free // _DECODED_SHARE)
-    line = _Line(work, settings, shares, room, stop or threading.Event(), opens, count)
+    options = settings.options()
+    opening = ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
+    line = _Line(
+        work,
+        {name: options[name] for name in opening} if opens else None,
+        shares,
+        seats=_Semaphore(shares.most_workers),
+        threads=_Semaphore(shares.total, count),
+        room=_Semaphore(min(_DECODED_BYTES, free // _DECODED_SHARE)),
+        pool=ThreadPoolExecutor(shares.most_workers + opens, "d2np-image"),
+        stop=stop or threading.Event(),
+    )
     return _in_order(line, entries, most)
 
 
@@ -225,7 +237,7 @@ class _Stopped(Exception):
 
 
 class _Semaphore:
-    """A semaphore of which several units are taken at once, in the order in which they are asked for.
+    """A semaphore of which several units are taken at once, by one thread after the other.
 
     Parameters
     ----------
@@ -238,7 +250,6 @@ class _Semaphore:
         self.total = self._free = total
         self._users = users
         self._closed = False
-        self._entrance = threading.Lock()
         self._changed = threading.Condition()
 
     def take(self, least: int) -> int:
@@ -249,8 +260,7 @@ class _Semaphore:
         _Stopped
             If the semaphore was closed.
         """
-        # One at a time: who needs many would wait for ever behind those who need few.
-        with self._entrance, self._changed:
+        with self._changed:
             self._changed.wait_for(lambda: self._closed or self._free >= least)
             if self._closed:
                 raise _Stopped
@@ -300,133 +310,126 @@ class _Opened(Source):
         self._source.close()
 
 
-class _Line(Generic[Result]):
+@dataclass(eq=False)
+class _Line(Generic[AnEntry, Result]):
     """The threads, and what they do with an image.
 
-    Parameters
+    Attributes
     ----------
     work : callable
-    settings : Settings
+    opening : dict or None
+        Options for opening an image; None if the network opens it itself.
     shares : _Shares
-    room : int
-        Bytes of decoded images that wait or are worked on.
+    seats, threads, room : _Semaphore
+        Images that are worked on, their threads, and bytes of decoded images that wait or are worked on.
+    pool : ThreadPoolExecutor
     stop : threading.Event
         Once it is set, nothing is begun.
-    opens : bool
-        Whether the network takes images that were opened, or only their paths.
-    count : int or None
-        Of all images, if it is known.
     """
 
-    def __init__(
-        self,
-        work: Callable[[Entry, Any, int], Result],
-        settings: Settings,
-        shares: _Shares,
-        room: int,
-        stop: threading.Event,
-        opens: bool,
-        count: int | None,
-    ) -> None:
-        self._work, self._shares, self._opens = work, shares, opens
-        options = settings.options()
-        self._opening = {
-            name: options[name] for name in ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
-        }
-        self._max_pixels = settings.max_pixels
-        self._stop, self._given_up = stop, threading.Event()
-        self._seats = _Semaphore(shares.most_workers)
-        self._threads = _Semaphore(shares.total, count)
-        self._room = _Semaphore(room)
-        # Those that are open, wherever the caller is interrupted.
-        self._sources: set[Source] = set()
-        self._told_of_shortage = False
-        self._pool = ThreadPoolExecutor(shares.most_workers + opens, "d2np-image")
+    work: Callable[[AnEntry, Any, int], Result]
+    opening: dict[str, Any] | None
+    shares: _Shares
+    seats: _Semaphore
+    threads: _Semaphore
+    room: _Semaphore
+    pool: ThreadPoolExecutor
+    stop: threading.Event
+    given_up: threading.Event = field(default_factory=threading.Event)
+    # Those that are open, wherever the caller is interrupted.
+    sources: set[Source] = field(default_factory=set)
+    told_of_shortage: bool = False
+    turn: threading.Event | None = None
 
-    def submit(self, entry: Entry) -> Future[Result]:
-        """Have an image worked on."""
-        return self._pool.submit(self._worked_on, entry)
+    def submit(self, entry: AnEntry) -> Future[Result]:
+        """Have an image worked on, after those before it were opened and have their threads."""
+        before, self.turn = self.turn, threading.Event()
+        return self.pool.submit(self._worked_on, entry, before, self.turn)
 
     def close(self) -> None:
         """Give up what is being worked on, and end all threads."""
-        self._given_up.set()
-        for semaphore in (self._seats, self._threads, self._room):
+        self.given_up.set()
+        for semaphore in (self.seats, self.threads, self.room):
             semaphore.close()
-        self._pool.shutdown(cancel_futures=True)
+        self.pool.shutdown(cancel_futures=True)
         # An interrupted pool may not know a thread that it has just started.
-        for source in [*self._sources]:
+        for source in [*self.sources]:
             source.close()
 
     @property
     def stopping(self) -> bool:
         """Whether nothing more is to be begun."""
-        return self._stop.is_set() or self._given_up.is_set()
+        return self.stop.is_set() or self.given_up.is_set()
 
-    def _worked_on(self, entry: Entry) -> Result:
+    def _worked_on(self, entry: AnEntry, before: threading.Event | None, after: threading.Event) -> Result:
         with ExitStack() as held:
             try:
+                if before is not None:
+                    before.wait()
                 entry, source, least = self._opened_or_not(entry, held)
+                self.seats.take(1)
+                held.callback(self.seats.release, 1)
+                threads = self.threads.take(least)
+                held.callback(self.threads.release, threads)
             except BaseException:
-                self._threads.pass_by()
+                self.threads.pass_by()
                 raise
-            self._seats.take(1)
-            held.callback(self._seats.release, 1)
-            threads = self._threads.take(least)
-            held.callback(self._threads.release, threads)
+            finally:
+                after.set()
             if self.stopping:
                 raise _Stopped
-            if self._opens and source is None:
+            if self.opening is not None and source is None:
                 source = self._open(entry, held)
-            return self._work(entry, source or entry.path, min(threads, self._shares.threads))
+            return self.work(entry, source or entry.path, min(threads, self.shares.threads))
 
-    def _opened_or_not(self, entry: Entry, held: ExitStack) -> tuple[Entry, Source | None, int]:
+    def _opened_or_not(self, entry: AnEntry, held: ExitStack) -> tuple[AnEntry, Source | None, int]:
         """Return an image and its threads; it is opened, unless that is to wait until it has them."""
         if self.stopping:
             raise _Stopped
-        if not self._opens:
-            return entry, None, self._shares.each
+        if self.opening is None:
+            return entry, None, self.shares.each
         with reading(os.fspath(entry.path)):
-            entry = _fetched(entry, self._max_pixels)
-            width, height, pixel_bytes = _header(entry, self._max_pixels)
+            entry = _fetched(entry, self.opening["max_pixels"])
+            width, height, pixel_bytes = _header(entry, self.opening["max_pixels"])
             needed = width * height * pixel_bytes
-            if needed > self._room.total:
+            if needed > self.room.total:
                 if needed <= _DECODED_BYTES:
-                    self._tell_of_shortage(1, self._shares.most_workers)
+                    self._tell_of_shortage(1, self.shares.most_workers)
                 content = entry.path.content if isinstance(entry.path, RemoteFile) else None
-                kept = min(len(content or b""), self._room.total)
-                self._room.take(kept)
-                held.callback(self._room.release, kept)
-                return entry, None, self._threads.total
-            self._room.take(needed)
+                kept = min(len(content or b""), self.room.total)
+                self.room.take(kept)
+                held.callback(self.room.release, kept)
+                return entry, None, self.threads.total
+            self.room.take(needed)
             kept = 0
             try:
                 source = self._open(entry, held)
                 # The image as it was before it was shrunk is gone.
                 kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
             finally:
-                self._room.release(needed - kept)
-                held.callback(self._room.release, kept)
-        self._tell_of_shortage(*self._shares.side_by_side(source.shape))
-        return entry, source, self._shares.of(source.shape)
+                self.room.release(needed - kept)
+                held.callback(self.room.release, kept)
+        self._tell_of_shortage(*self.shares.side_by_side(source.shape))
+        return entry, source, self.shares.of(source.shape)
 
     def _open(self, entry: Entry, held: ExitStack) -> Source:
-        opened = _Opened(entry.path, open_source(entry.path, **self._opening), self._given_up)
-        self._sources.add(opened)
-        held.callback(self._sources.discard, opened)
+        opened = _Opened(entry.path, open_source(entry.path, **(self.opening or {})), self.given_up)
+        self.sources.add(opened)
+        held.callback(self.sources.discard, opened)
         return held.enter_context(opened)
 
     def _tell_of_shortage(self, now: int, wanted: int) -> None:
-        if now < wanted and not self._told_of_shortage:
-            self._told_of_shortage = True
+        if now < wanted and not self.told_of_shortage:
+            self.told_of_shortage = True
             images = "1 image" if now == 1 else f"{now} images"
             _LOGGER.warning("%s at a time instead of %d: little memory is free", images, wanted)
 
 
 def _in_order(
-    line: _Line[Result], entries: Iterable[Entry], most: int
-) -> Generator[tuple[Entry, Result | Exception]]:
+    line: _Line[AnEntry, Result], entries: Iterable[AnEntry], most: int
+) -> Generator[tuple[AnEntry, Result | Exception]]:
     coming = iter(entries)
-    waiting: deque[tuple[Entry, Future[Result]]] = deque()
+    waiting: deque[tuple[AnEntry, Future[Result]]] = deque()
     try:
         while True:
             for entry in islice(coming, 0 if line.stopping else most - len(waiting)):
@@ -449,7 +452,7 @@ def _in_order(
         line.close()
 
 
-def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
+def _fetched(entry: AnEntry, max_pixels: int | None) -> AnEntry:
     """Return an image at a URL with its content, which is asked for once."""
     if not isinstance(entry.path, RemoteFile):
         return entry
