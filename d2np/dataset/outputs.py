@@ -18,7 +18,7 @@ from ..images.names import folders_of, inside, make_room
 from ..images.open import most_bytes
 from ..images.remote import RemoteFile
 from ..images.streams import opened
-from .archives import Archive, Damaged, Group, Store
+from .archives import Archive, Damaged, Group, Store, telling
 from .assembly import HdfOutput
 from .changes import has_checksum, is_same, stamp_of, with_checksum
 from .listing import Entry
@@ -396,10 +396,8 @@ class KaptureOutput:
     def _take(self) -> None:
         """Keep other jobs out of the folder, and see what they have recorded meanwhile."""
         _make_folder(self._folder)
-        try:
+        with telling(f"{self._lock.path}: cannot be written"):
             taken = self._lock.take()
-        except OSError as error:
-            raise FormatError(f"{self._lock.path}: cannot be written: {hloc.one_line(error)}") from None
         if not taken:
             raise FormatError(f"{self._folder}: another process is working on it: wait until it has ended")
         self._records = kapture.Records(self._folder)
@@ -433,26 +431,18 @@ def _link(source: Path | RemoteFile, place: Path, root: Path, most: float) -> No
     if os.path.lexists(place) and not place.is_dir():
         return
     make_room(place, root)
-    try:
+    with telling(f"{place}: cannot be written"):
         if isinstance(source, RemoteFile):
             content = source.read(most)
             with replacing(place, follow=False) as stream:
                 stream.write(content)
-        else:
-            _link_or_copy(source, place)
-    except OSError as error:
-        raise FormatError(f"{place}: cannot be written: {hloc.one_line(error)}") from None
-
-
-def _link_or_copy(source: Path, place: Path) -> None:
-    try:
-        os.symlink(source.absolute(), place)
-    except OSError:
-        shutil.copyfile(source, place)
+            return
+        try:
+            os.symlink(source.absolute(), place)
+        except OSError:
+            shutil.copyfile(source, place)
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with telling(f"{folder}: the folder cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FormatError(f"{folder}: the folder cannot be made: {hloc.one_line(error)}") from None
