@@ -101,7 +101,7 @@ class Capped:
         return True
 
 
-def archive(stream: BinaryIO) -> zipfile.ZipFile:
+def archive(stream: BinaryIO, largest_directory: int = _LARGEST_DIRECTORY) -> zipfile.ZipFile:
     """Open a zip archive of which the table of contents is small, and no member larger than the file.
 
     Raises
@@ -110,7 +110,7 @@ def archive(stream: BinaryIO) -> zipfile.ZipFile:
         Of almost any kind, if the file is something else.
     """
     capped = Capped(stream)
-    capped.most = _LARGEST_DIRECTORY
+    capped.most = largest_directory
     opened = zipfile.ZipFile(capped)
     capped.most = None
     if any(member.compress_size > capped.size for member in opened.infolist()):

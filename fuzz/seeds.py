@@ -18,7 +18,7 @@ import imagecodecs
 import numpy as np
 
 import d2np
-from d2np.dataset.shards import Record, write
+from d2np.dataset.archives import Group, write
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, npz
 from d2np.layers import PARAMETER_SHAPES
@@ -340,45 +340,31 @@ def index_pages() -> list[bytes]:
     ]
 
 
-def record_header() -> bytes:
-    arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(1)).items()]
-    values = {"stamp": '{"size": 3, "mtime_ns": 1}', "keypoints": 1, "attributes": hloc.attributes_of(1.0)}
-    return json.dumps({"name": "a/b.jpg", "values": values, "arrays": arrays}).encode()
+TOKEN = "00ff" * 4
 
 
-def ending_header() -> bytes:
-    """Of a record that ends pieces of which there are none."""
-    arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(0)).items()]
-    values = {"pieces": 0, "keypoints": 0}
-    return json.dumps({"name": "a/b.jpg", "values": values, "arrays": arrays}).encode()
+def about(**changed: object) -> bytes:
+    """What an archive tells of one array, ``0/0/scores``."""
+    group = {"name": "a/b.jpg", "stamp": '{"size": 3}', "count": 2, "blocks": 1, "attributes": {}}
+    return json.dumps({"members": 1, "groups": [{**group, **changed}]}).encode()
 
 
-def pieces() -> bytes:
+def archive() -> bytes:
+    """Features of an image in two blocks, as a job stores them."""
     stream = io.BytesIO()
     arrays = hloc.arrays_of(features(1))
-    for number in (1, 2):
-        write(
-            stream,
-            Record("a.jpg", {"piece": number}, {key: arrays[key] for key in hloc.KEYPOINT_AXES}),
-        )
-    write(stream, Record("a.jpg", {"pieces": 2, "keypoints": 2}, hloc.arrays_of(features(0))))
+    of_keypoints = {key: arrays[key] for key in hloc.KEYPOINT_AXES}
+    group = Group("a.jpg", None, attributes=hloc.attributes_of(1.0))
+    write(stream, [(group, [(1, arrays), (1, of_keypoints)])])
     return stream.getvalue()
 
 
-def shards() -> list[bytes]:
+def archives() -> list[bytes]:
     stream = io.BytesIO()
-    write(stream, Record("a.jpg", {"stamp": None}, {"scores": np.ones(3), "none": np.ones((0, 2), "i8")}))
-    write(stream, Record("b.jpg", {"keypoints": 1}, {"mask": np.array([True])}))
-    return [
-        stream.getvalue(),
-        record_header(),
-        b'{"name": "c", "values": {}, "arrays": [["x", "<f4", [1, 2]]]}',
-        pieces(),
-        ending_header(),
-    ]
+    np.save(stream, np.ones((0, 2), "i8"))
+    return [archive(), about(), about(name="../x", blocks=2, stamp=None), stream.getvalue()]
 
 
 def jobs() -> list[bytes]:
-    job = {"format": 1, "settings": SETTINGS, "anew": False, "token": "00ff" * 4}
-    (raw, *headers) = shards()
-    return [json.dumps(job, indent=1).encode() + b"\n--\n" + shard for shard in (raw, *headers)]
+    job = {"format": 2, "settings": SETTINGS, "anew": False, "token": TOKEN}
+    return [json.dumps(job, indent=1).encode() + b"\n--\n" + one for one in archives()]

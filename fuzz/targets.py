@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import atexit
 import io
-import json
 import os
 import pickletools
 import shutil
-import struct
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +31,7 @@ from numpy.typing import NDArray
 
 import d2np
 from d2np import dataset
-from d2np.dataset import failures, shards
+from d2np.dataset import archives, changes
 from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
 from d2np.formats import hloc, hloc_matches, kapture, npz
@@ -234,7 +231,7 @@ def _lists(data: bytes) -> None:
     _each(
         lambda: dataset.listing([f"@{path}"]),
         lambda: hloc_matches.read_pair_list(path),
-        lambda: failures.Failures(path).known(entry),
+        lambda: changes.Failures(path).known(entry),
         lambda: kapture.Records(root),
     )
 
@@ -341,48 +338,37 @@ def _index_pages(data: bytes) -> None:
             raise Escaped(url)
 
 
-def _shards(data: bytes) -> None:
-    stream = io.BytesIO(_shard(data))
-    for verify in (False, True):
-        for place in shards.scan(stream, verify=verify):
-            with suppress(d2np.Error):
-                shards.read(stream, place.offset)
-    for whole in shards.wholes(shards.scan(stream)):
-        with suppress(d2np.Error):
-            for _ in shards.read_between(stream, whole.offset, whole.end):
-                pass
-    shards.read(stream, 0)
-
-
-def _shard(data: bytes) -> bytes:
-    """The bytes, or if they are no shard, one whose record has them as its header, with right checksums."""
-    if data.startswith(b"d2np"):
-        return data
-    size = _size_of_arrays(data)
-    head = struct.pack("<8sIQ", b"d2npREC\x01", len(data), size) + data
-    body = bytes(size)
-    return head + struct.pack("<I", zlib.crc32(head)) + body + struct.pack("<I", zlib.crc32(body))
-
-
-def _size_of_arrays(header: bytes) -> int:
-    """So many bytes as the header speaks of, if it makes sense and these are few."""
+def _archives(data: bytes) -> None:
     try:
-        listed = json.loads(header)["arrays"]
-        size = sum(np.dtype(kind).itemsize * prod(map(int, shape)) for _, kind, shape in listed)
-    except Exception:
-        return 0
-    return size if 0 <= size < 10_000 else 0
+        archive = archives.Archive(io.BytesIO(_archive(data)))
+        for name in archive.groups:
+            list(archive.blocks(name))
+    except archives.Damaged as error:
+        raise d2np.FormatError(str(error)) from None
+
+
+def _archive(data: bytes) -> bytes:
+    """The bytes, or if they are no archive, one in which they are an array, or tell what is in it."""
+    if data.startswith(b"PK"):
+        return data
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        array = data if data.startswith(b"\x93NUMPY") else _npy("scores")
+        about = seeds.about() if data.startswith(b"\x93NUMPY") else data
+        archive.writestr("0/0/scores.npy", array)
+        np.save(archive.open("about.npy", "w"), np.array(about))
+    return stream.getvalue()
 
 
 def _jobs(data: bytes) -> None:
-    job, _, shard = data.partition(b"\n--\n")
+    job, _, archive = data.partition(b"\n--\n")
     path = folder() / "job.h5"
     parts = folder() / "job.h5.parts"
     parts.mkdir(exist_ok=True)
     for left in (path, *parts.iterdir()):
         left.unlink(missing_ok=True)
     (parts / "job.json").write_bytes(job)
-    (parts / "000001.shard").write_bytes(_shard(shard))
+    (parts / f"{seeds.TOKEN}-1.npz").write_bytes(_archive(archive))
     output = dataset.HlocOutput(path, {key: value for key, value in seeds.SETTINGS.items() if key != "half"})
     try:
         output.finish()
@@ -499,10 +485,10 @@ TARGETS = {
             ),
         ),
         Target(
-            "shards",
-            _shards,
-            seeds.shards,
-            (b"[", b"{", b'"<f4"', b'"O"', b"null", b'"f4,i4"', b"-1", b"d2npREC\x01"),
+            "archives",
+            _archives,
+            seeds.archives,
+            (b"[", b"{", b"'<f4'", b"'|O'", b"null", b"'f4,i4'", b"-1", b"PK\x01\x02", b"\x93NUMPY"),
         ),
         Target(
             "jobs",

@@ -24,6 +24,7 @@ from d2np import demo, draw, homography
 from d2np.cli import _parser, main
 from d2np.cli.console import finishing
 from d2np.draw.legend import BACKGROUND
+from d2np.errors import count
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.weights import catalogue
@@ -379,14 +380,16 @@ def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatc
     assert err.splitlines()[-1] == (
         "d2np: interrupted: what is done is kept, and the same command goes on from there"
     )
-    assert kept("f.h5") == ["a.png"]
+    before = set(kept("f.h5"))
+    assert len(before) in (1, 2)
     assert not Path("f.h5").exists()
 
     monkeypatch.setattr(hloc, "arrays_of", original)
     computed.clear()
     code, out, _ = run("extract", "photos", "-o", "f.h5")
-    assert (code, sorted(computed)) == (0, ["b.jpg", "c.png"])
-    assert out.startswith("2 images extracted, 1 there already")
+    assert code == 0
+    assert {Path(name).name for name in before}.isdisjoint(computed)
+    assert out.startswith(f"{count(3 - len(before), 'image')} extracted, {len(before)} there already")
     assert files(photos) == ["f.h5", "photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
 
 

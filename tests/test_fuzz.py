@@ -25,7 +25,7 @@ from d2np.hdf5 import read_text, write_text
 ROOT = Path(__file__).parents[1]
 NAMES = (
     *("torch-legacy", "torch-zip", "weights-h5", "onnx", "features-h5", "features-npz"),
-    *("attributes-h5", "lists", "names", "index-pages", "shards", "jobs", "keras", "safetensors", "tiff"),
+    *("attributes-h5", "lists", "names", "index-pages", "archives", "jobs", "keras", "safetensors", "tiff"),
 )
 
 
@@ -47,9 +47,9 @@ def test_a_bug_is_found(tmp_path):
     script = (
         "import sys; from fuzz import worker\n"
         "from fuzz.targets import TARGETS, Target\n"
-        "seeds = TARGETS['shards'].make_seeds\n"
-        "TARGETS['shards'] = Target('shards', lambda data: data.index(b'd2np'), seeds)\n"
-        "worker.main('shards', '0', '0', '50', *sys.argv[1:])"
+        "seeds = TARGETS['archives'].make_seeds\n"
+        "TARGETS['archives'] = Target('archives', lambda data: data.index(b'no such bytes'), seeds)\n"
+        "worker.main('archives', '0', '0', '50', *sys.argv[1:])"
     )
     current, findings = tmp_path / "current", tmp_path / "findings"
     current.touch()

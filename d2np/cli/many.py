@@ -457,7 +457,7 @@ def colmap(options: argparse.Namespace) -> int:
 
 def _has_one_scale(features: str) -> bool:
     """Return whether the file tells that its features were found at one scale; hloc's does not tell."""
-    from ..dataset.hdf import recorded_settings
+    from ..dataset.assembly import recorded_settings
     from ..formats import hloc
 
     with hloc.opened(features) as file:

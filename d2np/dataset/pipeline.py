@@ -1,12 +1,8 @@
-"""Features of many images: reading, computing and whatever the caller does with them overlap.
+"""Work on many images at once, within the memory there is.
 
-    entries --> one thread that     --> some threads, each  --> the caller's loop,
-                opens, decodes and      with an image and      which writes them
-                shrinks                 its share of cores
-
-The reading thread is a few images ahead, never more than a fixed number of them and of bytes. What was
-computed waits for the caller, in the order of the entries. Of a large image the caller may have the
-features in pieces, while the image is still worked on, so that nobody holds them all.
+Some threads take an image each: they open it, decode and shrink it, wait for a share of the processor cores,
+and have the caller's function work on it with these. One thread more than there are shares reads ahead; one
+image at a time is read, in their order, so that none waits for memory that a later one holds.
 
 Whether the cores work on one image together or each on an image of its own was measured
 (``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small images, and takes
@@ -21,12 +17,12 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +33,17 @@ from ..images.open import Source, most_bytes, open_file, open_source
 from ..images.remote import RemoteFile
 from ..images.tiff import TiffRows
 from ..machine import free_memory
-from ..network.scan import in_blocks
 from ..options import whole_number
 from ..threads import thread_count
 from .listing import Entry
-from .pieces import Pieces
 
 if TYPE_CHECKING:
     from ..features import Features
     from ..network.net import Net
     from .extraction import Settings
+
+AnEntry = TypeVar("AnEntry", bound=Entry)
+Result = TypeVar("Result")
 
 MB = 1 << 20
 
@@ -65,11 +62,6 @@ _FEATURE_BYTES = 50 * MB
 _WORKING_BYTES_OF_A_PIXEL = 800
 _WORKING_BYTES = 300 * MB
 _WORKING_BYTES_OF_A_COLUMN = 36 << 10
-# From which on features come in pieces: more than the published limits let through. Those of smaller images
-# take 50 MB at most, about.
-_LARGE_PIXELS = 2_000_000
-# In a piece, at least: 8 MB of descriptors.
-_KEYPOINTS_OF_A_PIECE = 4096
 
 
 def features_of(
@@ -85,9 +77,8 @@ def features_of(
 ) -> Generator[tuple[Entry, Features | Exception]]:
     """Features of images, worked out while the caller deals with those before them.
 
-    They come in the order of the entries and not in that of their completion: what is written is then the
-    same whatever the machine does, and so is the list of failures. An image that takes long keeps back the
-    few behind it that are done, which are bounded by ``ahead``.
+    They come in the order of the entries and not in that of their completion. An image that takes long keeps
+    back the few behind it that are done, which are bounded by ``ahead``.
 
     The features are those of ``net(entry.path, ...)``, bit for bit, whatever these options say.
 
@@ -110,8 +101,7 @@ def features_of(
         free for as many as there would be, that is logged on ``d2np``.
     ahead : int, optional
         Most images that are read, worked on or done, and not handed out yet; by default four for each of
-        those side by side, or fewer where little memory is free. So many at most are worked out again after a
-        job was killed.
+        those side by side, or fewer where little memory is free.
     stop : threading.Event, optional
         Once it is set, no further image is begun, and those that were begun are the last ones.
 
@@ -131,39 +121,38 @@ def features_of(
     Closing the iterator (``contextlib.closing``) ends all threads before it returns; images that are being
     worked on are given up.
     """
-    found = _found(net, entries, settings, workers, threads, memory, ahead, stop, in_pieces=False)
-    return cast("Generator[tuple[Entry, Features | Exception]]", found)
+    options = settings.options()
+
+    def work(entry: Entry, image: Any, threads: int) -> Features:
+        return net(image, threads=threads, **options)
+
+    limits = {"workers": workers, "threads": threads, "memory": memory, "ahead": ahead}
+    return worked_on(net, entries, settings, work, stop=stop, **limits)
 
 
-def features_or_pieces_of(
+def worked_on(
     net: Net,
-    entries: Iterable[Entry],
+    entries: Iterable[AnEntry],
     settings: Settings,
+    work: Callable[[AnEntry, Any, int], Result],
     *,
     workers: int | None = None,
     threads: int | None = None,
+    memory: int | None = None,
+    ahead: int | None = None,
     stop: threading.Event | None = None,
-) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
-    """As :func:`features_of`, but large images have their features in pieces, if these come in their order.
+    count: int | None = None,
+) -> Generator[tuple[AnEntry, Result | Exception]]:
+    """Yield what a function makes of each image, in the order of the entries; see :func:`features_of`.
 
-    They do at one scale, without ``max_keypoints``, and with the detector ``"d2"``. Pieces that are not gone
-    through before the next image is asked for are lost.
+    Parameters
+    ----------
+    work : callable
+        Called in several threads with an entry, the image, which was opened if the network takes that, and
+        how many threads to use.
+    count : int, optional
+        How many entries there are, if they do not tell.
     """
-    return _found(net, entries, settings, workers, threads, None, None, stop, in_pieces=True)
-
-
-def _found(
-    net: Net,
-    entries: Iterable[Entry],
-    settings: Settings,
-    workers: int | None,
-    threads: int | None,
-    memory: int | None,
-    ahead: int | None,
-    stop: threading.Event | None,
-    *,
-    in_pieces: bool,
-) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
     from ..network.net import Net  # here, since it takes a second and the caller has it already
 
     cores = thread_count(threads)
@@ -180,15 +169,25 @@ def _found(
     waiting = max(1, free // _WAITING_SHARE // _FEATURE_BYTES)
     most = min(4 * (workers or cores), waiting) if ahead is None else whole_number("ahead", ahead)
     shares = _Shares(cores, workers, at_work, settings.scales, wanted if memory is None else at_work)
-    count = len(entries) if isinstance(entries, Sequence) else None
-    in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None
-    room = min(_DECODED_BYTES, free // _DECODED_SHARE)
-    line = _Line(net, settings, shares, room, stop or threading.Event(), opens, count, in_pieces and in_order)
+    if isinstance(entries, Sequence):
+        count = len(entries)
+    options = settings.options()
+    opening = ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
+    line = _Line(
+        work,
+        {name: options[name] for name in opening} if opens else None,
+        shares,
+        seats=_Semaphore(shares.most_workers),
+        threads=_Semaphore(shares.total, count),
+        room=_Semaphore(min(_DECODED_BYTES, free // _DECODED_SHARE)),
+        pool=ThreadPoolExecutor(shares.most_workers + opens, "d2np-image"),
+        stop=stop or threading.Event(),
+    )
     return _in_order(line, entries, most)
 
 
 def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
-    """About how much memory the network works in on an image of this size, beside image and features."""
+    """Return about how much memory the network works in on an image, beside the image and its features."""
     pixels = sum(height * scale * width * scale for scale in scales)
     columns = sum(width * scale for scale in scales)
     low, high = _WORKING_BYTES_OF_A_PIXEL * pixels, _WORKING_BYTES + _WORKING_BYTES_OF_A_COLUMN * columns
@@ -204,7 +203,7 @@ class _Shares:
     memory: int
     scales: Sequence[float]
     wanted: int = 0
-    """Return what ``memory`` would be if enough of it were free."""
+    """What ``memory`` would be if enough of it were free."""
 
     @property
     def most_workers(self) -> int:
@@ -215,79 +214,78 @@ class _Shares:
         """Threads, or one for each worker where these are more."""
         return max(self.threads, self.most_workers)
 
+    @property
+    def each(self) -> int:
+        """Threads for an image of which nothing is known."""
+        return max(1, self.threads // self.most_workers)
+
     def of(self, shape: tuple[int, int], memory: int | None = None) -> int:
-        """Threads for an image of this height and width, as the network sees it."""
+        """Return the threads for an image of this height and width, as the network sees it."""
         fit = max(1, (memory or self.memory) // working_bytes(*shape, self.scales))
         # Where memory is short, the same share of the threads as of the memory, or more: together they never
         # take more than all.
         return self.each if fit >= self.most_workers else -(-self.total // fit)
 
     def side_by_side(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Images of this size at a time, and how many there would be if enough memory were free."""
+        """Return how many images of this size at a time, and how many if enough memory were free."""
         now, then = (min(self.most_workers, self.total // self.of(shape, of)) for of in (None, self.wanted))
         return now, then
-
-    @property
-    def each(self) -> int:
-        """Threads for an image of which nothing is known."""
-        return max(1, self.threads // self.most_workers)
 
 
 class _Stopped(Exception):
     """Raised in our own threads where work that nobody waits for any more is given up."""
 
 
-class _Stock:
-    """So many of something, taken and given back.
+class _Semaphore:
+    """A semaphore of which several units are taken at once, by one thread after the other.
 
-    If it is known how many ``takers`` there will be, the last ones share what is free.
+    Parameters
+    ----------
+    total : int
+    users : int, optional
+        How many will take some, if that is known: the last ones share what is free.
     """
 
-    def __init__(self, total: int, takers: int | None = None) -> None:
+    def __init__(self, total: int, users: int | None = None) -> None:
         self.total = self._free = total
-        self._takers = takers
+        self._users = users
         self._closed = False
-        self._entrance = threading.Lock()
         self._changed = threading.Condition()
 
     def take(self, least: int) -> int:
-        """Wait until ``least`` are free, and take them; returns how many were taken.
+        """Wait until ``least`` units are free, and take them; return how many were taken.
 
         Raises
         ------
         _Stopped
-            If the stock was closed.
+            If the semaphore was closed.
         """
-        # One at a time: who needs many would wait for ever behind those who need few.
-        with self._entrance, self._changed:
+        with self._changed:
             self._changed.wait_for(lambda: self._closed or self._free >= least)
             if self._closed:
                 raise _Stopped
-            taken = max(least, self._free // self._takers if self._takers else 0)
+            taken = max(least, self._free // self._users if self._users else 0)
             self._free -= taken
-            self._count_off()
+        self.pass_by()
         return taken
 
     def pass_by(self) -> None:
-        """One of the takers takes nothing."""
+        """Expect one user less."""
         with self._changed:
-            self._count_off()
+            if self._users is not None:
+                self._users -= 1
 
-    def give(self, count: int) -> None:
-        """Give so many back."""
+    def release(self, count: int) -> None:
+        """Make units free again."""
         with self._changed:
             self._free += count
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Let nobody wait any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def _count_off(self) -> None:
-        if self._takers is not None:
-            self._takers -= 1
 
 
 class _Opened(Source):
@@ -312,227 +310,150 @@ class _Opened(Source):
         self._source.close()
 
 
-class _Read(NamedTuple):
-    """An image before the network, the threads that it gets, and the bytes it takes.
-
-    ``source`` is None where it is to be opened when it is its turn.
-    """
-
-    source: Source | None
-    threads: int
-    nbytes: int
-
-
-class _Line:
+@dataclass(eq=False)
+class _Line(Generic[AnEntry, Result]):
     """The threads, and what they do with an image.
 
-    Parameters
+    Attributes
     ----------
-    net : Net
-    settings : Settings
+    work : callable
+    opening : dict or None
+        Options for opening an image; None if the network opens it itself.
     shares : _Shares
-    room : int
-        Bytes of decoded images that wait or are worked on.
+    seats, threads, room : _Semaphore
+        Images that are worked on, their threads, and bytes of decoded images that wait or are worked on.
+    pool : ThreadPoolExecutor
     stop : threading.Event
         Once it is set, nothing is begun.
-    opens : bool
-        Whether the network takes images that were opened, or only their paths.
-    count : int or None
-        Of all images, if it is known.
-    in_pieces : bool
-        Whether the features of large images are handed out in pieces.
     """
 
-    def __init__(
-        self,
-        net: Net,
-        settings: Settings,
-        shares: _Shares,
-        room: int,
-        stop: threading.Event,
-        opens: bool,
-        count: int | None,
-        in_pieces: bool,
-    ) -> None:
-        self._in_pieces = in_pieces and opens
-        self._net, self._shares, self._opens = net, shares, opens
-        self._options = settings.options()
-        self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
-        self._opening = {name: self._options[name] for name in ("orient", "stretch", "max_pixels")}
-        self._stop, self._given_up = stop, threading.Event()
-        self._threads = _Stock(shares.total, count)
-        self._room = _Stock(room)
-        self._told_of_shortage = False
-        # What waits to be opened, with its content if that was fetched.
-        self._fetched: dict[str, Entry] = {}
-        # Each from when it is opened until it is closed, wherever the caller is interrupted.
-        self._sources: set[Source] = set()
-        self._reader = ThreadPoolExecutor(1, "d2np-read")
-        self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
+    work: Callable[[AnEntry, Any, int], Result]
+    opening: dict[str, Any] | None
+    shares: _Shares
+    seats: _Semaphore
+    threads: _Semaphore
+    room: _Semaphore
+    pool: ThreadPoolExecutor
+    stop: threading.Event
+    given_up: threading.Event = field(default_factory=threading.Event)
+    # Those that are open, wherever the caller is interrupted.
+    sources: set[Source] = field(default_factory=set)
+    told_of_shortage: bool = False
+    turn: threading.Event | None = None
 
-    def submit(self, entry: Entry) -> _Waiting:
-        """Have an image read and worked on."""
-        read = self._reader.submit(self._read, entry)
-        found: Future[Features | Pieces] = Future()
-        self._computers.submit(self._compute, entry, read, found)
-        return _Waiting(entry, found)
+    def submit(self, entry: AnEntry) -> Future[Result]:
+        """Have an image worked on, after those before it were opened and have their threads."""
+        before, self.turn = self.turn, threading.Event()
+        return self.pool.submit(self._worked_on, entry, before, self.turn)
 
     def close(self) -> None:
-        """Give up what is being worked on, end all threads and close what was opened."""
-        self._given_up.set()
-        self._threads.close()
-        self._room.close()
-        self._reader.shutdown(cancel_futures=True)
-        self._computers.shutdown(cancel_futures=True)
-        for source in self._sources:
+        """Give up what is being worked on, and end all threads."""
+        self.given_up.set()
+        for semaphore in (self.seats, self.threads, self.room):
+            semaphore.close()
+        self.pool.shutdown(cancel_futures=True)
+        # An interrupted pool may not know a thread that it has just started.
+        for source in [*self.sources]:
             source.close()
 
     @property
     def stopping(self) -> bool:
         """Whether nothing more is to be begun."""
-        return self._stop.is_set() or self._given_up.is_set()
+        return self.stop.is_set() or self.given_up.is_set()
 
-    def _read(self, entry: Entry) -> _Read:
-        try:
-            return self._opened_or_not(entry)
-        except BaseException:
-            self._threads.pass_by()
-            raise
+    def _worked_on(self, entry: AnEntry, before: threading.Event | None, after: threading.Event) -> Result:
+        with ExitStack() as held:
+            try:
+                if before is not None:
+                    before.wait()
+                entry, source, least = self._opened_or_not(entry, held)
+                self.seats.take(1)
+                held.callback(self.seats.release, 1)
+                threads = self.threads.take(least)
+                held.callback(self.threads.release, threads)
+            except BaseException:
+                self.threads.pass_by()
+                raise
+            finally:
+                after.set()
+            if self.stopping:
+                raise _Stopped
+            if self.opening is not None and source is None:
+                source = self._open(entry, held)
+            return self.work(entry, source or entry.path, min(threads, self.shares.threads))
 
-    def _opened_or_not(self, entry: Entry) -> _Read:
+    def _opened_or_not(self, entry: AnEntry, held: ExitStack) -> tuple[AnEntry, Source | None, int]:
+        """Return an image and its threads; it is opened, unless that is to wait until it has them."""
         if self.stopping:
             raise _Stopped
-        if not self._opens:
-            return _Read(None, self._shares.each, 0)
+        if self.opening is None:
+            return entry, None, self.shares.each
         with reading(os.fspath(entry.path)):
-            return self._looked_at(entry)
+            entry = _fetched(entry, self.opening["max_pixels"])
+            width, height, pixel_bytes = _header(entry, self.opening["max_pixels"])
+            needed = width * height * pixel_bytes
+            if needed > self.room.total:
+                if needed <= _DECODED_BYTES:
+                    self._tell_of_shortage(1, self.shares.most_workers)
+                content = entry.path.content if isinstance(entry.path, RemoteFile) else None
+                kept = min(len(content or b""), self.room.total)
+                self.room.take(kept)
+                held.callback(self.room.release, kept)
+                return entry, None, self.threads.total
+            self.room.take(needed)
+            kept = 0
+            try:
+                source = self._open(entry, held)
+                # The image as it was before it was shrunk is gone.
+                kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
+            finally:
+                self.room.release(needed - kept)
+                held.callback(self.room.release, kept)
+        self._tell_of_shortage(*self.shares.side_by_side(source.shape))
+        return entry, source, self.shares.of(source.shape)
 
-    def _looked_at(self, entry: Entry) -> _Read:
-        entry = _fetched(entry, self._options["max_pixels"])
-        width, height, pixel_bytes = _header(entry, self._options["max_pixels"])
-        needed = width * height * pixel_bytes
-        if needed > self._room.total:
-            if needed <= _DECODED_BYTES:
-                self._tell_of_shortage(1, self._shares.most_workers)
-            content = entry.path.content if isinstance(entry.path, RemoteFile) else None
-            kept = min(len(content or b""), self._room.total)
-            self._room.take(kept)
-            self._fetched[entry.name] = entry
-            return _Read(None, self._threads.total, kept)
-        self._room.take(needed)
-        kept = 0
-        try:
-            source = self._open(entry)
-            # The image as it was before it was shrunk is gone.
-            kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
-        finally:
-            self._room.give(needed - kept)
-        self._tell_of_shortage(*self._shares.side_by_side(source.shape))
-        return _Read(source, self._shares.of(source.shape), kept)
+    def _open(self, entry: Entry, held: ExitStack) -> Source:
+        opened = _Opened(entry.path, open_source(entry.path, **(self.opening or {})), self.given_up)
+        self.sources.add(opened)
+        held.callback(self.sources.discard, opened)
+        return held.enter_context(opened)
 
     def _tell_of_shortage(self, now: int, wanted: int) -> None:
-        if now < wanted and not self._told_of_shortage:
-            self._told_of_shortage = True
+        if now < wanted and not self.told_of_shortage:
+            self.told_of_shortage = True
             images = "1 image" if now == 1 else f"{now} images"
             _LOGGER.warning("%s at a time instead of %d: little memory is free", images, wanted)
 
-    def _open(self, entry: Entry) -> Source:
-        source = open_source(entry.path, **self._limits, **self._opening)
-        opened = _Opened(entry.path, source, self._given_up)
-        self._sources.add(opened)
-        return opened
-
-    def _compute(self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]) -> None:
-        """Work on an image; what is found is told once all is done, or if it is in pieces, before."""
-        try:
-            features = self._worked_on(entry, reading, found)
-        except BaseException as error:
-            if not found.done():
-                found.set_exception(error)
-        else:
-            if features is not None:
-                found.set_result(features)
-
-    def _worked_on(
-        self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]
-    ) -> Features | None:
-        read = reading.result()
-        source = read.source
-        try:
-            threads = self._threads.take(read.threads)
-            try:
-                if self.stopping:
-                    raise _Stopped
-                if self._opens and source is None:
-                    source = self._open(self._fetched.pop(entry.name, entry))
-                threads_inside = min(threads, self._shares.threads)
-                if source is not None and self._comes_in_pieces(source):
-                    self._hand_on(source, threads_inside, found)
-                    return None
-                return self._net(source or entry.path, threads=threads_inside, **self._options)
-            finally:
-                self._threads.give(threads)
-        finally:
-            if source is not None:
-                source.close()
-                self._sources.discard(source)
-            self._room.give(read.nbytes)
-
-    def _comes_in_pieces(self, source: Source) -> bool:
-        return self._in_pieces and source.shape[0] * source.shape[1] >= _LARGE_PIXELS
-
-    def _hand_on(self, source: Source, threads: int, found: Future[Features | Pieces]) -> None:
-        options = {name: value for name, value in self._options.items() if name != "max_keypoints"}
-        height, width = source.given
-        with closing(self._net.stream(source, threads=threads, **options)) as stream:
-            pieces = Pieces((width, height))
-            found.set_result(pieces)
-            pieces.fill(in_blocks(stream, _KEYPOINTS_OF_A_PIECE))
-
-
-class _Waiting(NamedTuple):
-    entry: Entry
-    found: Future[Features | Pieces]
-
 
 def _in_order(
-    line: _Line, entries: Iterable[Entry], most: int
-) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
+    line: _Line[AnEntry, Result], entries: Iterable[AnEntry], most: int
+) -> Generator[tuple[AnEntry, Result | Exception]]:
     coming = iter(entries)
-    waiting: deque[_Waiting] = deque()
+    waiting: deque[tuple[AnEntry, Future[Result]]] = deque()
     try:
         while True:
             for entry in islice(coming, 0 if line.stopping else most - len(waiting)):
-                waiting.append(line.submit(entry))
+                waiting.append((entry, line.submit(entry)))
             if not waiting:
                 return
+            entry, future = waiting.popleft()
+            found: Result | Exception
             try:
-                found = _outcome(waiting[0].found)
+                found = future.result()
+            except (ImageError, MemoryError) as error:
+                found = error
             except _Stopped:
-                waiting.popleft()
                 continue
-            # Only now, so that it is not lost sight of if the caller is interrupted while it waits.
-            entry = waiting.popleft().entry
-            try:
-                yield entry, found
-            finally:
-                if isinstance(found, Pieces):
-                    found.close()
+            del future
+            yield entry, found
             # Not held while the next one is awaited.
             del found
     finally:
         line.close()
 
 
-def _outcome(found: Future[Features | Pieces]) -> Features | Pieces | Exception:
-    try:
-        return found.result()
-    except (ImageError, MemoryError) as error:
-        return error
-
-
-def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
-    """An image at a URL with its content, which is asked for once."""
+def _fetched(entry: AnEntry, max_pixels: int | None) -> AnEntry:
+    """Return an image at a URL with its content, which is asked for once."""
     if not isinstance(entry.path, RemoteFile):
         return entry
     content = entry.path.read(most_bytes(max_pixels))
@@ -540,7 +461,7 @@ def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
 
 
 def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
-    """Width and height of an image file, and the bytes of a pixel once it is decoded."""
+    """Return width and height of an image file, and the bytes of a pixel once it is decoded."""
     with open_file(entry.path, max_pixels) as opened:
         if isinstance(opened, TiffRows):
             return *opened.size, 3 if opened.dtype == np.uint8 else 12

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
+from functools import lru_cache, partial
+from hashlib import blake2b
+from itertools import chain, combinations, repeat
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FormatError, several
-from ..features import Features, Matches
+from ..errors import Error, FormatError, several
+from ..features import Matches
 from ..formats import hloc, hloc_matches
 from ..machine import free_memory
 from ..matching import match
-from ..threads import Team
-from .extraction import ATTEMPTS, Progress, damaged_again
-from .hdf import MatchOutput, recorded_settings
+from ..threads import thread_count
+from . import cluster
+from .archives import Group, GroupInBlocks, Store
+from .assembly import HdfOutput, recorded_settings, until_whole
+from .changes import is_same
+from .extraction import Progress
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -31,10 +38,15 @@ Pair = tuple[str, str]
 CACHED = 16
 """Images whose features are held at once, beside those that are being matched."""
 
+PAIRS = 128
+"""Pairs in an archive, and in a batch for a worker of a cluster, at most."""
+
 # Of the memory that is free, features that are held take a quarter at most, and those that are being matched
 # a half: those of an image within the published limits take so many bytes, about.
 _HELD_SHARE, _MATCHED_SHARE = 4, 2
 _FEATURE_BYTES = 50 << 20
+# Matching two images may take less time than the disk does to write: a second's work is no loss.
+_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,66 @@ def _run(cached: int) -> int:
     return max(1, cached - 2)
 
 
+class MatchOutput(HdfOutput):
+    """hloc's match file; see :class:`HdfOutput`.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping
+        What the matches depend on.
+    features : path, optional
+        The feature file: pairs of which an image has other features now are held no longer.
+    restart : bool
+        Begin anew.
+
+    Raises
+    ------
+    FormatError
+        If the feature file cannot be read, or for what :class:`HdfOutput` says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, object],
+        *,
+        features: str | os.PathLike[str] | None = None,
+        restart: bool = False,
+    ) -> None:
+        self._stamps: dict[str, str] = {}
+        if features is not None:
+            with hloc.opened(features) as file:
+                for name in hloc.names(file):
+                    self._stamps[name] = hloc.stamp_of(file, name) or ""
+        super().__init__(
+            path,
+            settings,
+            listed=hloc_matches.pair_names,
+            is_complete=hloc_matches.is_complete,
+            command="d2np pairs",
+            restart=restart,
+        )
+
+    def holds(self, a: str, b: str) -> bool:
+        """Return whether the matches of these two images are there already, in either order."""
+        first, second = self.in_its_order(a, b)
+        name = hloc_matches.pair_name(first, second)
+        return self.has(name) and is_same(self.made_from(name), self.stamp(first, second))
+
+    def in_its_order(self, a: str, b: str) -> Pair:
+        """Return the pair as the file has it, if it does, so that it comes to be there once."""
+        turned = self.has(hloc_matches.pair_name(b, a)) and not self.has(hloc_matches.pair_name(a, b))
+        return (b, a) if turned else (a, b)
+
+    def stamp(self, a: str, b: str) -> str | None:
+        """Return what tells whether the features of two images are still the same."""
+        if a not in self._stamps or b not in self._stamps:
+            return None
+        both = "\n".join((self._stamps[a], self._stamps[b]))
+        return json.dumps({"features": blake2b(both.encode(), digest_size=8).hexdigest()})
+
+
 def match_pairs(
     features: str | os.PathLike[str],
     pairs: Collection[Pair],
@@ -232,64 +304,49 @@ def match_pairs(
         If ``stop`` said so.
     """
     report = MatchReport()
+    failed = []
     try:
-        done = _where(features, output, settings, threads, client, shards)
+        if client is None:
+            shards = None
+        else:
+            features, threads = os.path.abspath(features), threads or cluster.threads_each(client)
+        output.collect(shards)
         hloc_matches.by_flat_name(_names(pairs))
-        waiting = sum(not output.holds(*pair) for pair in pairs)
-        report.skipped = len(pairs) - waiting
-        for _ in range(ATTEMPTS):
-            if waiting:
-                output.start()
-            with closing(done(_left(pairs, output), waiting)) as results:
-                for count in results:
-                    report.done += 1
-                    report.matches += count
-                    report.unmatched += not count
+        for attempt in until_whole(output.finish):
+            waiting = sum(not output.holds(*pair) for pair in pairs)
+            if not attempt:
+                report.skipped = len(pairs) - waiting
+            if not waiting:
+                continue
+            items = ((pair, output.stamp(*pair)) for pair in _left(pairs, output))
+            store = output.store(shards)
+            do = partial(matched, features, settings, threads, store)
+            with closing(cluster.results(client, do, items, waiting, PAIRS)) as results:
+                for (pair, _), outcome in results:
                     waiting -= 1
+                    if isinstance(outcome, str):
+                        failed.append(f"{hloc_matches.pair_name(*pair)}: {outcome}")
+                        continue
+                    group, archive = outcome
+                    output.parts.take(group.name, group.stamp, archive, store)
+                    report.done += 1
+                    report.matches += group.count
+                    report.unmatched += not group.count
                     if progress is not None:
                         progress.update()
                     if stop is not None and waiting and stop():
                         raise KeyboardInterrupt
-            if output.finish():
-                break
-            waiting = sum(not output.holds(*pair) for pair in pairs)
-        else:
-            raise damaged_again()
+            output.collect(shards)
+            if failed:
+                more = f" (and {len(failed) - 1} more pairs)" if len(failed) > 1 else ""
+                raise Error(f"{failed[0]}{more}; the others are done, and the same command tries again")
     finally:
         output.close()
     return report
 
 
-def _where(
-    features: str | os.PathLike[str],
-    output: MatchOutput,
-    settings: MatchSettings,
-    threads: int | None,
-    client: Client | None,
-    shards: str | os.PathLike[str] | None,
-) -> Callable[[Iterator[Pair], int], Generator[int]]:
-    """What does the work: this process or a cluster."""
-    if client is None:
-        return partial(_done_here, features, output, settings, threads)
-    from . import workers
-
-    store = workers.store_for(output, shards)
-    return partial(workers.matched, client, features, output, settings, threads, store)
-
-
-def _done_here(
-    features: str | os.PathLike[str],
-    output: MatchOutput,
-    settings: MatchSettings,
-    threads: int | None,
-    pairs: Iterator[Pair],
-    count: int,
-) -> Generator[int]:
-    """Of each pair the number of its matches, which are stored."""
-    with hloc.opened(features) as file:
-        for (a, b), counts, matches in matched(file, pairs, count, settings, threads):
-            output.put(a, b, matches, counts)
-            yield len(matches)
+Item = tuple[Pair, "str | None"]
+"""A pair with its stamp."""
 
 
 def _names(pairs: Collection[Pair]) -> list[str]:
@@ -309,11 +366,56 @@ def _left(pairs: Collection[Pair], output: MatchOutput) -> Iterator[Pair]:
 
 
 def matched(
-    file: Any, pairs: Iterable[Pair], count: int, settings: MatchSettings, threads: int | None
-) -> Iterator[tuple[Pair, tuple[int, int], Matches]]:
-    """Matches of so many pairs, in their order, with the numbers of keypoints."""
-    with Team(threads) as team:
-        cores = team.size
+    features: str | os.PathLike[str],
+    settings: MatchSettings,
+    threads: int | None,
+    store: Store,
+    items: Iterable[Item],
+    count: int,
+) -> Generator[tuple[Item, tuple[Group, str]]]:
+    """Match so many pairs, and store them: here, or in a worker of a cluster.
+
+    Yields
+    ------
+    (str, str), str or None
+        A pair with its stamp, in their order, once it is stored.
+    Group, str
+        What is stored, and the name of its archive.
+    """
+    waiting: list[tuple[Item, GroupInBlocks]] = []
+
+    def stored() -> list[tuple[Item, tuple[Group, str]]]:
+        done = waiting[:]
+        waiting.clear()
+        first = done[0][1][0].name
+        groups = store.write((group for _, group in done), first)
+        archive = store.archive_of(first)
+        return [(item, (group, archive)) for (item, _), group in zip(done, groups, strict=True)]
+
+    since = monotonic()
+    try:
+        with hloc.opened(features) as file:
+            for item, counts, matches in _in_order(file, items, count, settings, threads):
+                (a, b), stamp = item
+                arrays = hloc_matches.arrays_of(a, b, matches, counts)
+                waiting.append((item, (Group(hloc_matches.pair_name(a, b), stamp), [(len(matches), arrays)])))
+                if len(waiting) == PAIRS or monotonic() - since >= _SECONDS:
+                    yield from stored()
+                    since = monotonic()
+    except BaseException:
+        # What is done is kept.
+        if waiting:
+            stored()
+        raise
+    if waiting:
+        yield from stored()
+
+
+def _in_order(
+    file: Any, items: Iterable[Item], count: int, settings: MatchSettings, threads: int | None
+) -> Iterator[tuple[Item, tuple[int, int], Matches]]:
+    """Yield the matches of so many pairs, in their order, with the numbers of keypoints."""
+    cores = thread_count(threads)
     free = free_memory()
     free = sys.maxsize if free is None else free
     # Where there are fewer pairs than cores, several work on one pair.
@@ -323,40 +425,17 @@ def matched(
         fewer = "1 pair" if workers == 1 else f"{workers} pairs"
         logging.getLogger("d2np").warning("%s at a time instead of %d: little memory is free", fewer, wanted)
     options = {**settings.options(), "threads": cores // workers}
-    held = _Held(file, max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES)))
-    under_way: deque[tuple[Pair, tuple[int, int], Future[Matches]]] = deque()
-
-    def next_one() -> tuple[Pair, tuple[int, int], Matches]:
-        pair, counts, future = under_way.popleft()
-        return pair, counts, future.result()
-
+    most = max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES))
+    features = lru_cache(most)(partial(hloc.read, file))
+    under_way: deque[tuple[Item, tuple[int, int], Future[Matches]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
-        for pair in pairs:
-            a, b = held[pair[0]], held[pair[1]]
-            under_way.append((pair, (len(a), len(b)), pool.submit(match, a, b, **options)))
-            if len(under_way) > workers:
-                yield next_one()
-        while under_way:
-            yield next_one()
+        for item in chain(items, repeat(None, workers)):
+            if item is not None:
+                a, b = map(features, item[0])
+                under_way.append((item, (len(a), len(b)), pool.submit(match, a, b, **options)))
+            if under_way and (item is None or len(under_way) > workers):
+                done, counts, future = under_way.popleft()
+                yield done, counts, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-class _Held:
-    """The features of the images that were asked for last."""
-
-    def __init__(self, file: Any, most: int) -> None:
-        self._file = file
-        self._most = most
-        self._features: OrderedDict[str, Features] = OrderedDict()
-
-    def __getitem__(self, name: str) -> Features:
-        features = self._features.pop(name, None)
-        if features is None:
-            # Make room first, so that there is never one more.
-            while len(self._features) >= self._most:
-                self._features.popitem(last=False)
-            features = hloc.read(self._file, name)
-        self._features[name] = features
-        return features
