@@ -431,7 +431,7 @@ class JobFolder:
         self.index[name] = archive, stamp
 
     def _owns(self, store: Store) -> bool:
-        return store.where == str(self.folder)
+        return os.path.realpath(store.where) == os.path.realpath(self.folder)
 
     def _move(self, archive: str, store: Store) -> None:
         with store.opened(archive) as source, replacing(self.folder / archive) as target:
