@@ -46,7 +46,7 @@ Put = Callable[[Any, Iterable[Features], float], int]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the features of an image depend on beside the weights: options of :class:`d2np.Net`'s call."""
+    """Options of :class:`d2np.Net`'s call, on which the features of an image depend beside the weights."""
 
     detector: Detector = "d2"
     scales: tuple[float, ...] = (1.0,)
@@ -75,7 +75,7 @@ class Settings:
 
 @dataclass
 class Report:
-    """What became of the images.
+    """Tells what became of the images.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Report:
 
 
 class Progress(Protocol):
-    """What shows how far the job is: the part of :class:`tqdm.tqdm` that is used."""
+    """Shows how far the job is: the part of :class:`tqdm.tqdm` that is used."""
 
     def update(self, n: int = 1) -> object:
         """So many more images are done."""
