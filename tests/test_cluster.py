@@ -177,11 +177,14 @@ def test_real_network_and_images_by_url(client, net, make_image, tmp_path):
     system.rm("/net", recursive=True)
 
 
-@pytest.mark.parametrize("where", ["memory://store/here", "local://{}/url", "{}/folder"])
+@pytest.mark.parametrize("where", ["memory://store/here", "local://{}/url", "{}/folder", "{}/link"])
 def test_archives_elsewhere(client, folder, tmp_path, alone, where):
+    (tmp_path / "link").symlink_to("f.h5.parts")
     place = where.format(tmp_path)
     net = StubNet(tmp_path / "log")
-    extract(net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client, shards=place)
+    output = output_of(tmp_path / "f.h5")
+    output.start()
+    extract(net, listing([folder]), output, Settings(), client=client, shards=place)
     assert contents(tmp_path / "f.h5") == alone
     assert fsspec.url_to_fs(place)[0].find(place) == []
 

@@ -1,4 +1,4 @@
-"""What an unfinished job has done: NumPy archives in the folder ``OUT.parts`` beside the output.
+"""Keep what an unfinished job has done: NumPy archives in the folder ``OUT.parts`` beside the output.
 
 ::
 
@@ -66,7 +66,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Group:
-    """What an archive holds under one name.
+    """Features of an image or matches of a pair, as an archive holds them under one name.
 
     Attributes
     ----------
@@ -324,7 +324,7 @@ def place_of(where: str | os.PathLike[str]) -> str:
 
 @dataclass(frozen=True)
 class JobFile:
-    """What the archives of a folder belong to.
+    """The job to which the archives of a folder belong.
 
     Attributes
     ----------
@@ -431,7 +431,7 @@ class JobFolder:
         self.index[name] = archive, stamp
 
     def _owns(self, store: Store) -> bool:
-        return store.where == str(self.folder)
+        return os.path.realpath(store.where) == os.path.realpath(self.folder)
 
     def _move(self, archive: str, store: Store) -> None:
         with store.opened(archive) as source, replacing(self.folder / archive) as target:

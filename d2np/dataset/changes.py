@@ -77,7 +77,7 @@ def is_same(recorded: str | None, now: str | None) -> bool:
 
 
 class Failures:
-    """What failed before, and what fails now.
+    """Images that failed before, and those that fail now.
 
     Parameters
     ----------

@@ -58,7 +58,7 @@ _PATIENCE = 300.0
 
 
 KILLED = "workers of the cluster died while they worked on it: too little memory, perhaps"
-"""What comes back in place of an outcome where workers die again and again on an item."""
+"""The outcome of an item on which workers die again and again."""
 
 
 @contextmanager
@@ -257,7 +257,7 @@ class _Batch(Generic[Item]):
 
 @dataclass(frozen=True)
 class Receipt(Generic[Outcome]):
-    """What a worker sends back.
+    """The answer of a worker.
 
     Attributes
     ----------

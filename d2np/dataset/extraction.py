@@ -67,7 +67,7 @@ class Settings(Options):
 
 @dataclass
 class Report:
-    """What became of the images.
+    """Tells what became of the images.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Report:
 
 
 class Progress(Protocol):
-    """What shows how far the job is: the part of :class:`tqdm.tqdm` that is used."""
+    """Shows how far the job is: the part of :class:`tqdm.tqdm` that is used."""
 
     def update(self, n: int = 1) -> object:
         """So many more images are done."""

@@ -20,7 +20,7 @@ EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
     *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-"""What is taken for an image in a folder. A file that is named itself may have any extension."""
+"""Extensions of images in a folder. A file that is named itself may have any extension."""
 
 _NOT_READ = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "heif-convert or pillow-heif"),

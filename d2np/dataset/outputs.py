@@ -27,7 +27,7 @@ _LOCK = ".d2np.lock"
 
 
 class Output(Protocol):
-    """What extraction needs to know of the place that features go to."""
+    """A place that features go to, as far as extraction needs to know it."""
 
     @property
     def failed_list(self) -> Path | None:

@@ -51,7 +51,7 @@ _SECONDS = 1.0
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """What the matches depend on beside the features: options of :func:`d2np.match`."""
+    """Options of :func:`d2np.match`, on which the matches depend beside the features."""
 
     mutual: bool = True
     ratio: float | None = None
@@ -76,7 +76,7 @@ class MatchSettings:
 
 @dataclass
 class MatchReport:
-    """What became of the pairs.
+    """Tells what became of the pairs.
 
     Attributes
     ----------

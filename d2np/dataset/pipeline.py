@@ -203,7 +203,7 @@ class _Shares:
     memory: int
     scales: Sequence[float]
     wanted: int = 0
-    """What ``memory`` would be if enough of it were free."""
+    """The memory that would be used if enough of it were free."""
 
     @property
     def most_workers(self) -> int:
