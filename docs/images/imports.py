@@ -9,18 +9,30 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "d2np"
 
 BASE = frozenset(
-    {"atomic", "errors", "extras", "features", "folders", "hdf5", "layers", "machine", "options", "threads"}
+    {
+        "atomic",
+        "errors",
+        "extras",
+        "features",
+        "hdf5",
+        "layers",
+        "machine",
+        "options",
+        "streams",
+        "threads",
+        "version",
+    }
 )
 """Modules that all others may import."""
 
 LEVELS = (
     ("cli",),
-    ("dataset", "demo", "opencv", "warmup"),
+    ("dataset", "demo", "opencv"),
     ("draw", "formats", "network"),
     ("matching",),
     ("verification",),
     ("images", "weights"),
-    ("kernels",),
+    ("kernels", "homography", "reference"),
 )
 """Packages and modules of d2np from top to bottom: each imports those below it and the base only."""
 

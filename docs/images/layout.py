@@ -12,15 +12,16 @@ _PARTS = {
     "opencv": (12, "Feature2D"),
     "dataset": (45, "many images"),
     "demo": (66, "a known view"),
-    "warmup": (87, "compiles ahead"),
     "draw": (12, "drawings, pages"),
     "formats": (34, "features as files"),
     "network": (82, "image to features"),
-    "matching": (58, "neighbours"),
-    "verification": (48, "inliers"),
+    "matching": (46, "neighbours"),
+    "verification": (66, "inliers"),
     "images": (24, "open, check, resize"),
     "weights": (88, "read, write, fetch"),
     "kernels": (74, "Numba, arrays only"),
+    "homography": (48, "fit to points"),
+    "reference": (20, "all in plain NumPy"),
 }
 _WIDTH, _HEIGHT, _STEP = 19.0, 6.4, 12.4
 
