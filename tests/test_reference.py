@@ -16,7 +16,7 @@ from PIL import Image
 
 import d2np
 from d2np import reference
-from d2np.images.open import shrink
+from d2np.images.pixels import shrink
 from d2np.kernels import detect
 
 PACKAGED = Path(__file__).parent.parent / "weights" / "vgg16.h5"
