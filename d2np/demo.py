@@ -1,4 +1,4 @@
-"""What ``d2np demo`` does: match an image with a view of it that is known exactly, and measure."""
+"""Match an image with a view of it that is known exactly, and measure: ``d2np demo``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Result:
-    """What was found, and what it is worth.
+    """The features and matches of the demo, and how correct they are.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What extraction and matching return: two small dataclasses of NumPy arrays."""
+"""The results of extraction and matching: two small dataclasses of NumPy arrays."""
 
 from __future__ import annotations
 

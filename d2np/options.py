@@ -82,7 +82,7 @@ def whole_number(option: str, given: Any, least: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """What the features of an image depend on beside the weights.
+    """The options of an image, on which its features depend beside the weights.
 
     All calls of :class:`d2np.Net` take one, keywords with the same names, or both, of which the keywords
     count: ``net(image, options, max_edge=800)``.

@@ -1,4 +1,4 @@
-"""What is printed, and how a long job answers Ctrl-C."""
+"""Printing, and the answer of a long job to Ctrl-C."""
 
 from __future__ import annotations
 

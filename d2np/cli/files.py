@@ -1,4 +1,4 @@
-"""What commands are given, weights and images, and the files that they write."""
+"""Weights and images that commands are given, and the files that they write."""
 
 from __future__ import annotations
 

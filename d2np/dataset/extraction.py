@@ -45,7 +45,7 @@ Put = Callable[[Any, Iterable[Features], float], int]
 
 
 class Settings(Options):
-    """What the features of an image depend on beside the weights: :class:`d2np.Options`, without a mask."""
+    """The options that the features of a job depend on: :class:`d2np.Options`, without a mask."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

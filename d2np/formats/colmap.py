@@ -40,7 +40,7 @@ _RANSAC = {"max_num_trials": 20_000, "min_inlier_ratio": 0.1, "random_seed": 0}
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in a database.
+    """The content of a database.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ from ..hdf5 import find, read_array, read_text, write_text
 from ..images.names import check
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
-"""What every image's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
+"""The arrays in every image's group; ``scales`` may be missing, as it is in files that hloc wrote."""
 
 KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0}
 """Along which axis of an array its keypoints lie; other arrays are about the whole image."""
@@ -41,7 +41,7 @@ UNFINISHED = ".unfinished"
 """The name of a group that is being written: one that still has it is no image and no pair."""
 
 H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
-"""What h5py raises where a file is damaged, cannot be written, or holds something else."""
+"""The errors that h5py raises where a file is damaged, cannot be written, or holds something else."""
 
 
 def write(file: Any, name: str, features: Features, *, half: bool = False, uncertainty: float = 1.0) -> None:

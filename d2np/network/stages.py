@@ -1,4 +1,4 @@
-"""What the layers compute: the stages through which bands flow.
+"""The computation of the layers: the stages through which bands flow.
 
 A stage is a convolution with the ReLU behind it, a pooling, or all three at once where the kernel can do
 them together.

@@ -34,7 +34,7 @@ _Arrays = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What :func:`fetch` downloads, and where it puts it.
+    """A download of :func:`fetch`, and where it is kept.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes and never by its extension."""
+"""The kind of a file, told by its first bytes and never by its extension."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FOREIGN = {
     b"\x80": "a Python pickle, but not a PyTorch checkpoint",
     b"\x93NUMPY": "a single NumPy array",
 }
-"""What begins with these bytes, as the rest of a sentence."""
+"""Files by their first bytes, as the rest of a sentence."""
 
 
 def container(head: bytes) -> Container | None:
