@@ -119,7 +119,7 @@ PARAMETER_SHAPES: dict[str, tuple[int, ...]] = {
 PARAMETER_COUNT: int = sum(layer.parameter_count for layer in LAYERS)
 
 CAFFE_MEAN = (103.939, 116.779, 123.68)
-"""The values that ``caffe`` preprocessing subtracts from blue, green, red (published file ``lib/utils.py``)."""
+"""The values that ``caffe`` preprocessing subtracts from blue, green, red; published ``lib/utils.py``."""
 
 TORCH_MEAN, TORCH_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The values that ``torch`` preprocessing subtracts from red, green, blue in 0..1, then divides by."""
