@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, OptionError, count
 from . import files
-from .arguments import EXTRACTION, MATCHING, MIN_SCORE, POSITIVE_NUMBER, argument, command, group, settings
+from .arguments import EXTRACTION, MATCHING, MIN_SCORE, checked, command, settings
 from .console import say, seconds
 
 if TYPE_CHECKING:
@@ -25,33 +26,26 @@ _NO_MODEL = "none"
 
 
 @command(
-    argument("A", "an image"),
-    argument("B", "another one"),
-    argument(
-        "-o, --output FILE",
-        "a drawing (png, jpg, webp, tif, bmp, pdf), a page to explore the matches in (html), or their "
-        "numbers (csv, json, npz), as the extension says; may be given several times; default: matches.png",
-        action="append",
-    ),
-    argument("-q, --quiet", "print one line only: how many matches there are, and agree"),
-    MATCHING,
-    group(
-        "verification",
-        argument(
-            "--verify",
-            "tell the matches that agree with one homography (a plane, or a camera that only turns) or "
-            "one fundamental matrix (any rigid scene) from the others, which are drawn faint; default: "
-            "fundamental, or none where OpenCV is missing",
-            choices=(_NO_MODEL, *_MODELS),
-        ),
-        argument(
-            "--threshold PX",
-            "how far a match may be off and still agree; default: 3, and more for images that are shrunk",
-            type=POSITIVE_NUMBER,
-        ),
-    ),
-    *EXTRACTION,
-    MIN_SCORE,
+    f"""
+    A  an image
+    B  another one
+    -o, --output FILE  a drawing (png, jpg, webp, tif, bmp, pdf), a page to explore the matches in (html), or
+        their numbers (csv, json, npz), as the extension says; may be given several times; default:
+        matches.png
+    -q, --quiet  print one line only: how many matches there are, and agree
+    {MIN_SCORE}
+    {MATCHING}
+    verification:
+    --verify  tell the matches that agree with one homography (a plane, or a camera that only turns) or one
+        fundamental matrix (any rigid scene) from the others, which are drawn faint; default: fundamental, or
+        none where OpenCV is missing
+    --threshold PX  how far a match may be off and still agree; default: 3, and more for images that are
+        shrunk
+    {EXTRACTION}
+    """,
+    output={"action": "append"},
+    threshold=checked(float, lambda pixels: 0 < pixels < inf, "a number above 0 is expected"),
+    verify={"choices": (_NO_MODEL, *_MODELS)},
 )
 def match(options: argparse.Namespace) -> int:
     """Match two images and draw the matches.
@@ -175,20 +169,16 @@ def _verdict(matches: Matches, model: str, threshold: float) -> str:
 
 
 @command(
-    argument("IMAGE", "an image"),
-    argument(
-        "-o, --output FILE",
-        "the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html: a page "
-        "to explore keypoints and strength in",
-        required=True,
-    ),
-    argument(
-        "--heatmap",
-        "draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows "
-        "this one first",
-    ),
-    *EXTRACTION,
-    MIN_SCORE,
+    f"""
+    IMAGE  an image
+    -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
+        a page to explore keypoints and strength in
+    --heatmap  draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows
+        this one first
+    {MIN_SCORE}
+    {EXTRACTION}
+    """,
+    output={"required": True},
 )
 def show(options: argparse.Namespace) -> int:
     """Draw keypoints, or a heat map of the strength, over an image.

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from ..errors import count
 from . import files
-from .arguments import EXTRACTION, THREADS, argument, command, settings
+from .arguments import EXTRACTION, THREADS, command, settings
 from .console import say, seconds
 
 _PACKAGED = {
@@ -18,9 +18,13 @@ _PACKAGED = {
 
 
 @command(
-    argument("-o, --output FILE", "the drawing; default: demo.png", default="demo.png"),
-    argument("--weights WEIGHTS", "a file or a name; default: vgg16, packaged", default="vgg16"),
-    THREADS,
+    f"""
+    -o, --output FILE  the drawing; default: demo.png
+    --weights WEIGHTS  a file or a name; default: vgg16, packaged
+    {THREADS}
+    """,
+    output={"default": "demo.png"},
+    weights={"default": "vgg16"},
 )
 def demo(options: argparse.Namespace) -> int:
     """Match two views of a shipped image and measure how well it works.
@@ -73,7 +77,12 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(argument("IMAGE", "an image"), *EXTRACTION)
+@command(
+    f"""
+    IMAGE  an image
+    {EXTRACTION}
+    """
+)
 def profile(options: argparse.Namespace) -> int:
     """Time an extraction, layer by layer.
 
