@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -198,8 +198,7 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
     path = None if options.output is None else Path(options.output)
     restart = options.overwrite
     if options.format in _BESIDE:
-        kind = dataset.NpzOutput if options.format == "npz" else dataset.MatOutput
-        return kind(path, restart=restart)
+        return {"npz": dataset.NpzOutput, "mat": dataset.MatOutput}[options.format](path, restart=restart)
     assert path is not None
     if options.format == "kapture":
         weights = options.weights or catalogue.default()
@@ -329,6 +328,8 @@ def _carried_out(
             Bar(desc=doing, unit=unit, total=total, initial=total - waiting, disable=options.quiet) as bar,
             finishing(f"the current {unit}{'s' if unit == 'pair' else ''}") as stop,
         ):
+            if client is not None:
+                bar.note(f"Dask's dashboard: {client.dashboard_link}")
             report = job(progress=bar, stop=stop, client=client, shards=options.shards)
         return report, perf_counter() - start
     except KeyboardInterrupt:
@@ -340,17 +341,13 @@ def _carried_out(
         output.close()
 
 
-@contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """Yield a client of the cluster, or None if there is to be none."""
+def _cluster(address: str | None) -> AbstractContextManager[Any]:
+    """Return what yields a client of the cluster, or None if there is to be none."""
     if address is None:
-        yield None
-        return
+        return nullcontext()
     from ..dataset import cluster
 
-    with cluster.connected(address) as client:
-        note(f"Dask's dashboard: {client.dashboard_link}")
-        yield client
+    return cluster.connected(address)
 
 
 @command(

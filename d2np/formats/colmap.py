@@ -170,21 +170,17 @@ class _Source:
 
     Attributes
     ----------
-    sizes, counts : dict
-        Width and height of each image, and how many keypoints it has.
+    sizes : dict
+        Width and height of each image.
     pairs : dict
         The two images of each group of the match file; of a pair that is there in both orders, of one group.
     """
 
     def __init__(self, features: str | os.PathLike[str], matches: str | os.PathLike[str]) -> None:
         self._features, self._matches = os.fspath(features), os.fspath(matches)
-        self.sizes: dict[str, tuple[int, int]] = {}
-        self.counts: dict[str, int] = {}
         # The keypoints themselves are read again when they are written: there may be many.
         with hloc.opened(features) as file:
-            for name in hloc.names(file):
-                keypoints, self.sizes[name] = hloc.read_keypoints(file, name)
-                self.counts[name] = len(keypoints)
+            self.sizes = {name: hloc.read_keypoints(file, name)[1] for name in hloc.names(file)}
         if not self.sizes:
             raise FormatError(f"{self._features} holds no features of D2-Net")
         groups = [group.split("/") for group in hloc_matches.pair_names(matches)]
@@ -233,12 +229,13 @@ class _Source:
                 indices = hloc_matches.read_pair(file, group).indices
                 if not len(indices):
                     continue
-                if indices.min() < 0 or (indices.max(axis=0) >= [self.counts[name] for name in pair]).any():
+                numbers = [images[name].image_id for name in pair]
+                counts = [database.num_keypoints_for_image(number) for number in numbers]
+                if indices.min() < 0 or (indices.max(axis=0) >= counts).any():
                     raise FormatError(
                         f"{self._matches} matches keypoints of {' and '.join(pair)} that {self._features} "
                         "does not hold: it was made from other features"
                     )
-                numbers = [images[name].image_id for name in pair]
                 indices = indices.astype(np.uint32)
                 database.write_matches(*numbers, indices)
                 if geometries:

@@ -193,13 +193,14 @@ def read(source: Any, name: str) -> Features:
         group = _image(file, name)
         keypoints, scores, descriptors, size = (read_array(group, key) for key in ARRAYS)
         scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
-        if descriptors.dtype == np.float16:
+        rows = np.ascontiguousarray(descriptors.T)
+        if rows.dtype == np.float16:
             # Values that are not finite stay what they are, without a warning.
             with np.errstate(invalid="ignore"):
-                descriptors = descriptors.astype(np.float32)
-                lengths = np.linalg.norm(descriptors, axis=0)
-                descriptors /= np.where(lengths > 0, lengths, 1)
-        return Features(np.column_stack([keypoints, scales]), scores, descriptors.T, tuple(size))
+                rows = rows.astype(np.float32)
+                lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+                rows /= np.where(lengths > 0, lengths, 1)
+        return Features(np.column_stack([keypoints, scales]), scores, rows, tuple(size))
 
 
 def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
