@@ -267,10 +267,10 @@ def test_names_that_tables_cannot_hold(tmp_path, root, name):
         ("sensors/records_camera.txt", "# kapture format: 1.1\nx, a, b\n", "not kapture's records"),
         (
             "reconstruction/keypoints/d2_tf/keypoints.txt",
-            "d2net, float32, 4\n",
+            "# kapture format: 1.1\nd2net, float32, 4\n",
             "about other features: d2net",
         ),
-        ("reconstruction/descriptors/d2_tf/descriptors.txt", "", "about other features"),
+        ("reconstruction/descriptors/d2_tf/descriptors.txt", "# kapture format: 1.1\n", "about other"),
     ],
 )
 def test_folders_that_are_something_else(photos, root, file, text, message):

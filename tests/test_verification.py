@@ -380,7 +380,7 @@ def test_quiet_prints_one_line(told):
         (["--verify", "homography", "--threshold", "0"], "a number above 0 is expected"),
         (["-o", "x.csv", "-o", "./x.csv"], "given twice"),
         (["-o", "x.csv", "-o", "a.png"], "would overwrite"),
-        (["-o", "x.csv", "-o", "x.txt"], "or .html for a page to explore, or .csv, .json, .npz for numbers"),
+        (["-o", "x.csv", "-o", "x.txt"], ".pdf, .html, .htm, .csv, .json, .npz"),
     ],
 )
 def test_bad_usage_of_the_command(told, tmp_path, arguments, message):

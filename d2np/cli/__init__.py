@@ -22,9 +22,8 @@ from .. import __version__
 from ..errors import Error, OptionError
 from .arguments import Parser
 from .console import complain, silence
-from .looking import match, show
+from .looking import demo, match, profile, show, warmup
 from .many import colmap, extract, pairs
-from .trials import demo, profile, warmup
 from .weight_files import convert, fetch, info
 
 if TYPE_CHECKING:

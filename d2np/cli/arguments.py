@@ -8,10 +8,10 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import did_you_mean
 from ..options import Detector, Preprocessing, names
@@ -19,9 +19,6 @@ from .console import complain
 
 if TYPE_CHECKING:
     from ..dataset import Settings
-
-Argument: TypeAlias = "Callable[[argparse._ActionsContainer], object]"
-"""Adds itself to a parser, or to a group of one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,8 @@ class Command:
     """
 
     run: Callable[[argparse.Namespace], int]
-    arguments: tuple[Argument, ...]
+    arguments: str
+    settings: Mapping[str, Mapping[str, Any]]
 
     def add(self, commands: argparse._SubParsersAction[Parser]) -> None:
         """Add the command to those of the parser."""
@@ -44,50 +42,50 @@ class Command:
             description=description,
             epilog=epilog,
         )
-        for add in self.arguments:
-            add(parser)
         parser.set_defaults(run=self.run)
+        group: argparse._ActionsContainer = parser
+        for entry in re.split(r"\n {4}(?! )", self.arguments.strip()):
+            form, _, meaning = entry.partition("  ")
+            if form.endswith(":"):
+                group = parser.add_argument_group(form[:-1])
+            elif form:
+                _add(group, form, " ".join(meaning.split()), self.settings)
 
 
-def command(*arguments: Argument) -> Callable[[Callable[[argparse.Namespace], int]], Command]:
-    """Make a function a command with these arguments."""
-    return lambda run: Command(run, arguments)
-
-
-def argument(form: str, text: str, **settings: Any) -> Argument:
-    """Return an argument.
+def command(
+    arguments: str = "", **settings: Mapping[str, Any]
+) -> Callable[[Callable[[argparse.Namespace], int]], Command]:
+    """Make a function a command with these arguments.
 
     Parameters
     ----------
-    form : str
-        As the help shows it: ``"IMAGE"``; ``"-k, --max-keypoints N"``; ``"--orient"``, an option that is
-        there or not; ``"--no-relu"``, which makes ``relu`` False.
-    text : str
-        What the help says of it.
+    arguments : str
+        For each argument its form, two spaces, and what the help says of it; lines that are indented further
+        go on with that. One of which nothing is said is not shown. The form is ``IMAGE``; ``-k,
+        --max-keypoints N``; ``--orient``, an option that is there or not; or ``--no-relu``, which makes
+        ``relu`` False. A line that ends with a colon is the heading of those below it.
     **settings
-        Those of ``add_argument`` of :mod:`argparse`.
+        What an argument is beside that, as ``add_argument`` of :mod:`argparse` has it, by its name in Python;
+        of those that several commands share, see below.
     """
+    return lambda run: Command(run, arguments, {**_SHARED, **settings})
+
+
+def _add(
+    group: argparse._ActionsContainer, form: str, meaning: str, settings: Mapping[str, Mapping[str, Any]]
+) -> None:
     *flags, last = form.split(", ")
     name, _, metavar = last.partition(" ")
+    key = name.strip("-").partition(".")[0].replace("-", "_").lower()
+    chosen = {"help": meaning or argparse.SUPPRESS, **settings.get(key, {})}
     if not name.startswith("-"):
-        settings["metavar"], name = name, name.partition(".")[0].lower()
-    elif metavar:
-        settings["metavar"] = metavar
-    elif not {"action", "choices"} & settings.keys():
-        settings["action"] = "store_false" if name.startswith("--no-") else "store_true"
-        settings.setdefault("dest", name.removeprefix("--no-").strip("-").replace("-", "_"))
-    return lambda parser: parser.add_argument(*flags, name, help=text, **settings)
-
-
-def group(title: str, *arguments: Argument) -> Argument:
-    """Return arguments that have a heading of their own in the help."""
-
-    def add(parser: argparse._ActionsContainer) -> None:
-        inner = parser.add_argument_group(title)
-        for add_one in arguments:
-            add_one(inner)
-
-    return add
+        group.add_argument(key, metavar=name, **chosen)
+        return
+    if metavar:
+        chosen["metavar"] = metavar
+    elif not {"action", "choices"} & chosen.keys():
+        chosen["action"] = "store_false" if name.startswith("--no-") else "store_true"
+    group.add_argument(*flags, name, **{"dest": key.removeprefix("no_"), **chosen})
 
 
 class Parser(argparse.ArgumentParser):
@@ -130,8 +128,8 @@ class Parser(argparse.ArgumentParser):
 
 def checked(
     convert: Callable[[str], Any], accepts: Callable[[Any], bool], expected: str
-) -> Callable[[str], Any]:
-    """Return a ``type`` for :mod:`argparse` that says what is expected."""
+) -> dict[str, Callable[[str], Any]]:
+    """Return the setting of an argument that is converted, and says what is expected."""
 
     def parse(text: str) -> Any:
         with suppress(ValueError):
@@ -139,126 +137,70 @@ def checked(
                 return value
         raise argparse.ArgumentTypeError(f"{expected}, not {text!r}")
 
-    return parse
+    return {"type": parse}
 
 
-WHOLE_NUMBER = checked(int, lambda number: number >= 1, "a whole number from 1 up is expected")
-POSITIVE_NUMBER = checked(float, lambda number: 0 < number < math.inf, "a number above 0 is expected")
+_WHOLE_NUMBER = checked(int, lambda number: number >= 1, "a whole number from 1 up is expected")
 _EDGE = checked(
     lambda text: None if text.lower() == "none" else int(text),
     lambda edge: edge is None or edge >= 1,
     "a number of pixels is expected, or none for no limit",
 )
 
-WEIGHTS_HELP = (
+_SHARED: dict[str, Mapping[str, Any]] = {
+    "detector": {"choices": names(Detector), "default": "d2"},
+    "force": {"dest": "overwrite"},  # what it was called in version 1.0
+    "max_edge": {**_EDGE, "default": 1600},
+    "max_keypoints": _WHOLE_NUMBER,
+    "max_pixels": _WHOLE_NUMBER,
+    "max_sum_edges": {**_EDGE, "default": 2800},
+    "min_score": checked(float, lambda score: not math.isnan(score), "a number is expected"),
+    "min_similarity": checked(float, lambda cosine: -1 <= cosine <= 1, "a number from -1 to 1 is expected"),
+    "multiscale": {
+        "action": "store_const",
+        "const": (0.5, 1.0, 2.0),
+        "default": (1.0,),
+        "dest": "scales",
+    },
+    "preprocessing": {"choices": names(Preprocessing)},
+    "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
+    "restart": {"dest": "overwrite"},
+    "threads": _WHOLE_NUMBER,
+    "workers": _WHOLE_NUMBER,
+}
+
+WEIGHTS = (
     "a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, tf_no_phototourism; "
     "default: tf if it is in the cache, else vgg16 (packaged, trained on ImageNet)"
 )
+MIN_SCORE = "--min-score S  only keypoints with at least this score; default: all"
+NO_RELU = "--no-relu  leave out the ReLU behind the last layer"
+QUIET = "-q, --quiet  show no progress, only the result"
+THREADS = "--threads N  how many threads to use; the results do not depend on it; default: one for every core"
 
-QUIET = argument("-q, --quiet", "show no progress, only the result")
+MATCHING = """matching:
+    --ratio R  Lowe's test: the nearest neighbour must be closer than R times the second nearest; 0.95 is
+        common for D2-Net; default: no test
+    --min-similarity S  keep only matches whose descriptors have at least this cosine; default: all
+    --no-mutual  keep the nearest neighbour of every keypoint of A, even if B's nearest one is another"""
 
-THREADS = argument(
-    "--threads N",
-    "how many threads to use; the results do not depend on it; default: one for every core",
-    type=WHOLE_NUMBER,
-)
-
-NO_RELU = argument("--no-relu", "leave out the ReLU behind the last layer")
-
-MIN_SCORE = argument(
-    "--min-score S",
-    "only keypoints with at least this score; default: all",
-    type=checked(float, lambda score: not math.isnan(score), "a number is expected"),
-)
-
-MATCHING = group(
-    "matching",
-    argument(
-        "--ratio R",
-        "Lowe's test: the nearest neighbour must be closer than R times the second nearest; "
-        "0.95 is common for D2-Net; default: no test",
-        type=checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
-    ),
-    argument(
-        "--min-similarity S",
-        "keep only matches whose descriptors have at least this cosine; default: all",
-        type=checked(float, lambda cosine: -1 <= cosine <= 1, "a number from -1 to 1 is expected"),
-    ),
-    argument(
-        "--no-mutual", "keep the nearest neighbour of every keypoint of A, even if B's nearest one is another"
-    ),
-)
-
-_KEYPOINTS = group(
-    "network and keypoints",
-    argument("--weights WEIGHTS", WEIGHTS_HELP),
-    argument(
-        "--detector",
-        "d2: local maxima, as published (default); strength: the strongest cells, wherever they are",
-        choices=names(Detector),
-        default="d2",
-    ),
-    argument(
-        "-k, --max-keypoints N",
-        "keep only the N keypoints with the highest scores; default: all",
-        type=WHOLE_NUMBER,
-    ),
-    argument(
-        "--multiscale",
-        "look at the image at half, full and double size, as published; about five times the work",
-        action="store_const",
-        const=(0.5, 1.0, 2.0),
-        default=(1.0,),
-        dest="scales",
-    ),
-    NO_RELU,
-    argument(
-        "--centered",
-        "put keypoints where their cells truly lie, about 2 px further right and down than published",
-    ),
-    THREADS,
-)
-
-_IMAGES = group(
-    "images",
-    argument(
-        "--max-edge PX",
-        "shrink larger images to this longest edge; none: no limit; default: 1600",
-        type=_EDGE,
-        default=1600,
-    ),
-    argument(
-        "--max-sum-edges PX",
-        "shrink larger images to this sum of width and height; none: no limit; default: 2800",
-        type=_EDGE,
-        default=2800,
-    ),
-    argument(
-        "--max-pixels N",
-        "open files with up to N pixels; default: where Pillow refuses them, about 179 million",
-        type=WHOLE_NUMBER,
-    ),
-    argument("--orient", "turn images as their EXIF data says; default: as stored"),
-    argument(
-        "--stretch",
-        "spread the values that a 16-bit image uses over the full range, as thermal images need; "
-        "default: as stored",
-    ),
-    argument(
-        "--preprocessing",
-        "how to scale colours; default: as the weights were trained, which `d2np info` shows",
-        choices=names(Preprocessing),
-    ),
-)
-
-EXTRACTION = (_KEYPOINTS, _IMAGES)
+EXTRACTION = f"""network and keypoints:
+    --weights WEIGHTS  {WEIGHTS}
+    --detector  d2: local maxima, as published (default); strength: the strongest cells, wherever they are
+    -k, --max-keypoints N  keep only the N keypoints with the highest scores; default: all
+    --multiscale  look at the image at half, full and double size, as published; about five times the work
+    {NO_RELU}
+    --centered  put keypoints where their cells truly lie, about 2 px further right and down than published
+    {THREADS}
+    images:
+    --max-edge PX  shrink larger images to this longest edge; none: no limit; default: 1600
+    --max-sum-edges PX  shrink larger images to this sum of width and height; none: no limit; default: 2800
+    --max-pixels N  open files with up to N pixels; default: where Pillow refuses them, about 179 million
+    --orient  turn images as their EXIF data says; default: as stored
+    --stretch  spread the values that a 16-bit image uses over the full range, as thermal images need;
+        default: as stored
+    --preprocessing  how to scale colours; default: as the weights were trained, which `d2np info` shows"""
 """How images are read and keypoints found; see :func:`settings`."""
-
-
-def overwrite(what: str, *former: str) -> tuple[Argument, ...]:
-    """Return the option ``--overwrite``, and what it was called in version 1.0."""
-    hidden = [argument(name, argparse.SUPPRESS, dest="overwrite") for name in former]
-    return argument("--overwrite", what), *hidden
 
 
 def settings(options: argparse.Namespace) -> Settings:

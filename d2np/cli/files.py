@@ -39,9 +39,7 @@ def extension(path: str) -> str:
     return Path(path).suffix.lower()
 
 
-def check_output(
-    path: str, sources: Iterable[object] = (), *, pages: bool = False, tables: Iterable[str] = ()
-) -> None:
+def check_output(path: str, sources: Iterable[object] = (), kinds: Iterable[str] = DRAWINGS) -> None:
     """Find out before any work is done whether an output can be written.
 
     Parameters
@@ -49,25 +47,19 @@ def check_output(
     path : str
     sources : list of str
         What it is made from.
-    pages : bool
-        Whether it may be a web page instead of a drawing.
-    tables : list of str
-        Extensions of other files that it may be.
+    kinds : list of str
+        Extensions that it may have.
 
     Raises
     ------
     OptionError
-        If the extension is unknown, or the file is one of the sources.
+        If it has another one, or the file is one of the sources.
     Error
         If there is no such folder, or something that is no file.
     """
-    given = extension(path)
-    if given not in (*DRAWINGS, *(PAGES if pages else ()), *tables):
-        what = f"as {given}" if given else "without an extension"
+    if extension(path) not in kinds:
         raise OptionError(
-            f"{path or repr(path)}: no image can be written {what}: use one of {', '.join(DRAWINGS)}"
-            + (", or .html for a page to explore" if pages else "")
-            + (f", or {', '.join(tables)} for numbers" if tables else "")
+            f"{path or repr(path)}: the extension tells what is written: use one of {', '.join(kinds)}"
         )
     check_place(path, sources)
 
@@ -93,18 +85,15 @@ def check_sources(path: str, sources: Iterable[object]) -> None:
 def check_place(path: str, sources: Iterable[object] = ()) -> None:
     """Like :func:`check_output`, for a file of any kind."""
     check_sources(path, sources)
-    target = Path(path)
-    reason = ""
-    if target.is_dir():
-        reason = "it is a folder"
-    elif target.exists() and not target.is_file():
-        reason = "there is something that is no file"
-    elif not target.parent.is_dir():
-        reason = f"there is no folder {target.parent}{near(target.parent)}"
-    elif not os.access(target.parent, os.W_OK):
-        reason = f"no permission to write in {target.parent}"
-    if reason:
-        raise Error(f"{path} cannot be written: {reason}")
+    target, folder = Path(path), Path(path).parent
+    for fails, reason in (
+        (target.is_dir(), "it is a folder"),
+        (target.exists() and not target.is_file(), "there is something that is no file"),
+        (not folder.is_dir(), f"there is no folder {folder}{near(folder)}"),
+        (not os.access(folder, os.W_OK), f"no permission to write in {folder}"),
+    ):
+        if fails:
+            raise Error(f"{path} cannot be written: {reason}")
 
 
 def write(content: Image.Image | str, path: str) -> None:
@@ -126,19 +115,16 @@ def write(content: Image.Image | str, path: str) -> None:
 
                 format = Image.registered_extensions()[extension(path)]
                 content.save(stream, format, **_QUALITY.get(format, {}))
-    except OSError as error:
-        raise Error(f"{path} cannot be written: {error.strerror or error}") from None
     # Images too large for a format, for one.
-    except (ValueError, KeyError, SystemError) as error:
-        raise Error(f"{path} cannot be written as {extension(path)}: {error}") from None
+    except (OSError, ValueError, KeyError, SystemError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Error(f"{path} cannot be written: {reason}") from None
 
 
 def say_written(path: str) -> None:
     """Tell that an output is there; of a page also what to do with it."""
-    if extension(path) in PAGES:
-        say(f"wrote {path} ({file_size(os.path.getsize(path))}): open it in a browser")
-    else:
-        say(f"wrote {path}")
+    size = file_size(os.path.getsize(path))
+    say(f"wrote {path}" + (f" ({size}): open it in a browser" if extension(path) in PAGES else ""))
 
 
 # Images
@@ -207,11 +193,9 @@ def weights_or_default(given: str | None, *, quiet: bool = False) -> str:
     from ..weights import catalogue
 
     name = catalogue.default()
-    kind = "published, from the cache"
-    if name == "vgg16":
-        kind = "packaged, the network before D2-Net's training; `d2np fetch` downloads the published ones"
+    packaged = "packaged, the network before D2-Net's training; `d2np fetch` downloads the published ones"
     if not quiet:
-        note(f"weights: {name} ({kind})")
+        note(f"weights: {name} ({packaged if name == 'vgg16' else 'published, from the cache'})")
     return name
 
 

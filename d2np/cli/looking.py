@@ -1,16 +1,17 @@
-"""Commands that show what the network finds in images, and how two of them match."""
+"""Commands that show what the network finds in images, how well, and how fast."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from math import inf, isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, OptionError, count
 from . import files
-from .arguments import EXTRACTION, MATCHING, MIN_SCORE, POSITIVE_NUMBER, argument, command, group, settings
+from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, checked, command, settings
 from .console import say, seconds
 
 if TYPE_CHECKING:
@@ -22,36 +23,33 @@ if TYPE_CHECKING:
 _MODELS = {"homography": "homography", "fundamental": "fundamental matrix"}
 _THRESHOLD = 3.0
 _NO_MODEL = "none"
+_PACKAGED = {
+    "vgg16": "packaged, trained on ImageNet",
+    "analytic": "packaged, written by hand, not trained",
+}
 
 
 @command(
-    argument("A", "an image"),
-    argument("B", "another one"),
-    argument(
-        "-o, --output FILE",
-        "a drawing (png, jpg, webp, tif, bmp, pdf), a page to explore the matches in (html), or their "
-        "numbers (csv, json, npz), as the extension says; may be given several times; default: matches.png",
-        action="append",
-    ),
-    argument("-q, --quiet", "print one line only: how many matches there are, and agree"),
-    MATCHING,
-    group(
-        "verification",
-        argument(
-            "--verify",
-            "tell the matches that agree with one homography (a plane, or a camera that only turns) or "
-            "one fundamental matrix (any rigid scene) from the others, which are drawn faint; default: "
-            "fundamental, or none where OpenCV is missing",
-            choices=(_NO_MODEL, *_MODELS),
-        ),
-        argument(
-            "--threshold PX",
-            "how far a match may be off and still agree; default: 3, and more for images that are shrunk",
-            type=POSITIVE_NUMBER,
-        ),
-    ),
-    *EXTRACTION,
-    MIN_SCORE,
+    f"""
+    A  an image
+    B  another one
+    -o, --output FILE  a drawing (png, jpg, webp, tif, bmp, pdf), a page to explore the matches in (html), or
+        their numbers (csv, json, npz), as the extension says; may be given several times; default:
+        matches.png
+    -q, --quiet  print one line only: how many matches there are, and agree
+    {MIN_SCORE}
+    {MATCHING}
+    verification:
+    --verify  tell the matches that agree with one homography (a plane, or a camera that only turns) or one
+        fundamental matrix (any rigid scene) from the others, which are drawn faint; default: fundamental, or
+        none where OpenCV is missing
+    --threshold PX  how far a match may be off and still agree; default: 3, and more for images that are
+        shrunk
+    {EXTRACTION}
+    """,
+    output={"action": "append"},
+    threshold=checked(float, lambda pixels: 0 < pixels < inf, "a number above 0 is expected"),
+    verify={"choices": (_NO_MODEL, *_MODELS)},
 )
 def match(options: argparse.Namespace) -> int:
     """Match two images and draw the matches.
@@ -71,7 +69,7 @@ def match(options: argparse.Namespace) -> int:
 
     outputs = options.output or ["matches.png"]
     for k, path in enumerate(outputs):
-        files.check_output(path, [options.a, options.b], pages=True, tables=tables.EXTENSIONS)
+        files.check_output(path, [options.a, options.b], (*files.DRAWINGS, *files.PAGES, *tables.EXTENSIONS))
         if os.path.realpath(path) in map(os.path.realpath, outputs[:k]):
             raise OptionError(f"{path} is given twice as an output")
     model, unverified = _model(options)
@@ -92,23 +90,20 @@ def match(options: argparse.Namespace) -> int:
         verdict = unverified.format(count(len(matches), "match"))
     else:
         verdict = _verdict(matches, model, threshold)
-    weights = Path(weights).name
+    about = {"images": [options.a, options.b], "weights": Path(weights).name, "verdict": verdict}
+    recorded = {"min_score": options.min_score, "verify": model, "threshold": model and threshold}
+    recorded = {**settings(options).recorded(net), **chosen, **recorded}
     for path in outputs:
         if files.extension(path) in tables.EXTENSIONS:
-            recorded = {**settings(options).recorded(net), **chosen}
-            recorded |= {"min_score": options.min_score, "verify": model}
-            recorded["threshold"] = None if model is None else threshold
-            given = [options.a, options.b]
-            about = {"images": given, "weights": weights, "settings": recorded, "verdict": verdict}
-            tables.write(path, a, b, matches, about=about)
+            tables.write(path, a, b, matches, about={**about, "settings": recorded})
             continue
-        to_show = [files.shown(image, options) for image in images]
         drawn: Any = draw.matches
-        caption = f"weights {weights}"
+        caption = f"weights {Path(weights).name}"
         if files.extension(path) in files.PAGES:
             drawn = draw.match_page
             caption = f"{verdict[0].upper()}{verdict[1:]} ({caption})"
-        files.write(drawn(*to_show, a, b, matches, caption=caption, orient=options.orient), path)
+        shown = [files.shown(image, options) for image in images]
+        files.write(drawn(*shown, a, b, matches, caption=caption, orient=options.orient), path)
 
     if options.quiet:
         say(verdict)
@@ -175,20 +170,16 @@ def _verdict(matches: Matches, model: str, threshold: float) -> str:
 
 
 @command(
-    argument("IMAGE", "an image"),
-    argument(
-        "-o, --output FILE",
-        "the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html: a page "
-        "to explore keypoints and strength in",
-        required=True,
-    ),
-    argument(
-        "--heatmap",
-        "draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows "
-        "this one first",
-    ),
-    *EXTRACTION,
-    MIN_SCORE,
+    f"""
+    IMAGE  an image
+    -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
+        a page to explore keypoints and strength in
+    --heatmap  draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows
+        this one first
+    {MIN_SCORE}
+    {EXTRACTION}
+    """,
+    output={"required": True},
 )
 def show(options: argparse.Namespace) -> int:
     """Draw keypoints, or a heat map of the strength, over an image.
@@ -201,13 +192,14 @@ def show(options: argparse.Namespace) -> int:
       d2np show house.jpg --heatmap -k 15 -o strength.png
       d2np show house.jpg -o view.html
     """
-    files.check_output(options.output, [options.image], pages=True)
+    files.check_output(options.output, [options.image], (*files.DRAWINGS, *files.PAGES))
     is_page = files.extension(options.output) in files.PAGES
     if options.heatmap and not is_page:
-        if options.detector != "d2" or len(options.scales) > 1 or not options.relu:
-            raise OptionError("--heatmap needs no --detector, --multiscale or --no-relu: strength has none")
-        if options.min_score is not None:
-            raise OptionError("--heatmap needs no --min-score: cells are marked with -k N")
+        given = options.detector, options.scales, options.relu, options.min_score
+        if given != ("d2", (1.0,), True, None):
+            raise OptionError(
+                "--heatmap needs no --detector, --multiscale, --no-relu or --min-score: strength has none"
+            )
     image = files.opened(options.image, options.max_pixels)
     from .. import draw
     from ..images.open import open_image
@@ -256,3 +248,127 @@ def show(options: argparse.Namespace) -> int:
     say(summary)
     files.say_written(options.output)
     return 0
+
+
+@command(
+    f"""
+    -o, --output FILE  the drawing; default: demo.png
+    --weights WEIGHTS  a file or a name; default: vgg16, packaged
+    {THREADS}
+    """,
+    output={"default": "demo.png"},
+    weights={"default": "vgg16"},
+)
+def demo(options: argparse.Namespace) -> int:
+    """Match two views of a shipped image and measure how well it works.
+
+    Matches a shipped image with a second view of it, made through a known homography and darker, and measures
+    how many of the matches are correct. Needs no download.
+
+    example:
+      d2np demo -o demo.png
+
+    In the drawing, green lines are correct matches, within 3 pixels of the truth,
+    and red ones are wrong.
+    """
+    files.check_output(options.output)
+    from .. import demo, draw
+    from ..network.net import Net
+
+    given = demo.views()
+    say("Two views of one image: as it is, and through a known homography, darker.")
+    files.tell_of_compiling()
+    net = Net.load(options.weights)
+    preparation = demo.prepare(net, threads=options.threads)
+    result = demo.run(net, given, threads=options.threads)
+    first, second, matches = result.first, result.second, result.matches
+    files.write(
+        draw.matches(given.first, given.second, first, second, matches, correct=result.right), options.output
+    )
+
+    correct = f"{result.right.sum()} of {len(matches)}"
+    if len(matches):
+        correct += f", {result.right.mean():.0%}"
+    corners = "no homography fits the matches"
+    if isfinite(result.corner_error):
+        corners = f"off by {result.corner_error:.2f} px at most"
+    keypoints = "; ".join(
+        f"{len(features)} in {image.width} x {image.height} px"
+        for image, features in ((given.first, first), (given.second, second))
+    )
+    times = f"both extractions {seconds(result.extraction)}, matching {seconds(result.matching)}"
+    for label, value in (
+        ("weights", f"{options.weights} ({_PACKAGED.get(options.weights, 'as given')})"),
+        ("keypoints", keypoints),
+        ("matches", count(len(matches), "mutual nearest neighbour")),
+        ("correct", f"{correct}, within {demo.TOLERANCE:g} px of the truth"),
+        ("corners", f"{corners} (homography fitted to the matches, against the true one)"),
+        ("time", f"kernels compiled or loaded {seconds(preparation)}, {times}"),
+        ("drawing", options.output),
+    ):
+        say(f"  {label:<10}{value}")
+    return 0
+
+
+@command(
+    f"""
+    IMAGE  an image
+    {EXTRACTION}
+    """
+)
+def profile(options: argparse.Namespace) -> int:
+    """Time an extraction, layer by layer.
+
+    Extracts the features of an image and prints how long each layer and phase took.
+
+    Times are added up over the threads. The phases of Winograd convolution are the
+    input transform, the block multiplication and the output transform; GFLOP/s are
+    those of one thread, beside the peak that one thread reaches in the bare
+    multiplication on this machine.
+
+    example:
+      d2np profile house.jpg --threads 1
+    """
+    image = files.opened(options.image, options.max_pixels)
+    net = files.load(options.weights, options.threads)
+    with files.named(image):
+        profile = net.profile(image, settings(options), threads=options.threads)
+    for line in str(profile).splitlines():
+        say(line)
+    return 0
+
+
+@command()
+def warmup(options: argparse.Namespace) -> int:
+    """Compile all kernels now, and say how long it took.
+
+    Compiles every kernel for this processor, so that no later command has to wait for it.
+
+    Compiled kernels are kept beside the installed package, or in NUMBA_CACHE_DIR if
+    that is set: run this once after installing, or while a container image is
+    built.
+
+    example:
+      d2np warmup
+    """
+    start = perf_counter()
+    files.tell_of_compiling()
+    _compile()
+    say(f"every kernel is ready after {seconds(perf_counter() - start)}")
+    return 0
+
+
+def _compile() -> None:
+    """Use every kernel, on images of a few pixels; those in Numba's cache are only loaded."""
+    import numpy as np
+
+    from ..matching import match, nearest_pairs
+    from ..network.net import Net
+
+    image = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    analytic = Net.load("analytic")
+    for net in (analytic, Net(analytic.arrays, algorithm="direct")):
+        features = net(image, scales=(0.5, 1.0), detector="strength", max_keypoints=5)
+        net(image, relu=False)
+    match(features, features)
+    nearest_pairs(features, features, 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError, count
 from ..options import FeatureFormat, names
 from . import files
-from .arguments import (
-    EXTRACTION,
-    MATCHING,
-    QUIET,
-    THREADS,
-    WHOLE_NUMBER,
-    argument,
-    command,
-    group,
-    overwrite,
-    settings,
-)
+from .arguments import EXTRACTION, MATCHING, QUIET, THREADS, command, settings
 from .console import complain, file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
@@ -34,55 +23,37 @@ if TYPE_CHECKING:
 
 # Formats of a file for each image, which can lie beside it.
 _BESIDE = ("npz", "mat")
-_BEGIN_ANEW = "begin anew and replace what is there, which stays until the end"
+_BEGIN_ANEW = "--overwrite  begin anew and replace what is there, which stays until the end"
 
-_CLUSTER = group(
-    "cluster",
-    argument(
-        "--dask WHERE",
-        "let a Dask cluster work: the address of its scheduler, such as tcp://host:8786, or local:N for "
-        "N processes on this machine",
-    ),
-    argument(
-        "--shards PLACE",
-        "where its workers leave their results: a folder that they and this process see, or a URL "
-        "that fsspec knows, such as s3://bucket/folder; default: OUT.parts",
-    ),
-)
+_CLUSTER = """cluster:
+    --dask WHERE  let a Dask cluster work: the address of its scheduler, such as tcp://host:8786, or local:N
+        for N processes on this machine
+    --shards PLACE  where its workers leave their results: a folder that they and this process see, or a URL
+        that fsspec knows, such as s3://bucket/folder; default: OUT.parts"""
 
 
 @command(
-    argument("IMAGES", "images, folders, patterns, lists", nargs="+"),
-    argument(
-        "-o, --output OUT",
-        "the file to write; with --format npz, mat or kapture a folder; without it, npz and mat go "
-        "beside the images",
-    ),
-    argument("--format", "what to write, see below; default: h5", choices=names(FeatureFormat), default="h5"),
-    argument(
-        "--half",
-        "h5: store float16, as hloc does: half the size, but positions beyond 1024 px lose their fractions",
-    ),
-    QUIET,
-    group(
-        "going on",
-        *overwrite(_BEGIN_ANEW, "--restart"),
-        argument("--retry-failed", "try again images that failed before and have not changed since"),
-        argument(
-            "--checksum",
-            "h5: tell whether an image has changed by its content (SHA-256) instead of size and time; "
-            "works for images that were extracted with this option",
-        ),
-    ),
-    _CLUSTER,
-    *EXTRACTION,
-    argument(
-        "--workers N",
-        "work on N images side by side and share the threads between them: 1 takes the least memory, "
-        "one for each thread is the fastest (by 1 to 15 %%), each of them up to half a gigabyte; the results "
-        "do not depend on it; default: one for each thread; where little memory is free, fewer are used",
-        type=WHOLE_NUMBER,
-    ),
+    f"""
+    IMAGES  images, folders, patterns, lists
+    -o, --output OUT  the file to write; with --format npz, mat or kapture a folder; without it, npz and mat
+        go beside the images
+    --format  what to write, see below; default: h5
+    --half  h5: store float16, as hloc does: half the size, but positions beyond 1024 px lose their fractions
+    {QUIET}
+    --workers N  work on N images side by side and share the threads between them: 1 takes the least memory,
+        one for each thread is the fastest (by 1 to 15 %%), each of them up to half a gigabyte; the results do
+        not depend on it; default: one for each thread; where little memory is free, fewer are used
+    going on:
+    {_BEGIN_ANEW}
+    --restart
+    --retry-failed  try again images that failed before and have not changed since
+    --checksum  h5: tell whether an image has changed by its content (SHA-256) instead of size and time; works
+        for images that were extracted with this option
+    {_CLUSTER}
+    {EXTRACTION}
+    """,
+    images={"nargs": "+"},
+    format={"choices": names(FeatureFormat), "default": "h5"},
 )
 def extract(options: argparse.Namespace) -> int:
     """Write the features of many images into files.
@@ -227,8 +198,7 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
     path = None if options.output is None else Path(options.output)
     restart = options.overwrite
     if options.format in _BESIDE:
-        kind = dataset.NpzOutput if options.format == "npz" else dataset.MatOutput
-        return kind(path, restart=restart)
+        return {"npz": dataset.NpzOutput, "mat": dataset.MatOutput}[options.format](path, restart=restart)
     assert path is not None
     if options.format == "kapture":
         weights = options.weights or catalogue.default()
@@ -240,14 +210,18 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
 
 
 @command(
-    argument("FEATURES.h5", "what d2np extract or hloc wrote"),
-    argument("-o, --output MATCHES.h5", "the file to write", required=True),
-    argument("--pairs LIST", "which pairs to match; default: every image with every other"),
-    *overwrite(_BEGIN_ANEW, "--restart"),
-    QUIET,
-    _CLUSTER,
-    MATCHING,
-    THREADS,
+    f"""
+    FEATURES.h5  what d2np extract or hloc wrote
+    -o, --output MATCHES.h5  the file to write
+    --pairs LIST  which pairs to match; default: every image with every other
+    {_BEGIN_ANEW}
+    --restart
+    {QUIET}
+    {THREADS}
+    {_CLUSTER}
+    {MATCHING}
+    """,
+    output={"required": True},
 )
 def pairs(options: argparse.Namespace) -> int:
     """Match many pairs of images whose features are in a file.
@@ -354,6 +328,8 @@ def _carried_out(
             Bar(desc=doing, unit=unit, total=total, initial=total - waiting, disable=options.quiet) as bar,
             finishing(f"the current {unit}{'s' if unit == 'pair' else ''}") as stop,
         ):
+            if client is not None:
+                bar.note(f"Dask's dashboard: {client.dashboard_link}")
             report = job(progress=bar, stop=stop, client=client, shards=options.shards)
         return report, perf_counter() - start
     except KeyboardInterrupt:
@@ -365,45 +341,34 @@ def _carried_out(
         output.close()
 
 
-@contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """Yield a client of the cluster, or None if there is to be none."""
+def _cluster(address: str | None) -> AbstractContextManager[Any]:
+    """Return what yields a client of the cluster, or None if there is to be none."""
     if address is None:
-        yield None
-        return
+        return nullcontext()
     from ..dataset import cluster
 
-    with cluster.connected(address) as client:
-        note(f"Dask's dashboard: {client.dashboard_link}")
-        yield client
+    return cluster.connected(address)
 
 
 @command(
-    argument("FEATURES.h5", "what d2np extract or hloc wrote"),
-    argument("MATCHES.h5", "what d2np pairs or hloc wrote"),
-    argument("IMAGES", "the folder of the images"),
-    argument("-o, --output DATABASE", "the file to write", required=True),
-    argument(
-        "--camera-model MODEL",
-        "one of COLMAP's: PINHOLE, SIMPLE_RADIAL (default), OPENCV, ...",
-        default="SIMPLE_RADIAL",
-        type=str.upper,
-    ),
-    argument(
-        "--single-camera",
-        "write one camera, with one focal length, for all images; default: one for all those that "
-        "have the same in EXIF, and one for each of the others",
-    ),
-    argument(
-        "--verify",
-        "two-view: keep the matches that agree with a two-view geometry of the pair (default); "
-        "none: count all matches as inliers",
-        choices=("two-view", "none"),
-        default="two-view",
-    ),
-    argument("--no-verify", argparse.SUPPRESS, action="store_const", const="none", dest="verify"),
-    *overwrite("replace DATABASE if it is there"),
-    THREADS,
+    f"""
+    FEATURES.h5  what d2np extract or hloc wrote
+    MATCHES.h5  what d2np pairs or hloc wrote
+    IMAGES  the folder of the images
+    -o, --output DATABASE  the file to write
+    --camera-model MODEL  one of COLMAP's: PINHOLE, SIMPLE_RADIAL (default), OPENCV, ...
+    --single-camera  write one camera, with one focal length, for all images; default: one for all those that
+        have the same in EXIF, and one for each of the others
+    --verify  two-view: keep the matches that agree with a two-view geometry of the pair (default); none:
+        count all matches as inliers
+    --no-verify
+    --overwrite  replace DATABASE if it is there
+    {THREADS}
+    """,
+    output={"required": True},
+    camera_model={"default": "SIMPLE_RADIAL", "type": str.upper},
+    verify={"choices": ("two-view", "none"), "default": "two-view"},
+    no_verify={"action": "store_const", "const": "none"},
 )
 def colmap(options: argparse.Namespace) -> int:
     """Write features and matches into a COLMAP database.

@@ -9,24 +9,24 @@ from math import prod
 from pathlib import Path
 
 from ..errors import Error, OptionError
-from ..options import Preprocessing, names
-from .arguments import NO_RELU, QUIET, WEIGHTS_HELP, argument, checked, command, group, overwrite
+from .arguments import NO_RELU, QUIET, WEIGHTS, checked, command
 from .console import say
 from .files import check_place, weights_or_default
 
+_SIZE = checked(
+    lambda text: tuple(int(edge) for edge in text.lower().replace("×", "x").split("x")),
+    lambda size: len(size) == 2 and min(size) >= 1,
+    "WIDTHxHEIGHT is expected, such as 640x480",
+)
+
 
 @command(
-    argument("WEIGHTS", WEIGHTS_HELP, nargs="?"),
-    argument(
-        "--size WxH",
-        "the size of the image, in pixels, that shapes are given for; default: 640x480",
-        type=checked(
-            lambda text: tuple(int(edge) for edge in text.lower().replace("×", "x").split("x")),
-            lambda size: len(size) == 2 and min(size) >= 1,
-            "WIDTHxHEIGHT is expected, such as 640x480",
-        ),
-        default=(640, 480),
-    ),
+    f"""
+    WEIGHTS  {WEIGHTS}
+    --size WxH  the size of the image, in pixels, that shapes are given for; default: 640x480
+    """,
+    weights={"nargs": "?"},
+    size={**_SIZE, "default": (640, 480)},
 )
 def info(options: argparse.Namespace) -> int:
     """List the layers, parameters, origin and licence of weights.
@@ -112,19 +112,16 @@ def _list_layers(width: int, height: int) -> None:
 
 
 @command(
-    argument("SRC", "a file (.h5, .pth, .safetensors, .onnx), or the name of weights"),
-    argument("DST", "the file to write, .h5 or .onnx"),
-    *overwrite("replace DST if it is there", "--force"),
-    group(
-        "for .onnx",
-        NO_RELU,
-        argument(
-            "--preprocessing",
-            "scale colours inside the graph, whose input is then red, green, blue in 0..255; the "
-            "published and the packaged weights need caffe; default: the input is the preprocessed image",
-            choices=names(Preprocessing),
-        ),
-    ),
+    f"""
+    SRC  a file (.h5, .pth, .safetensors, .onnx), or the name of weights
+    DST  the file to write, .h5 or .onnx
+    --overwrite  replace DST if it is there
+    --force
+    for .onnx:
+    {NO_RELU}
+    --preprocessing  scale colours inside the graph, whose input is then red, green, blue in 0..255; the
+        published and the packaged weights need caffe; default: the input is the preprocessed image
+    """
 )
 def convert(options: argparse.Namespace) -> int:
     """Convert weights to HDF5 or ONNX.
@@ -178,12 +175,16 @@ def convert(options: argparse.Namespace) -> int:
 
 
 @command(
-    argument("WHAT", "names or addresses; default: tf", nargs="*"),
-    argument("-o, --output FILE", "write this .h5 file; default: see WHAT"),
-    argument("--url URL", "take the weights of that name from this address only"),
-    argument("--sha256 SUM", "refuse the download unless its SHA-256 is this one"),
-    *overwrite("download it again and replace what is there", "--force"),
-    QUIET,
+    f"""
+    WHAT  names or addresses; default: tf
+    -o, --output FILE  write this .h5 file; default: see WHAT
+    --url URL  take the weights of that name from this address only
+    --sha256 SUM  refuse the download unless its SHA-256 is this one
+    --overwrite  download it again and replace what is there
+    --force
+    {QUIET}
+    """,
+    what={"nargs": "*"},
 )
 def fetch(options: argparse.Namespace) -> int:
     """Download published weights and keep them where commands find them.

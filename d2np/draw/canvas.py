@@ -57,39 +57,35 @@ class Canvas:
     def line(self, start: Point, end: Point, width: float, colour: Colour, opacity: float = 1.0) -> None:
         """Draw a straight line with round ends."""
         (x0, y0), (x1, y1) = start, end
+        pixels = self.pixels
         # Walk along the longer direction; across it, a few pixels around the line are touched.
-        steep = abs(y1 - y0) > abs(x1 - x0)
-        if steep:
+        if abs(y1 - y0) > abs(x1 - x0):
             x0, y0, x1, y1 = y0, x0, y1, x1
+            pixels = pixels.swapaxes(0, 1)
         if x0 > x1:
             x0, y0, x1, y1 = x1, y1, x0, y0
-        along_size, across_size = (self.height, self.width) if steep else (self.width, self.height)
+        across_size, along_size = pixels.shape[:2]
         reach = width / 2 + 1
-        first, last = max(0, ceil(x0 - reach)), min(along_size - 1, floor(x1 + reach))
-        if last < first:
-            return
-        length = hypot(x1 - x0, y1 - y0)
-        slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
+        first, last = np.clip([x0 - reach, x1 + reach + 1], 0, along_size).astype(np.int64)
+        along = np.arange(first, last)[:, None]
         # Measured across the longer direction a line is up to the square root of 2 wider.
         spread = ceil(reach * 1.4143)
-        along = np.arange(first, last + 1)[:, None]
         # Far outside is far enough just outside: positions there need not fit an integer.
-        middle = np.clip(y0 + slope * (along - x0), -2 * spread, across_size + 2 * spread)
-        middle = np.rint(middle).astype(np.int64)
-        across = middle + np.arange(-spread, spread + 1)[None, :]
+        middle = y0 + (y1 - y0) / max(x1 - x0, 1e-9) * (along - x0)
+        middle = np.rint(np.clip(middle, -2 * spread, across_size + 2 * spread)).astype(np.int64)
+        across = middle + np.arange(-spread, spread + 1)
 
+        length = hypot(x1 - x0, y1 - y0)
         dx, dy = (x1 - x0) / max(length, 1e-9), (y1 - y0) / max(length, 1e-9)
         forward = (along - x0) * dx + (across - y0) * dy
         sideways = (across - y0) * dx - (along - x0) * dy
         beyond = np.maximum(np.maximum(-forward, forward - length), 0.0)
-        share = _share(np.hypot(beyond, sideways) - width / 2)
         # A line thinner than a pixel cannot be drawn thinner, only fainter.
-        share *= min(1.0, width)
+        share = _share(np.hypot(beyond, sideways) - width / 2) * min(1.0, width)
 
         touched = (share > 0) & (across >= 0) & (across < across_size)
-        one, other = np.broadcast_to(along, across.shape)[touched], across[touched]
-        rows, columns = (one, other) if steep else (other, one)
-        self.pixels[rows, columns] = _blended(self.pixels[rows, columns], share[touched] * opacity, colour)
+        place = across[touched], np.broadcast_to(along, across.shape)[touched]
+        pixels[place] = _blended(pixels[place], share[touched] * opacity, colour)
 
     def _shape(self, centre: Point, reach: Point, distance: Distance, colour: Colour, opacity: float) -> None:
         """Draw a shape that reaches so far from its centre.

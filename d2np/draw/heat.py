@@ -11,10 +11,10 @@ from PIL import Image
 from ..errors import FormatError, OptionError
 from ..images.open import open_rgb
 from ..images.pixels import network_size as size_by_default
-from ..options import ColourMap
+from ..options import ColourMap, whole_number
 from .canvas import Canvas
 from .colours import Colour, colour_map
-from .legend import with_legend
+from .legend import colour_bar, with_legend
 
 # One cell of the map is this many pixels of the image that the network saw.
 _CELL = 4
@@ -78,8 +78,7 @@ def heatmap(
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must lie in 0..1; got {alpha}")
-    if strongest < 0:
-        raise OptionError(f"strongest must not be negative; got {strongest}")
+    whole_number("strongest", strongest, 0)
     pixels = open_rgb(image, orient=orient)
     size = pixels.shape[1], pixels.shape[0]
     cells = checked_map(strength)
@@ -99,8 +98,8 @@ def heatmap(
     if strongest:
         caption += f", squares: the {strongest} strongest cells"
     low, high = _range(cells)
-    bar = colour_map(colours, np.linspace(0.0, 1.0, 256))
-    return with_legend(canvas.pixels, [], [f"strength {low:.3f}", bar, f"{high:.3f}"], caption)
+    bar = colour_bar("strength", f"{low:.3f}", f"{high:.3f}", colours)
+    return with_legend(canvas.pixels, [], bar, caption)
 
 
 def checked_map(strength: ArrayLike) -> NDArray[np.float32]:
@@ -109,10 +108,8 @@ def checked_map(strength: ArrayLike) -> NDArray[np.float32]:
         cells = np.asarray(strength, dtype=np.float32)
     except (TypeError, ValueError):
         raise FormatError("a strength map must be numbers") from None
-    if cells.ndim != 2 or not cells.size:
-        raise FormatError(f"a strength map must have shape (h, w) with at least one cell; got {cells.shape}")
-    if not np.isfinite(cells).all():
-        raise FormatError("a strength map must hold finite numbers")
+    if cells.ndim != 2 or not cells.size or not np.isfinite(cells).all():
+        raise FormatError(f"a strength map must be finite numbers of shape (h, w); got shape {cells.shape}")
     return cells
 
 
@@ -126,27 +123,22 @@ def extent_of(
     the image's own size or what the default limits make of it; if not, that resizing keeps the aspect
     ratio narrows it down.
     """
-    (rows, columns), (width, height) = cells.shape, size
-    likely = [size, size_by_default(width, height)]
-    if given is not None:
-        try:
-            network_width, network_height = (int(edge) for edge in given)
-        except (TypeError, ValueError):
-            raise OptionError(f"network_size must be (width, height); got {given!r}") from None
-        likely = [(network_width, network_height)]
-    for network_width, network_height in likely:
-        if (network_width // _CELL - 1, network_height // _CELL - 1) == (columns, rows):
-            return network_width / _CELL, network_height / _CELL
+    if given is not None and np.shape(given) != (2,):
+        raise OptionError(f"network_size must be (width, height); got {given!r}")
+    for width, height in [size, size_by_default(*size)] if given is None else [given]:
+        if cells.shape == (height // _CELL - 1, width // _CELL - 1):
+            return width / _CELL, height / _CELL
     # The published rule truncates sizes twice: up to two pixels less than the ratio says.
-    smallest = max((columns + 1) / width, (rows + 1) / height)
-    largest = min((columns + 2.5) / width, (rows + 2.5) / height)
+    rows, columns = cells.shape
+    smallest = max((columns + 1) / size[0], (rows + 1) / size[1])
+    largest = min((columns + 2.5) / size[0], (rows + 2.5) / size[1])
     if given is not None or smallest >= largest:
+        width, height = given or size
         raise FormatError(
-            f"a map of {columns} x {rows} cells does not belong to an image of {likely[0][0]} x "
-            f"{likely[0][1]} pixels"
+            f"a map of {columns} x {rows} cells does not belong to an image of {width} x {height} pixels"
         )
     ratio = (smallest + largest) / 2
-    return ratio * width, ratio * height
+    return ratio * size[0], ratio * size[1]
 
 
 def levels(

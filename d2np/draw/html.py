@@ -25,9 +25,10 @@ from PIL import Image
 from ..errors import OptionError, count
 from ..features import Features, Matches, checked_mask
 from ..images.remote import RemoteFile
-from .backdrop import open_for, open_pair
+from ..options import whole_number
 from .colours import colour_map, ranks
 from .heat import checked_map, extent_of, levels
+from .overlays import open_for, open_pair
 
 # Colours on a page are one of this many, so that lines of one colour are drawn in one stroke.
 _SHADES = 48
@@ -87,9 +88,8 @@ def match_page(
     OptionError
         If ``max_edge`` is no positive number, or there are not two names.
     """
-    if names is None:
-        names = _names(image_a, image_b)
-    elif isinstance(names, str) or len(names) != 2:
+    names = _names(image_a, image_b) if names is None else names
+    if isinstance(names, str) or len(names) != 2:
         raise OptionError(f"names must be two, one for each image; got {names!r}")
     both = features_a, features_b
     pixels = open_pair((image_a, image_b), both, matches, orient=orient)
@@ -187,16 +187,15 @@ def keypoint_page(
 
 def _names(image_a: Any, image_b: Any) -> tuple[str, str]:
     a, b = _name(image_a, "A"), _name(image_b, "B")
-    if a == b and isinstance(image_a, (str, os.PathLike)) and isinstance(image_b, (str, os.PathLike)):
-        # Often only the folders differ, as in left/1.jpg and right/1.jpg.
-        a, b = ("/".join(Path(os.fspath(image)).parts[-2:]) for image in (image_a, image_b))
-    return a, b
+    # Often only the folders differ, as in left/1.jpg and right/1.jpg.
+    return (a, b) if a != b else (_name(image_a, "A", 2), _name(image_b, "B", 2))
 
 
-def _name(image: Any, otherwise: str) -> str:
+def _name(image: Any, otherwise: str, parts: int = 1) -> str:
+    """Return what an image is called: the last parts of its path, where it has one."""
     if isinstance(image, RemoteFile):
         return image.name
-    return Path(os.fspath(image)).name if isinstance(image, (str, os.PathLike)) else otherwise
+    return "/".join(Path(image).parts[-parts:]) if isinstance(image, (str, os.PathLike)) else otherwise
 
 
 def _points(features: Features, chosen: NDArray[np.int64]) -> dict[str, list[float]]:
@@ -251,8 +250,7 @@ def _page(
     **texts: str,
 ) -> str:
     """Return a template with everything in it; names and ``texts`` may hold anything."""
-    if isinstance(max_edge, bool) or not isinstance(max_edge, (int, np.integer)) or max_edge < 1:
-        raise OptionError(f"max_edge must be a positive number of pixels; got {max_edge!r}")
+    whole_number("max_edge", max_edge)
     data["colours"] = _hexadecimal(colour_map("viridis", np.linspace(0.0, 1.0, _SHADES), _LOWEST))
     data["sizes"] = []
     for letter, (name, pixels, features) in zip("ab", shown, strict=False):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .colours import Colour
+from .colours import Colour, colour_map
 
 BACKGROUND: Colour = (28, 28, 31)
 _TEXT: Colour = (226, 226, 228)
+_NEAREST = Image.Resampling.NEAREST
 
 Item = str | NDArray[np.uint8]
 """A text; or (N, 3) colours: one for a small square, several for a wide bar."""
@@ -31,57 +33,47 @@ def with_legend(
     caption : str
         A second row, where it is not empty.
     """
-    height, width = pixels.shape[:2]
-    legend = _Legend(text_size(width))
-    rows = [(left, right), *([([caption], [])] if caption else [])]
-    needed = [[legend.width(items) + 2 * legend.space for items in row if items] for row in rows]
-    sheet_width = max(width, *map(sum, needed))
-    row_height, first = round(legend.size * 1.45), round(legend.size * 2.1)
-    sheet_height = height + first + row_height * (len(rows) - 1)
-    sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
-    sheet.paste(Image.fromarray(pixels), ((sheet_width - width) // 2, 0))
-    for number, (begin, end) in enumerate(rows):
-        middle = height + first / 2 + number * row_height
-        legend.draw(sheet, begin, legend.space, middle)
-        legend.draw(sheet, end, sheet_width - legend.space - legend.width(end), middle)
+    drawing = Image.fromarray(pixels)
+    size = text_size(drawing.width)
+    rows = [(left, right), ([caption], [])] if caption else [(left, right)]
+    strips = [[_strip(items, size) for items in row] for row in rows]
+    width = max(drawing.width, *(sum(strip.width for strip in row) for row in strips))
+    height = strips[0][0].height
+    sheet = Image.new("RGB", (width, drawing.height + len(rows) * height), BACKGROUND)
+    sheet.paste(drawing, ((width - drawing.width) // 2, 0))
+    for number, (first, last) in enumerate(strips):
+        top = drawing.height + number * height
+        sheet.paste(first, (0, top))
+        sheet.paste(last, (width - last.width, top))
     return sheet
 
 
-class _Legend:
-    """Draws rows of texts and colours of one size.
+def colour_bar(what: str, low: str, high: str, colours: str, lowest: float = 0.0) -> list[Item]:
+    """Return the items that say which colours stand for the numbers from ``low`` to ``high``."""
+    return [f"{what} {low}", colour_map(colours, np.linspace(0.0, 1.0, 256), lowest), high]
 
-    Parameters
-    ----------
-    size : int
-        Height of the text in pixels, as fonts count it.
-    """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.space = round(size * 0.6)
-        self._font = _font(size)
-
-    def width(self, items: Sequence[Item]) -> int:
-        return sum(map(self._item_width, items)) + self.space * max(0, len(items) - 1)
-
-    def draw(self, image: Image.Image, items: Sequence[Item], left: int, middle: float) -> None:
-        draw = ImageDraw.Draw(image)
-        # The extent of digits, not of this text, so that every text stands on the same line.
-        _, top, _, bottom = draw.textbbox((0, 0), "0", font=self._font)
-        for item in items:
-            width = self._item_width(item)
-            if isinstance(item, str):
-                draw.text((left, round(middle - (top + bottom) / 2)), item, fill=_TEXT, font=self._font)
-            else:
-                height = max(3, round(self.size * (0.6 if len(item) > 1 else 0.72)))
-                strip = Image.fromarray(item[np.newaxis]).resize((width, height), Image.Resampling.NEAREST)
-                image.paste(strip, (left, round(middle - height / 2)))
-            left += width + self.space
-
-    def _item_width(self, item: Item) -> int:
+def _strip(items: Sequence[Item], size: int) -> Image.Image:
+    """Return texts and colours side by side, with space around each; ``size`` is that of the text."""
+    font = _font(size)
+    space, height = round(0.6 * size), round(1.8 * size)
+    widths = [
+        ceil(font.getlength(item)) if isinstance(item, str) else round(size * (7 if len(item) > 1 else 0.72))
+        for item in items
+    ]
+    strip = Image.new("RGB", (sum(widths) + space * (len(items) + 1), height), BACKGROUND)
+    # The extent of digits, not of this text, so that every text stands on the same line.
+    _, top, _, bottom = font.getbbox("0")
+    left = space
+    for item, width in zip(items, widths, strict=True):
         if isinstance(item, str):
-            return int(np.ceil(self._font.getlength(item)))
-        return round(self.size * (7 if len(item) > 1 else 0.72))
+            place = left, round((height - top - bottom) / 2)
+            ImageDraw.Draw(strip).text(place, item, fill=_TEXT, font=font)
+        else:
+            bar = Image.fromarray(item[np.newaxis]).resize((width, max(3, round(0.65 * size))), _NEAREST)
+            strip.paste(bar, (left, (height - bar.height) // 2))
+        left += width + space
+    return strip
 
 
 def text_size(width: int) -> int:

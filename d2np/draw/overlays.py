@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from math import sqrt
-from typing import Any
+from math import ceil, sqrt
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ..errors import OptionError, count
-from ..features import Features, Matches, checked_mask
-from ..options import ColourMap
-from .backdrop import enlargement, open_for, open_pair, resized, scaled_positions
+from ..errors import FormatError, OptionError, count
+from ..features import Features, Matches, check_indices, checked_mask
+from ..images.open import open_rgb
+from ..options import ColourMap, whole_number
 from .canvas import Canvas
 from .colours import Colour, colour_map, ranks, stretched
-from .legend import BACKGROUND, Item, drawn_at, with_legend
+from .legend import BACKGROUND, Item, colour_bar, drawn_at, with_legend
 
 _CORRECT: Colour = (70, 236, 112)
 _WRONG: Colour = (255, 82, 36)
@@ -23,6 +23,10 @@ _OUTLINE: Colour = (12, 12, 16)
 # Outliers are there for whoever looks for them, and leave the eye to the inliers.
 _OUTLIER_STRENGTH = 0.35
 
+# Below this longest edge an image is enlarged, so that circles and lines do not hide all of it.
+_SMALL = 400
+# More than this would only show the blur of the enlargement.
+_MOST_ENLARGED = 8
 # Where in the colour map the lowest score and the least similar match lie.
 _LOWEST = 0.3
 # Two images side by side wider than this in relation to their height are put one above the other: two of
@@ -34,6 +38,8 @@ _SMALLEST_SHARE = 0.25
 # that the correct or the wrong ones get at least.
 _INK = 0.22
 _SMALLEST_INK_SHARE = 0.3
+
+_Looks: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any], list[NDArray[Any]]]
 
 
 def keypoints(
@@ -81,15 +87,16 @@ def keypoints(
     inks = _inks(colours, rank)
 
     height, width = pixels.shape[:2]
-    factor = enlargement(max(width, height))
-    canvas = Canvas(resized(pixels, width * factor, height * factor))
-    positions = scaled_positions(features, pixels, canvas.width, canvas.height)
+    factor = _enlargement(max(width, height))
+    canvas = Canvas(_resized(pixels, (width * factor, height * factor)))
+    positions = _positions(features, (canvas.width, canvas.height))
 
     line = max(1.5, max(canvas.width, canvas.height) / 560)
     # Circles as large as is comfortable, until there are so many that neighbours would overlap too much.
     room = 0.42 * sqrt(canvas.width * canvas.height / max(1, len(features)))
     radius = max(2.0 * line, min(4.2 * line, room))
-    radii = radius * np.clip(features.keypoints[:, 2].astype(np.float64), 0.25, 8.0)
+    scales = features.keypoints[:, 2].astype(np.float64)
+    radii = radius * np.clip(scales, 0.25, 8.0)
 
     # Equal scores keep the order of the features: the earlier one ends up on top.
     for k in np.argsort(-features.scores, kind="stable")[::-1]:
@@ -99,15 +106,14 @@ def keypoints(
     if caption is None:
         return Image.fromarray(canvas.pixels)
     caption += drawn_at(factor)
-    right: list[Item] = []
+    bar: list[Item] = []
     if len(features):
-        scales = features.keypoints[:, 2]
         if scales.min() < scales.max():
             caption += f", circles: scale {scales.min():.3g} to {scales.max():.3g}"
         if isinstance(colours, str):
             low, high = f"{features.scores.min():.4g}", f"{features.scores.max():.4g}"
-            right = [f"score, by rank: {low}", _gradient(colours), high]
-    return with_legend(canvas.pixels, [count(len(features), "keypoint")], right, caption)
+            bar = colour_bar("score, by rank:", low, high, colours, _LOWEST)
+    return with_legend(canvas.pixels, [count(len(features), "keypoint")], bar, caption)
 
 
 def matches(
@@ -165,80 +171,130 @@ def matches(
     OptionError
         If the colour map is unknown or ``max_size`` is no positive number.
     """
-    if max_size is not None and max_size < 1:
-        raise OptionError(f"max_size must be positive; got {max_size}")
+    if max_size is not None:
+        whole_number("max_size", max_size)
     both = features_a, features_b
     images = open_pair((image_a, image_b), both, matches, orient=orient)
     known = None if correct is None else checked_mask("correct", correct, len(matches))
 
     canvas, corners, sizes = _sheet(images, max_size)
     ends, scales = [], []
-    for column, (features, pixels) in enumerate(zip(both, images, strict=True)):
-        chosen = matches.indices[:, column]
-        ends.append(corners[column] + scaled_positions(features, pixels, *sizes[column])[chosen])
+    for side, features in enumerate(both):
+        chosen = matches.indices[:, side]
+        ends.append(corners[side] + _positions(features, sizes[side])[chosen])
         scales.append(np.clip(features.keypoints[chosen, 2].astype(np.float64), 0.5, 4.0))
-    _draw_matches(canvas, ends, scales, _Looks(matches, known, colours))
+    _draw_matches(canvas, ends, scales, _looks(matches, known, colours))
     if caption is not None:
         caption += drawn_at(*(size[0] / pixels.shape[1] for size, pixels in zip(sizes, images, strict=True)))
     return with_legend(canvas.pixels, *_legend(matches, known, colours), caption or "")
 
 
-class _Looks:
-    """How matches are drawn.
+def open_for(image: Any, features: Features, *, orient: bool, which: str) -> NDArray[np.uint8]:
+    """Return the image, once it is sure that the features are numbers and lie in an image of its size."""
+    if not isinstance(features, Features):
+        raise FormatError(f"{which} must be d2np.Features; got {type(features).__name__}")
+    pixels = open_rgb(image, orient=orient)
+    height, width = pixels.shape[:2]
+    if features.image_size != (width, height):
+        raise FormatError(
+            f"{which} belong to an image of {features.image_size[0]} x {features.image_size[1]} pixels; "
+            f"this one has {width} x {height}"
+        )
+    if not (np.isfinite(features.keypoints).all() and np.isfinite(features.scores).all()):
+        raise FormatError(f"{which} hold keypoints or scores that are not finite numbers")
+    return pixels
 
-    Attributes
-    ----------
+
+def open_pair(
+    images: tuple[Any, Any], features: tuple[Features, Features], matches: Matches, *, orient: bool
+) -> list[NDArray[np.uint8]]:
+    """Return two images, once it is sure that the matches are numbers and belong to their features."""
+    pixels = [
+        open_for(image, each, orient=orient, which=which)
+        for image, each, which in zip(images, features, ("features_a", "features_b"), strict=True)
+    ]
+    if not isinstance(matches, Matches) or not np.isfinite(matches.similarities).all():
+        raise FormatError("matches must be d2np.Matches whose similarities are finite numbers")
+    check_indices(matches, *map(len, features))
+    return pixels
+
+
+def _enlargement(longest_edge: int, wanted: int = _SMALL) -> int:
+    """Return the whole factor that brings an edge to the wanted length."""
+    return max(1, min(_MOST_ENLARGED, ceil(wanted / longest_edge)))
+
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the image at another size, smooth when it grows and without aliasing when it shrinks."""
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def _positions(features: Features, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the (N, 2) positions of the keypoints once the image is drawn at a size.
+
+    Pixel centres are whole numbers, so an image begins at -0.5, and that edge stays where it is.
+    """
+    scale = np.array(size, np.float64) / features.image_size
+    positions: NDArray[np.float64] = (features.keypoints[:, :2] + 0.5) * scale - 0.5
+    return positions
+
+
+def _looks(matches: Matches, correct: NDArray[np.bool_] | None, colours: str) -> _Looks:
+    """Return how matches are drawn.
+
+    Returns
+    -------
     inks : (M, 3) uint8
     lines, dots : (M,) float64
         Opacity in relation to other matches.
     layers : list of (K,) int64
         Positions of the matches in the order in which they are drawn.
     """
-
-    def __init__(self, matches: Matches, correct: NDArray[np.bool_] | None, colours: str) -> None:
-        order = np.argsort(-matches.similarities, kind="stable")[::-1]
-        if correct is not None:
-            self.inks = np.array([_WRONG, _CORRECT], np.uint8)[correct.astype(np.int64)]
-            self.lines = self.dots = np.ones(len(matches))
-            self.layers = [order[correct[order]], order[~correct[order]]]
-            return
-        inliers = np.ones(len(matches), np.bool_) if matches.inliers is None else matches.inliers
-        value = np.zeros(len(matches))
-        value[inliers] = stretched(matches.similarities[inliers])
-        self.inks = colour_map(colours, value, _LOWEST)
-        self.inks[~inliers] = _WRONG
-        # The less similar ones recede, the further the more lines there are, but never vanish.
-        faintest = float(np.interp(np.log10(max(1, inliers.sum())), [1, 3], [0.75, 0.4]))
-        self.lines = np.where(inliers, faintest + (1 - faintest) * value, _OUTLIER_STRENGTH)
-        self.dots = np.where(inliers, 1.0, _OUTLIER_STRENGTH)
-        self.layers = [order[~inliers[order]], order[inliers[order]]]
+    order = np.argsort(-matches.similarities, kind="stable")[::-1]
+    everywhere = np.ones(len(matches))
+    if correct is not None:
+        inks = np.where(correct[:, None], _CORRECT, _WRONG).astype(np.uint8)
+        return inks, everywhere, everywhere, [order[correct[order]], order[~correct[order]]]
+    inliers = everywhere.astype(bool) if matches.inliers is None else matches.inliers
+    value = np.zeros(len(matches))
+    value[inliers] = stretched(matches.similarities[inliers])
+    inks = colour_map(colours, value, _LOWEST)
+    inks[~inliers] = _WRONG
+    # The less similar ones recede, the further the more lines there are, but never vanish.
+    faintest = float(np.interp(np.log10(max(1, inliers.sum())), [1, 3], [0.75, 0.4]))
+    lines = np.where(inliers, faintest + (1 - faintest) * value, _OUTLIER_STRENGTH)
+    dots = np.where(inliers, 1.0, _OUTLIER_STRENGTH)
+    return inks, lines, dots, [order[~inliers[order]], order[inliers[order]]]
 
 
 def _draw_matches(
     canvas: Canvas, ends: list[NDArray[np.float64]], scales: list[NDArray[np.float64]], looks: _Looks
 ) -> None:
     """Draw all lines, and then the dots at their ends."""
-    total = len(looks.inks)
+    inks, lines, dots, layers = looks
+    total = max(1, len(inks))
     unit = max(1.0, max(canvas.width, canvas.height) / 1200)
-    decade = np.log10(max(1, total))
-    width = unit * float(np.interp(decade, [1, 2, 3], [1.8, 1.3, 1.0]))
-    radius = unit * float(np.interp(decade, [1, 2, 3], [3.2, 2.4, 1.5]))
-    opacity = np.zeros(total)
-    for layer in looks.layers:
+    width, radius = (
+        unit * float(np.interp(np.log10(total), [1, 2, 3], sizes))
+        for sizes in ([1.8, 1.3, 1.0], [3.2, 2.4, 1.5])
+    )
+    opacity = np.zeros(len(inks))
+    for layer in layers:
         # A few wrong lines among thousands of correct ones get more than their share, and so stay clear.
-        share = max(_SMALLEST_INK_SHARE, len(layer) / max(1, total))
+        share = max(_SMALLEST_INK_SHARE, len(layer) / total)
         area = width * np.linalg.norm(ends[1][layer] - ends[0][layer], axis=1).sum()
         opacity[layer] = np.clip(_INK * share * canvas.width * canvas.height / max(1.0, area), 0.06, 0.9)
-    for k in np.concatenate(looks.layers):
-        alpha = opacity[k] * looks.lines[k]
+    order = np.concatenate(layers)
+    for k in order:
+        alpha = opacity[k] * lines[k]
         if opacity[k] > 0.5:
             canvas.line(ends[0][k], ends[1][k], width + 1.4, _OUTLINE, 0.4 * alpha)
-        canvas.line(ends[0][k], ends[1][k], width, looks.inks[k], alpha)
-    for k in np.concatenate(looks.layers):
-        alpha = min(1.0, 0.5 + opacity[k]) * looks.dots[k]
+        canvas.line(ends[0][k], ends[1][k], width, inks[k], alpha)
+    for k in order:
+        alpha = min(1.0, 0.5 + opacity[k]) * dots[k]
         for side in (0, 1):
             canvas.disc(ends[side][k], radius * scales[side][k] + 0.8, _OUTLINE, 0.5 * alpha)
-            canvas.disc(ends[side][k], radius * scales[side][k], looks.inks[k], alpha)
+            canvas.disc(ends[side][k], radius * scales[side][k], inks[k], alpha)
 
 
 def _sheet(
@@ -248,9 +304,9 @@ def _sheet(
     sizes = np.array([pixels.shape[1::-1] for pixels in images], dtype=np.float64)
     longest = sizes.max(axis=1)
     # One factor for both keeps their relative scale; only a thumbnail beside a large image grows more.
-    sizes *= enlargement(int(longest.max()))
+    sizes *= _enlargement(int(longest.max()))
     for k in range(2):
-        sizes[k] *= enlargement(int(longest[k]), int(_SMALLEST_SHARE * longest.max()))
+        sizes[k] *= _enlargement(int(longest[k]), int(_SMALLEST_SHARE * longest.max()))
     is_stacked = sizes[:, 0].sum() > _WIDEST * sizes[:, 1].max()
     along, across = (1, 0) if is_stacked else (0, 1)
     gap = max(4, round(0.006 * sizes[:, along].sum()))
@@ -265,7 +321,7 @@ def _sheet(
     corners[:, along] = 0, whole_sizes[0, along] + gap
     canvas = Canvas(np.full((edges[1], edges[0], 3), BACKGROUND, np.uint8))
     for pixels, (x, y), (width, height) in zip(images, corners, whole_sizes, strict=True):
-        canvas.pixels[y : y + height, x : x + width] = resized(pixels, width, height)
+        canvas.pixels[y : y + height, x : x + width] = _resized(pixels, (width, height))
     return canvas, corners, whole_sizes
 
 
@@ -279,38 +335,28 @@ def _legend(
     found = count(total, "match")
     if correct is not None:
         good = int(correct.sum())
-        share = f"{good} correct ({100 * good / total:.0f} %)"
+        share = f"{good} correct ({good / total:.0%})"
         return [found], [_square(_CORRECT), share, "", _square(_WRONG), f"{total - good} wrong"]
     if matches.inliers is None:
         return [f"{found}, not verified"], _similarities(matches.similarities, colours)
     good = int(matches.inliers.sum())
-    agreement = f"{count(good, 'inlier')} ({100 * good / total:.0f} %)"
+    agreement = f"{count(good, 'inlier')} ({good / total:.0%})"
     if matches.evidence is not None and not matches.evidence.sufficient:
         agreement = "no geometric agreement"
-    items = _similarities(matches.similarities[matches.inliers], colours)
-    if good < total:
-        outliers: list[Item] = [_square(_WRONG), count(total - good, "outlier")]
-        items = [*outliers, "", *items] if items else outliers
-    return [found, agreement], items
+    items: list[Item] = [] if good == total else [_square(_WRONG), count(total - good, "outlier"), ""]
+    return [found, agreement], [*items, *_similarities(matches.similarities[matches.inliers], colours)]
 
 
 def _similarities(similarities: NDArray[np.float32], colours: str) -> list[Item]:
     """Return the range that the colours tell."""
     if not len(similarities):
         return []
-    low, high = float(similarities.min()), float(similarities.max())
-    if low == high:
-        return [f"similarity {low:.2f}"]
-    digits = 2 if f"{low:.2f}" != f"{high:.2f}" else 4
-    return [f"similarity {low:.{digits}f}", _gradient(colours), f"{high:.{digits}f}"]
+    low, high = f"{similarities.min():.3f}", f"{similarities.max():.3f}"
+    return colour_bar("similarity", low, high, colours, _LOWEST)
 
 
 def _square(colour: Colour) -> NDArray[np.uint8]:
     return np.array([colour], np.uint8)
-
-
-def _gradient(colours: str) -> NDArray[np.uint8]:
-    return colour_map(colours, np.linspace(0.0, 1.0, 256), _LOWEST)
 
 
 def _inks(colours: str | ArrayLike, rank: NDArray[np.float64]) -> NDArray[np.integer]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import NO_LOCKS, sync_folder
+from ..atomic import sync_folder
 from ..errors import Error, FormatError, ImageError, OptionError, did_you_mean, several
 from ..extras import require
 from ..images.names import inside, near
@@ -122,13 +122,12 @@ def write(
         raise OptionError(f"no camera model {camera_model!r}: use one of {', '.join(models)}{hint}")
     workers = thread_count(threads)
     shown, target = os.fspath(path), Path(os.path.realpath(path))
-    if target.exists() and not overwrite:
+    if target.exists() and not (overwrite and target.is_file()):
         raise FormatError(f"{shown} is there already: choose another name, or replace it with --overwrite")
     source = _Source(features, matches)
     source.check_images(Path(images), single_camera)
     with _new_database(pycolmap, target, shown) as partial:
-        with pycolmap.Database.open(partial):
-            pass  # it is there now, as the image reader wants it
+        pycolmap.Database.open(partial).close()  # it is there now, as the image reader wants it
         tell(f"reading the cameras of {len(source.sizes)} images")
         pycolmap.import_images(
             partial,
@@ -171,21 +170,17 @@ class _Source:
 
     Attributes
     ----------
-    sizes, counts : dict
-        Width and height of each image, and how many keypoints it has.
+    sizes : dict
+        Width and height of each image.
     pairs : dict
         The two images of each group of the match file; of a pair that is there in both orders, of one group.
     """
 
     def __init__(self, features: str | os.PathLike[str], matches: str | os.PathLike[str]) -> None:
         self._features, self._matches = os.fspath(features), os.fspath(matches)
-        self.sizes: dict[str, tuple[int, int]] = {}
-        self.counts: dict[str, int] = {}
         # The keypoints themselves are read again when they are written: there may be many.
         with hloc.opened(features) as file:
-            for name in hloc.names(file):
-                keypoints, self.sizes[name] = hloc.read_keypoints(file, name)
-                self.counts[name] = len(keypoints)
+            self.sizes = {name: hloc.read_keypoints(file, name)[1] for name in hloc.names(file)}
         if not self.sizes:
             raise FormatError(f"{self._features} holds no features of D2-Net")
         groups = [group.split("/") for group in hloc_matches.pair_names(matches)]
@@ -210,13 +205,9 @@ class _Source:
             raise ImageError(f"{folder}: there is no such folder of images{near(folder)}")
         if missing := [name for name in self.sizes if not inside(folder, name).is_file()]:
             raise ImageError(f"{folder} lacks images that {self._features} holds: {several(missing)}")
-        first, *others = self.sizes
-        for name in others if single_camera else ():
-            if self.sizes[name] != self.sizes[first]:
-                raise OptionError(
-                    f"a single camera takes images of one size, but {first} has "
-                    f"{_size(self.sizes[first])} px and {name} {_size(self.sizes[name])} px"
-                )
+        if single_camera and len(sizes := {size: name for name, size in self.sizes.items()}) > 1:
+            found = several(f"{name} has {_size(size)} px" for size, name in sizes.items())
+            raise OptionError(f"a single camera takes images of one size, but {found}")
 
     def copy(self, pycolmap: Any, database: Any, *, geometries: bool) -> None:
         """Write everything into a database that has the images."""
@@ -238,12 +229,13 @@ class _Source:
                 indices = hloc_matches.read_pair(file, group).indices
                 if not len(indices):
                     continue
-                if indices.min() < 0 or (indices.max(axis=0) >= [self.counts[name] for name in pair]).any():
+                numbers = [images[name].image_id for name in pair]
+                counts = [database.num_keypoints_for_image(number) for number in numbers]
+                if indices.min() < 0 or (indices.max(axis=0) >= counts).any():
                     raise FormatError(
                         f"{self._matches} matches keypoints of {' and '.join(pair)} that {self._features} "
                         "does not hold: it was made from other features"
                     )
-                numbers = [images[name].image_id for name in pair]
                 indices = indices.astype(np.uint32)
                 database.write_matches(*numbers, indices)
                 if geometries:
@@ -276,12 +268,8 @@ def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     try:
-        if target.exists() and not target.is_file():
-            raise FormatError(f"{shown}: cannot be written: there is something that is no file")
         for path in besides:
             path.unlink(missing_ok=True)
-        # SQLite would not tell why it cannot.
-        partial.touch()
         _check_locks(partial, shown)
         yield os.fspath(partial)
         os.replace(partial, target)
@@ -298,20 +286,17 @@ def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
 
 
 def _check_locks(path: Path, shown: str) -> None:
-    """Find out whether there are file locks: without them SQLite does nothing, and does not say why."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    with open(path, "rb+") as stream:
+    """Create a file, and find out whether it can be locked: SQLite cannot do without, nor say so."""
+    with open(path, "wb") as stream, suppress(ImportError):
+        import fcntl  # not on Windows
+
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                raise FormatError(
-                    f"{shown}: file locks do not work there, which COLMAP's databases need: write it to "
-                    "another file system"
-                ) from None
+        except OSError:
+            raise FormatError(
+                f"{shown}: file locks do not work there, which COLMAP's databases need: write it to another "
+                "file system"
+            ) from None
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -191,14 +191,16 @@ def read(source: Any, name: str) -> Features:
     """
     with reading(source, f"features of {name} cannot be read") as file:
         group = _image(file, name)
-        keypoints = _float32(read_array(group, "keypoints"))
+        keypoints, scores, descriptors, size = (read_array(group, key) for key in ARRAYS)
         scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
-        return Features(
-            np.column_stack([keypoints, _float32(scales)]),
-            _float32(read_array(group, "scores")),
-            _unit_rows(read_array(group, "descriptors")),
-            tuple(read_array(group, "image_size")),
-        )
+        rows = np.ascontiguousarray(descriptors.T)
+        if rows.dtype == np.float16:
+            # Values that are not finite stay what they are, without a warning.
+            with np.errstate(invalid="ignore"):
+                rows = rows.astype(np.float32)
+                lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+                rows /= np.where(lengths > 0, lengths, 1)
+        return Features(np.column_stack([keypoints, scales]), scores, rows, tuple(size))
 
 
 def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
@@ -223,7 +225,8 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
     with reading(file, f"features of {name} cannot be read"):
         group = _image(file, name)
         width, height = read_array(group, "image_size")
-        return _float32(read_array(group, "keypoints")), (int(width), int(height))
+        with np.errstate(over="ignore"):
+            return read_array(group, "keypoints").astype(np.float32), (int(width), int(height))
 
 
 def names(source: Any) -> list[str]:
@@ -267,8 +270,8 @@ def reading(source: Any, failure: str) -> Iterator[Any]:
             raise FormatError(f"{failure}: {one_line(error)}") from None
 
 
-def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") -> Any:
-    """Open an HDF5 file: to read, to write as well, or to write even if there is none yet.
+def opened(path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Any:
+    """Open an HDF5 file: to read, or to write even if there is none yet.
 
     Raises
     ------
@@ -370,23 +373,6 @@ def _names(group: Any, prefix: str, seen: set[int]) -> Iterator[str]:
     for key in group:
         if f"{prefix}{key}" != UNFINISHED and hasattr(child := find(group, key), "keys"):
             yield from _names(child, f"{prefix}{key}/", seen)
-
-
-def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(np.float32)
-
-
-def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """Return (512, N) descriptors as stored as (N, 512)."""
-    descriptors = np.ascontiguousarray(_float32(stored.T))
-    if stored.dtype != np.float16:
-        return descriptors
-    # Values that are not finite stay what they are, without a warning.
-    with np.errstate(invalid="ignore"):
-        lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
-        descriptors /= np.where(lengths > 0, lengths, 1)
-    return descriptors
 
 
 def errno_of(error: BaseException | None) -> int | None:

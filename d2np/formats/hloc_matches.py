@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from .. import streams
 from ..errors import FormatError
-from ..features import Matches
+from ..features import Matches, check_indices
 from ..hdf5 import find, read_array
 from .hloc import UNFINISHED, put, reading
 
@@ -93,13 +93,10 @@ def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict
     FormatError
         If these are no matches of images with so many keypoints.
     """
+    check_indices(matches, *counts)
     here, there = matches.indices.T
-    outside = len(matches) and (matches.indices.min() < 0 or (matches.indices.max(axis=0) >= counts).any())
-    if outside or len(np.unique(here)) != len(here):
-        raise FormatError(
-            f"matches of {a} and {b} cannot be written: one at most for each of {counts[0]} keypoints, and "
-            f"with one of {counts[1]}, is what hloc's match file holds"
-        )
+    if len(np.unique(here)) != len(here):
+        raise FormatError(f"matches of {a} and {b}: hloc's match file holds one at most for each keypoint")
     partner = np.full(counts[0], -1, np.int16 if counts[1] <= _INT16_COUNT else np.int32)
     partner[here] = there
     scores = np.zeros(counts[0], np.float32)
@@ -218,14 +215,10 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if not (line := line.strip()):
             continue
-        found = [
-            (line[: space.start()], line[space.end() :])
-            for space in _SPACE.finditer(line)
-            # Of a long line nothing is copied in vain.
-            if space.start() in lengths
-            and len(line) - space.end() in lengths
-            and known.issuperset((line[: space.start()], line[space.end() :]))
-        ] or _separated(line)
+        # Of a long line nothing is copied in vain.
+        spaces = [space for space in _SPACE.finditer(line) if space.start() in lengths]
+        splits = [(line[: space.start()], line[space.end() :]) for space in spaces]
+        found = [split for split in splits if known.issuperset(split)] or _separated(line)
         if len(found) != 1 or "\0" in line:
             what = "can be read as several pairs" if len(found) > 1 else "is no pair"
             raise FormatError(

@@ -86,15 +86,15 @@ def configure(root: Path, kind: str) -> None:
     FormatError
         If a file cannot be written, says something else, or is a link to one outside of the folder.
     """
-    for what, more in (("keypoints", ()), ("descriptors", (kind, "L2"))):
+    for what, title, more in (
+        ("keypoints", "# name, dtype, dsize", []),
+        ("descriptors", "# name, dtype, dsize, keypoints_type, metric_type", [kind, "L2"]),
+    ):
         path = root / "reconstruction" / what / kind / f"{what}.txt"
         fields = ["d2net", "float32", str(_LENGTHS[what]), *more]
-        title = "# name, dtype, dsize" + (", keypoints_type, metric_type" if more else "")
-        if _start(path, root, f"{title}\n{', '.join(fields)}"):
-            continue
-        there = next(_rows(path), [])
+        _start(path, root, f"{title}\n{', '.join(fields)}")
         # The name is for people, says kapture.
-        if there[1:] != fields[1:]:
+        if (there := next(_rows(path), []))[1:] != fields[1:]:
             raise FormatError(f"{path} is about other features: {', '.join(there)}")
 
 
@@ -129,10 +129,10 @@ class Records:
         self._root = root
         self._sensors = root / "sensors" / "sensors.txt"
         self._records = root / "sensors" / "records_camera.txt"
-        self._cameras = {row[0] for row in _rows(self._sensors, versioned=True)}
+        self._cameras = {row[0] for row in _rows(self._sensors)}
         self._images: set[str] = set()
         self._next = 0
-        for row in _rows(self._records, versioned=True):
+        for row in _rows(self._records):
             if len(row) != 3 or not re.fullmatch(_TIMESTAMP, row[0]):
                 raise FormatError(f"{self._records}: not kapture's records: {', '.join(row)}")
             self._next = max(self._next, int(row[0]) + 1)
@@ -199,8 +199,8 @@ def _file(root: Path, what: str, kind: str, name: str) -> Path:
     return path.with_name(path.name + _EXTENSIONS[what])
 
 
-def _start(path: Path, root: Path, content: str) -> bool:
-    """Write a table that is not there yet; return whether that was so.
+def _start(path: Path, root: Path, content: str) -> None:
+    """Write a table that is not there yet.
 
     Raises
     ------
@@ -211,15 +211,13 @@ def _start(path: Path, root: Path, content: str) -> bool:
         raise FormatError(
             f"{path}: cannot be written: a link leads out of {root}: put what it links to there"
         )
-    if path.exists():
-        return False
-    make_room(path)
-    with writing(path, follow=False) as stream:
-        stream.write(f"{FORMAT}\n{content}\n".encode())
-    return True
+    if not path.exists():
+        make_room(path)
+        with writing(path, follow=False) as stream:
+            stream.write(f"{FORMAT}\n{content}\n".encode())
 
 
-def _rows(path: Path, *, versioned: bool = False) -> Iterator[list[str]]:
+def _rows(path: Path) -> Iterator[list[str]]:
     """Yield the rows of a table, of none if it is not there.
 
     Raises
@@ -234,7 +232,7 @@ def _rows(path: Path, *, versioned: bool = False) -> Iterator[list[str]]:
     except UnicodeDecodeError:
         raise FormatError(f"{path}: not a text") from None
     first, *_ = lines = text.split("\n")
-    if versioned and first.strip() != FORMAT:
+    if first.strip() != FORMAT:
         raise FormatError(
             f"{path}: {FORMAT.strip('# ')!r} is expected in its first line, not {first.strip()[:80]!r}: "
             "kapture's kapture_upgrade_1_0_to_1_1 brings older folders up to date"

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..atomic import writing
 from ..errors import Error, OptionError
@@ -68,69 +67,52 @@ def write(
     extension = Path(path).suffix.lower()
     if extension not in EXTENSIONS:
         raise OptionError(f"{path}: matches are written as one of {', '.join(EXTENSIONS)}")
-    columns = _columns(a, b, matches)
+    check_indices(matches, len(a), len(b))
+    columns = {
+        f"{name}_{which}": values
+        for which, features, chosen in zip("ab", (a, b), matches.indices.T, strict=True)
+        for name, values in (
+            *zip(("x", "y", "scale"), features.keypoints[chosen].T, strict=True),
+            ("score", features.scores[chosen]),
+        )
+    }
+    columns["similarity"] = matches.similarities
+    inliers, evidence = matches.inliers, matches.evidence
+    sizes: dict[str, Any] = {"image_size_a": a.image_size, "image_size_b": b.image_size}
     with writing(path, error=Error) as stream:
         if extension == ".npz":
-            arrays: dict[str, Any] = {**columns, "image_size_a": a.image_size, "image_size_b": b.image_size}
-            if matches.model is not None:
-                arrays["model"] = matches.model
-            if matches.evidence is not None:
-                arrays["log10_chance"] = matches.evidence.log10_chance
-            np.savez_compressed(stream, **arrays)
+            chance = evidence and evidence.log10_chance
+            arrays = {"inlier": inliers, "model": matches.model, "log10_chance": chance, **columns, **sizes}
+            np.savez_compressed(
+                stream, **{name: array for name, array in arrays.items() if array is not None}
+            )
         elif extension == ".csv":
             # Of a float32, this has the shortest digits that are read back as the same one.
-            texts = {name: column.astype(str) for name, column in columns.items()}
-            texts["inlier"] = np.full(len(matches), "")
-            if matches.inliers is not None:
-                texts["inlier"] = matches.inliers.astype(np.int8).astype(str)
-            rows = np.stack(list(texts.values()), axis=1)
-            np.savetxt(stream, rows, "%s", ",", header=",".join(texts), comments="")
+            texts = [column.astype(str) for column in columns.values()]
+            marks = np.full(len(matches), "") if inliers is None else inliers.astype(np.int8).astype(str)
+            header = ",".join([*columns, "inlier"])
+            np.savetxt(stream, np.column_stack([*texts, marks]), "%s", ",", header=header, comments="")
         else:
-            stream.write(_json(columns, a, b, matches, about or {}).encode())
+            values: dict[str, list[Any]] = {name: _numbers(column) for name, column in columns.items()}
+            values["inlier"] = [None] * len(matches) if inliers is None else inliers.tolist()
+            rows = zip(*values.values(), strict=True)
+            document = {
+                **(about or {}),
+                **sizes,
+                "counts": {
+                    "keypoints_a": len(a),
+                    "keypoints_b": len(b),
+                    "matches": len(matches),
+                    "inliers": None if inliers is None else int(inliers.sum()),
+                },
+                "model": None if matches.model is None else matches.model.tolist(),
+                "evidence": evidence
+                and {**vars(evidence), "log10_chance": _numbers([evidence.log10_chance])[0]},
+                "matches": [dict(zip(values, row, strict=True)) for row in rows],
+            }
+            stream.write(json.dumps(document, allow_nan=False).encode())
 
 
-def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[Any]]:
-    check_indices(matches, len(a), len(b))
-    columns: dict[str, NDArray[Any]] = {}
-    for k, (which, features) in enumerate((("a", a), ("b", b))):
-        chosen = matches.indices[:, k]
-        for name, values in zip(("x", "y", "scale"), features.keypoints[chosen].T, strict=True):
-            columns[f"{name}_{which}"] = values
-        columns[f"score_{which}"] = features.scores[chosen]
-    columns["similarity"] = matches.similarities
-    if matches.inliers is not None:
-        columns["inlier"] = matches.inliers
-    return columns
-
-
-def _json(
-    columns: dict[str, NDArray[Any]], a: Features, b: Features, matches: Matches, about: Mapping[str, Any]
-) -> str:
-    values: dict[str, list[Any]] = {
-        name: [_number(value) for value in column] for name, column in columns.items() if name != "inlier"
-    }
-    values["inlier"] = columns["inlier"].tolist() if "inlier" in columns else [None] * len(matches)
-    evidence = matches.evidence
-    document = {
-        **about,
-        "image_size_a": a.image_size,
-        "image_size_b": b.image_size,
-        "counts": {
-            "keypoints_a": len(a),
-            "keypoints_b": len(b),
-            "matches": len(matches),
-            "inliers": sum(values["inlier"]) if "inlier" in columns else None,
-        },
-        "model": None if matches.model is None else matches.model.tolist(),
-        "evidence": evidence and {**vars(evidence), "log10_chance": _number(evidence.log10_chance)},
-        "matches": [],
-    }
-    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    # A line for each match.
-    lines = ",".join(f"\n    {json.dumps(row, allow_nan=False)}" for row in rows)
-    return json.dumps(document, indent=2, allow_nan=False).removesuffix("]\n}") + lines + "\n  ]\n}\n"
-
-
-def _number(value: Any) -> float | None:
-    """Return a number as JSON has it, which knows no infinities; of a float32 the shortest digits."""
-    return float(str(value)) if np.isfinite(value) else None
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    """Return numbers as JSON has them, which knows no infinities; of each float32 the shortest digits."""
+    return [float(str(value)) if np.isfinite(value) else None for value in values]
