@@ -207,12 +207,9 @@ def test_views_of_one_storage(write: Callable[..., bytes], tmp_path: Path) -> No
 
 
 def test_legacy_storage_views(tmp_path: Path) -> None:
-    numbers = np.arange(100, dtype="f4")
-    bias = tensor(Storage(numbers, view=("key", 30, 70)), shape=(64,), offset=6)
-    found = loaded(legacy(small(conv1_1__bias=bias)), tmp_path)
-    np.testing.assert_array_equal(found["conv1_1/bias"], numbers[36:])
-    bias = tensor(Storage(numbers, view=("key", 30, 71)), shape=(64,), offset=6)
-    assert "beyond its storage" in refused(legacy(small(conv1_1__bias=bias)), tmp_path)
+    """PyTorch before 0.4 made a storage of a part of another one."""
+    bias = tensor(Storage(np.zeros(100, "f4"), view=("key", 30, 70)), shape=(64,), offset=6)
+    assert "malformed" in refused(legacy(small(conv1_1__bias=bias)), tmp_path)
 
 
 @FORMATS
