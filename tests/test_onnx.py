@@ -712,7 +712,7 @@ def on(function, *arguments):
         (two_relus, "expected the end, with or without a ReLU, as an output; found Relu (inserted_23)"),
         (on(remove, "conv4_3"), "after relu4_2 expected conv4_3 (Conv), found Relu (relu4_3)"),
         (circle, "expected numbers in the file; there is computed or missing"),
-        (ratio, "expected one layer that works on conv3_1, found Dropout (relu3_1)"),
+        (ratio, "after conv3_1 expected relu3_1 (Relu), found the end"),
         (twice, "a value is made twice"),
         (other_mean, "after its input expected conv1_1 (Conv), found Sub (inserted_0)"),
         (
