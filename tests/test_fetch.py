@@ -749,7 +749,7 @@ CONTENT = {
         status(200, PAGE, Content_Type="application/octet-stream"),
         "is a web page (HTML), not weights",
     ),
-    "image": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is an image (PNG), not weights"),
+    "image": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is an image, not weights"),
     "text": (status(200, b"moved elsewhere"), "is a text file that starts with `moved elsewhere`"),
     "noise": (status(200, b"\x01\x02\xff\xfe" * 100), "is of an unknown kind (.pth, "),
     "another network": (status(200, _other_network()), "not the 20 arrays of a D2-Net"),
@@ -1027,7 +1027,7 @@ def test_full_disk_when_it_is_converted(server, cache):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("none/d2.h5", "none/d2.h5: cannot be written: there is no folder none"),
+        ("none/d2.h5", "none/d2.h5: cannot be written: none is no folder to write in"),
         ("folder.h5", "folder.h5 is there already: choose another name, or replace it with --overwrite"),
         ("diary.h5", "diary.h5 is there already: choose another name, or replace it with --overwrite"),
         ("mine.h5", "mine.h5 is there already: choose another name, or replace it with --overwrite"),

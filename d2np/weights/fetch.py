@@ -217,30 +217,23 @@ def _addresses(source: str, url: str | None) -> tuple[str, ...]:
 
 
 def _checked_address(expected: str, text: str) -> str:
-    if not _is_address(text):
-        hint = did_you_mean(text, catalogue.SOURCES)
-        raise OptionError(f"{expected} an address that starts with http:// or https://{hint}")
-    return text
-
-
-def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and text.isprintable()
+        if parts.scheme in ("http", "https") and parts.hostname and text.isprintable():
+            return text
     except ValueError:
-        return False
+        pass
+    hint = did_you_mean(text, catalogue.SOURCES)
+    raise OptionError(f"{expected} an address that starts with http:// or https://{hint}")
 
 
 def _check_place(task: Plan) -> None:
     """Find out before anything is downloaded whether it can be kept."""
     folder = task.target.parent
-    wrong = "it is a folder" if task.target.is_dir() else ""
-    if not task.name and not folder.is_dir():
-        wrong = f"there is no folder {folder}"
-    elif not task.name and not os.access(folder, os.W_OK):
-        wrong = f"no permission to write in {folder}"
-    if wrong:
-        raise WeightsError(f"{task.target}: cannot be written: {wrong}")
+    if task.target.is_dir():
+        raise WeightsError(f"{task.target}: cannot be written: it is a folder")
+    if not task.name and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise WeightsError(f"{task.target}: cannot be written: {folder} is no folder to write in")
 
 
 @contextmanager
@@ -326,17 +319,16 @@ def _compare(
     source = f"{provenance.url} (SHA-256 {provenance.sha256})"
     try:
         before, earlier = load(task.target)
-    except WeightsError:
-        pass  # there is nothing, or it is damaged
-    else:
-        if difference := _difference(arrays, provenance, before, earlier):
-            told = (
-                f"{source} holds another network than {task.target}, which came from "
-                f"{earlier.url or earlier.name} (SHA-256 {earlier.sha256}): {difference}"
-            )
-            if not force:
-                raise WeightsError(f"{told}; {task.target} is kept: replace it with --overwrite")
-            note(f"{told}; replacing it")
+    except WeightsError:  # there is nothing, or it is damaged
+        before, earlier = dict(arrays), provenance
+    if difference := _difference(arrays, provenance, before, earlier):
+        told = (
+            f"{source} holds another network than {task.target}, which came from "
+            f"{earlier.url or earlier.name} (SHA-256 {earlier.sha256}): {difference}"
+        )
+        if not force:
+            raise WeightsError(f"{told}; {task.target} is kept: replace it with --overwrite")
+        note(f"{told}; replacing it")
     found = Provenance.of_arrays(arrays).sha256
     if catalogue.ARRAYS.get(task.name, found) != found:
         note(
