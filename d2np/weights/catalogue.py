@@ -69,8 +69,11 @@ def cache_folder() -> Path:
     WeightsError
         If the user has no home folder and ``D2NP_CACHE`` is not set.
     """
-    if chosen := os.environ.get("D2NP_CACHE"):
-        return Path(os.path.expanduser(chosen))
+    try:
+        if chosen := os.environ.get("D2NP_CACHE"):
+            return Path(chosen).expanduser()
+    except RuntimeError:  # it begins with ~, and there is no home
+        pass
     if (folder := user_cache("d2np")) is None:
         raise WeightsError("no home folder to keep weights in: set D2NP_CACHE to a folder")
     return folder

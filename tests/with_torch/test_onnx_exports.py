@@ -18,6 +18,7 @@ from torch.nn import functional
 import d2np
 from d2np import weights
 from d2np.errors import WeightsError
+from d2np.images.pixels import preprocess
 from d2np.layers import LAYERS, PARAMETER_SHAPES
 from d2np.weights.onnx import serialize
 
@@ -160,7 +161,7 @@ def test_the_same_map(tmp_path: Path, dynamo: bool, image: np.ndarray) -> None:
     network = Network()
     path = tmp_path / "d2.onnx"
     export(network, path, dynamo, True)
-    pixels = d2np.images.pixels.preprocess(image, "caffe").transpose(2, 0, 1)[np.newaxis]
+    pixels = preprocess(image, "caffe").transpose(2, 0, 1)[np.newaxis]
     with torch.inference_mode():
         expected = network(torch.from_numpy(np.ascontiguousarray(pixels)))[0].permute(1, 2, 0).numpy()
     found = d2np.Net.load(path).dense(image)
