@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -90,12 +91,17 @@ def save(
     from . import h5
 
     checked = check(arrays)
-    if isinstance(path, (str, bytes, os.PathLike)):
+    try:
         target = Path(os.fsdecode(path))
-        if target.suffix.lower() == ".onnx":
-            raise WeightsError(f"{target}: weights are saved as HDF5; d2np.weights.onnx.write writes ONNX")
-        _make_cache_folder(target.parent)
-    h5.write(path, checked, provenance or Provenance.of_arrays(checked))
+    except TypeError:
+        raise WeightsError(f"weights are saved to a path, got {type(path).__name__}") from None
+    if target.suffix.lower() == ".onnx":
+        raise WeightsError(f"{target}: weights are saved as HDF5; d2np.weights.onnx.write writes ONNX")
+    # Where the cache folder cannot be made, writing into it says why.
+    with contextlib.suppress(WeightsError, OSError):
+        if target.parent == catalogue.cache_folder():
+            target.parent.mkdir(parents=True, exist_ok=True)
+    h5.write(target, checked, provenance or Provenance.of_arrays(checked))
 
 
 def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], Provenance]:
@@ -136,11 +142,3 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], 
         raise
     except Exception as error:
         raise WeightsError(reason(error)) from None
-
-
-def _make_cache_folder(folder: Path) -> None:
-    try:
-        if folder == catalogue.cache_folder():
-            folder.mkdir(parents=True, exist_ok=True)
-    except (WeightsError, OSError):
-        return  # writing into it then says why it cannot be used

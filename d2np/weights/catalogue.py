@@ -117,14 +117,11 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         path = Path(os.fsdecode(source))
         if path.is_file():
             return path
-        there = path.exists()
-    except (TypeError, ValueError):
-        raise WeightsError(f"weights must be given as a name or a path, got {source!r}"[:200]) from None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
-    if there:
-        what = "is a folder" if path.is_dir() else "is not a regular file"
-        raise WeightsError(f"{path}: {what}, expected a file of weights")
+        is_there = path.exists()
+    except (TypeError, ValueError, OSError) as error:
+        raise WeightsError(f"expected a name or a file of weights: {error}"[:200]) from None
+    if is_there:
+        raise WeightsError(f"{path}: is a folder or a device, expected a file of weights")
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         raise WeightsError(f"{source}: is an address, expected a file: `d2np fetch` downloads weights")
     hint = did_you_mean(os.fspath(source), NAMES)

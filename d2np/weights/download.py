@@ -1,7 +1,7 @@
 """Downloads a file over HTTP, by pooch.
 
-pooch and the package requests below it follow redirects, write the file and try again. Here are the limits to
-what a server may send and how long it may take, and sentences for what goes wrong.
+pooch tries again and keeps only whole files; requests follows redirects. Here are the limits to what a server
+may send and how long it may take, and sentences for what goes wrong.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
-from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urljoin
 
 from ..errors import WeightsError
@@ -23,10 +23,10 @@ from .parameters import shortened
 Progress = Callable[[int, "int | None"], None]
 """Called with the bytes received so far, and those of the whole file or None where that is unknown."""
 
-_T = TypeVar("_T")
 # How much is read at once, and so how often the time is looked at: a server may send a byte now and then.
 _CHUNK = 2**12
-_BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+# Bytes that the server compresses could not be counted.
+_HEADERS = {"User-Agent": f"d2np/{__version__}", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,7 @@ class DownloadError(Exception):
 
 
 def download(
-    url: str,
-    folder: Path,
-    *,
-    patience: Patience,
-    progress: Progress | None = None,
-    note: Callable[[str], None] | None = None,
+    url: str, folder: Path, patience: Patience, progress: Progress, note: Callable[[str], None]
 ) -> Path:
     """Download a file. Needs the package pooch.
 
@@ -72,10 +67,10 @@ def download(
     folder : Path
         Where the file is put, under any name.
     patience : Patience
-    progress : callable, optional
+    progress : callable
         See :data:`Progress`.
-    note : callable, optional
-        Called with the reason when an attempt fails and a further one may help.
+    note : callable
+        Called with the reason when an attempt has failed and there is a further one.
 
     Raises
     ------
@@ -87,7 +82,27 @@ def download(
     import pooch
     from requests.exceptions import RequestException
 
-    downloader = _Downloader(patience, progress, note)
+    over = threading.Event()
+    failures: list[str] = []
+
+    def attempt(_url: str, path: str, _pooch: object) -> None:
+        if over.is_set():
+            raise DownloadError("the time is over")
+        if failures:
+            note(f"{failures[-1]}: trying again")
+        size = 0
+        try:
+            with open(path, "wb") as file:
+                for block, expected in _blocks(url, patience, over):
+                    size += len(block)
+                    if max(size, expected or 0) > patience.largest:
+                        raise DownloadError(f"the server sends more than {patience.largest:,} bytes")
+                    progress(size, expected)
+                    file.write(block)
+        except RequestException as error:
+            failures.append(str(error))
+            raise
+
     keeper = pooch.create(
         folder, "", registry={"file": None}, urls={"file": url}, retry_if_failed=patience.attempts - 1
     )
@@ -96,7 +111,7 @@ def download(
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        return Path(_in_time(patience.total, lambda: keeper.fetch("file", downloader=downloader)))
+        return Path(_in_time(patience.total, lambda: keeper.fetch("file", downloader=attempt)))
     except futures.TimeoutError:
         raise DownloadError(f"it has not come within {patience.total:g} s") from None
     except RequestException as error:
@@ -106,147 +121,81 @@ def download(
             f"the download cannot be kept ({error.strerror or error}): set D2NP_CACHE to a folder with room"
         ) from None
     finally:
-        downloader.is_over = True
+        over.set()
         logger.setLevel(level)
 
 
-class _Downloader:
-    """Downloads for pooch, to a file that takes no more than it may.
+def _blocks(url: str, patience: Patience, over: threading.Event) -> Iterator[tuple[bytes, int | None]]:
+    """Yield the bytes of a file, first none, each time with the size of the whole if that is known.
 
-    Parameters
-    ----------
-    patience, progress, note
-        See :func:`download`.
+    Raises
+    ------
+    requests.RequestException
+        If a further attempt may help.
+    DownloadError
+        If none will.
     """
+    import requests
+    from urllib3.exceptions import HTTPError
 
-    def __init__(
-        self, patience: Patience, progress: Progress | None, note: Callable[[str], None] | None
-    ) -> None:
-        self.is_over = False
-        self._patience = patience
-        self._progress = progress
-        self._note = note
-        self._attempts_left = patience.attempts
-
-    def __call__(self, url: str, path: str, _: object) -> None:
-        """Download a file to a path.
-
-        Raises
-        ------
-        requests.RequestException
-            If a further attempt may help.
-        DownloadError
-            If none will.
-        OSError
-            If the file cannot be written.
-        """
-        from pooch import HTTPDownloader
-        from requests.exceptions import RequestException
-        from urllib3.exceptions import HTTPError
-
-        self._attempts_left -= 1
-        self._response: Any = None
-        self._disk_error: OSError | None = None
-        self._size = 0
-        self._expected: int | None = None
-        get = HTTPDownloader(
-            chunk_size=_CHUNK,
-            timeout=self._patience.timeout,
-            # Bytes that the server compresses could not be counted.
-            headers={"User-Agent": f"d2np/{__version__}", "Accept-Encoding": "identity"},
-            hooks={"response": self._begin},
-        )
-        try:
-            with open(path, "wb") as self._stream:
-                get(url, self, None)
-        # ValueError and HTTPError: malformed answers that requests does not notice.
-        except (OSError, ValueError, HTTPError) as error:
-            explained = self._disk_error or _explained(error, self._patience)
-            if self._note and self._attempts_left and isinstance(explained, RequestException):
-                self._note(f"{explained}: trying again")
-            raise explained from None
-        finally:
-            if self._response is not None:
-                self._response.close()
-
-    def _begin(self, response: Any, **_: object) -> None:
-        """Check the head of an answer before any of its body is read."""
-        import requests
-
-        self._response = response
-        self._check_time()
+    def check(response: Any, **_: object) -> None:
         if response.is_redirect:
             # requests would read its body, however long that is.
             response.close()
+            if over.is_set():
+                raise DownloadError("the time is over")
             target = urljoin(response.url, response.headers["Location"])
             if response.url.startswith("https:") and target.lower().startswith("http:"):
                 raise DownloadError("the server redirects from https to http, which is not secure")
-            return
-        status = response.status_code
-        if status != HTTPStatus.OK:
-            known = {one.value: f" {one.phrase}" for one in HTTPStatus}
-            told = f"the server answers {status}{known.get(status, '')}"
-            raise requests.HTTPError(told) if status >= 500 or status in _BUSY else DownloadError(told)
-        if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-            raise DownloadError(
-                "the server sends a web page (HTML), not a checkpoint; it may be an error or log-in page"
-            )
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":
-            raise DownloadError(
-                f"the server sends it compressed ({shortened(encoding)}), though asked for it as it is"
-            )
-        length = response.headers.get("Content-Length")
-        self._expected = None if length is None else int(length)
-        self._tell(self._expected or 0)
-        # Of a body in chunks, older versions of urllib3 keep lines of any length in memory; Python does not.
-        response.raw.chunked = False
 
-    def write(self, data: bytes) -> None:
-        """Write the next bytes."""
-        self._check_time()
-        self._size += len(data)
-        self._tell(self._size)
-        try:
-            self._stream.write(data)
-            self._stream.flush()
-        except OSError as error:
-            self._disk_error = error
-            raise
+    options: dict[str, Any] = {"timeout": patience.timeout, "headers": _HEADERS, "hooks": {"response": check}}
+    try:
+        with requests.get(url, stream=True, **options) as response:
+            expected = _read_head(response)
+            yield b"", expected
+            # Not by requests: of a body in chunks, urllib3 then keeps lines of any length in memory.
+            while block := response.raw.read(_CHUNK):
+                if over.is_set():
+                    raise DownloadError("the time is over")
+                yield block, expected
+    # ValueError and HTTPError: malformed answers that requests does not notice.
+    except (OSError, ValueError, HTTPError) as error:
+        raise _explained(error, patience) from None
 
-    def flush(self) -> None:
-        """Do nothing: each write has been flushed."""
 
-    def _check_time(self) -> None:
-        if self.is_over:
-            raise DownloadError("the time is over")
+def _read_head(response: Any) -> int | None:
+    """Return the size that an answer announces, if there is a file in it."""
+    import requests
 
-    def _tell(self, size: int) -> None:
-        if size > self._patience.largest:
-            raise DownloadError(
-                f"the server sends more than {self._patience.largest:,} bytes, too much for a checkpoint"
-            )
-        if self._progress:
-            self._progress(self._size, self._expected)
+    status = response.status_code
+    if status != 200:
+        told = f"the server answers {status} {responses.get(status, '')}".rstrip()
+        raise requests.HTTPError(told) if status >= 500 or status in (408, 429) else DownloadError(told)
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise DownloadError(
+            f"the server sends it compressed ({shortened(encoding)}), though asked for it as it is"
+        )
+    length = response.headers.get("Content-Length")
+    return None if length is None else int(length)
 
 
 def _explained(error: Exception, patience: Patience) -> Exception:
     """Return what to raise: an error of requests if a further attempt may help, else a DownloadError."""
     import requests
+    from urllib3.exceptions import ProtocolError
 
-    causes = list(_causes(error))
-    reason = shortened(getattr(causes[-1], "strerror", None) or str(causes[-1]))
     if isinstance(error, requests.HTTPError):
         return error
-    if isinstance(error, requests.TooManyRedirects):
-        return DownloadError("the server redirects without end")
-    if isinstance(error, requests.exceptions.SSLError):
-        return DownloadError(f"there is no secure connection: {reason}")
+    causes = list(_causes(error))
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return DownloadError(f"no sign of the server for {patience.timeout:g} s")
+    reason = shortened(getattr(causes[-1], "strerror", None) or str(causes[-1]))
+    if isinstance(error, requests.exceptions.SSLError):
+        return DownloadError(f"there is no secure connection: {reason}")
     if isinstance(error, requests.exceptions.ProxyError):
         return requests.ConnectionError(f"the proxy: {reason}")
-    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+    if isinstance(error, (requests.ConnectionError, ProtocolError)):
         return requests.ConnectionError(reason)
     return DownloadError(f"the download fails: {reason}")
 
@@ -258,7 +207,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _in_time(seconds: float, work: Callable[[], _T]) -> _T:
+def _in_time(seconds: float, work: Callable[[], str]) -> str:
     """Return what a function returns, unless it takes longer.
 
     Timeouts of requests begin anew with each byte, and those of the head of an answer with each line. So the
@@ -269,7 +218,7 @@ def _in_time(seconds: float, work: Callable[[], _T]) -> _T:
     concurrent.futures.TimeoutError
         If the time is over.
     """
-    result: futures.Future[_T] = futures.Future()
+    result: futures.Future[str] = futures.Future()
 
     def run() -> None:
         try:

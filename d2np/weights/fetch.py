@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -69,19 +69,16 @@ class Plan:
         try:
             found = load(self.target)[1]
         except WeightsError:
-            # What is in the cache is d2np's own: it may be replaced if it is damaged.
-            if self.name and self.target.is_file():
-                return None
-            raise WeightsError(
-                f"{self.target} is there already and holds no weights: choose another name"
-            ) from None
-        same = any(found.url == recorded(url) and not urlsplit(url).query for url in self.urls)
-        if self.name is None and not same:
+            found = None
+        urls = [recorded(url) for url in self.urls if not urlsplit(url).query]
+        is_same = found is not None and found.url in urls
+        # What is in the cache is d2np's own: it may be replaced.
+        if self.name and (found is None or (self.chosen and not is_same)):
+            return None
+        if found is None or not (self.name or is_same):
             raise WeightsError(
                 f"{self.target} is there already: choose another name, or replace it with --overwrite"
             )
-        if self.chosen and not same:
-            return None
         if self.sha256 not in (None, found.sha256):
             raise WeightsError(
                 f"{self.target} is there already, but came from a file with the SHA-256 {found.sha256}, not "
@@ -179,13 +176,18 @@ def fetch(
     for package in ("filelock", "pooch"):
         require(package, "fetching weights needs", "fetch", WeightsError)
     _check_place(task)
+    note = note or _ignore
     with _reserved(task, note) as folder:
         # Another process may have fetched it while this one waited.
         if force or not task.present():
-            arrays, provenance = _first(task, folder, patience or PATIENCE, progress, note)
+            arrays, provenance = _first(task, folder, patience or PATIENCE, progress or _ignore, note)
             _compare(task, arrays, provenance, force, note)
             save(task.target, arrays, provenance)
     return task.target
+
+
+def _ignore(*_: object) -> None:
+    """Take progress and notes that nobody wants to see."""
 
 
 def recorded(url: str) -> str:
@@ -195,54 +197,48 @@ def recorded(url: str) -> str:
 
 
 def _addresses(source: str, url: str | None) -> tuple[str, ...]:
-    if source not in catalogue.SOURCES:
+    published = catalogue.SOURCES.get(source)
+    if published is None:
         if source in catalogue.NAMES:
             raise OptionError(f"the weights `{source}` are part of d2np: there is nothing to fetch")
-        if not _is_address(source):
-            raise OptionError(
-                f"{shortened(source)}: expected one of {', '.join(catalogue.SOURCES)}, or an address that "
-                f"starts with http:// or https://{did_you_mean(source, catalogue.SOURCES)}"
-            )
         if url is not None:
             raise OptionError("--url is for weights that have a name: give one address only")
-        return (source,)
+        return (
+            _checked_address(f"{shortened(source)}: expected {', '.join(catalogue.SOURCES)}, or", source),
+        )
     if url is not None:
-        if not _is_address(url):
-            raise OptionError("--url: an address that starts with http:// or https:// is expected")
-        return (url,)
-    published = catalogue.SOURCES[source]
+        return (_checked_address("--url: expected", url),)
     for variable in _MIRRORS:
         if mirror := os.environ.get(variable, "").strip():
-            if not _is_address(mirror):
-                raise OptionError(f"{variable}: an address that starts with http:// or https:// is expected")
             names = dict.fromkeys(map(catalogue.file_name, published))
+            _checked_address(f"{variable}: expected", mirror)
             return tuple(f"{mirror.rstrip('/')}/{name}" for name in names)
     return published
 
 
-def _is_address(text: str) -> bool:
+def _checked_address(expected: str, text: str) -> str:
     try:
         parts = urlsplit(text)
-        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and text.isprintable()
+        if parts.scheme in ("http", "https") and parts.hostname and text.isprintable():
+            return text
     except ValueError:
-        return False
+        pass
+    hint = did_you_mean(text, catalogue.SOURCES)
+    raise OptionError(f"{expected} an address that starts with http:// or https://{hint}")
 
 
 def _check_place(task: Plan) -> None:
     """Find out before anything is downloaded whether it can be kept."""
     folder = task.target.parent
-    for wrong, reason in (
-        (task.target.is_dir(), "it is a folder"),
-        (not task.name and not folder.is_dir(), f"there is no folder {folder}"),
-        (not task.name and not os.access(folder, os.W_OK), f"no permission to write in {folder}"),
-    ):
-        if wrong:
-            raise WeightsError(f"{task.target}: cannot be written: {reason}")
+    if task.target.is_dir():
+        raise WeightsError(f"{task.target}: cannot be written: it is a folder")
+    if not task.name and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise WeightsError(f"{task.target}: cannot be written: {folder} is no folder to write in")
 
 
 @contextmanager
-def _reserved(task: Plan, note: Callable[[str], None] | None) -> Iterator[Path]:
-    """Return a folder for the download, while no other process fetches the same.
+def _reserved(task: Plan, note: Callable[[str], None]) -> Iterator[Path]:
+    """Yield a folder for the download, while no other process fetches the same.
 
     The lock is one of the operating system: it is gone when this process ends, however it ends. What a
     killed process has left is removed by the next one. Where there are no locks, two may download the same.
@@ -252,58 +248,47 @@ def _reserved(task: Plan, note: Callable[[str], None] | None) -> Iterator[Path]:
     downloads = catalogue.cache_folder() / "downloads"
     name = hashlib.sha256(os.fsencode(task.target.absolute())).hexdigest()[:12]
     lock = FileLock(downloads / f"{name}.lock")
-    try:
-        downloads.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as undone:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if note:
+            downloads.mkdir(parents=True, exist_ok=True)
+            undone.callback(lock.release)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
                 note("another process is fetching it: waiting")
-            lock.acquire()
-        except (OSError, NotImplementedError) as error:
-            # Older versions of filelock raise the latter where the system answers ENOSYS.
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise
-        if lock.is_locked:
-            for left in downloads.glob(f"{name}-*"):
-                shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=downloads))
-    except OSError as error:
-        lock.release()
-        raise WeightsError(
-            f"{downloads}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
-            "folder that can be written"
-        ) from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+                lock.acquire()
+            except (OSError, NotImplementedError) as error:
+                # Older versions of filelock raise the latter where the system answers ENOSYS.
+                if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                    raise
+            if lock.is_locked:
+                for left in downloads.glob(f"{name}-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+            folder = tempfile.mkdtemp(prefix=f"{name}-", dir=downloads)
+        except OSError as error:
+            raise WeightsError(
+                f"{downloads}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to "
+                "a folder that can be written"
+            ) from None
+        undone.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield Path(folder)
 
 
 def _first(
-    task: Plan,
-    folder: Path,
-    patience: Patience,
-    progress: Progress | None,
-    note: Callable[[str], None] | None,
+    task: Plan, folder: Path, patience: Patience, progress: Progress, note: Callable[[str], None]
 ) -> tuple[_Arrays, Provenance]:
     """Download from the first source that works."""
     failures: list[str] = []
     for number, url in enumerate(task.urls):
-        if note and failures:
+        if failures:
             note(f"{failures[-1]}; trying the next source")
-        if note:
-            note(f"fetching {recorded(url)}")
+        note(f"fetching {recorded(url)}")
         try:
-            file = download(url, folder / str(number), patience=patience, progress=progress, note=note)
-            return _checked(task, url, file)
+            return _checked(task, url, download(url, folder / str(number), patience, progress, note))
         except DownloadError as error:
             failures.append(f"{recorded(url)}: {error}")
-    # The others were told.
-    told = "; ".join(failures[-1:] if note else failures)
     raise WeightsError(
-        f"{told}; by hand: get the file in another way, such as a browser, and run "
+        f"{'; '.join(failures)}; by hand: get the file in another way, such as a browser, and run "
         f"`{catalogue.conversion(task.urls, task.target)}`"
     )
 
@@ -312,9 +297,9 @@ def _checked(task: Plan, url: str, file: Path) -> tuple[_Arrays, Provenance]:
     """Read a download, if it is what it should be."""
     name = catalogue.file_name(url)
     with open(file, "rb") as stream:
-        for algorithm, expected in (("sha256", task.sha256), ("md5", catalogue.MD5.get(name))):
-            if expected and (found := digest(stream, algorithm)) != expected:
-                kind = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
+        for kind, expected in (("SHA-256", task.sha256), ("MD5", catalogue.MD5.get(name))):
+            found = digest(stream, kind.replace("-", "")) if expected else None
+            if found != expected:
                 raise DownloadError(f"its {kind} is {found}, expected {expected}: it is another file")
         sha256 = digest(stream)
         stream.seek(0)
@@ -326,7 +311,7 @@ def _checked(task: Plan, url: str, file: Path) -> tuple[_Arrays, Provenance]:
 
 
 def _compare(
-    task: Plan, arrays: _Arrays, provenance: Provenance, force: bool, note: Callable[[str], None] | None
+    task: Plan, arrays: _Arrays, provenance: Provenance, force: bool, note: Callable[[str], None]
 ) -> None:
     """Tell of sources of one name that hold different arrays; what was there first stays unless forced."""
     if task.name is None:
@@ -334,23 +319,20 @@ def _compare(
     source = f"{provenance.url} (SHA-256 {provenance.sha256})"
     try:
         before, earlier = load(task.target)
-    except WeightsError:
-        before = {}
-    if before and (difference := _difference(arrays, provenance, before, earlier)):
+    except WeightsError:  # there is nothing, or it is damaged
+        before, earlier = dict(arrays), provenance
+    if difference := _difference(arrays, provenance, before, earlier):
         told = (
             f"{source} holds another network than {task.target}, which came from "
             f"{earlier.url or earlier.name} (SHA-256 {earlier.sha256}): {difference}"
         )
         if not force:
             raise WeightsError(f"{told}; {task.target} is kept: replace it with --overwrite")
-        if note:
-            note(f"{told}; replacing it")
-    known = catalogue.ARRAYS.get(task.name)
+        note(f"{told}; replacing it")
     found = Provenance.of_arrays(arrays).sha256
-    if note and known not in (None, found):
+    if catalogue.ARRAYS.get(task.name, found) != found:
         note(
-            f"{source} holds arrays with the SHA-256 {found}, other ones than "
-            f"{catalogue.SOURCES[task.name][-1]}, whose arrays have {known}"
+            f"{source} holds arrays with the SHA-256 {found}, not those of {catalogue.SOURCES[task.name][-1]}"
         )
 
 
@@ -358,12 +340,7 @@ def _difference(arrays: _Arrays, provenance: Provenance, before: _Arrays, earlie
     """Say what differs, if anything does."""
     if provenance.preprocessing != earlier.preprocessing:
         return f"it takes {provenance.preprocessing} preprocessing, not {earlier.preprocessing}"
-    largest = {
-        name: float(np.abs(array.astype(np.float64) - before[name]).max())
-        for name, array in arrays.items()
-        if not np.array_equal(array, before[name])
-    }
-    if not largest:
+    changes = [float(np.abs(array.astype("f8") - before[name]).max()) for name, array in arrays.items()]
+    if not any(changes):
         return ""
-    name = max(largest, key=lambda name: largest[name])
-    return f"{len(largest)} of {len(arrays)} arrays differ, {name} most, by up to {largest[name]:.3g}"
+    return f"{np.count_nonzero(changes)} of {len(arrays)} arrays differ, by up to {max(changes):.3g}"

@@ -25,10 +25,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import writing
 from ..errors import WeightsError
 from ..hdf5 import find, read_array, read_attribute, read_text
 from ..layers import PARAMETER_SHAPES
-from .parameters import Provenance, check_names, known_preprocessing, listed, shortened, write_file
+from .parameters import Provenance, check_names, known_preprocessing, listed, shortened
 
 FORMAT_VERSION = 2
 ARCHITECTURE = "D2-Net"
@@ -76,15 +77,12 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     with h5py.File(stream, "r", rdcc_nbytes=0) as file:
         shapes = _shapes(file)
         if not _is_ours(file) and (found := _find_vgg16(shapes)):
-            arrays = {
-                name: read_array(file, found[name], _keras_shape(shape))
-                for name, shape in PARAMETER_SHAPES.items()
-            }
-            transposed = {
-                name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-                for name, array in arrays.items()
-            }
-            return transposed, Provenance.of_file(stream, path, "Keras HDF5")
+            arrays = {}
+            for name, shape in PARAMETER_SHAPES.items():
+                # (out, in, height, width) is (height, width, in, out) there.
+                array = read_array(file, found[name], (*shape[2:], *shape[1::-1]))
+                arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+            return arrays, Provenance.of_file(stream, path, "Keras HDF5")
         provenance = _read_provenance(file)
         check_names(shapes, PARAMETER_SHAPES)
         return {name: read_array(file, name, shape) for name, shape in PARAMETER_SHAPES.items()}, provenance
@@ -115,7 +113,9 @@ def write(
     WeightsError
         If the file cannot be written there.
     """
-    write_file(path, _content(arrays, provenance, "<f2" if half else "<f4"))
+    content = _content(arrays, provenance, "<f2" if half else "<f4")
+    with writing(path, error=WeightsError) as stream:
+        stream.write(content)
 
 
 def _content(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dtype: str) -> bytes:
@@ -157,19 +157,15 @@ def _is_ours(file: Any) -> bool:
 
 def _read_provenance(file: Any) -> Provenance:
     if not _is_ours(file):
-        held = listed(file.keys()) if len(file) else "nothing"
         raise WeightsError(
             f"is an HDF5 file but not weights written by d2np: it lacks the attributes format_version and "
-            f"architecture, and holds {held}"
+            f"architecture, and holds {listed(file.keys()) or 'nothing'}"
         )
     version = read_attribute(file, "format_version")
-    if not isinstance(version, int) or version < 1:
-        told = "none" if version is None else shortened(version)
-        raise WeightsError(f"expected format version 1 to {FORMAT_VERSION}, found {told}")
-    if version > FORMAT_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise WeightsError(
-            f"was written by a newer d2np (format version {version}, this one reads {FORMAT_VERSION}): "
-            f"upgrade d2np"
+            f"expected format version 1 to {FORMAT_VERSION}, found {shortened(version)}; "
+            "newer ones need a newer d2np"
         )
     architecture = _text(file, "architecture")
     if architecture != ARCHITECTURE:
@@ -221,7 +217,7 @@ def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str] 
     -------
     dict of str to str, or None
         ``"conv1_1/weight"`` ... in network order -> the name in the file, of arrays of the right number of
-        dimensions. See :func:`_keras_shape`.
+        dimensions.
 
     Raises
     ------
@@ -249,11 +245,6 @@ def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str] 
             raise WeightsError(f"{layer}: expected one kernel and one bias, found {held}")
         found[f"{ours}/weight"], found[f"{ours}/bias"] = by_dimensions[4], by_dimensions[1]
     return found
-
-
-def _keras_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return Keras' shape of an array: (out, in, height, width) is (height, width, in, out) there."""
-    return shape if len(shape) == 1 else (*shape[2:], shape[1], shape[0])
 
 
 def _grouped(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:

@@ -30,21 +30,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import options
+from ..atomic import writing
 from ..errors import WeightsError
 from ..extras import require
 from ..layers import LAYERS, SMALLEST_SIDE
 from ..options import Preprocessing
 from ..version import __version__
 from . import onnx_graph
-from .parameters import (
-    Provenance,
-    StoredArray,
-    check,
-    known_preprocessing,
-    read_arrays,
-    shortened,
-    write_file,
-)
+from .parameters import Provenance, StoredArray, check, known_preprocessing, read_arrays, shortened
 
 INPUTS: dict[str | None, tuple[str, str]] = {
     None: ("planes", "the preprocessed image; caffe: blue, green, red minus 103.939, 116.779, 123.68"),
@@ -96,7 +89,9 @@ def write(
     OptionError
         If there is no such preprocessing.
     """
-    write_file(path, serialize(arrays, provenance, relu=relu, preprocessing=preprocessing))
+    content = serialize(arrays, provenance, relu=relu, preprocessing=preprocessing)
+    with writing(path, error=WeightsError) as stream:
+        stream.write(content)
 
 
 def serialize(

@@ -83,29 +83,47 @@ def follow(model: Any) -> tuple[dict[str, Any], Preprocessing | None, Preprocess
 
 
 class _Graph:
-    """The constants of a graph, and the nodes that take a value."""
+    """The constants of a graph, and the nodes that take a value.
+
+    A value that a node passes on unchanged has one name here: the first.
+    """
 
     def __init__(self, graph: Any) -> None:
-        self.outputs = {entry.name for entry in graph.output}
-        self.takers: dict[str, list[Any]] = {}
         self._tensors: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
         # Files older than IR version 4 list initializers among the inputs as well.
         self._inputs = [entry.name for entry in graph.input if entry.name not in self._tensors]
+        self._takers: dict[str, list[Any]] = {}
+        self._first_names: dict[str, str] = {}
         made = [*self._tensors, *self._inputs, *(name for node in graph.node for name in node.output if name)]
         if len(made) > len(set(made)):
             raise WeightsError("damaged ONNX file: a value is made twice")
+        # A value stands in the file before the nodes that take it.
         for node in graph.node:
             if node.op_type == "Constant":
                 self._tensors[node.output[0]] = _tensor_of(node)
-            elif node.op_type == "Identity" and node.input[0] in self._tensors:
-                self._tensors[node.output[0]] = self._tensors[node.input[0]]
+            elif self._changes_nothing(node):
+                self._first_names[node.output[0]] = self._first(node.input[0])
             elif node.op_type not in ("Shape", "Size"):
-                for name in dict.fromkeys(filter(None, node.input)):
-                    self.takers.setdefault(name, []).append(node)
+                for name in dict.fromkeys(map(self._first, filter(None, node.input))):
+                    self._takers.setdefault(name, []).append(node)
+        self._outputs = {self._first(entry.name) for entry in graph.output}
+
+    def _first(self, name: str) -> str:
+        return self._first_names.get(name, name)
+
+    def _changes_nothing(self, node: Any) -> bool:
+        """Return whether the first output of a node is its first input, where nothing is trained."""
+        given = _attributes(node)
+        if node.op_type == "Cast":
+            return given.get("to") in floating_types() and self._first(node.input[0]) not in self._tensors
+        if node.op_type == "Pad":
+            pads = given.get("pads", self.constant(node.input[1]) if len(node.input) > 1 else None)
+            return pads is not None and not np.any(pads)
+        return node.op_type in ("Identity", "Dropout")
 
     def entry(self) -> str:
         """Return the input that the network starts from."""
-        used = [name for name in self._inputs if name in self.takers]
+        used = [name for name in self._inputs if name in self._takers]
         if len(used) != 1:
             raise WeightsError(
                 "not a D2-Net: expected one input, and the weights in the file; found "
@@ -113,44 +131,38 @@ class _Graph:
             )
         return used[0]
 
-    def next(self, name: str) -> Any:
-        """Return the one node that works on a value; None at the end. What changes nothing is passed over."""
-        # Each value is made once, so this does not go round in circles.
-        while nodes := self.takers.get(name):
-            if len(nodes) > 1 or nodes[0].input[0] != name:
-                raise WeightsError(
-                    f"not a D2-Net: expected one layer that works on {shortened(name)}, "
-                    f"found {listed(map(_told, nodes))}"
-                )
-            if not self.changes_nothing(nodes[0]):
-                return nodes[0]
-            name = nodes[0].output[0]
-        return None
+    def is_output(self, name: str) -> bool:
+        """Return whether a value is an output of the graph."""
+        return self._first(name) in self._outputs
 
-    def changes_nothing(self, node: Any) -> bool:
-        """Return whether the first output of a node is its first input, where nothing is trained."""
-        if node.op_type == "Cast":
-            return _attributes(node).get("to") in floating_types()
-        if node.op_type == "Pad":
-            pads = _attributes(node).get("pads")
-            if pads is None and len(node.input) > 1:
-                pads = self.constant(node.input[1])
-            return pads is not None and not np.any(pads)
-        return node.op_type in ("Identity", "Dropout")
+    def takers(self, name: str) -> list[Any]:
+        """Return the nodes that work on a value."""
+        return self._takers.get(self._first(name), [])
+
+    def next(self, name: str) -> Any:
+        """Return the one node that works on a value; None at the end."""
+        nodes = self.takers(name)
+        if len(nodes) > 1 or (nodes and self._first(nodes[0].input[0]) != self._first(name)):
+            raise WeightsError(
+                f"not a D2-Net: expected one layer that works on {shortened(name)}, "
+                f"found {listed(map(_told, nodes))}"
+            )
+        return nodes[0] if nodes else None
 
     def parameter(self, name: str, tensor: str) -> Any:
         """Return the tensor of that name, which holds the array ``name``."""
-        if tensor not in self._tensors:
+        found = self._tensors.get(self._first(tensor))
+        if found is None:
             raise WeightsError(
                 f"{name}: expected numbers in the file; {shortened(tensor)} is computed or missing"
             )
-        return self._tensors[tensor]
+        return found
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return a small constant, or None if it is none."""
         from onnx import TensorProto, numpy_helper
 
-        tensor = self._tensors.get(name)
+        tensor = self._tensors.get(self._first(name))
         known = (*floating_types(), TensorProto.INT64, TensorProto.INT32)
         if tensor is None or tensor.data_type not in known or tensor.data_location == TensorProto.EXTERNAL:
             return None
@@ -200,36 +212,31 @@ def _of_vgg16(layer: Layer) -> Layer:
 def _differences(layer: Layer, node: Any) -> Iterator[str]:
     """Say in what a node, or None, is not the layer."""
     operator = OPERATORS[layer.type]
-    if node is None:
-        yield f"expected {layer.name} ({operator}), found the end"
-    elif node.op_type != operator:
-        yield f"expected {layer.name} ({operator}), found {_told(node)}"
-    elif operator != "Relu":
-        for key, found, wanted in _sizes(layer, node):
-            if found != wanted:
-                yield f"{_told(node)} has {key} {shortened(str(found))}, where {layer.name} has {wanted}"
-        for place, name in enumerate(layer.parameters, 1):
-            if len(node.input) <= place or not node.input[place]:
-                yield f"{_told(node)} has no {name.partition('/')[2]}"
-
-
-def _sizes(layer: Layer, node: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the attributes of a convolution or pooling: the name, the value found and that of the layer."""
+    if node is None or node.op_type != operator:
+        yield f"expected {layer.name} ({operator}), found {_told(node) if node else 'the end'}"
+        return
+    if operator == "Relu":
+        return
     given = _attributes(node)
-    padding = [layer.padding] * 4
-    pads = given.get("pads", [0] * 4)
     # TensorFlow's words for no padding, and for one that keeps the size, as those of convolutions here do.
     automatic = given.get("auto_pad", b"NOTSET").decode()
-    if automatic != "NOTSET":
-        pads = padding if layer.type == "convolution" else automatic
     if automatic == "VALID":
-        pads = [0] * 4
-    yield "pads", pads, padding
-    yield "kernel_shape", given.get("kernel_shape", [3, 3]), [layer.kernel] * 2
-    yield "strides", given.get("strides", [1, 1]), [layer.stride] * 2
-    yield "dilations", given.get("dilations", [1, 1]), [layer.dilation] * 2
-    yield "group", given.get("group", 1), 1
-    yield "ceil_mode", given.get("ceil_mode", 0), 0
+        given["pads"] = [0] * 4
+    elif automatic != "NOTSET":
+        given["pads"] = [layer.padding] * 4 if layer.type == "convolution" else automatic
+    for key, default, wanted in (
+        ("pads", [0] * 4, [layer.padding] * 4),
+        ("kernel_shape", [3, 3], [layer.kernel] * 2),
+        ("strides", [1, 1], [layer.stride] * 2),
+        ("dilations", [1, 1], [layer.dilation] * 2),
+        ("group", 1, 1),
+        ("ceil_mode", 0, 0),
+    ):
+        if (found := given.get(key, default)) != wanted:
+            yield f"{_told(node)} has {key} {shortened(str(found))}, where {layer.name} has {wanted}"
+    for place, name in enumerate(layer.parameters, 1):
+        if len(node.input) <= place or not node.input[place]:
+            yield f"{_told(node)} has no {name.partition('/')[2]}"
 
 
 # --- before and behind -----------------------------------------------------------------------------------
@@ -264,17 +271,11 @@ def _pass_preprocessing(graph: _Graph, here: str) -> tuple[str, Preprocessing | 
 
 def _check_end(graph: _Graph, here: str) -> None:
     """Raise WeightsError unless the map, with or without a last ReLU, is an output."""
-    ends, others = [(here, False)], []
-    for value, is_cut in ends:
-        if value in graph.outputs:
-            return
-        for node in graph.takers.get(value, []):
-            is_relu = not is_cut and node.op_type == "Relu"
-            if node.input[0] == value and (is_relu or graph.changes_nothing(node)):
-                ends.append((node.output[0], is_cut or is_relu))
-            else:
-                others.append(_told(node))
-    raise WeightsError(
-        "not a D2-Net: after conv4_3 expected the end, with or without a ReLU, as an output; "
-        f"found {listed(others) or 'no output'}"
-    )
+    takers = graph.takers(here)
+    ends = [here, *(node.output[0] for node in takers if node.op_type == "Relu")]
+    if not any(graph.is_output(end) for end in ends):
+        others = [node for end in ends for node in graph.takers(end) if node.op_type != "Relu" or end != here]
+        raise WeightsError(
+            "not a D2-Net: after conv4_3 expected the end, with or without a ReLU, as an output; "
+            f"found {listed(map(_told, others)) or 'no output'}"
+        )

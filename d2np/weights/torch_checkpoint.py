@@ -16,7 +16,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,22 +35,20 @@ from .parameters import Provenance, StoredArray, from_bfloat16, listed, shortene
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
+_FLOATS = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16"}
+_OTHERS = {
+    "Long": "i8",
+    "Int": "i4",
+    "Short": "i2",
+    "Char": "i1",
+    "Byte": "u1",
+    "Bool": "u1",
+    "Untyped": "u1",
+}
 _STORAGE_TYPES = {
     f"{module}.{name}Storage": kind
     for module in ("torch", "torch.cuda", "torch.storage")
-    for name, kind in {
-        "Float": "f4",
-        "Double": "f8",
-        "Half": "f2",
-        "BFloat16": "bfloat16",
-        "Long": "i8",
-        "Int": "i4",
-        "Short": "i2",
-        "Char": "i1",
-        "Byte": "u1",
-        "Bool": "u1",
-        "Untyped": "u1",
-    }.items()
+    for name, kind in (_FLOATS | _OTHERS).items()
 }
 
 # Beside tensors, the names that optimisers, settings and histories of training need. None is ever imported.
@@ -70,18 +68,15 @@ _HARMLESS = """
 
 @dataclass(frozen=True)
 class _Storage:
-    """A run of numbers in the file: its key, the kind and the number of its elements.
-
-    In the oldest legacy files it may be a part of another one, from the element ``start`` on.
-    """
+    """A run of numbers in the file: its key, the kind and the number of its elements."""
 
     key: str
     kind: str
     count: int
-    start: int = 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """Return the type of the elements, which is that of their bits where NumPy has none."""
         return np.dtype("u2" if self.kind == "bfloat16" else self.kind)
 
     @property
@@ -111,9 +106,7 @@ class _Tensor:
         flat = np.frombuffer(data, dtype)[self.offset :]
         strides = tuple(stride * dtype.itemsize for stride in self.strides)
         view = as_strided(flat, self.shape, strides, writeable=False)
-        if storage.kind == "bfloat16":
-            return from_bfloat16(view)
-        return view.astype(dtype.newbyteorder("="), order="C")
+        return from_bfloat16(view) if storage.kind == "bfloat16" else view
 
 
 def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provenance]:
@@ -158,19 +151,12 @@ def _read_pickle(stream: BinaryIO) -> tuple[object, dict[str, _Storage]]:
     def storage(identifier: object) -> _Storage:
         match identifier:
             case ("storage", Global(name), str(key), str(), int(count), *view) if (
-                name in _STORAGE_TYPES and _are_counts(count)
+                name in _STORAGE_TYPES and _are_counts(count) and view in ([], [None])
             ):
                 found = _Storage(key, _STORAGE_TYPES[name], count)
-            case _:
-                raise WeightsError("its pickle is malformed: a reference to something that is no storage")
-        if storages.setdefault(key, found) != found:
-            raise WeightsError(f"its pickle is malformed: two descriptions of the storage {shortened(key)}")
-        match view:
-            case [] | [None]:
-                return found
-            case [(str(), int(start), int(length))] if _are_counts(start, length) and start + length <= count:
-                return replace(found, start=start)
-        raise WeightsError("its pickle is malformed: a view beyond its storage")
+                if storages.setdefault(key, found) == found:
+                    return found
+        raise WeightsError("its pickle is malformed: a reference to something that is no storage")
 
     return inert_pickle.read(stream, _FUNCTIONS, storage), storages
 
@@ -179,28 +165,17 @@ def _are_counts(*values: object) -> bool:
     return all(type(value) is int and value >= 0 for value in values)  # a bool is an int to isinstance
 
 
-def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> _Tensor:
-    match (storage, offset, shape, strides):
-        case (_Storage(), int(), tuple(), tuple()) if _are_counts(offset, *shape, *strides) and len(
-            shape
-        ) == len(strides):
-            return _Tensor(replace(storage, start=0), storage.start + offset, shape, strides)
+def _tensor(storage: object, offset: Any, shape: object, strides: object, *_: object) -> _Tensor:
+    match (storage, shape, strides):
+        case (_Storage(), tuple(), tuple()) if len(shape) == len(strides):
+            if _are_counts(offset, *shape, *strides):
+                return _Tensor(storage, offset, shape, strides)
     raise WeightsError("its pickle is malformed: a tensor without storage, offset, shape and strides")
-
-
-def _dictionary(*arguments: object) -> dict[object, object]:
-    """Return an OrderedDict. Python 2 passes its items as one list of pairs, Python 3 sets them later."""
-    match arguments:
-        case ():
-            return {}
-        case (list(pairs),):
-            return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and isinstance(pair[0], str)}
-    raise WeightsError("its pickle is malformed: a dictionary made from something else")
 
 
 _FUNCTIONS: dict[str, Callable[..., object]] = {
     **dict.fromkeys([*_STORAGE_TYPES, *_HARMLESS.split()], lambda *_: OPAQUE),
-    "collections.OrderedDict": _dictionary,
+    "collections.OrderedDict": lambda *_: {},
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
@@ -219,8 +194,8 @@ def _arrays(
     state = next((value for value in inner if isinstance(value, dict)), checkpoint)
     tensors = {name: value for name, value in state.items() if isinstance(value, _Tensor)}
     if not tensors:
-        found = f"no tensors but the keys {listed(state)}" if state else "an empty dictionary"
-        raise WeightsError(f"expected a state dict of a D2-Net, found {found}")
+        found = listed(state) or "an empty dictionary"
+        raise WeightsError(f"expected a state dict of a D2-Net, found no tensors but {found}")
 
     def read(tensor: _Tensor) -> NDArray[Any]:
         return tensor.cut(read_storage(tensor.storage), byte_order)
@@ -243,21 +218,19 @@ def _read_zip(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Preprocessing]
         ) from None
     with archive:
         names = archive.namelist()
-        pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if "model.weights.h5" in names:
             raise WeightsError("is a whole model of Keras 3: unpack model.weights.h5 from it and give that")
+        pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise WeightsError(
                 f"is a zip archive but not a PyTorch checkpoint: expected one data.pkl in it, "
-                f"found {listed(names) if names else 'nothing'}"
+                f"found {listed(names) or 'nothing'}"
             )
-        prefix = pickles[0][: -len("data.pkl")]
+        prefix = pickles[0].removesuffix("data.pkl")
         if prefix + "constants.pkl" in names:
             raise WeightsError("is a TorchScript program; expected a checkpoint that holds a state dict")
         checkpoint, _ = _read_pickle(io.BytesIO(_member(archive, pickles[0], LARGEST_PICKLE)))
-        order = b"little"
-        if prefix + "byteorder" in names:
-            order = _member(archive, prefix + "byteorder", 16)
+        order = _member(archive, prefix + "byteorder", 16) if prefix + "byteorder" in names else b"little"
         if order not in (b"little", b"big"):
             raise WeightsError("expected the byte order little or big, found another one")
         return _arrays(
@@ -292,10 +265,10 @@ def _read_legacy(stream: BinaryIO) -> tuple[dict[str, NDArray[Any]], Preprocessi
     _read_pickle(head)  # sizes of C types on the machine that wrote the file; nothing depends on them
     checkpoint, storages = _read_pickle(head)
     keys, _ = _read_pickle(head)
-    if not (
-        isinstance(keys, list)
-        and all(isinstance(key, str) for key in keys)
-        and sorted(keys) == sorted(storages)
+    if (
+        not isinstance(keys, list)
+        or len(keys) != len(storages)
+        or not all(isinstance(key, str) and key in storages for key in keys)
     ):
         raise WeightsError("its pickle is malformed: its storages are not those that its tensors need")
     places, place = {}, head.tell()
