@@ -322,7 +322,7 @@ def test_paths_with_nul(net):
 @pytest.mark.parametrize(("dtype", "white"), [(bool, 1), (np.int16, 4095), (np.int64, 255), (">u4", 65535)])
 def test_the_advice_on_types_is_right(dtype, white):
     values = (np.linspace(0, 1, 81).reshape(9, 9) * white).astype(dtype)
-    with pytest.raises(d2np.ImageError, match=r"multiply it by 255.0 / WHITE") as error:
+    with pytest.raises(d2np.ImageError, match=r"multiply numbers by 255.0 / WHITE") as error:
         images.open_image(values)
     assert "astype" not in str(error.value)
     found = images.open_image(values * (255.0 / white))

@@ -24,21 +24,19 @@ _FEW_LEVELS = 16
 
 def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
     """Raise an ImageError unless arrays of this shape and type are images."""
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
-        first = len(shape) == 3 and shape[0] in (1, 3, 4)
-        advice = ": bring the channels to the end with numpy.moveaxis(image, 0, -1)" if first else ""
-        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}{advice}")
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ImageError(
+            f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}: where the channels come "
+            "first, numpy.moveaxis(image, 0, -1) brings them to the end"
+        )
     if 0 in shape:
         raise ImageError(f"{name} is empty: its shape is {shape}")
     dtype = np.dtype(dtype).newbyteorder("=")
     if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
-        advice = ""
-        if dtype.kind in "biu":
-            advice = (
-                ": multiply it by 255.0 / WHITE, where WHITE is the value of full brightness (1 for bool, "
-                "255 for 8 bits, 4095 for 12 bits)"
-            )
-        raise ImageError(f"{name} must be uint8, uint16 or float in 0..255; got {dtype}{advice}")
+        raise ImageError(
+            f"{name} must be uint8, uint16 or float in 0..255; got {dtype}: multiply numbers by 255.0 / "
+            "WHITE, where WHITE is the value of full brightness (1 for bool, 4095 for 12 bits)"
+        )
 
 
 def check_floats(array: NDArray[Any], name: str) -> tuple[float, float]:
