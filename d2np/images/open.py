@@ -377,8 +377,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     name = name_of(image)
     if isinstance(image, (str, os.PathLike)) and is_pipe(image):
         raise ImageError(f"{name} is {IS_A_PIPE}")
-    limit = pixels_by_default()
-    allowed = limit if max_pixels is None else max_pixels
+    allowed = most_pixels(max_pixels)
     opened: Image.Image | TiffRows
     with reading(name):
         file = _content(image, name, max_pixels)
@@ -405,10 +404,9 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
         count, problem = width * height, ""
         if count > allowed:
             problem = (
-                f"is too large to open unasked: {width} x {height} = {count} px, above "
-                + ("Pillow's limit" if max_pixels is None else f"the limit of {allowed}")
-                + " that guards against files made to fill the memory; to read it, raise the limit with "
-                f"max_pixels={count} (--max-pixels {count} on the command line)"
+                f"is too large to open unasked: {width} x {height} = {count} px, above the limit of "
+                f"{allowed} that guards against files made to fill the memory; to read it, raise the "
+                f"limit with max_pixels={count} (--max-pixels {count} on the command line)"
             )
         elif getattr(opened, "format", None) == "AVIF" and allowed < _AVIF_LIMIT:
             problem = (
@@ -418,7 +416,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
         if problem:
             opened.close()
             raise ImageError(f"{name} {problem}")
-        if isinstance(opened, TiffImageFile) and (count > limit or _misread(opened)):
+        if isinstance(opened, TiffImageFile) and (count > most_pixels() or _misread(opened)):
             if isinstance(file, str):  # what is in memory would be closed with it
                 opened.close()
             opened = TiffRows(file, name)
@@ -476,12 +474,13 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
 
 def most_bytes(max_pixels: int | None) -> float:
     """Return how many bytes the file of an image that is not too large may have."""
-    allowed = pixels_by_default() if max_pixels is None else max_pixels
-    return MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
+    return MOST_BYTES_PER_PIXEL * most_pixels(max_pixels) + _MOST_BYTES_AROUND
 
 
-def pixels_by_default() -> float:
-    """Return above how many pixels files are refused by default: where Pillow refuses them."""
+def most_pixels(max_pixels: int | None = None) -> float:
+    """Return above how many pixels files are refused: by default where Pillow refuses them."""
+    if max_pixels is not None:
+        return max_pixels
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
@@ -511,7 +510,7 @@ def _decoded(opened: Image.Image | TiffRows, orient: bool, name: str) -> NDArray
     with opened, reading(name):
         if not isinstance(opened, TiffRows):
             return _from_pil(opened, orient, name, file=True)
-        if math.prod(opened.size) > pixels_by_default():
+        if math.prod(opened.size) > most_pixels():
             raise ImageError(
                 f"{name} is too large to be turned as its orientation {opened.orientation} says: "
                 "turn it first, or leave orient out"

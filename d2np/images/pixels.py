@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,8 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..layers import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
-from ..options import InputChanges, Options, Preprocessing, check, chosen
+from ..options import Options, Preprocessing, check
 from .messages import LOGGER, ONCE
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 FULL = (0, 65535)
 """The smallest and the largest value of 16 bits."""
@@ -119,11 +116,9 @@ def turned(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
-def network_size(
-    width: int, height: int, options: Options | None = None, **changes: Unpack[InputChanges]
-) -> tuple[int, int]:
+def network_size(width: int, height: int, options: Options | None = None) -> tuple[int, int]:
     """Return (width, height) in pixels at which the network sees an image."""
-    return _sizes(width, height, chosen(options, InputChanges, **changes))[-1]
+    return _sizes(width, height, options or Options())[-1]
 
 
 def _sizes(width: int, height: int, options: Options) -> list[tuple[int, int]]:
@@ -141,12 +136,10 @@ def _sizes(width: int, height: int, options: Options) -> list[tuple[int, int]]:
     return sizes
 
 
-def shrink(
-    image: NDArray[Any], options: Options | None = None, **changes: Unpack[InputChanges]
-) -> NDArray[Any]:
+def shrink(image: NDArray[Any], options: Options) -> NDArray[Any]:
     """Bring an (H, W, 3) image down to the size the network sees, with Pillow's bilinear filter."""
     height, width = image.shape[:2]
-    for size in _sizes(width, height, chosen(options, InputChanges, **changes))[1:]:
+    for size in _sizes(width, height, options)[1:]:
         if min(size) < 1:
             raise ImageError(
                 f"an image of {width} x {height} px would shrink to {size[0]} x {size[1]} px: "
