@@ -57,11 +57,11 @@ def local_path(url: str, *, windows: bool = os.name == "nt") -> str | None:
     path = unquote(slash + path)
     if windows:
         path = re.sub(r"^/([A-Za-z])[:|]", r"\1:", path)
-        if host not in ("", "localhost"):
-            return f"//{host}{path}"
-    if host not in ("", "localhost"):
-        raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
-    return path
+    if host in ("", "localhost"):
+        return path
+    if windows:
+        return f"//{host}{path}"
+    raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
 
 
 @dataclass(frozen=True)
