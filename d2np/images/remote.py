@@ -339,5 +339,5 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return "no answer in time"
     if isinstance(error, OSError) and (error.errno or 0) > 0:
-        return os.strerror(error.errno or 0)
+        return " ".join((error.strerror or text).split())
     return f"cannot be used: {text}"
