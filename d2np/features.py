@@ -161,16 +161,15 @@ class Matches:
 
 def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
     """Return indices or a mask, checked against the number of elements."""
-    chosen = np.asarray(which)
-    if chosen.size == 0 and chosen.dtype != bool:
-        chosen = chosen.astype(np.int64)
-    if chosen.ndim != 1 or (chosen.dtype != bool and not np.issubdtype(chosen.dtype, np.integer)):
-        raise FormatError(f"select takes a list of indices or a mask; got {chosen.dtype} {chosen.shape}")
-    if chosen.dtype == bool:
-        if len(chosen) != count:
-            raise FormatError(f"select among {count} {what}: the mask has {len(chosen)} elements")
-    elif len(outside := chosen[(chosen < -count) | (chosen >= count)]):
-        raise FormatError(f"select among {count} {what}: there is no number {outside[0]}")
+    indices = np.asarray(which)
+    if indices.size == 0 and indices.dtype != bool:
+        indices = indices.astype(np.int64)
+    try:
+        chosen = np.arange(count)[indices]
+    except IndexError as error:
+        raise FormatError(f"select among {count} {what}: {error}") from None
+    if chosen.ndim != 1:
+        raise FormatError(f"select takes a list of indices or a mask; got an array {indices.shape}")
     return chosen
 
 

@@ -195,7 +195,7 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
     for place, told in (
         (str(tmp_path / "taken"), "taken: is no folder"),
         (str(tmp_path / "a\0b"), "null"),
-        ("nonsense://x", "no such kind of URL"),
+        ("nonsense://x", "Protocol not known"),
     ):
         output = output_of(tmp_path / "f.h5")
         output.start()

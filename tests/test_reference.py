@@ -62,7 +62,9 @@ def test_a_shrunk_image_with_packaged_weights(trained, output):
 def test_shrink(make_image, dtype, limits):
     image = make_image(61, 83).astype(dtype)
     found = reference.shrink(image, *limits)
-    np.testing.assert_array_equal(found, shrink(image, max_edge=limits[0], max_sum_edges=limits[1]))
+    np.testing.assert_array_equal(
+        found, shrink(image, d2np.Options(max_edge=limits[0], max_sum_edges=limits[1]))
+    )
 
 
 def test_files(tmp_path, weights_arrays, image):

@@ -134,7 +134,7 @@ def test_rows_are_those_of_the_whole(kinds, name, cuts):
 @pytest.mark.parametrize("name", NAMES)
 def test_shrunk_images(kinds, name):
     img, _ = kinds[name]
-    expected = pixels.shrink(images.open_image(img, **MOST), max_edge=100, max_sum_edges=120)
+    expected = pixels.shrink(images.open_image(img, **MOST), d2np.Options(max_edge=100, max_sum_edges=120))
     with open_source(img, max_edge=100, max_sum_edges=120, **MOST) as source:
         assert source.given == (HEIGHT, WIDTH)
         assert source.shape == expected.shape[:2]

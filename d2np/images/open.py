@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -36,25 +37,13 @@ if TYPE_CHECKING:
 
 
 class SupportsArray(Protocol):
-    """An array of another library."""
+    """An array of another library, or one of which parts can be read from a file, as of HDF5."""
 
     def __array__(self) -> NDArray[Any]: ...
 
 
-class Dataset(Protocol):
-    """An array of which parts can be read from a file, such as an HDF5 dataset."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> Any: ...
-    @property
-    def ndim(self) -> int: ...
-    def __getitem__(self, key: Any, /) -> Any: ...
-
-
 ImageLike: TypeAlias = (
-    "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Dataset | SupportsArray"
+    "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | SupportsArray"
 )
 """A path, the content of a file or the file opened in binary mode, a PIL image, or an array (H, W[, 3 | 4])
 uint8, uint16 or float in 0..255, in memory or in a file (``numpy.memmap``, an h5py dataset). Arrays of other
@@ -173,23 +162,18 @@ def open_source(
         name = getattr(image, "filename", "") or "the image"
         with reading(name):
             stored = _from_pil(image, options.orient, name)
-    elif not isinstance(image, np.ndarray) and _is_dataset(image):
+    elif isinstance(image, np.ndarray):
+        name = "the image array"
+    elif isinstance(getattr(image, "dtype", None), np.dtype) and hasattr(image, "__getitem__"):
         name = "the image dataset"
     else:
-        name = "the image array"
-        stored = image if isinstance(image, np.ndarray) else to_array(image, "the image")
-        if stored.ndim == 0 and stored is not image:
+        name, stored = "the image array", to_array(image, "the image")
+        if stored.ndim == 0:
             raise ImageError(
                 "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
                 f"{type(image).__name__}"
             )
-    source = Source(stored, name, options.stretch)
-    try:
-        source.shrink(options)
-    except BaseException:
-        source.close()
-        raise
-    return source
+    return Source(stored, name, options)
 
 
 class Source:
@@ -202,8 +186,8 @@ class Source:
         :class:`~d2np.images.tiff.TiffRows`, which is closed with the source.
     name : str
         What the image is called in messages.
-    stretch : bool
-        See :class:`d2np.Options`.
+    options : Options
+        An image that is larger than they allow is read whole and shrunk.
 
     Attributes
     ----------
@@ -217,26 +201,32 @@ class Source:
 
     on_read: Callable[[int], object] | None = None
 
-    def __init__(self, stored: Any, name: str, stretch: bool = False) -> None:
-        self._stored, self._name, self._stretch = stored, name, stretch
+    def __init__(self, stored: Any, name: str, options: Options) -> None:
+        self._stored, self._name, self._stretch = stored, name, options.stretch
         # Rows that are decoded at once, those of a strip, tile or chunk.
         chunks = getattr(stored, "chunks", None)
         self._step = int(chunks[0]) if isinstance(chunks, tuple) and chunks else 1
-        self._pieces: dict[int, NDArray[Any]] = {}
+        # One piece may reach into the next, so two are kept however large they are.
+        self._pieces: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._most_pieces = max(2, math.ceil(_REMEMBERED / self._step))
         self._lock = threading.Lock()
         self._told: set[str] = set()
         self._levels, self._range = pixels.Levels(), pixels.FULL
         self._shrunk: NDArray[Any] | None = None
         try:
             pixels.check_form(stored.shape, stored.dtype, name)
-            self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
+            height, width = self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
             self._floats = np.issubdtype(stored.dtype, np.floating)
             if self._floats:
                 self._refuse_fractions()
-            if stretch:
+            if self._stretch:
                 for rows in self._all_rows():
                     self._levels.add(rows)
                 self._range = self._levels.range
+            if pixels.network_size(width, height, options) != (width, height):
+                self._shrunk = pixels.shrink(self._checked(0, height), options)
+                self.shape = (self._shrunk.shape[0], self._shrunk.shape[1])
+                self.close()
         except BaseException:
             self.close()
             raise
@@ -259,19 +249,10 @@ class Source:
             self.on_read(last - first)
         return found
 
-    def shrink(self, options: Options) -> None:
-        """Read the image whole and shrink it, if it is larger than the options allow."""
-        height, width = self.given
-        if pixels.network_size(width, height, options) != (width, height):
-            self._shrunk = pixels.shrink(self._checked(0, height), options)
-            self.shape = (self._shrunk.shape[0], self._shrunk.shape[1])
-            self.close()
-
     def close(self) -> None:
         """Close what :func:`open_source` has opened."""
         if not self._stretch:
             self._levels.remark(self._name)
-        self._levels = pixels.Levels()
         self._pieces.clear()
         if isinstance(self._stored, TiffRows):
             self._stored.close()
@@ -318,21 +299,15 @@ class Source:
             return self._fetch(first, last)
         parts = []
         with self._lock:
-            for piece in range(first // self._step, math.ceil(last / self._step)):
-                top = piece * self._step
-                parts.append(self._piece(piece)[max(first - top, 0) : last - top])
+            for top in range(first // self._step * self._step, last, self._step):
+                piece = self._pieces.pop(top, None)
+                if piece is None:
+                    if len(self._pieces) == self._most_pieces:
+                        self._pieces.popitem(last=False)  # the one not used for longest
+                    piece = self._fetch(top, min(top + self._step, self.given[0]))
+                self._pieces[top] = piece
+                parts.append(piece[max(first - top, 0) : last - top])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _piece(self, number: int) -> NDArray[Any]:
-        rows = self._pieces.pop(number, None)
-        if rows is None:
-            # One piece may reach into the next, so two are kept however large they are.
-            while len(self._pieces) >= max(2, math.ceil(_REMEMBERED / self._step)):
-                del self._pieces[next(iter(self._pieces))]
-            top = number * self._step
-            rows = self._fetch(top, min(top + self._step, self.given[0]))
-        self._pieces[number] = rows  # behind all others: the first one is the one not used for longest
-        return rows
 
     def _fetch(self, first: int, last: int) -> NDArray[Any]:
         try:
@@ -343,17 +318,6 @@ class Source:
         # A damaged or a closed HDF5 file, or what another library's array raises.
         except Exception as error:
             raise ImageError(f"{self._name} cannot be read from row {first} on: {error}") from error
-
-
-def _is_dataset(thing: object) -> bool:
-    """Return whether this is an array in a file, by what it can do: h5py need not be there."""
-    if not all(hasattr(thing, name) for name in ("shape", "dtype", "ndim", "__getitem__")):
-        return False
-    try:
-        np.dtype(thing.dtype)  # type: ignore[attr-defined]
-    except TypeError:  # of another library
-        return False
-    return True
 
 
 def _is_encoded(image: object) -> TypeGuard[Encoded]:
@@ -413,8 +377,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     name = name_of(image)
     if isinstance(image, (str, os.PathLike)) and is_pipe(image):
         raise ImageError(f"{name} is {IS_A_PIPE}")
-    limit = pixels_by_default()
-    allowed = limit if max_pixels is None else max_pixels
+    allowed = most_pixels(max_pixels)
     opened: Image.Image | TiffRows
     with reading(name):
         file = _content(image, name, max_pixels)
@@ -441,10 +404,9 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
         count, problem = width * height, ""
         if count > allowed:
             problem = (
-                f"is too large to open unasked: {width} x {height} = {count} px, above "
-                + ("Pillow's limit" if max_pixels is None else f"the limit of {allowed}")
-                + " that guards against files made to fill the memory; to read it, raise the limit with "
-                f"max_pixels={count} (--max-pixels {count} on the command line)"
+                f"is too large to open unasked: {width} x {height} = {count} px, above the limit of "
+                f"{allowed} that guards against files made to fill the memory; to read it, raise the "
+                f"limit with max_pixels={count} (--max-pixels {count} on the command line)"
             )
         elif getattr(opened, "format", None) == "AVIF" and allowed < _AVIF_LIMIT:
             problem = (
@@ -454,7 +416,7 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
         if problem:
             opened.close()
             raise ImageError(f"{name} {problem}")
-        if isinstance(opened, TiffImageFile) and (count > limit or _misread(opened)):
+        if isinstance(opened, TiffImageFile) and (count > most_pixels() or _misread(opened)):
             if isinstance(file, str):  # what is in memory would be closed with it
                 opened.close()
             opened = TiffRows(file, name)
@@ -489,8 +451,6 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
     if isinstance(image, RemoteFile):
         return io.BytesIO(image.read(most_bytes(max_pixels)))
     if isinstance(image, (str, os.PathLike)):
-        if "\0" in name:
-            raise ImageError(f"{name!r} is no path: it holds a NUL character")
         return name
     if isinstance(image, (bytes, bytearray, memoryview)):
         return io.BytesIO(image)
@@ -514,12 +474,13 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
 
 def most_bytes(max_pixels: int | None) -> float:
     """Return how many bytes the file of an image that is not too large may have."""
-    allowed = pixels_by_default() if max_pixels is None else max_pixels
-    return MOST_BYTES_PER_PIXEL * allowed + _MOST_BYTES_AROUND
+    return MOST_BYTES_PER_PIXEL * most_pixels(max_pixels) + _MOST_BYTES_AROUND
 
 
-def pixels_by_default() -> float:
-    """Return above how many pixels files are refused by default: where Pillow refuses them."""
+def most_pixels(max_pixels: int | None = None) -> float:
+    """Return above how many pixels files are refused: by default where Pillow refuses them."""
+    if max_pixels is not None:
+        return max_pixels
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
@@ -549,7 +510,7 @@ def _decoded(opened: Image.Image | TiffRows, orient: bool, name: str) -> NDArray
     with opened, reading(name):
         if not isinstance(opened, TiffRows):
             return _from_pil(opened, orient, name, file=True)
-        if math.prod(opened.size) > pixels_by_default():
+        if math.prod(opened.size) > most_pixels():
             raise ImageError(
                 f"{name} is too large to be turned as its orientation {opened.orientation} says: "
                 "turn it first, or leave orient out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,8 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..layers import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
-from ..options import InputChanges, Options, Preprocessing, check, chosen
+from ..options import Options, Preprocessing, check
 from .messages import LOGGER, ONCE
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 FULL = (0, 65535)
 """The smallest and the largest value of 16 bits."""
@@ -24,21 +21,19 @@ _FEW_LEVELS = 16
 
 def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
     """Raise an ImageError unless arrays of this shape and type are images."""
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
-        first = len(shape) == 3 and shape[0] in (1, 3, 4)
-        advice = ": bring the channels to the end with numpy.moveaxis(image, 0, -1)" if first else ""
-        raise ImageError(f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}{advice}")
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ImageError(
+            f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}: where the channels come "
+            "first, numpy.moveaxis(image, 0, -1) brings them to the end"
+        )
     if 0 in shape:
         raise ImageError(f"{name} is empty: its shape is {shape}")
     dtype = np.dtype(dtype).newbyteorder("=")
     if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
-        advice = ""
-        if dtype.kind in "biu":
-            advice = (
-                ": multiply it by 255.0 / WHITE, where WHITE is the value of full brightness (1 for bool, "
-                "255 for 8 bits, 4095 for 12 bits)"
-            )
-        raise ImageError(f"{name} must be uint8, uint16 or float in 0..255; got {dtype}{advice}")
+        raise ImageError(
+            f"{name} must be uint8, uint16 or float in 0..255; got {dtype}: multiply numbers by 255.0 / "
+            "WHITE, where WHITE is the value of full brightness (1 for bool, 4095 for 12 bits)"
+        )
 
 
 def check_floats(array: NDArray[Any], name: str) -> tuple[float, float]:
@@ -121,11 +116,9 @@ def turned(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
-def network_size(
-    width: int, height: int, options: Options | None = None, **changes: Unpack[InputChanges]
-) -> tuple[int, int]:
+def network_size(width: int, height: int, options: Options | None = None) -> tuple[int, int]:
     """Return (width, height) in pixels at which the network sees an image."""
-    return _sizes(width, height, chosen(options, InputChanges, **changes))[-1]
+    return _sizes(width, height, options or Options())[-1]
 
 
 def _sizes(width: int, height: int, options: Options) -> list[tuple[int, int]]:
@@ -143,12 +136,10 @@ def _sizes(width: int, height: int, options: Options) -> list[tuple[int, int]]:
     return sizes
 
 
-def shrink(
-    image: NDArray[Any], options: Options | None = None, **changes: Unpack[InputChanges]
-) -> NDArray[Any]:
+def shrink(image: NDArray[Any], options: Options) -> NDArray[Any]:
     """Bring an (H, W, 3) image down to the size the network sees, with Pillow's bilinear filter."""
     height, width = image.shape[:2]
-    for size in _sizes(width, height, chosen(options, InputChanges, **changes))[1:]:
+    for size in _sizes(width, height, options)[1:]:
         if min(size) < 1:
             raise ImageError(
                 f"an image of {width} x {height} px would shrink to {size[0]} x {size[1]} px: "

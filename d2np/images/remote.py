@@ -57,13 +57,11 @@ def local_path(url: str, *, windows: bool = os.name == "nt") -> str | None:
     path = unquote(slash + path)
     if windows:
         path = re.sub(r"^/([A-Za-z])[:|]", r"\1:", path)
-        if re.fullmatch(r"[A-Za-z][:|]", host):  # file://C:/a.jpg, as some write it
-            host, path = "", f"{host[0]}:{path}"
-        elif host not in ("", "localhost"):
-            return f"//{host}{path}"
-    if host not in ("", "localhost"):
-        raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
-    return path
+    if host in ("", "localhost"):
+        return path
+    if windows:
+        return f"//{host}{path}"
+    raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,9 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """The last part of the URL."""
-        return _last_part(self.url)
+        first = self.url.partition("::")[0]
+        path = unquote(urlsplit(first).path) if _is_web(first) else first
+        return path.rstrip("/").rpartition("/")[2] or first
 
     def version(self) -> dict[str, int | str]:
         """Return what shows that the content is still the same: its size, and a tag or a time.
@@ -102,14 +102,16 @@ class RemoteFile:
         ImageError
             If it cannot be asked.
         """
-        info = self._info()
+        info = self.told
+        if info is None:
+            with _told_in_one_line(self.url):
+                system, path = file_system(self.url, ImageError)
+                info = system.info(path)
         found: dict[str, int | str] = {}
         if info.get("size") is not None:
             found["size"] = int(info["size"])
-        for key in _VERSIONS:
-            if info.get(key):
-                found["version"] = _as_text(info[key])
-                break
+        if versions := [info[key] for key in _VERSIONS if info.get(key)]:
+            found["version"] = _as_text(versions[0])
         return found
 
     def read(self, most: float) -> bytes:
@@ -136,21 +138,11 @@ class RemoteFile:
         ImageError
             If it cannot be read.
         """
-        if self.content is not None:
-            return hashlib.sha256(self.content).hexdigest()
         digest = hashlib.sha256()
         with _told_in_one_line(self.url):
-            for piece in _pieces(self.url):
+            for piece in _pieces(self.url) if self.content is None else [self.content]:
                 digest.update(piece)
         return digest.hexdigest()
-
-    def _info(self) -> Mapping[str, Any]:
-        if self.told is not None:
-            return self.told
-        with _told_in_one_line(self.url):
-            system, path = file_system(self.url, ImageError)
-            info: Mapping[str, Any] = system.info(path)
-            return info
 
 
 def below(url: str) -> list[tuple[RemoteFile, str]] | None:
@@ -232,12 +224,6 @@ def _entries(system: Any, url: str, found: Mapping[str, Any], folder: str) -> li
 def _as_text(version: Any) -> str:
     # One file system may tell a time in two ways.
     return repr(version.timestamp() if isinstance(version, datetime) else version).strip("'")
-
-
-def _last_part(url: str) -> str:
-    first = url.partition("::")[0]
-    path = unquote(urlsplit(first).path) if _is_web(url) else first
-    return path.rstrip("/").rpartition("/")[2] or first
 
 
 def _is_web(url: str) -> bool:
@@ -344,21 +330,14 @@ def reason_of(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError):
         return f"a package for this kind of URL is missing: {text}"
-    if isinstance(error, ValueError) and "Protocol not known" in text:
-        return "fsspec knows no such kind of URL"
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return NO_FILE
     if isinstance(error, PermissionError) or status in (401, 403):
         return "no permission"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
     if status is not None:
         return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return "no answer in time"
-    if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:
-        number = getattr(error, "errno", None)
-        return f"no connection: {os.strerror(number) if number else text}"
-    if isinstance(error, OSError) and error.errno:
-        return " ".join((error.strerror or os.strerror(error.errno)).split())
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return " ".join((error.strerror or text).split())
     return f"cannot be used: {text}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from contextlib import ExitStack
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ MOST_BYTES_PER_PIXEL = 16
 _ALWAYS_READ = 16 << 20
 # Little and big endian; the last two are BigTIFF, for files above 4 GB.
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SIZ = b"\xff\x4f\xff\x51"
+_SIZ = re.compile(rb"\xff\x4f\xff\x51")
 _GREY_INVERTED, _GREY, _RGB, _YCBCR = 0, 1, 2, 6
 _JPEG = (6, 7, 33007, 34892)
 # Strips and tiles that are files of their own, and say themselves how large they are.
@@ -35,7 +36,7 @@ def is_tiff(file: str | os.PathLike[str] | BinaryIO) -> bool:
     """Return whether the file begins as TIFF files do."""
     try:
         return first_bytes(file, 4) in _SIGNATURES
-    except OSError:
+    except (OSError, ValueError):  # a NUL character in the path
         return False
 
 
@@ -79,16 +80,11 @@ def _jpeg_2000_size(data: bytes) -> tuple[int, int, int]:
 
     If what looks like a head is there more than once, the largest counts.
     """
-    found, position = (0, 0, 0), data.find(_SIZ)
-    while position >= 0:
-        right, bottom, left, top = struct.unpack_from(">4I", data, position + 8)
-        (components,) = struct.unpack_from(">H", data, position + 40)
-        size = (bottom - top, right - left, components)
-        found = (max(found[0], size[0]), max(found[1], size[1]), max(found[2], size[2]))
-        position = data.find(_SIZ, position + 1)
-    if found == (0, 0, 0):
+    heads = [struct.unpack_from(">4I16xH", data, head.end() + 4) for head in re.finditer(_SIZ, data)]
+    if not heads:
         raise ImageError("the size of a JPEG 2000 file in it cannot be found")
-    return found
+    right, bottom, left, top, components = np.array(heads, np.int64).T
+    return int((bottom - top).max()), int((right - left).max()), int(components.max())
 
 
 class TiffRows:
@@ -132,12 +128,10 @@ class TiffRows:
             try:
                 self._file = stack.enter_context(tifffile.TiffFile(file))
                 self._open(self._file.pages[0])
-            except ImageError as error:
-                raise ImageError(f"{self.name} {error}") from error
             except Exception as error:  # tifffile raises almost anything on a damaged file
-                raise ImageError(
-                    f"{self.name} cannot be read as a TIFF: {error or type(error).__name__}"
-                ) from error
+                is_ours = isinstance(error, ImageError)
+                problem = error if is_ours else f"cannot be read as a TIFF: {error or type(error).__name__}"
+                raise ImageError(f"{self.name} {problem}") from error
             stack.pop_all()
 
     def _open(self, page: Any) -> None:
@@ -235,36 +229,35 @@ class TiffRows:
         for plane in range(self._colours if self._separate else 1):
             channels = slice(plane, plane + 1) if self._separate else slice(0, self._colours)
             for column in range(self._across):
-                index = (plane * self._down + band) * self._across + column
                 try:
-                    tile, left = self._tile(index, band)
+                    tile = self._tile((plane * self._down + band) * self._across + column, band)
                 except Exception as error:  # decoders raise almost anything on damaged data
                     raise ImageError(
                         f"{self.name} is damaged, or compressed in a way that is not read, at row "
                         f"{band * self.chunks[0]}: {error or type(error).__name__}"
                     ) from error
                 if tile is not None:  # what is left out of the file is zeros
+                    left = column * self._page.tilewidth
                     covered = target[:, left : left + tile.shape[1], channels]
                     rows, columns, samples = covered.shape
                     covered[: tile.shape[0]] = tile[:rows, :columns, :samples]
 
-    def _tile(self, index: int, band: int) -> tuple[NDArray[Any] | None, int]:
-        """Return a strip or tile (rows, columns, samples), and the column where it begins."""
-        page, handle, data = self._page, self._file.filehandle, None
+    def _tile(self, index: int, band: int) -> NDArray[Any] | None:
+        """Return a strip or tile (rows, columns, samples); None if the file has none of its data."""
+        page, handle = self._page, self._file.filehandle
         offset, count = page.dataoffsets[index], page.databytecounts[index]
-        if count:
-            with handle.lock:
-                handle.seek(offset)
-                data = handle.read(count)
-            if len(data) < count:
-                raise ImageError("the file is cut short")
-        if data and page.compression in _IMAGES:
-            _, position, _ = page.decode(None, index, **self._jpeg)
-            return self._image(data, band), int(position[3])
-        if data:
-            self._check_size(data)
-        tile, position, _ = page.decode(data, index, **self._jpeg)
-        return (None if tile is None else tile[0]), int(position[3])
+        if not count:
+            return None
+        with handle.lock:
+            handle.seek(offset)
+            data = handle.read(count)
+        if len(data) < count:
+            raise ImageError("the file is cut short")
+        if page.compression in _IMAGES:
+            return self._image(data, band)
+        self._check_size(data)
+        tile, _, _ = page.decode(data, index, **self._jpeg)
+        return None if tile is None else tile[0]
 
     def _expected(self, band: int) -> tuple[int, int, int]:
         """Return rows, columns and samples of a strip or tile."""

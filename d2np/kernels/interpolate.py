@@ -73,9 +73,8 @@ def sample(cells, first_row, height, positions, target, valid, first, last):
             for c in range(channels):
                 target[n, c] = np.float32(0)
             continue
-        top, left = int(i), int(j)
-        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-        down, across = i - np.float32(top), j - np.float32(left)
+        top, bottom, down = _neighbours(i, height)
+        left, right, across = _neighbours(j, width)
         top, bottom = top - first_row, bottom - first_row
         for c in range(channels):
             target[n, c] = (

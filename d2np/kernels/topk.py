@@ -46,14 +46,6 @@ def replace_weakest(values, keys, value, key):
     _sift_down(values, keys, values.shape[0])
 
 
-@jit()
-def sort_heap(values, keys):
-    """Turn a heap into a list, the strongest first, in place."""
-    for end in range(values.shape[0] - 1, 0, -1):
-        _swap(values, keys, 0, end)
-        _sift_down(values, keys, end)
-
-
 def strongest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Return the positions of the ``k`` largest values, largest first; of equals the first one first."""
     return np.argsort(-values, kind="stable")[: max(0, k)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +40,7 @@ class MapRows(NamedTuple):
         return self.cells[first - self.top : last - self.top]
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """Keypoints of some rows of a map.
 
     Attributes
@@ -99,9 +97,7 @@ def hard_detection(
 
     team.share(team.timed("detection", "detection, localisation", work), spans(last - first, _ROWS_IN_A_TASK))
     parts = [found[begin] for begin in sorted(found)]
-    return Candidates(
-        np.concatenate([positions for positions, _ in parts]), np.concatenate([scores for _, scores in parts])
-    )
+    return Candidates(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def strength_ranking(

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -313,16 +314,7 @@ class Net:
         origin = f" from {self.provenance.name}" if self.provenance else ""
         return f"<Net: D2-Net, {len(self.layers)} layers, {self.parameter_count:,} parameters{origin}>"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # The packed weights depend on the processor: another machine packs its own.
-        return {
-            "arrays": self._arrays,
-            "provenance": self.provenance,
-            "algorithm": self._packed.algorithm,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._arrays = state["arrays"]
-        self.provenance = state["provenance"]
-        self._packed = PackedWeights(self._arrays, state["algorithm"])
-        self._idle = []
+        make = partial(type(self), provenance=self.provenance, algorithm=self._packed.algorithm)
+        return make, (self._arrays,)

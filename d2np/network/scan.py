@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,24 +98,22 @@ class Scan:
 
     def dense(self) -> FloatArray:
         """Return the feature map (h, w, 512)."""
-        cells = np.empty((*map_size(*self.frame.seen), DESCRIPTOR_SIZE), np.float32)
-
-        def keep(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
-            cells[first:last] = rows.between(first, last)
-            return False
-
-        self._run(keep, relu=self._options.relu)
-        return cells
+        return self._whole_map(lambda cells: cells, (DESCRIPTOR_SIZE,), relu=self._options.relu)
 
     def strength(self) -> FloatArray:
         """Return the strength (h, w) of each cell."""
-        result = np.empty(map_size(*self.frame.seen), np.float32)
+        return self._whole_map(lambda cells: detect.strength(cells, self._team), (), relu=False)
 
-        def measure(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
-            result[first:last] = detect.strength(rows.between(first, last), self._team)
+    def _whole_map(
+        self, compute: Callable[[FloatArray], FloatArray], shape: tuple[int, ...], *, relu: bool
+    ) -> FloatArray:
+        result = np.empty((*map_size(*self.frame.seen), *shape), np.float32)
+
+        def keep(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
+            result[first:last] = compute(rows.between(first, last))
             return False
 
-        self._run(measure, relu=False)
+        deque(self._climb(keep, relu=relu), maxlen=0)
         return result
 
     def describe(self, xy: NDArray[np.float64]) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -128,7 +127,7 @@ class Scan:
             result[here], valid[here] = detect.descriptors(rows, positions[here], self._team, relu=False)
             return False
 
-        self._run(sample, relu=self._options.relu)
+        deque(self._climb(sample, relu=self._options.relu), maxlen=0)
         return result, valid
 
     def features(self) -> Features:
@@ -177,10 +176,6 @@ class Scan:
         for _ in self._climb(search, relu=options.relu and not ranked):
             yield from found
             found.clear()
-
-    def _run(self, visit: pyramid.Visit, *, relu: bool) -> None:
-        for _ in self._climb(visit, relu=relu):
-            pass
 
     def _climb(self, visit: pyramid.Visit, *, relu: bool) -> Iterator[None]:
         """Have rows of all levels' maps looked at; ``relu`` is for the last convolution."""
