@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from d2np.dataset import Entry, HlocOutput, cluster
-from d2np.dataset.cluster import Receipt
 from d2np.dataset.extraction import IMAGES
 from d2np.dataset.outputs import Task
 from d2np.features import Features
@@ -63,7 +62,7 @@ def through_dask(tasks: int) -> None:
         for _ in cluster.results(client, nothing, entries, len(entries), IMAGES):
             pass
         seconds = time.perf_counter() - start
-    size = len(pickle.dumps(Receipt([1000] * IMAGES, [])))
+    size = len(pickle.dumps(([1000] * IMAGES, [])))
     row(tasks * IMAGES, 0, "receipts through Dask", seconds, size / IMAGES)
 
 

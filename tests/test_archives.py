@@ -122,6 +122,14 @@ def test_what_is_written_is_read(named, turned):
             archive[name]
 
 
+def test_a_member_under_another_name_is_found():
+    """In the table of contents, whose names have no checksum."""
+    content = bytearray(stored(some_groups()))
+    content[content.rindex(b"0/0/keypoints")] ^= 1
+    with pytest.raises(Damaged):
+        read(bytes(content))
+
+
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_damage_is_found(data):
@@ -183,7 +191,7 @@ ABOUT = {"name": "a", "stamp": None, "count": 1, "blocks": 1, "attributes": {}}
 )
 def test_what_is_no_archive_of_ours(about, array):
     """Whatever it claims, nothing is run, and no more memory is asked for than the file has bytes."""
-    told = json.dumps({"members": 1, "groups": about}).encode()
+    told = json.dumps({"members": ["0/0/x.npy"], "groups": about}).encode()
     members = {"0/0/x.npy": array, "about.npy": npy(np.array(told))}
     with pytest.raises(Damaged):
         read(packed(members))

@@ -239,7 +239,7 @@ class HdfOutput:
             )
         except FormatError as error:
             # Without even a beginning of the group it is the file that is at fault.
-            if _of_the_system(error.__context__) or hloc.UNFINISHED not in file:
+            if hloc.errno_of(error.__context__) or hloc.UNFINISHED not in file:
                 raise
             raise Damaged from None
         if not self._is_complete(file[name]):
@@ -292,26 +292,15 @@ def _written(path: Path) -> Iterator[Any]:
     FormatError
         If HDF5 does not.
     """
-    file = hloc.opened(path, "a")
     try:
-        try:
+        with hloc.opened(path, "a") as file:
             yield file
-        except BaseException:
-            # Closing it may fail as well, and would hide why.
-            with suppress(OSError, RuntimeError):
-                file.close()
-            raise
-        file.close()
-    except FormatError as error:
-        raise _of_the_system(error.__context__) or error from None
-    except (OSError, RuntimeError) as error:
-        raise _of_the_system(error) or FormatError(hloc.one_line(error)) from None
-
-
-def _of_the_system(error: BaseException | None) -> OSError | None:
-    """Return the system's error that HDF5's is about, if there is one."""
-    number = hloc.errno_of(error)
-    return OSError(number, os.strerror(number)) if number else None
+    except (OSError, RuntimeError, FormatError) as error:
+        # Closing it may fail as well, and would hide why.
+        number = hloc.errno_of(error) or hloc.errno_of(error.__context__)
+        if number:
+            raise OSError(number, os.strerror(number)) from None
+        raise FormatError(hloc.one_line(error)) from None
 
 
 def _sync(path: Path) -> None:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Error, FormatError, OptionError
 from ..extras import require
@@ -243,27 +243,15 @@ def delivered(net: Net, store: Store) -> Iterator[Delivered]:
         store.remove(name)
 
 
-@dataclass(frozen=True)
-class Receipt(Generic[Outcome]):
-    """The answer of a worker.
-
-    Attributes
-    ----------
-    outcomes : list
-        For each item of the batch.
-    messages : list of (str, bool)
-        What was logged on the images, and whether once is enough for the job.
-    """
-
-    outcomes: list[Outcome]
-    messages: list[tuple[str, bool]]
+Receipt = tuple[list[Outcome], list[tuple[str, bool]]]
+"""The answer of a worker: the outcomes of a batch; what was logged, and whether once is enough for a job."""
 
 
 def _done(do: Do[Item, Outcome], batch: list[Item]) -> Receipt[Outcome]:
     """Do a batch in a worker."""
     with collected() as records, closing(do(batch, len(batch))) as results:
         outcomes = [outcome for _, outcome in results]
-    return Receipt(outcomes, [(record.getMessage(), hasattr(record, "d2np_once")) for record in records])
+    return outcomes, [(record.getMessage(), hasattr(record, "d2np_once")) for record in records]
 
 
 def results(
@@ -303,10 +291,10 @@ def results(
     source = iter(items)
     batches = iter(lambda: list(islice(source, size)), [])
     with closing(_through(client, partial(_done, do), batches)) as done:
-        for batch, receipt in done:
-            for text, once in receipt.messages:
+        for batch, (outcomes, messages) in done:
+            for text, once in messages:
                 LOGGER.warning("%s", text, extra=ONCE if once else None)
-            yield from zip(batch, receipt.outcomes, strict=True)
+            yield from zip(batch, outcomes, strict=True)
 
 
 def _through(
@@ -353,7 +341,7 @@ def _through(
                 submit(batch)
             except killed:
                 if is_alone:
-                    yield batch, Receipt([KILLED], [])
+                    yield batch, ([KILLED], [])
                 suspects.extend([] if is_alone else batch)
             except Error:
                 raise

@@ -153,7 +153,11 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
         not hold.
     """
     held = set(hloc.names(features))
-    pairs = unique(hloc_matches.read_pair_list(path, held))
+    # Each as it comes first, in whichever order.
+    found: dict[frozenset[str], Pair] = {}
+    for pair in hloc_matches.read_pair_list(path, held):
+        found.setdefault(frozenset(pair), pair)
+    pairs = [pair for both, pair in found.items() if len(both) == 2]
     if not pairs:
         raise FormatError(f"{os.fspath(path)}: the list names no pairs")
     if missing := sorted({name for pair in pairs for name in pair} - held):
@@ -161,14 +165,6 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
             f"{os.fspath(path)} names images that {os.fspath(features)} does not hold: {several(missing)}"
         )
     return pairs
-
-
-def unique(pairs: Iterable[Pair]) -> list[Pair]:
-    """Each pair as it comes first, in whichever order, without images paired with themselves."""
-    found: dict[frozenset[str], Pair] = {}
-    for pair in pairs:
-        found.setdefault(frozenset(pair), pair)
-    return [pair for key, pair in found.items() if len(key) == 2]
 
 
 def in_order_of_reuse(pairs: Iterable[Pair]) -> list[Pair]:
