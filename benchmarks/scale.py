@@ -15,14 +15,13 @@ import pickle
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from d2np.dataset import Entry, HlocOutput, cluster
-from d2np.dataset.cluster import Receipt
 from d2np.dataset.extraction import IMAGES
 from d2np.dataset.outputs import Task
 from d2np.features import Features
@@ -56,21 +55,19 @@ def main() -> None:
 
 def through_dask(tasks: int) -> None:
     """Batches that take no time, to three processes and back."""
-    batches = [
-        [Entry(Path(f"/photos/{k}-{n}.jpg"), f"{k}-{n}.jpg") for n in range(IMAGES)] for k in range(tasks)
-    ]
+    entries = [Entry(Path(f"/photos/{k}.jpg"), f"{k}.jpg") for k in range(tasks * IMAGES)]
     with cluster.connected("local:2") as client:
-        list(cluster.Work(client, nothing).through(batches[:50]))
+        list(cluster.results(client, nothing, entries[:800], 800, IMAGES))
         start = time.perf_counter()
-        for _ in cluster.Work(client, nothing).through(batches):
+        for _ in cluster.results(client, nothing, entries, len(entries), IMAGES):
             pass
         seconds = time.perf_counter() - start
-    size = len(pickle.dumps(nothing(batches[0])))
+    size = len(pickle.dumps(([1000] * IMAGES, [])))
     row(tasks * IMAGES, 0, "receipts through Dask", seconds, size / IMAGES)
 
 
-def nothing(batch: list[Entry]) -> Receipt[int]:
-    return Receipt([1000 for _ in batch], [])
+def nothing(batch: Iterable[Entry], count: int) -> Iterator[tuple[Entry, int]]:
+    yield from ((entry, 1000) for entry in batch)
 
 
 def job(path: Path, count: int, keypoints: int, *, look: bool) -> None:
@@ -96,7 +93,7 @@ def job(path: Path, count: int, keypoints: int, *, look: bool) -> None:
         output = HlocOutput(path, SETTINGS)
     assert len(output.parts.index) == count
     with measured(count, keypoints, "the file is assembled", lambda: path.stat().st_size):
-        assert output.finish()
+        output.finish()
     output.close()
     if not look:
         return

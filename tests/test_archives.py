@@ -122,6 +122,14 @@ def test_what_is_written_is_read(named, turned):
             archive[name]
 
 
+def test_a_member_under_another_name_is_found():
+    """In the table of contents, whose names have no checksum."""
+    content = bytearray(stored(some_groups()))
+    content[content.rindex(b"0/0/keypoints")] ^= 1
+    with pytest.raises(Damaged):
+        read(bytes(content))
+
+
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_damage_is_found(data):
@@ -183,7 +191,7 @@ ABOUT = {"name": "a", "stamp": None, "count": 1, "blocks": 1, "attributes": {}}
 )
 def test_what_is_no_archive_of_ours(about, array):
     """Whatever it claims, nothing is run, and no more memory is asked for than the file has bytes."""
-    told = json.dumps({"members": 1, "groups": about}).encode()
+    told = json.dumps({"members": ["0/0/x.npy"], "groups": about}).encode()
     members = {"0/0/x.npy": array, "about.npy": npy(np.array(told))}
     with pytest.raises(Damaged):
         read(packed(members))
@@ -216,7 +224,7 @@ def test_blocks_become_what_the_whole_becomes(tmp_path_factory, images, half, re
         in_blocks.close()
         in_blocks = HlocOutput(folder / "blocks.h5", {}, half=half)
     for output in (in_blocks, as_wholes):
-        assert output.finish()
+        output.finish()
         output.close()
     assert content(folder / "blocks.h5") == content(folder / "wholes.h5")
     assert hloc.names(folder / "blocks.h5") == [f"{number}.jpg" for number in range(len(images))]
@@ -235,7 +243,7 @@ def test_blocks_that_end_with_an_error_leave_nothing(tmp_path):
         output.put(Entry(Path("b\udcff"), "b\udcff"), some_features(2), 1.0)
     output.put(entry_of("c.jpg"), some_features(4), 1.0)
     assert list(output.parts.index) == ["a.jpg", "c.jpg"]
-    assert output.finish()
+    output.finish()
     output.close()
     assert hloc.names(out) == ["a.jpg", "c.jpg"]
 
@@ -260,7 +268,7 @@ def test_a_full_disk_gets_back_the_room_of_what_is_unfinished(tmp_path, monkeypa
     assert sorted(path.name for path in out.with_name("f.h5.parts").iterdir()) == before
     monkeypatch.undo()
     output.put_blocks(entry_of("b.jpg"), cut(features, [4, 4, 4]), 1.0)
-    assert output.finish()
+    output.finish()
     output.close()
     np.testing.assert_array_equal(hloc.read(out, "b.jpg").descriptors, features.descriptors)
 
@@ -278,11 +286,12 @@ def test_damage_in_a_block_is_found_in_the_end(tmp_path, block):
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
-    assert not output.finish()
+    with pytest.raises(FormatError, match="damaged: start the same command again"):
+        output.finish()
     assert list(output.parts.index) == ["b.jpg"]
     assert not out.exists()
     output.put_blocks(entry_of("a.jpg"), cut(features, [2, 3, 4]), 1.0)
-    assert output.finish()
+    output.finish()
     output.close()
     np.testing.assert_array_equal(hloc.read(out, "a.jpg").keypoints, features.keypoints)
 
@@ -294,7 +303,8 @@ def test_blocks_that_are_not_as_many_as_told_are_no_image(tmp_path):
     store = output.store()
     store.write([(Group("a.jpg", None), [(2, arrays), (5, arrays)])], "a.jpg")
     output.parts.take("a.jpg", None, store.archive_of("a.jpg"), store)
-    assert not output.finish()
+    with pytest.raises(FormatError, match="damaged: start the same command again"):
+        output.finish()
     assert list(output.parts.index) == ["b.jpg"]
     output.close()
 

@@ -193,7 +193,7 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
     """Also where a job was begun before, whose parts are held from the start."""
     (tmp_path / "taken").write_text("no folder")
     for place, told in (
-        (str(tmp_path / "taken"), "taken: is no folder"),
+        (str(tmp_path / "taken"), "taken: File exists"),
         (str(tmp_path / "a\0b"), "null"),
         ("nonsense://x", "Protocol not known"),
     ):
@@ -204,7 +204,7 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
         output_of(tmp_path / "f.h5").close()
     matches = MatchOutput(tmp_path / "m.h5", {})
     matches.start()
-    with pytest.raises(FormatError, match="taken: is no folder"):
+    with pytest.raises(FormatError, match="taken: File exists"):
         match_pairs("none.h5", [], matches, MatchSettings(), client=client, shards=tmp_path / "taken")
     MatchOutput(tmp_path / "m.h5", {}).close()
 

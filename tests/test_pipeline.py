@@ -167,16 +167,15 @@ def test_images_side_by_side(photos):
     assert len(list(features_of(net, photos, Settings(), workers=3, threads=3))) == 12
 
 
-@pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 2])])
-def test_few_images_share_all_threads(photos, tmp_path, count, shares):
-    (tmp_path / "10.png").write_text("no image")
+@pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 1])])
+def test_few_images_share_all_threads(photos, count, shares):
     barrier, seen = threading.Barrier(count, timeout=600), []
 
     def work(image, threads):
         seen.append(threads)
         barrier.wait()
 
-    list(features_of(Stub(work), photos[: count + 1], Settings(), threads=4))
+    list(features_of(Stub(work), photos[:count], Settings(), threads=4))
     assert sorted(seen) == shares
 
 
@@ -224,25 +223,27 @@ def test_little_memory_means_fewer_that_wait(photos, monkeypatch):
         assert len(list(found)) == 12
 
 
-@hypothesis_settings(deadline=None, max_examples=100, derandomize=True)
-@given(
-    st.integers(1, 64),
-    st.none() | st.integers(1, 64),
-    st.integers(1, 1 << 34),
-    st.lists(st.tuples(st.integers(8, 5000), st.integers(8, 5000)), min_size=1, max_size=64),
-    st.sampled_from([(1.0,), SCALES]),
-)
-def test_images_that_share_the_threads_fit_into_the_memory(threads, workers, memory, shapes, scales):
-    shares = pipeline._Shares(threads, workers, memory, scales)
-    free, used = shares.total, []
-    for shape in shapes:
-        share = shares.of(shape)
-        assert 1 <= share <= shares.total
-        if share <= free:
-            free -= share
-            used.append(pipeline.working_bytes(*shape, scales))
-    # No more of them than workers are worked on.
-    assert sum(sorted(used)[: shares.most_workers]) <= memory or len(used) == 1
+@pytest.mark.parametrize(("threads", "workers", "fit"), [(4, None, 3), (3, 7, 2.5), (16, 5, 1.2)])
+def test_images_of_all_sizes_share_the_memory(tmp_path, threads, workers, fit):
+    """Those that are worked on at a time fit into the memory together, or there is one of them only."""
+    entries = []
+    for width in (8, 300, 40, 90, 8, 8, 200, 150, 8, 120, 60, 8, 300):
+        path = tmp_path / f"{len(entries)}.png"
+        Image.new("RGB", (width, 40)).save(path)
+        entries.append(Entry(path, path.name))
+    memory = int(fit * pipeline.working_bytes(40, 200, (1.0,)))
+    used, most = [], []
+
+    def work(image, threads):
+        used.append(pipeline.working_bytes(*image.shape[:2], (1.0,)))
+        most.append((sum(used), len(used)))
+        time.sleep(0.01)
+        used.remove(pipeline.working_bytes(*image.shape[:2], (1.0,)))
+
+    options = {"threads": threads, "workers": workers, "memory": memory}
+    assert len(list(features_of(Stub(work), entries, Settings(), **options))) == len(entries)
+    assert all(total <= memory or running == 1 for total, running in most)
+    assert max(running for _, running in most) <= (workers or threads)
 
 
 def test_no_more_decoded_images_than_allowed(photos, alive):

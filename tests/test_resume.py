@@ -421,6 +421,13 @@ def test_parts_of_another_version(photos):
 # --- damage -----------------------------------------------------------------------------------------------
 
 
+def run_twice(photos):
+    """The first time may find damage."""
+    with suppress(FormatError):
+        run(photos, "f.h5", "later")
+    run(photos, "f.h5", "later")
+
+
 @pytest.mark.parametrize("at", [0.02, 0.5, -10])
 def test_damage_is_done_again(photos, at):
     """In a header, in the middle of an array, and in the table of contents: it costs one image."""
@@ -430,7 +437,8 @@ def test_damage_is_done_again(photos, at):
     data = bytearray(path.read_bytes())
     data[int(at * len(data)) if at > 0 else at] ^= 8
     path.write_bytes(bytes(data))
-    assert run(photos, "f.h5", "later").done == 7
+    run_twice(photos)
+    assert calls("later").total() == 7
     assert len(hloc.names("f.h5")) == 12
     run(photos, "whole.h5", "others")
     assert content("f.h5") == content("whole.h5")
@@ -474,7 +482,8 @@ def test_archives_that_make_no_group_are_done_again(photos, group, arrays):
         block = {} if arrays is None else {**whole, **arrays}
         with open(path, "wb") as stream:
             archives.write(stream, [(replace(found, **group), [(3, block)])])
-    assert run(photos, "f.h5", "later").done == 11
+    run_twice(photos)
+    assert calls("later").total() == 11
     run(photos, "whole.h5", "others")
     assert content("f.h5").keys() == content("whole.h5").keys()
 
@@ -495,7 +504,7 @@ def test_a_file_that_cannot_be_written_loses_no_archive(photos, monkeypatch):
 
 def test_damage_again_and_again(photos, monkeypatch):
     monkeypatch.setattr(archives, "_array", lambda *_: 1 / 0)
-    with pytest.raises(FormatError, match="damaged again and again: check the disk"):
+    with pytest.raises(FormatError, match="does again what was in 12 archives"):
         run(photos, "f.h5", "calls")
 
 

@@ -8,7 +8,7 @@
 
 An archive is a ZIP file without compression, which ``numpy.load`` reads, with the members::
 
-    about.npy              JSON: how many other members there are, and each :class:`Group`
+    about.npy              JSON: the names of the other members, and each :class:`Group`
     0/0/keypoints.npy      an array of the first group, and of its first block
     0/1/keypoints.npy      of the next block: features of a large image are written as they are found
 
@@ -132,7 +132,7 @@ def write(stream: BinaryIO, groups: Iterable[GroupInBlocks]) -> list[Group]:
                 for key, array in arrays.items():
                     add(f"{number}/{block - 1}/{key}", array)
             written.append(Group(group.name, group.stamp, count, block, group.attributes))
-        about = {"members": len(archive.infolist()), "groups": [asdict(group) for group in written]}
+        about = {"members": archive.namelist(), "groups": [asdict(group) for group in written]}
         add(_ABOUT, np.array(json.dumps(about).encode()))
     return written
 
@@ -169,7 +169,7 @@ class Archive:
                 self._members.setdefault(member.filename.rpartition("/")[0], []).append(member.filename)
             about = json.loads(_array(self._zip, f"{_ABOUT}.npy", "S").item())
             # The table of contents has no checksum.
-            if about["members"] != len(members) - 1:
+            if about["members"] != self._zip.namelist()[:-1]:
                 raise ValueError("a member is missing")
             groups = [_group(**each) for each in about["groups"]]
             self._numbers = {group.name: number for number, group in enumerate(groups)}
@@ -293,8 +293,6 @@ class Store:
         try:
             with telling(self.where):
                 system, folder = self._system()
-                if system.isfile(folder):
-                    raise FormatError(f"{self.where}: is no folder that workers could write into")
                 system.makedirs(folder, exist_ok=True)
                 system.invalidate_cache(folder)
                 names = [path.rstrip("/").rpartition("/")[2] for path in system.ls(folder, detail=False)]
@@ -398,14 +396,9 @@ class JobFolder:
             self._take()
         self.index.clear()
         job = JobFile(dict(settings), anew, secrets.token_hex(8))
-        try:
-            self._delete_files()
-            with replacing(self.folder / _JOB) as stream:
-                stream.write(json.dumps({"format": FORMAT, **vars(job)}, indent=1).encode())
-        except BaseException:
-            with suppress(OSError):
-                self.remove()
-            raise
+        self._delete_files()
+        with replacing(self.folder / _JOB) as stream:
+            stream.write(json.dumps({"format": FORMAT, **vars(job)}, indent=1).encode())
         sync_folder(self.folder.parent)
         self.job = job
 

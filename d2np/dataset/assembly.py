@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import sync_folder
-from ..errors import FormatError
+from ..errors import FormatError, count
 from ..formats import hloc
 from ..hdf5 import read_text, write_text
 from ..images.names import near
@@ -23,9 +23,6 @@ SETTINGS = "d2np_settings"
 
 JOB = "d2np_job"
 """The attribute that tells which job's archives were the last to be put into an HDF5 file."""
-
-ATTEMPTS = 3
-"""How often what turns out to be damaged is done again."""
 
 # What files were made with that were written before there were these options.
 _ADDED = {"centered": False, "stretch": False}
@@ -137,15 +134,15 @@ class HdfOutput:
             if self.parts.job is not None:
                 self.parts.collect(self.store(place))
 
-    def finish(self) -> bool:
+    def finish(self) -> None:
         if self.parts.job is None:
-            return True
+            return
         if not self.parts.index:
             self._put_away()
-            return True
+            return
         try:
             with self._writing():
-                return self._assemble(self.parts.job)
+                self._assemble(self.parts.job)
         finally:
             with suppress(OSError):
                 self._assembled.unlink(missing_ok=True)
@@ -190,8 +187,8 @@ class HdfOutput:
     def _assembled(self) -> Path:
         return self.parts.folder / ASSEMBLED
 
-    def _assemble(self, job: JobFile) -> bool:
-        """Write the file, of what it held and what the job has done. False if some of that is damaged."""
+    def _assemble(self, job: JobFile) -> None:
+        """Write the file, of what it held and what the job has done, unless some of that is damaged."""
         self._assembled.unlink(missing_ok=True)
         if self._there:
             shutil.copyfile(self.path, self._assembled)
@@ -209,12 +206,14 @@ class HdfOutput:
         for archive in damaged:
             self.parts.forget(archive)
         if damaged:
-            return False
+            raise FormatError(
+                f"{self.parts.folder}: what was stored there is damaged: start the same command again, which "
+                f"does again what was in {count(len(damaged), 'archive')}"
+            )
         _sync(self._assembled)
         os.replace(self._assembled, self.path)
         sync_folder(self.path.parent)
         self._put_away()
-        return True
 
     def _put(self, file: Any, name: str, archive: Archive) -> None:
         """Put a group of an archive into the file.
@@ -240,7 +239,7 @@ class HdfOutput:
             )
         except FormatError as error:
             # Without even a beginning of the group it is the file that is at fault.
-            if _of_the_system(error.__context__) or hloc.UNFINISHED not in file:
+            if hloc.errno_of(error.__context__) or hloc.UNFINISHED not in file:
                 raise
             raise Damaged from None
         if not self._is_complete(file[name]):
@@ -274,21 +273,6 @@ class HdfOutput:
             )
 
 
-def until_whole(finish: Callable[[], bool]) -> Iterator[int]:
-    """Count attempts until an output is finished: some of what was done may turn out to be damaged.
-
-    Raises
-    ------
-    FormatError
-        If doing it again does not help.
-    """
-    for attempt in range(ATTEMPTS):
-        yield attempt
-        if finish():
-            return
-    raise FormatError("what was stored turns out to be damaged again and again: check the disk")
-
-
 def recorded_settings(file: Any) -> dict[str, Any] | None:
     """Return what the content of a file was made with, or None if it is not told."""
     try:
@@ -308,26 +292,15 @@ def _written(path: Path) -> Iterator[Any]:
     FormatError
         If HDF5 does not.
     """
-    file = hloc.opened(path, "a")
     try:
-        try:
+        with hloc.opened(path, "a") as file:
             yield file
-        except BaseException:
-            # Closing it may fail as well, and would hide why.
-            with suppress(OSError, RuntimeError):
-                file.close()
-            raise
-        file.close()
-    except FormatError as error:
-        raise _of_the_system(error.__context__) or error from None
-    except (OSError, RuntimeError) as error:
-        raise _of_the_system(error) or FormatError(hloc.one_line(error)) from None
-
-
-def _of_the_system(error: BaseException | None) -> OSError | None:
-    """Return the system's error that HDF5's is about, if there is one."""
-    number = hloc.errno_of(error)
-    return OSError(number, os.strerror(number)) if number else None
+    except (OSError, RuntimeError, FormatError) as error:
+        # Closing it may fail as well, and would hide why.
+        number = hloc.errno_of(error) or hloc.errno_of(error.__context__)
+        if number:
+            raise OSError(number, os.strerror(number)) from None
+        raise FormatError(hloc.one_line(error)) from None
 
 
 def _sync(path: Path) -> None:

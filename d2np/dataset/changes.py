@@ -17,13 +17,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .. import streams
 from ..atomic import replacing
-from ..errors import FormatError
 from ..images.names import printable
 from ..images.remote import NO_FILE, RemoteFile
+from .archives import telling
 from .listing import Entry
 
 _CHECKSUM = "sha256"
@@ -125,14 +126,12 @@ class Failures:
         listed = {name: self._listed[name] for name in (_line_of(entry.name) for entry in known)}
         if self.path is None or (listed and listed == self._listed):
             return
-        try:
-            if listed:
-                with replacing(self.path) as stream:
-                    stream.write("".join(f"{name}\t{line}\n" for name, line in listed.items()).encode())
-            else:
+        with telling(f"{self.path}: cannot be written"):
+            if not listed:
                 self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._error("written", error) from None
+                return
+            with replacing(self.path) as stream:
+                stream.write("".join(f"{name}\t{line}\n" for name, line in listed.items()).encode())
 
     def add(self, entry: Entry, reason: str) -> None:
         """Append an image to the list, at once.
@@ -146,32 +145,23 @@ class Failures:
             return
         state = self._seen.get(entry.name) or _state_of(entry)
         told = [_line_of(entry.name), _line_of(reason), *([state] if state else [])]
-        try:
-            with open(self.path, "ab", buffering=0) as stream:
-                stream.write(("\t".join(told) + "\n").encode())
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise self._error("written", error) from None
+        with telling(f"{self.path}: cannot be written"), open(self.path, "ab", buffering=0) as stream:
+            stream.write(("\t".join(told) + "\n").encode())
+            os.fsync(stream.fileno())
 
     def done(self, entry: Entry) -> None:
         """Forget what an image was like."""
         self._seen.pop(entry.name, None)
 
     def _read(self, path: Path) -> None:
-        try:
+        text = ""
+        with telling(f"{path}: cannot be read"), suppress(FileNotFoundError):
             text = streams.read(path).decode("utf-8", "replace")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._error("read", error) from None
         # The last line may have been cut off.
         for line in text.split("\n")[:-1]:
             name, tab, rest = line.partition("\t")
             if tab:
                 self._listed[name] = rest
-
-    def _error(self, done: str, error: OSError) -> FormatError:
-        return FormatError(f"{self.path}: cannot be {done}: {error.strerror or error}")
 
 
 def _looked_at(entry: Entry, *told: str) -> dict[str, int | str]:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Error, FormatError, OptionError
 from ..extras import require
@@ -48,12 +48,9 @@ Do = Callable[[Iterable[Item], int], Generator[tuple[Item, Outcome]]]
 QUEUED = 2
 """Batches under way for each thread of the workers: one that is worked on, and the next one."""
 
-ATTEMPTS = 2
-"""How often Dask may give up on a single item, each time after several deaths of workers."""
-
 _TIMEOUT = "20s"
 _RECOUNT = 5.0
-_MOST_DROPS = 5
+_MOST_DROPS = 1000
 _PATIENCE = 300.0
 
 
@@ -246,36 +243,15 @@ def delivered(net: Net, store: Store) -> Iterator[Delivered]:
         store.remove(name)
 
 
-@dataclass
-class _Batch(Generic[Item]):
-    """Items, and how often they were done in vain."""
-
-    items: list[Item]
-    kills: int = 0
-    drops: int = 0
-
-
-@dataclass(frozen=True)
-class Receipt(Generic[Outcome]):
-    """The answer of a worker.
-
-    Attributes
-    ----------
-    outcomes : list
-        For each item of the batch.
-    messages : list of (str, bool)
-        What was logged on the images, and whether once is enough for the job.
-    """
-
-    outcomes: list[Outcome]
-    messages: list[tuple[str, bool]]
+Receipt = tuple[list[Outcome], list[tuple[str, bool]]]
+"""The answer of a worker: the outcomes of a batch; what was logged, and whether once is enough for a job."""
 
 
 def _done(do: Do[Item, Outcome], batch: list[Item]) -> Receipt[Outcome]:
     """Do a batch in a worker."""
     with collected() as records, closing(do(batch, len(batch))) as results:
         outcomes = [outcome for _, outcome in results]
-    return Receipt(outcomes, [(record.getMessage(), hasattr(record, "d2np_once")) for record in records])
+    return outcomes, [(record.getMessage(), hasattr(record, "d2np_once")) for record in records]
 
 
 def results(
@@ -314,116 +290,83 @@ def results(
     size = max(1, min(most, count // (4 * _slots(client))))
     source = iter(items)
     batches = iter(lambda: list(islice(source, size)), [])
-    with closing(Work(client, partial(_done, do)).through(batches)) as done:
-        for batch, receipt in done:
-            for text, once in receipt.messages:
+    with closing(_through(client, partial(_done, do), batches)) as done:
+        for batch, (outcomes, messages) in done:
+            for text, once in messages:
                 LOGGER.warning("%s", text, extra=ONCE if once else None)
-            yield from zip(batch, receipt.outcomes, strict=True)
+            yield from zip(batch, outcomes, strict=True)
 
 
-class Work(Generic[Item, Outcome]):
-    """Has a cluster do a function on batches, of which only so many are under way at a time.
+def _through(
+    client: Client, do: Callable[[list[Item]], Receipt[Outcome]], batches: Iterator[list[Item]]
+) -> Generator[tuple[list[Item], Receipt[Any]]]:
+    """Yield batches with the receipts of a cluster, of which only so many are under way at a time.
 
-    Dask gives the batches of a worker that has died to others. A batch on which workers die again and again
-    is taken apart, and its items are done one by one when all else is, to find out on which they die.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    do : callable
-        Called in a worker with a batch; returns what comes back.
+    Dask gives the batches of a worker that has died to others, and gives up those on which workers die again
+    and again. Their items are done one by one when all else is, each alone, to find out on which they die.
     """
+    killed = _library().scheduler.KilledWorker
+    suspects: deque[Item] = deque()
+    under_way: dict[Any, list[Item]] = {}
+    finished: Queue[Any] = Queue()
+    is_alone, drops = False, 0
 
-    def __init__(self, client: Client, do: Callable[[list[Item]], Receipt[Outcome]]) -> None:
-        self._client = client
-        self._do = do
-        self._suspects: deque[_Batch[Item]] = deque()
-        self._dropped: deque[_Batch[Item]] = deque()
-        self._under_way: dict[Any, _Batch[Item]] = {}
-        self._finished: Queue[Any] = Queue()
-        self._slots = 0
-        self._counted = -_RECOUNT
+    def submit(batch: list[Item]) -> None:
+        future = client.submit(do, batch, key=f"d2np-{uuid.uuid4().hex}", pure=False)
+        under_way[future] = batch
+        future.add_done_callback(finished.put)  # type: ignore[no-untyped-call]
 
-    def through(self, batches: Iterable[list[Item]]) -> Generator[tuple[list[Item], Receipt[Any]]]:
-        """Yield batches with what came back for them, in the order in which they are done."""
-        waiting = map(_Batch, batches)
-        try:
-            self._fill(waiting)
-            while self._under_way:
-                future = self._next()
-                batch = self._under_way.pop(future)
-                receipt = self._receipt(future, batch)
-                future.release()
-                self._fill(waiting)
-                if receipt is not None:
-                    yield batch.items, receipt
-        finally:
-            with suppress(Exception):
-                self._client.cancel(list(self._under_way), force=True)  # type: ignore[no-untyped-call]
-
-    def _next(self) -> Any:
-        since = time.monotonic()
+    slots, counted = 0, -_RECOUNT
+    try:
         while True:
-            with suppress(Empty):
-                return self._finished.get(timeout=_RECOUNT)
-            if _threads(self._client):
-                since = time.monotonic()
-            elif time.monotonic() - since > _PATIENCE:
-                raise Error(f"the cluster has had no workers for {_PATIENCE:.0f} s")
-
-    def _fill(self, waiting: Iterator[_Batch[Item]]) -> None:
-        if time.monotonic() - self._counted >= _RECOUNT:
-            # Clusters grow and shrink.
-            self._slots, self._counted = _slots(self._client), time.monotonic()
-        while len(self._under_way) < QUEUED * self._slots:
-            batch = self._dropped.popleft() if self._dropped else next(waiting, None) or self._suspect()
-            if batch is None:
-                return
-            key = f"d2np-{uuid.uuid4().hex}"
-            future = self._client.submit(self._do, batch.items, key=key, pure=False)
-            self._under_way[future] = batch
-            future.add_done_callback(self._finished.put)  # type: ignore[no-untyped-call]
-
-    def _suspect(self) -> _Batch[Item] | None:
-        """Return what is now to be done of that on which workers may die, if anything.
-
-        What waits in a worker that dies looks as guilty as what it worked on, so nothing waits; and before an
-        item is given up, it is done all alone.
-        """
-        busy = len(self._under_way)
-        if not self._suspects or busy >= self._slots or any(one.kills for one in self._under_way.values()):
-            return None
-        return self._suspects.popleft() if not (self._suspects[0].kills and busy) else None
-
-    def _receipt(self, future: Any, batch: _Batch[Item]) -> Receipt[Any] | None:
-        """Return the receipt, or None if the batch is to be done again."""
-        try:
-            if future.status == "finished":
-                receipt: Receipt[Any] = future.result()
-                return receipt
-            error = future.exception()
-        except (CancelledError, asyncio.CancelledError):
-            error = None
-        if error is None:
-            # The result may have been in a worker that has died.
-            batch.drops += 1
-            if batch.drops > _MOST_DROPS or self._client.status != "running":
-                raise Error("the cluster has dropped the work: its scheduler has ended or was restarted")
-            self._dropped.append(batch)
-        elif isinstance(error, _library().scheduler.KilledWorker):
-            batch.kills += 1
-            if len(batch.items) > 1:
-                self._suspects.extend(_Batch([item]) for item in batch.items)
-            elif batch.kills < ATTEMPTS:
-                self._suspects.append(batch)
+            if time.monotonic() - counted >= _RECOUNT:
+                # Clusters grow and shrink.
+                slots, counted = _slots(client), time.monotonic()
+            for batch in islice(batches, max(0, QUEUED * slots - len(under_way))):
+                submit(batch)
+            if not under_way:
+                if not suspects:
+                    return
+                is_alone = True
+                submit([suspects.popleft()])
+            future = _next(client, finished)
+            batch = under_way.pop(future)
+            try:
+                receipt = future.result()
+            except (CancelledError, asyncio.CancelledError):
+                # The result may have been in a worker that has died.
+                drops += 1
+                if drops > _MOST_DROPS or client.status != "running":
+                    raise Error("the cluster has dropped the work: its scheduler has ended") from None
+                submit(batch)
+            except killed:
+                if is_alone:
+                    yield batch, ([KILLED], [])
+                suspects.extend([] if is_alone else batch)
+            except Error:
+                raise
+            except Exception as error:
+                text = f"{type(error).__name__}: {_reason(error)}"
+                raise Error(f"a worker of the cluster could not go on: {text}") from error
             else:
-                return Receipt([KILLED], [])
-        elif isinstance(error, Error):
-            raise error
-        else:
-            text = " ".join(str(error).split())
-            raise Error(f"a worker of the cluster could not go on: {type(error).__name__}: {text}") from error
-        return None
+                drops = 0
+                yield batch, receipt
+            future.release()
+    finally:
+        with suppress(Exception):
+            client.cancel(list(under_way), force=True)  # type: ignore[no-untyped-call]
+
+
+def _next(client: Client, finished: Queue[Any]) -> Any:
+    """Return the next batch that has ended, unless there are no workers for too long."""
+    since = time.monotonic()
+    while True:
+        with suppress(Empty):
+            return finished.get(timeout=_RECOUNT)
+        if _threads(client):
+            since = time.monotonic()
+        elif time.monotonic() - since > _PATIENCE:
+            raise Error(f"the cluster has had no workers for {_PATIENCE:.0f} s")
 
 
 def _library() -> Any:

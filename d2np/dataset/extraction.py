@@ -20,7 +20,6 @@ from ..images.pixels import network_size
 from ..network.scan import Gathering, in_blocks
 from ..options import Options
 from . import cluster
-from .assembly import until_whole
 from .changes import Failures
 from .listing import Entry
 from .outputs import FeatureArchives, HlocOutput, Output, Task
@@ -147,11 +146,10 @@ def extract(
     """
     ended = threading.Event()
     report = Report()
-    try:
-        if client is None:
-            shards = None
+    with closing(output):
+        place = None if client is None else shards
         if isinstance(output, HlocOutput):
-            output.collect(shards)
+            output.collect(place)
         elif client is not None:
             raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
         failures = Failures(output.failed_list, retry=retry_failed)
@@ -174,31 +172,26 @@ def extract(
         if progress is not None and report.failed:
             progress.update(len(report.failed))
         limits = {"workers": workers, "threads": threads, "stop": ended}
-        for attempt in until_whole(output.finish):
-            if attempt:
-                failed = {entry for entry, _ in report.failed}
-                waiting = [entry for entry in entries if entry not in failed and not output.holds(entry)]
-            left = len(waiting)
-            watched = failures.watched(waiting)
-            with closing(_outcomes(client, net, output, settings, limits, shards, watched, left)) as results:
-                for entry, outcome in results:
-                    left -= 1
-                    if isinstance(outcome, str):
-                        fail(entry, outcome)
-                    else:
-                        report.done += 1
-                        report.keypoints += outcome
-                    failures.done(entry)
-                    if progress is not None:
-                        progress.update()
-                    if stop is not None and stop():
-                        ended.set()
-                        if client is not None:
-                            break
-            if left:
-                raise KeyboardInterrupt
-    finally:
-        output.close()
+        left = len(waiting)
+        watched = failures.watched(waiting)
+        with closing(_outcomes(client, net, output, settings, limits, place, watched, left)) as results:
+            for entry, outcome in results:
+                left -= 1
+                if isinstance(outcome, str):
+                    fail(entry, outcome)
+                else:
+                    report.done += 1
+                    report.keypoints += outcome
+                failures.done(entry)
+                if progress is not None:
+                    progress.update()
+                if stop is not None and stop():
+                    ended.set()
+                    if client is not None:
+                        break
+        if left:
+            raise KeyboardInterrupt
+        output.finish()
     return report
 
 
@@ -331,18 +324,17 @@ def _extracted_by_worker(
 ) -> Generator[tuple[Task, int | str]]:
     """Do a batch in a worker, whose working folder is another one."""
     # A worker that has died may have left some.
-    outcomes: dict[str, Any] = {task.name: archives.left(task) for task in batch}
-    waiting = {
-        replace(task, path=folder / task.path) if isinstance(task.path, Path) else task: task
-        for task in batch
-        if outcomes[task.name] is None
-    }
-    results = extracted(network.load(), settings, archives.put, {"threads": threads}, waiting, len(waiting))
-    with closing(results):
-        for there, outcome in results:
-            paths = os.fspath(there.path), os.fspath(waiting[there].path)
-            outcomes[there.name] = outcome.replace(*paths) if isinstance(outcome, str) else outcome
-    yield from ((task, outcomes[task.name]) for task in batch)
+    outcomes: dict[Task, Any] = {task: archives.left(task) for task in batch}
+    waiting = [task for task in outcomes if outcomes[task] is None]
+    there = [
+        replace(task, path=folder / task.path) if isinstance(task.path, Path) else task for task in waiting
+    ]
+    done = extracted(network.load(), settings, archives.put, {"threads": threads}, there, len(there))
+    with closing(done) as results:
+        for task, (seen, outcome) in zip(waiting, results, strict=True):
+            paths = os.fspath(seen.path), os.fspath(task.path)
+            outcomes[task] = outcome.replace(*paths) if isinstance(outcome, str) else outcome
+    yield from outcomes.items()
 
 
 def _reason(entry: Entry, text: str) -> str:

@@ -56,8 +56,14 @@ class Output(Protocol):
             If this image cannot be stored, though others can.
         """
 
-    def finish(self) -> bool:
-        """All images are done. False if some turn out to be damaged: they are held no longer."""
+    def finish(self) -> None:
+        """All images are done.
+
+        Raises
+        ------
+        FormatError
+            If some turn out to be damaged: they are held no longer.
+        """
 
     def close(self) -> None:
         """Let go of everything, whether finished or not."""
@@ -223,8 +229,8 @@ class HlocOutput(HdfOutput):
         return self._stamps[entry.name]
 
 
-class _FileOutput:
-    """One file for each image, beside it or, under its name, in a folder.
+class NpzOutput:
+    """NumPy archives, one for each image: beside it or, under its name, in a folder.
 
     Parameters
     ----------
@@ -236,10 +242,10 @@ class _FileOutput:
     Raises
     ------
     FormatError
-        If the folder is none, or the format needs a package that is missing.
+        If the folder is none.
     """
 
-    _format: ClassVar[Any]
+    _format: ClassVar[Any] = npz
     """A module of :mod:`d2np.formats`."""
 
     def __init__(self, folder: Path | None = None, *, restart: bool = False) -> None:
@@ -278,9 +284,8 @@ class _FileOutput:
         make_room(path, self._folder)
         self._format.write(path, features)
 
-    def finish(self) -> bool:
+    def finish(self) -> None:
         """Every file was finished as it was written."""
-        return True
 
     def close(self) -> None:
         """No file is open."""
@@ -296,26 +301,7 @@ class _FileOutput:
         return False
 
 
-class NpzOutput(_FileOutput):
-    """NumPy archives, one for each image: beside it or, under its name, in a folder.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        Where to; by default beside the images.
-    restart : bool
-        Do images again whose files are there.
-
-    Raises
-    ------
-    FormatError
-        If the folder is none.
-    """
-
-    _format: ClassVar[Any] = npz
-
-
-class MatOutput(_FileOutput):
+class MatOutput(NpzOutput):
     """MATLAB files, one for each image; needs scipy. For parameters and errors see :class:`NpzOutput`."""
 
     _format: ClassVar[Any] = mat
@@ -385,9 +371,8 @@ class KaptureOutput:
         if entry.name not in self._records:
             self._records.add(entry.name, features.image_size)
 
-    def finish(self) -> bool:
+    def finish(self) -> None:
         """Every file was finished as it was written."""
-        return True
 
     def close(self) -> None:
         """Let go of the folder."""

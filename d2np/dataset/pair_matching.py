@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import blake2b
-from itertools import chain, combinations, repeat
+from itertools import chain, repeat
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from ..matching import match
 from ..threads import thread_count
 from . import cluster
 from .archives import Group, GroupInBlocks, Store
-from .assembly import HdfOutput, recorded_settings, until_whole
+from .assembly import HdfOutput, recorded_settings
 from .changes import is_same
 from .extraction import Progress
 
@@ -41,6 +41,8 @@ CACHED = 16
 PAIRS = 128
 """Pairs in an archive, and in a batch for a worker of a cluster, at most."""
 
+# The later image, and the one before it, are held as well: the oldest there is when the next one comes.
+_RUN = CACHED - 2
 # Of the memory that is free, features that are held take a quarter at most, and those that are being matched
 # a half: those of an image within the published limits take so many bytes, about.
 _HELD_SHARE, _MATCHED_SHARE = 4, 2
@@ -99,32 +101,23 @@ class MatchReport:
 class AllPairs(Collection[Pair]):
     """Every one of some images with every other; none of the pairs is kept.
 
-    Parameters
-    ----------
-    names : list of str
-        In the order in which the pairs are wanted.
+    They are in the order of :func:`in_order_of_reuse`.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = sorted(names)
 
     def __len__(self) -> int:
         return len(self.names) * (len(self.names) - 1) // 2
 
     def __iter__(self) -> Iterator[Pair]:
-        return combinations(self.names, 2)
+        for first in range(0, len(self.names), _RUN):
+            for high in range(first + 1, len(self.names)):
+                for low in range(first, min(first + _RUN, high)):
+                    yield self.names[low], self.names[high]
 
     def __contains__(self, pair: object) -> bool:
         return any(pair == each for each in self)
-
-    def in_order_of_reuse(self, cached: int = CACHED) -> Iterator[Pair]:
-        """As :func:`in_order_of_reuse`."""
-        names = sorted(self.names)
-        run = _run(cached)
-        for first in range(0, len(names), run):
-            for high in range(first + 1, len(names)):
-                for low in range(first, min(first + run, high)):
-                    yield names[low], names[high]
 
 
 def all_pairs(features: str | os.PathLike[str]) -> AllPairs:
@@ -160,7 +153,11 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
         not hold.
     """
     held = set(hloc.names(features))
-    pairs = unique(hloc_matches.read_pair_list(path, held))
+    # Each as it comes first, in whichever order.
+    found: dict[frozenset[str], Pair] = {}
+    for pair in hloc_matches.read_pair_list(path, held):
+        found.setdefault(frozenset(pair), pair)
+    pairs = [pair for both, pair in found.items() if len(both) == 2]
     if not pairs:
         raise FormatError(f"{os.fspath(path)}: the list names no pairs")
     if missing := sorted({name for pair in pairs for name in pair} - held):
@@ -170,33 +167,20 @@ def listed_pairs(path: str | os.PathLike[str], features: str | os.PathLike[str])
     return pairs
 
 
-def unique(pairs: Iterable[Pair]) -> list[Pair]:
-    """Each pair as it comes first, in whichever order, without images paired with themselves."""
-    found: dict[frozenset[str], Pair] = {}
-    for pair in pairs:
-        found.setdefault(frozenset(pair), pair)
-    return [pair for key, pair in found.items() if len(key) == 2]
-
-
-def in_order_of_reuse(pairs: Sequence[Pair], cached: int = CACHED) -> list[Pair]:
-    """The pairs in an order in which features are read seldom, if those of so many images are held.
+def in_order_of_reuse(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return the pairs in an order in which features are read seldom, if those of some images are held.
 
     Images are numbered by their names. A run of them stays while each later image comes once, to be
     matched with the whole run; then it is the next run's turn.
     """
+    pairs = list(pairs)
     number = {name: k for k, name in enumerate(sorted({name for pair in pairs for name in pair}))}
-    run = _run(cached)
 
     def key(pair: Pair) -> tuple[int, int, int]:
         low, high = sorted((number[pair[0]], number[pair[1]]))
-        return low // run, high, low
+        return low // _RUN, high, low
 
     return sorted(pairs, key=key)
-
-
-def _run(cached: int) -> int:
-    # The later image, and the one before it: the oldest there is when the next one comes.
-    return max(1, cached - 2)
 
 
 class MatchOutput(HdfOutput):
@@ -305,25 +289,24 @@ def match_pairs(
     """
     report = MatchReport()
     failed = []
-    try:
-        if client is None:
-            shards = None
-        else:
+    with closing(output):
+        place = None if client is None else shards
+        if client is not None:
             features, threads = os.path.abspath(features), threads or cluster.threads_each(client)
-        output.collect(shards)
-        hloc_matches.by_flat_name(_names(pairs))
-        for attempt in until_whole(output.finish):
-            waiting = sum(not output.holds(*pair) for pair in pairs)
-            if not attempt:
-                report.skipped = len(pairs) - waiting
-            if not waiting:
-                continue
-            items = ((pair, output.stamp(*pair)) for pair in _left(pairs, output))
-            store = output.store(shards)
+        output.collect(place)
+        names = pairs.names if isinstance(pairs, AllPairs) else {name for pair in pairs for name in pair}
+        hloc_matches.by_flat_name(sorted(names))
+        left = sum(not output.holds(*pair) for pair in pairs)
+        report.skipped = len(pairs) - left
+        if left:
+            ordered = pairs if isinstance(pairs, AllPairs) else in_order_of_reuse(pairs)
+            waiting = (output.in_its_order(*pair) for pair in ordered if not output.holds(*pair))
+            items = ((pair, output.stamp(*pair)) for pair in waiting)
+            store = output.store(place)
             do = partial(matched, features, settings, threads, store)
-            with closing(cluster.results(client, do, items, waiting, PAIRS)) as results:
+            with closing(cluster.results(client, do, items, left, PAIRS)) as results:
                 for (pair, _), outcome in results:
-                    waiting -= 1
+                    left -= 1
                     if isinstance(outcome, str):
                         failed.append(f"{hloc_matches.pair_name(*pair)}: {outcome}")
                         continue
@@ -334,35 +317,18 @@ def match_pairs(
                     report.unmatched += not group.count
                     if progress is not None:
                         progress.update()
-                    if stop is not None and waiting and stop():
+                    if stop is not None and left and stop():
                         raise KeyboardInterrupt
-            output.collect(shards)
-            if failed:
-                more = f" (and {len(failed) - 1} more pairs)" if len(failed) > 1 else ""
-                raise Error(f"{failed[0]}{more}; the others are done, and the same command tries again")
-    finally:
-        output.close()
+            output.collect(place)
+        if failed:
+            more = f" (and {len(failed) - 1} more pairs)" if len(failed) > 1 else ""
+            raise Error(f"{failed[0]}{more}; the others are done, and the same command tries again")
+        output.finish()
     return report
 
 
 Item = tuple[Pair, "str | None"]
 """A pair with its stamp."""
-
-
-def _names(pairs: Collection[Pair]) -> list[str]:
-    if isinstance(pairs, AllPairs):
-        return sorted(pairs.names)
-    return sorted({name for pair in pairs for name in pair})
-
-
-def _left(pairs: Collection[Pair], output: MatchOutput) -> Iterator[Pair]:
-    """The pairs that the output does not hold yet, in order of reuse, each as the output has it."""
-    ordered: Iterable[Pair]
-    if isinstance(pairs, AllPairs):
-        ordered = (pair for pair in pairs.in_order_of_reuse() if not output.holds(*pair))
-    else:
-        ordered = in_order_of_reuse([pair for pair in pairs if not output.holds(*pair)])
-    return (output.in_its_order(*pair) for pair in ordered)
 
 
 def matched(

@@ -1,8 +1,8 @@
 """Work on many images at once, within the memory there is.
 
-Some threads take an image each: they open it, decode and shrink it, wait for a share of the processor cores,
-and have the caller's function work on it with these. One thread more than there are shares reads ahead; one
-image at a time is read, in their order, so that none waits for memory that a later one holds.
+One thread reads images, in their order, so that none waits for memory that a later one holds: it opens,
+decodes and shrinks each, and waits until there is a share of the memory and the cores for it. Other threads
+then have the caller's function work on an image each.
 
 Whether the cores work on one image together or each on an image of its own was measured
 (``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small images, and takes
@@ -17,10 +17,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..images.messages import reading
 from ..images.open import Source, most_bytes, open_file, open_source
+from ..images.pixels import network_size
 from ..images.remote import RemoteFile
 from ..images.tiff import TiffRows
 from ..machine import free_memory
@@ -157,30 +159,27 @@ def worked_on(
 
     cores = thread_count(threads)
     opens = isinstance(net, Net)
+    free = free_memory()
+    free = sys.maxsize if free is None else free
+    wanted = sys.maxsize if workers else _MEMORY_PER_THREAD * cores
+    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number("memory", memory)
     if workers is not None:
         workers = whole_number("workers", workers)
     elif not opens:
         # Of images that somebody else opens no size is known: one at a time.
         workers, ahead = 1, ahead or 1
-    free = free_memory()
-    free = sys.maxsize if free is None else free
-    wanted = sys.maxsize if workers else _MEMORY_PER_THREAD * cores
-    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number("memory", memory)
     waiting = max(1, free // _WAITING_SHARE // _FEATURE_BYTES)
     most = min(4 * (workers or cores), waiting) if ahead is None else whole_number("ahead", ahead)
-    shares = _Shares(cores, workers, at_work, settings.scales, wanted if memory is None else at_work)
-    if isinstance(entries, Sequence):
-        count = len(entries)
-    options = settings.options()
-    opening = ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
+    count = len(entries) if isinstance(entries, Sequence) else count
     line = _Line(
-        work,
-        {name: options[name] for name in opening} if opens else None,
-        shares,
-        seats=_Semaphore(shares.most_workers),
-        threads=_Semaphore(shares.total, count),
+        work=work,
+        settings=settings,
+        opens=opens,
+        cores=cores,
+        workers=max(1, min(workers or cores, count or sys.maxsize)),
+        memory=at_work,
+        wanted=wanted if memory is None else at_work,
         room=_Semaphore(min(_DECODED_BYTES, free // _DECODED_SHARE)),
-        pool=ThreadPoolExecutor(shares.most_workers + opens, "d2np-image"),
         stop=stop or threading.Event(),
     )
     return _in_order(line, entries, most)
@@ -194,92 +193,32 @@ def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
     return max(1, int(min(low, high)))
 
 
-@dataclass(frozen=True)
-class _Shares:
-    """How images share the threads: between so many workers, or such that the memory is enough."""
-
-    threads: int
-    workers: int | None
-    memory: int
-    scales: Sequence[float]
-    wanted: int = 0
-    """The memory that would be used if enough of it were free."""
-
-    @property
-    def most_workers(self) -> int:
-        return self.workers or self.threads
-
-    @property
-    def total(self) -> int:
-        """Threads, or one for each worker where these are more."""
-        return max(self.threads, self.most_workers)
-
-    @property
-    def each(self) -> int:
-        """Threads for an image of which nothing is known."""
-        return max(1, self.threads // self.most_workers)
-
-    def of(self, shape: tuple[int, int], memory: int | None = None) -> int:
-        """Return the threads for an image of this height and width, as the network sees it."""
-        fit = max(1, (memory or self.memory) // working_bytes(*shape, self.scales))
-        # Where memory is short, the same share of the threads as of the memory, or more: together they never
-        # take more than all.
-        return self.each if fit >= self.most_workers else -(-self.total // fit)
-
-    def side_by_side(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Return how many images of this size at a time, and how many if enough memory were free."""
-        now, then = (min(self.most_workers, self.total // self.of(shape, of)) for of in (None, self.wanted))
-        return now, then
-
-
 class _Stopped(Exception):
     """Raised in our own threads where work that nobody waits for any more is given up."""
 
 
 class _Semaphore:
-    """A semaphore of which several units are taken at once, by one thread after the other.
+    """A semaphore of which several units are taken at once, by one thread after the other."""
 
-    Parameters
-    ----------
-    total : int
-    users : int, optional
-        How many will take some, if that is known: the last ones share what is free.
-    """
-
-    def __init__(self, total: int, users: int | None = None) -> None:
+    def __init__(self, total: float | Fraction) -> None:
         self.total = self._free = total
-        self._users = users
         self._closed = False
         self._changed = threading.Condition()
 
-    def take(self, least: int) -> int:
-        """Wait until ``least`` units are free, and take them; return how many were taken.
-
-        Raises
-        ------
-        _Stopped
-            If the semaphore was closed.
-        """
+    @contextmanager
+    def holding(self, units: float | Fraction) -> Iterator[None]:
+        """Wait until so many units are free, and hold them; raise _Stopped if the semaphore is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._free >= least)
+            self._changed.wait_for(lambda: self._closed or self._free >= units)
             if self._closed:
                 raise _Stopped
-            taken = max(least, self._free // self._users if self._users else 0)
-            self._free -= taken
-        self.pass_by()
-        return taken
-
-    def pass_by(self) -> None:
-        """Expect one user less."""
-        with self._changed:
-            if self._users is not None:
-                self._users -= 1
-
-    def release(self, count: int) -> None:
-        """Make units free again."""
-        with self._changed:
-            self._free += count
-            self._changed.notify_all()
+            self._free -= units
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += units
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Let nobody wait any more."""
@@ -310,113 +249,97 @@ class _Opened(Source):
         self._source.close()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Line(Generic[AnEntry, Result]):
     """The threads, and what they do with an image.
 
-    Attributes
-    ----------
-    work : callable
-    opening : dict or None
-        Options for opening an image; None if the network opens it itself.
-    shares : _Shares
-    seats, threads, room : _Semaphore
-        Images that are worked on, their threads, and bytes of decoded images that wait or are worked on.
-    pool : ThreadPoolExecutor
-    stop : threading.Event
-        Once it is set, nothing is begun.
+    Of the memory, and of the cores, an image has one part of as many as there are images of its size side by
+    side: so the parts of all that are worked on make no more than a whole.
     """
 
     work: Callable[[AnEntry, Any, int], Result]
-    opening: dict[str, Any] | None
-    shares: _Shares
-    seats: _Semaphore
-    threads: _Semaphore
+    settings: Settings
+    opens: bool
+    cores: int
+    workers: int
+    memory: int
+    wanted: int
+    """What ``memory`` would be if enough of it were free."""
     room: _Semaphore
-    pool: ThreadPoolExecutor
+    """Bytes of decoded images that wait or are worked on."""
     stop: threading.Event
     given_up: threading.Event = field(default_factory=threading.Event)
-    # Those that are open, wherever the caller is interrupted.
-    sources: set[Source] = field(default_factory=set)
+    parts: _Semaphore = field(default_factory=lambda: _Semaphore(Fraction(1)))
     told_of_shortage: bool = False
-    turn: threading.Event | None = None
 
-    def submit(self, entry: AnEntry) -> Future[Result]:
-        """Have an image worked on, after those before it were opened and have their threads."""
-        before, self.turn = self.turn, threading.Event()
-        return self.pool.submit(self._worked_on, entry, before, self.turn)
-
-    def close(self) -> None:
-        """Give up what is being worked on, and end all threads."""
-        self.given_up.set()
-        for semaphore in (self.seats, self.threads, self.room):
-            semaphore.close()
-        self.pool.shutdown(cancel_futures=True)
-        # An interrupted pool may not know a thread that it has just started.
-        for source in [*self.sources]:
-            source.close()
+    def __post_init__(self) -> None:
+        self.reader = ThreadPoolExecutor(1, "d2np-reader")
+        self.pool = ThreadPoolExecutor(self.workers, "d2np-image")
+        options = self.settings.options()
+        names = ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
+        self.opening = {name: options[name] for name in names}
 
     @property
     def stopping(self) -> bool:
         """Whether nothing more is to be begun."""
         return self.stop.is_set() or self.given_up.is_set()
 
-    def _worked_on(self, entry: AnEntry, before: threading.Event | None, after: threading.Event) -> Result:
+    def read(self, entry: AnEntry) -> Future[Result]:
+        """Open an image, and have it worked on once there is a part of the memory for it."""
         with ExitStack() as held:
-            try:
-                if before is not None:
-                    before.wait()
-                entry, source, least = self._opened_or_not(entry, held)
-                self.seats.take(1)
-                held.callback(self.seats.release, 1)
-                threads = self.threads.take(least)
-                held.callback(self.threads.release, threads)
-            except BaseException:
-                self.threads.pass_by()
-                raise
-            finally:
-                after.set()
             if self.stopping:
                 raise _Stopped
-            if self.opening is not None and source is None:
+            if not self.opens:
+                held.enter_context(self.parts.holding(Fraction(1, self.workers)))
+                return self.pool.submit(self._worked_on, entry, entry.path, self.workers, held.pop_all())
+            limit = self.settings.max_pixels
+            with reading(os.fspath(entry.path)):
+                if isinstance(entry.path, RemoteFile):
+                    # Its content is asked for once.
+                    content = entry.path.read(most_bytes(limit))
+                    entry = replace(entry, path=replace(entry.path, content=content))
+                width, height, pixel_bytes = _header(entry, limit)
+            seen = network_size(width, height, self.settings)
+            decoded = width * height * pixel_bytes
+            waits = decoded > self.room.total
+            side_by_side = 1 if waits else self._side_by_side(seen, self.memory)
+            if not waits or decoded <= _DECODED_BYTES:
+                self._tell_of_shortage(side_by_side, self._side_by_side(seen, self.wanted))
+            if not waits:
+                # The image as it is before it is shrunk is soon gone.
+                held.enter_context(self.room.holding(seen[0] * seen[1] * pixel_bytes))
                 source = self._open(entry, held)
-            return self.work(entry, source or entry.path, min(threads, self.shares.threads))
+            held.enter_context(self.parts.holding(Fraction(1, side_by_side)))
+            if waits:
+                source = self._open(entry, held)
+            return self.pool.submit(self._worked_on, entry, source, side_by_side, held.pop_all())
 
-    def _opened_or_not(self, entry: AnEntry, held: ExitStack) -> tuple[AnEntry, Source | None, int]:
-        """Return an image and its threads; it is opened, unless that is to wait until it has them."""
-        if self.stopping:
-            raise _Stopped
-        if self.opening is None:
-            return entry, None, self.shares.each
-        with reading(os.fspath(entry.path)):
-            entry = _fetched(entry, self.opening["max_pixels"])
-            width, height, pixel_bytes = _header(entry, self.opening["max_pixels"])
-            needed = width * height * pixel_bytes
-            if needed > self.room.total:
-                if needed <= _DECODED_BYTES:
-                    self._tell_of_shortage(1, self.shares.most_workers)
-                content = entry.path.content if isinstance(entry.path, RemoteFile) else None
-                kept = min(len(content or b""), self.room.total)
-                self.room.take(kept)
-                held.callback(self.room.release, kept)
-                return entry, None, self.threads.total
-            self.room.take(needed)
-            kept = 0
-            try:
-                source = self._open(entry, held)
-                # The image as it was before it was shrunk is gone.
-                kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
-            finally:
-                self.room.release(needed - kept)
-                held.callback(self.room.release, kept)
-        self._tell_of_shortage(*self.shares.side_by_side(source.shape))
-        return entry, source, self.shares.of(source.shape)
+    def close(self) -> None:
+        """Give up what is being worked on, and end all threads."""
+        self.given_up.set()
+        self.parts.close()
+        self.room.close()
+        self.reader.shutdown(cancel_futures=True)
+        self.pool.shutdown()
+
+    def _worked_on(self, entry: AnEntry, image: Any, side_by_side: int, held: ExitStack) -> Result:
+        with held:
+            if self.stopping:
+                raise _Stopped
+            return self.work(entry, image, max(1, self.cores // side_by_side))
+
+    def _side_by_side(self, seen: tuple[int, int], memory: int) -> int:
+        """Return how many images of this width and height are worked on at a time."""
+        fit = memory // working_bytes(seen[1], seen[0], self.settings.scales)
+        return max(1, min(self.workers, fit))
 
     def _open(self, entry: Entry, held: ExitStack) -> Source:
-        opened = _Opened(entry.path, open_source(entry.path, **(self.opening or {})), self.given_up)
-        self.sources.add(opened)
-        held.callback(self.sources.discard, opened)
-        return held.enter_context(opened)
+        if self.stopping:
+            raise _Stopped
+        with reading(os.fspath(entry.path)):
+            return held.enter_context(
+                _Opened(entry.path, open_source(entry.path, **self.opening), self.given_up)
+            )
 
     def _tell_of_shortage(self, now: int, wanted: int) -> None:
         if now < wanted and not self.told_of_shortage:
@@ -429,17 +352,17 @@ def _in_order(
     line: _Line[AnEntry, Result], entries: Iterable[AnEntry], most: int
 ) -> Generator[tuple[AnEntry, Result | Exception]]:
     coming = iter(entries)
-    waiting: deque[tuple[AnEntry, Future[Result]]] = deque()
+    waiting: deque[tuple[AnEntry, Future[Future[Result]]]] = deque()
     try:
         while True:
             for entry in islice(coming, 0 if line.stopping else most - len(waiting)):
-                waiting.append((entry, line.submit(entry)))
+                waiting.append((entry, line.reader.submit(line.read, entry)))
             if not waiting:
                 return
             entry, future = waiting.popleft()
             found: Result | Exception
             try:
-                found = future.result()
+                found = future.result().result()
             except (ImageError, MemoryError) as error:
                 found = error
             except _Stopped:
@@ -450,14 +373,6 @@ def _in_order(
             del found
     finally:
         line.close()
-
-
-def _fetched(entry: AnEntry, max_pixels: int | None) -> AnEntry:
-    """Return an image at a URL with its content, which is asked for once."""
-    if not isinstance(entry.path, RemoteFile):
-        return entry
-    content = entry.path.read(most_bytes(max_pixels))
-    return replace(entry, path=replace(entry.path, content=content))
 
 
 def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
