@@ -34,6 +34,8 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[
     OSError
         If the file cannot be written there.
     """
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, "no file can have a NUL in its name", os.fspath(path))
     folder, name = os.path.split(os.path.realpath(path) if follow else path)
     target = Path(os.path.realpath(folder), name)
     # A device or pipe would be replaced by a file.
