@@ -811,7 +811,7 @@ def test_save_somewhere_impossible(plain: Arrays, tmp_path: Path) -> None:
 
 def test_save_under_a_name_that_no_file_can_have(plain: Arrays, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be written: no file can have a NUL in its name"):
-        save(tmp_path / "a\0b.h5", plain, None)
+        weights.save(tmp_path / "a\0b.h5", plain, SOURCE)
 
 
 def test_save_never_replaces_a_device(plain: Arrays) -> None:
