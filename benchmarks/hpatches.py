@@ -49,7 +49,7 @@ Extract = Callable[[Path], d2np.Features]
 
 @dataclass(frozen=True)
 class Result:
-    """What was found for one sequence.
+    """The results of one sequence.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ def run(found: Sequence[Path], extract: Extract, cache: Cache) -> list[Result]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """What the notebook prints, and the curves in numbers."""
+    """Return the text that the notebook prints, and the curves in numbers."""
     means = accuracy(results)
     lines = ["| accuracy within |" + "".join(f" {limit} px |" for limit in THRESHOLDS)]
     lines.append("| --- |" + " --- |" * len(THRESHOLDS))

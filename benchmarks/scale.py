@@ -1,4 +1,4 @@
-"""What a job of very many images costs beside the network: receipts, the index, and assembling the file.
+"""The cost of a job of very many images beside the network: receipts, the index, assembling the file.
 
 The images have a few made-up keypoints each, so that a million of them fit on a small disk; what bytes cost
 is measured with a few images of full size. No network runs, and the archives are such as workers of a cluster

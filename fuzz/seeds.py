@@ -26,7 +26,7 @@ from d2np.layers import PARAMETER_SHAPES
 _LONGEST_SEED = 20_000
 
 SETTINGS = {"detector": "d2", "max_edge": 1600, "half": False}
-"""What the job files of the seeds belong to."""
+"""The job that the job files of the seeds belong to."""
 
 
 def _arrays() -> dict[str, np.ndarray]:
@@ -344,7 +344,7 @@ TOKEN = "00ff" * 4
 
 
 def about(**changed: object) -> bytes:
-    """What an archive tells of one array, ``0/0/scores``."""
+    """Return the entry of an archive for one array, ``0/0/scores``."""
     group = {"name": "a/b.jpg", "stamp": '{"size": 3}', "count": 2, "blocks": 1, "attributes": {}}
     return json.dumps({"members": 1, "groups": [{**group, **changed}]}).encode()
 

@@ -1,4 +1,4 @@
-"""What the tests share: random weights and images that anyone can make again."""
+"""Fixtures of all tests: random weights and images that anyone can make again."""
 
 from __future__ import annotations
 

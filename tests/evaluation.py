@@ -24,7 +24,7 @@ TOLERANCE = 3.0
 
 @dataclass(frozen=True)
 class Score:
-    """What a set of matches is worth.
+    """The quality of a set of matches.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What tests need beside :mod:`d2np.reference`, as plain as it."""
+"""Plain functions that tests need beside :mod:`d2np.reference`."""
 
 from __future__ import annotations
 

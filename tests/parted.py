@@ -1,4 +1,4 @@
-"""What an unfinished job has kept beside its output."""
+"""The archives that an unfinished job has kept beside its output."""
 
 from __future__ import annotations
 

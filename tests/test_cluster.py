@@ -89,7 +89,7 @@ def contents(path):
 
 @pytest.fixture
 def alone(folder, tmp_path):
-    """What one process makes of the folder."""
+    """Return the features that one process finds in the folder."""
     path = tmp_path / "alone.h5"
     extract(StubNet(tmp_path / "alone.log"), listing([folder]), output_of(path), Settings())
     return contents(path)
@@ -489,7 +489,7 @@ def start_job(folder, out, log, where, **options):
 
 
 def wait_for(condition):
-    """What it gives once it holds; ten minutes are for a machine that is busy."""
+    """Return its result once it holds; ten minutes are for a machine that is busy."""
     until = time.monotonic() + 600
     while not (found := condition()):
         assert time.monotonic() < until
@@ -583,7 +583,7 @@ def test_an_interrupt_reaches_the_workers_too(folder, tmp_path):
 
 
 def test_command_line(tmp_path, capsys):
-    """What is refused, and a small job with the real network."""
+    """Options that are refused, and a small job with the real network."""
     Image.fromarray(random_image(48, 64)).save(tmp_path / "a.png")
     Image.fromarray(random_image(48, 64, 1)).save(tmp_path / "b.png")
     out = str(tmp_path / "f.h5")

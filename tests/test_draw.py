@@ -352,7 +352,7 @@ def test_the_legend_does_without_scalable_fonts(
 
 
 def below(image: Image.Image, height: int) -> NDArray[np.uint8]:
-    """What is below the image itself."""
+    """Return the rows below the image itself."""
     return np.asarray(image)[height:]
 
 

@@ -1,4 +1,4 @@
-"""What d2np uses of Numba beyond its public names: in one module, and still there."""
+"""The names of Numba that d2np uses beyond the public ones: in one module, and still there."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_works_without_what_only_makes_it_better(monkeypatch):
 
 
 def strays(source):
-    """What a module uses of Numba or llvmlite that is not public."""
+    """Return the names of Numba or llvmlite that a module uses and that are not public."""
     tree = ast.parse(source)
     modules, found = {}, []
     for node in ast.walk(tree):

@@ -234,7 +234,7 @@ def test_a_cache_that_cannot_be_read(filled):
 
 
 def test_two_users_share_a_folder(tmp_path, package, nowhere):
-    """What the administrator has put there is used by others, who cannot write there, and vice versa."""
+    """A cache of the administrator is used by others, who cannot write there, and vice versa."""
     shared = {**nowhere, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     ordinary = ORDINARY + "become_ordinary()\n" + WORK
     assert counts(scripts.run(WORK, package=package, **shared)) == (0, 2)

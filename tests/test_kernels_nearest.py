@@ -94,7 +94,7 @@ def test_a_lone_partner_has_no_runner_up():
 
 
 def test_negative_products_beat_the_filling():
-    """What fills up the last block has product 0, more than any real partner here."""
+    """The filling of the last block has product 0, more than any real partner here."""
     block = BLOCKS["sse"]
     a, b = np.ones((3, 4), np.float32), -np.ones((5, 4), np.float32)
     (best, _, second), (back, _, _) = two_best(a, b, block)

@@ -194,7 +194,7 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_image, relu, preprocessin
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "camera"])
 def test_onnxruntime_on_the_analytic_weights(name):
-    """What they take away at the frame must not be so large that its rounding shows in the rest."""
+    """The part they take away at the frame must not be so large that its rounding shows in the rest."""
     img = d2np.images.pixels.as_rgb(getattr(skimage.data, name)()[:301, :413])
     net = d2np.Net.load("analytic")
     content = serialize(net.arrays, preprocessing="caffe")

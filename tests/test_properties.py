@@ -1,4 +1,4 @@
-"""What must hold whatever the image: shifts, scales, flat parts, order of arguments, masks, odd numbers.
+"""Properties that hold for any image: shifts, scales, flat parts, order of arguments, masks, odd numbers.
 
 That ``describe`` at a keypoint gives its descriptor, and that a mask changes nothing else, stands in
 ``test_net.py`` for many options.
@@ -57,7 +57,7 @@ def inner(features, size, margin):
 
 @pytest.mark.parametrize(("right", "down"), SHIFTS)
 def test_a_shift_by_cells_shifts_keypoints(direct, scene, right, down):
-    """What a keypoint is depends on the pixels around it alone, bit for bit; its position has fewer digits
+    """A keypoint depends on the pixels around it alone, bit for bit; its position has fewer digits
     further from the corner, and its descriptor is sampled there."""
     height, width = scene.shape[0] - down, scene.shape[1] - right
     a = direct(scene[:height, :width])

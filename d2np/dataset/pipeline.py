@@ -264,7 +264,7 @@ class _Line(Generic[AnEntry, Result]):
     workers: int
     memory: int
     wanted: int
-    """What ``memory`` would be if enough of it were free."""
+    """Return what ``memory`` would be if enough of it were free."""
     room: _Semaphore
     """Bytes of decoded images that wait or are worked on."""
     stop: threading.Event
