@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -49,6 +49,7 @@ def dataset(tmp_path):
     st.booleans(),
     st.sampled_from(["earliest", "latest"]),
 )
+@settings(deadline=None)
 def test_what_hdf5_writes_passes(array, data, compression, shuffle, checksum, version):
     steps = data.draw(st.none() | st.tuples(*(st.integers(1, edge) for edge in array.shape)))
     options = {"chunks": steps, "compression": compression, "shuffle": shuffle, "fletcher32": checksum}
