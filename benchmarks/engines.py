@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2np.layers import LAYERS, map_size
-from d2np.network.bands import WholeMap, flow
+from d2np.network.bands import RowBuffer, flow
 from d2np.network.stages import PackedWeights, stages
 from d2np.threads import Team, Workspace
 from d2np.weights.onnx import serialize
@@ -44,12 +44,12 @@ def d2np_winograd(
     workspace = Workspace()
 
     def forward(pixels: FloatArray) -> FloatArray:
-        cells = np.empty((*map_size(height, width), 512), np.float32)
+        cells = RowBuffer(map_size(height, width)[1], 512, 0, straight=True, dense=True)
         with Team(threads, workspace=workspace) as team:
             made = stages(packed, width, workspace, relu=True)
-            for _ in flow(lambda first, last: pixels[first:last], height, made, WholeMap(cells), team):
+            for _ in flow(lambda first, last: pixels[first:last], height, made, cells, team):
                 pass
-        return cells
+        return cells.held()
 
     return forward
 

@@ -17,7 +17,7 @@ MB = 1e6
 
 
 def in_fresh_process(script: str, *options: object) -> Any:
-    """What the script, started anew with these options, prints as JSON."""
+    """Return the JSON that the script prints, started anew with these options."""
     command = [sys.executable, script, *map(str, options)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
@@ -30,7 +30,7 @@ def peak_bytes() -> int:
 
 
 def own_bytes(features: d2np.Features) -> int:
-    """What the arrays of features take."""
+    """Return the bytes that the arrays of features take."""
     return features.keypoints.nbytes + features.scores.nbytes + features.descriptors.nbytes
 
 

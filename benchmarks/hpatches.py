@@ -29,7 +29,7 @@ from d2np import homography
 from d2np.atomic import replacing
 from d2np.dataset import Settings
 from d2np.extras import require
-from d2np.weights import store
+from d2np.weights import catalogue
 
 THRESHOLDS = tuple(range(1, 11))
 """Pixels."""
@@ -49,7 +49,7 @@ Extract = Callable[[Path], d2np.Features]
 
 @dataclass(frozen=True)
 class Result:
-    """What was found for one sequence.
+    """The results of one sequence.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ def run(found: Sequence[Path], extract: Extract, cache: Cache) -> list[Result]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """What the notebook prints, and the curves in numbers."""
+    """Return the text that the notebook prints, and the curves in numbers."""
     means = accuracy(results)
     lines = ["| accuracy within |" + "".join(f" {limit} px |" for limit in THRESHOLDS)]
     lines.append("| --- |" + " --- |" * len(THRESHOLDS))
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     _check_plot(options.output)
     found, left_out = sequences(options.folder)
-    weights = options.weights or store.default()
+    weights = options.weights or catalogue.default()
     print(f"weights: {weights}", file=sys.stderr)
     net = d2np.Net.load(weights)
     settings = Settings(

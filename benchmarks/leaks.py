@@ -35,7 +35,7 @@ RARE = 20
 
 @dataclass(frozen=True)
 class Counts:
-    """What must be as it was."""
+    """The quantities that must be as they were."""
 
     threads: int
     files: int
@@ -49,7 +49,7 @@ def counts() -> Counts:
 
 
 def work(folder: Path) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    """What is called: its name, of how many calls only one is made, and the call."""
+    """Return the calls: the name of each, of how many calls only one is made, and the call."""
     net, image = d2np.Net.load("analytic"), noise(40, 32)
     features = net(image, max_keypoints=20, detector="strength")
     places = features.keypoints[:, :2]
@@ -90,7 +90,7 @@ def work(folder: Path) -> Iterator[tuple[str, int, Callable[[], object]]]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a kind of call left behind."""
+    """The memory, threads and files that a kind of call left behind."""
 
     name: str
     calls: int

@@ -1,8 +1,8 @@
-"""What a job of very many images costs beside the network: receipts, the index, and assembling the file.
+"""The cost of a job of very many images beside the network: receipts, the index, assembling the file.
 
 The images have a few made-up keypoints each, so that a million of them fit on a small disk; what bytes cost
-is measured with a few images of full size. No network runs, and the shards are such as workers of a cluster
-write, a batch each. Figures and what follows from them: ``docs/scale.md``.
+is measured with a few images of full size. No network runs, and the archives are such as workers of a cluster
+write. Figures and what follows from them: ``docs/scale.md``.
 
     python benchmarks/scale.py --entries 1000000
 """
@@ -15,15 +15,15 @@ import pickle
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from d2np.dataset import Entry, HlocOutput, cluster, shards, workers
-from d2np.dataset.hdf import feature_record
-from d2np.dataset.workers import IMAGES, Receipt
+from d2np.dataset import Entry, HlocOutput, cluster
+from d2np.dataset.extraction import IMAGES
+from d2np.dataset.outputs import Task
 from d2np.features import Features
 
 SETTINGS = {"weights": "none"}
@@ -55,21 +55,19 @@ def main() -> None:
 
 def through_dask(tasks: int) -> None:
     """Batches that take no time, to three processes and back."""
-    batches = [
-        [Entry(Path(f"/photos/{k}-{n}.jpg"), f"{k}-{n}.jpg") for n in range(IMAGES)] for k in range(tasks)
-    ]
+    entries = [Entry(Path(f"/photos/{k}.jpg"), f"{k}.jpg") for k in range(tasks * IMAGES)]
     with cluster.connected("local:2") as client:
-        list(cluster.Work(client, nothing).through(batches[:50]))
+        list(cluster.results(client, nothing, entries[:800], 800, IMAGES))
         start = time.perf_counter()
-        for _ in cluster.Work(client, nothing).through(batches):
+        for _ in cluster.results(client, nothing, entries, len(entries), IMAGES):
             pass
         seconds = time.perf_counter() - start
-    size = len(pickle.dumps(nothing(1, batches[0])))
+    size = len(pickle.dumps(([1000] * IMAGES, [])))
     row(tasks * IMAGES, 0, "receipts through Dask", seconds, size / IMAGES)
 
 
-def nothing(number: int, batch: list[Entry]) -> Receipt:
-    return Receipt(f"{number:08d}.shard", {entry.name: 1000 for entry in batch})
+def nothing(batch: Iterable[Entry], count: int) -> Iterator[tuple[Entry, int]]:
+    yield from ((entry, 1000) for entry in batch)
 
 
 def job(path: Path, count: int, keypoints: int, *, look: bool) -> None:
@@ -80,24 +78,22 @@ def job(path: Path, count: int, keypoints: int, *, look: bool) -> None:
     )
     output = HlocOutput(path, SETTINGS)
     output.start()
-    prefix = workers._prefix(output)
+    archives = output.archives()
+    stamp = '{"size": 1, "mtime_ns": 2}'
     names = [f"{k // 1000:05d}/{k:08d}.jpg" for k in range(count)]
 
-    with measured(count, keypoints, "shards are written", lambda: size_of(output.parts.folder)):
-        for number, first in enumerate(range(0, count, IMAGES)):
-            with open(output.parts.folder / f"{prefix}-{number:08d}.shard", "xb") as stream:
-                for name in names[first : first + IMAGES]:
-                    entry = Entry(Path(name), name)
-                    shards.write(stream, feature_record(entry, features, 1.0, '{"size": 1, "mtime_ns": 2}'))
+    with measured(count, keypoints, "archives are written", lambda: size_of(output.parts.folder)):
+        for name in names:
+            archives.put(Task(Path(name), name, stamp), [features], 1.0)
     with measured(count, keypoints, "client takes them in"):
-        for number in range(-(-count // IMAGES)):
-            output.parts.adopt(f"{prefix}-{number:08d}.shard")
+        for name in names:
+            output.parts.take(name, stamp, archives.store.archive_of(name), archives.store)
     output.close()
     with measured(count, keypoints, "client, started again, finds them"):
         output = HlocOutput(path, SETTINGS)
-    assert len(output.parts) == count
+    assert len(output.parts.index) == count
     with measured(count, keypoints, "the file is assembled", lambda: path.stat().st_size):
-        assert output.finish()
+        output.finish()
     output.close()
     if not look:
         return

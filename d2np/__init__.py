@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import CacheWarning, Error, FormatError, ImageError, OptionError, WeightsError
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from . import dataset, demo, draw, formats, layers, opencv, options, verification, weights
+    from . import dataset, demo, draw, formats, layers, opencv, options, reference, verification, weights
     from .features import Features, Matches
     from .matching import match, nearest_pairs
     from .network.net import Net
-
-__version__ = "1.0.0"
+    from .options import Options
 
 __all__ = [
     "CacheWarning",
@@ -29,6 +29,7 @@ __all__ = [
     "Matches",
     "Net",
     "OptionError",
+    "Options",
     "WeightsError",
     "dataset",
     "demo",
@@ -39,6 +40,7 @@ __all__ = [
     "nearest_pairs",
     "opencv",
     "options",
+    "reference",
     "verification",
     "weights",
 ]
@@ -49,6 +51,7 @@ _HOMES = {
     "Features": "features",
     "Matches": "features",
     "Net": "network.net",
+    "Options": "options",
     "match": "matching",
     "nearest_pairs": "matching",
 }

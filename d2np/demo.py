@@ -1,4 +1,4 @@
-"""What ``d2np demo`` does: match an image with a view of it that is known exactly, and measure."""
+"""Match an image with a view of it that is known exactly, and measure: ``d2np demo``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Result:
-    """What was found, and what it is worth.
+    """The features and matches of the demo, and how correct they are.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Result:
 
 
 def views() -> Views:
-    """The shipped image, and a darker view of it through a known homography."""
+    """Return the shipped image, and a darker view of it through a known homography."""
     with resources.files(__package__).joinpath("data").joinpath(IMAGE).open("rb") as stream:
         first = Image.open(stream).convert("RGB")
     width, height = round(_SIZE * first.width), round(_SIZE * first.height)
@@ -98,7 +98,7 @@ def views() -> Views:
 
 
 def prepare(net: Net, *, threads: int | None = None) -> float:
-    """Have every kernel of extraction and matching compiled or loaded; returns the seconds it took."""
+    """Compile or load every kernel of extraction and matching; return the seconds it took."""
     from .matching import match
 
     start = perf_counter()
@@ -128,7 +128,7 @@ def run(net: Net, given: Views, *, threads: int | None = None) -> Result:
 
     a = first.keypoints[matches.indices[:, 0], :2].astype(np.float64)
     b = second.keypoints[matches.indices[:, 1], :2].astype(np.float64)
-    distances = np.linalg.norm(homography.apply(given.truth, a) - b, axis=1)
+    distances = homography.distances(given.truth, a, b)
     corner_error = _corner_error(a, b, given)
     return Result(first, second, matches, distances, corner_error, extraction, matching)
 
@@ -139,5 +139,5 @@ def _corner_error(a: NDArray[np.float64], b: NDArray[np.float64], given: Views) 
         return float("inf")
     right, bottom = given.first.width - 1, given.first.height - 1
     corners = np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], np.float64)
-    moved = homography.apply(fitted[0], corners) - homography.apply(given.truth, corners)
-    return float(np.linalg.norm(moved, axis=1).max())
+    moved = homography.apply(fitted, corners)
+    return float(homography.distances(given.truth, corners, moved).max())

@@ -50,7 +50,14 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
 
 
 def several(names: Iterable[str], most: int = 10) -> str:
-    """Names for a message; of very many, the first ones and how many more there are."""
+    """Return names for a message; of very many, the first ones and how many more there are."""
     listed = list(names)
     shown = ", ".join(listed[:most])
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
+
+
+def count(number: int, what: str) -> str:
+    """Return a number of things for a message: ``1 match``, ``2,000 matches``."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what}{'es' if what.endswith('ch') else 's'}"

@@ -1,4 +1,4 @@
-"""What extraction and matching return: two small dataclasses of NumPy arrays."""
+"""The results of extraction and matching: two small dataclasses of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -41,27 +41,19 @@ class Features:
     image_size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        keypoints = _float32("keypoints", self.keypoints)
-        scores = _float32("scores", self.scores)
-        descriptors = _float32("descriptors", self.descriptors)
-        if keypoints.ndim != 2 or keypoints.shape[1] != 3:
-            raise FormatError(f"keypoints must have shape (N, 3) for x, y, scale; got {keypoints.shape}")
+        keypoints = _array("keypoints", self.keypoints, np.float32, (None, 3))
         n = len(keypoints)
-        if scores.shape != (n,):
-            raise FormatError(f"scores must have shape ({n},) like the {n} keypoints; got {scores.shape}")
-        if descriptors.shape != (n, DESCRIPTOR_SIZE):
-            raise FormatError(
-                f"descriptors must have shape ({n}, {DESCRIPTOR_SIZE}) like the {n} keypoints; "
-                f"got {descriptors.shape}"
-            )
         try:
             width, height = (int(edge) for edge in self.image_size)
         except (TypeError, ValueError, OverflowError):
             raise FormatError(f"image_size must be (width, height); got {self.image_size!r}") from None
-        object.__setattr__(self, "keypoints", keypoints)
-        object.__setattr__(self, "scores", scores)
-        object.__setattr__(self, "descriptors", descriptors)
-        object.__setattr__(self, "image_size", (width, height))
+        # vars() is what a frozen dataclass lets one write to.
+        vars(self).update(
+            keypoints=keypoints,
+            scores=_array("scores", self.scores, np.float32, (n,)),
+            descriptors=_array("descriptors", self.descriptors, np.float32, (n, DESCRIPTOR_SIZE)),
+            image_size=(width, height),
+        )
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -71,7 +63,7 @@ class Features:
         return f"<Features: {len(self)} keypoints of a {width} x {height} image>"
 
     def select(self, which: ArrayLike) -> Features:
-        """The chosen keypoints, in the order chosen.
+        """Return the chosen keypoints, in the order chosen.
 
         Parameters
         ----------
@@ -137,23 +129,15 @@ class Matches:
     evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
-        given = np.asarray(self.indices)
-        if given.size and not np.issubdtype(given.dtype, np.integer):
-            raise FormatError(f"match indices must be integers; got {given.dtype}")
-        indices = np.ascontiguousarray(given, dtype=np.int64)
-        similarities = _float32("similarities", self.similarities)
-        if indices.ndim != 2 or indices.shape[1] != 2:
-            raise FormatError(f"match indices must have shape (M, 2); got {indices.shape}")
-        if similarities.shape != (len(indices),):
-            raise FormatError(
-                f"similarities must have shape ({len(indices)},) like the matches; got {similarities.shape}"
-            )
-        object.__setattr__(self, "indices", indices)
-        object.__setattr__(self, "similarities", similarities)
+        indices = _array("match indices", self.indices, np.int64, (None, 2))
+        n = len(indices)
+        vars(self).update(
+            indices=indices, similarities=_array("similarities", self.similarities, np.float32, (n,))
+        )
         if self.inliers is not None:
-            object.__setattr__(self, "inliers", _inliers(self.inliers, len(indices)))
+            vars(self).update(inliers=checked_mask("inliers", self.inliers, n))
         if self.model is not None:
-            object.__setattr__(self, "model", _model(self.model))
+            vars(self).update(model=_array("the model", self.model, np.float64, (3, 3)))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -163,7 +147,7 @@ class Matches:
         return f"<Matches: {len(self)} pairs{checked}>"
 
     def select(self, which: ArrayLike) -> Matches:
-        """The chosen matches, in the order chosen, such as ``matches.select(matches.inliers)``.
+        """Return the chosen matches, in the order chosen, such as ``matches.select(matches.inliers)``.
 
         Parameters
         ----------
@@ -176,44 +160,63 @@ class Matches:
 
 
 def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
-    """Indices or a mask that fit so many, checked."""
-    chosen = np.asarray(which)
-    if chosen.size == 0 and chosen.dtype != bool:
-        chosen = chosen.astype(np.int64)
-    if chosen.ndim != 1 or (chosen.dtype != bool and not np.issubdtype(chosen.dtype, np.integer)):
-        raise FormatError(f"select takes a list of indices or a mask; got {chosen.dtype} {chosen.shape}")
-    if chosen.dtype == bool:
-        if len(chosen) != count:
-            raise FormatError(f"select among {count} {what}: the mask has {len(chosen)} elements")
-    elif len(outside := chosen[(chosen < -count) | (chosen >= count)]):
-        raise FormatError(f"select among {count} {what}: there is no number {outside[0]}")
+    """Return indices or a mask, checked against the number of elements."""
+    indices = np.asarray(which)
+    if indices.size == 0 and indices.dtype != bool:
+        indices = indices.astype(np.int64)
+    try:
+        chosen = np.arange(count)[indices]
+    except IndexError as error:
+        raise FormatError(f"select among {count} {what}: {error}") from None
+    if chosen.ndim != 1:
+        raise FormatError(f"select takes a list of indices or a mask; got an array {indices.shape}")
     return chosen
 
 
-def _inliers(given: Any, count: int) -> NDArray[np.bool_]:
-    inliers = np.asarray(given)
-    if inliers.shape != (count,) or (inliers.dtype != bool and count):
-        raise FormatError(
-            f"inliers must be bool of shape ({count},) like the matches; got {inliers.dtype} {inliers.shape}"
-        )
-    return np.ascontiguousarray(inliers, np.bool_)
+def checked_mask(name: str, given: Any, count: int) -> NDArray[np.bool_]:
+    """Return a mask over that many matches; a FormatError if it is none."""
+    return _array(name, given, np.bool_, (count,))
 
 
-def _model(given: Any) -> NDArray[np.float64]:
+def check_indices(matches: Matches, count_a: int, count_b: int) -> None:
+    """Find out whether matches are of images with that many keypoints.
+
+    Raises
+    ------
+    FormatError
+        If not.
+    """
+    for column, which, count in ((0, "a", count_a), (1, "b", count_b)):
+        used = matches.indices[:, column]
+        if len(outside := used[(used < 0) | (used >= count)]):
+            raise FormatError(f"a match names keypoint {outside[0]} of {which}, which has {count}")
+
+
+# Which kinds of NumPy's types are taken, and how they are called; as floats all but complex numbers.
+_KINDS: dict[type, tuple[str, str]] = {np.bool_: ("b", "bool"), np.int64: ("iu", "integers")}
+_FLOATS = ("biufOSUV", "numbers")
+
+
+def _array(name: str, given: Any, kind: type[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """Return a contiguous array of a type and a shape, in which None stands for any number of rows.
+
+    Raises
+    ------
+    FormatError
+        If it is of another shape, or of a type that is not taken; where it is empty, all types are.
+    """
+    kinds, words = _KINDS.get(kind, _FLOATS)
     try:
-        model = np.ascontiguousarray(given, np.float64)
-    except (TypeError, ValueError):
-        raise FormatError("the model must be a matrix of numbers") from None
-    if model.shape != (3, 3):
-        raise FormatError(f"the model must have shape (3, 3); got {model.shape}")
-    return model
-
-
-def _float32(name: str, values: Any) -> NDArray[np.float32]:
-    try:
-        if np.iscomplexobj(values):
+        array = np.asarray(given)
+        if array.size and array.dtype.kind not in kinds:
             raise TypeError
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.ascontiguousarray(values, dtype=np.float32)
+            array = np.ascontiguousarray(array, kind)
     except (TypeError, ValueError, OverflowError):
-        raise FormatError(f"{name} must be numbers") from None
+        raise FormatError(f"{name} must be {words}") from None
+    if len(shape) != array.ndim or any(
+        n not in (None, size) for n, size in zip(shape, array.shape, strict=True)
+    ):
+        expected = ", ".join("N" if n is None else str(n) for n in shape)
+        raise FormatError(f"{name} must have shape ({expected}); got {array.shape}")
+    return array

@@ -2,7 +2,7 @@
 
 D2-Net's extractor is VGG16 up to conv4_3 with the third pooling turned into a 2 x 2 average of stride 1
 and the convolutions behind it dilated by 2, so that the map keeps a quarter of the image's resolution
-(paper, section 4.1; published file ``lib/model_test.py``). The last convolution has no ReLU of its own:
+(paper, section 4.3; published file ``lib/model_test.py``). The last convolution has no ReLU of its own:
 the published code applies one on top unless told otherwise.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 LayerType: TypeAlias = Literal["convolution", "relu", "max_pooling", "average_pooling"]
 
@@ -63,7 +63,7 @@ class Layer:
         return sum(prod(shape) for shape in self.parameters.values())
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns that come out when ``height`` rows and ``width`` columns go in."""
+        """Return the rows and columns of the output for ``height`` rows and ``width`` columns of input."""
         reach = self.dilation * (self.kernel - 1) + 1
         return (
             (height + 2 * self.padding - reach) // self.stride + 1,
@@ -71,46 +71,28 @@ class Layer:
         )
 
 
-def _convolution(name: LayerName, in_channels: int, out_channels: int, dilation: int = 1) -> Layer:
-    return Layer(name, "convolution", in_channels, out_channels, 3, 1, dilation, dilation)
+_CHANNELS = {"1": 64, "2": 128, "3": 256, "4": 512}
 
 
-def _relu(name: LayerName, channels: int) -> Layer:
-    return Layer(name, "relu", channels, channels)
+def _layers() -> Iterator[Layer]:
+    """Yield the layers; the first digit in a name is that of a block, which has one number of channels."""
+    before = 3
+    for name in get_args(LayerName):
+        block = name[4]
+        channels = _CHANNELS[block]
+        if name.startswith("conv"):
+            dilation = 2 if block == "4" else 1
+            yield Layer(name, "convolution", before, channels, 3, 1, dilation, dilation)
+        elif name.startswith("relu"):
+            yield Layer(name, "relu", channels, channels)
+        elif name == "pool3":
+            yield Layer(name, "average_pooling", channels, channels, kernel=2, stride=1)
+        else:
+            yield Layer(name, "max_pooling", channels, channels, kernel=2, stride=2)
+        before = channels
 
 
-def _max_pooling(name: LayerName, channels: int) -> Layer:
-    return Layer(name, "max_pooling", channels, channels, kernel=2, stride=2)
-
-
-def _average_pooling(name: LayerName, channels: int) -> Layer:
-    return Layer(name, "average_pooling", channels, channels, kernel=2, stride=1)
-
-
-LAYERS: tuple[Layer, ...] = (
-    _convolution("conv1_1", 3, 64),
-    _relu("relu1_1", 64),
-    _convolution("conv1_2", 64, 64),
-    _relu("relu1_2", 64),
-    _max_pooling("pool1", 64),
-    _convolution("conv2_1", 64, 128),
-    _relu("relu2_1", 128),
-    _convolution("conv2_2", 128, 128),
-    _relu("relu2_2", 128),
-    _max_pooling("pool2", 128),
-    _convolution("conv3_1", 128, 256),
-    _relu("relu3_1", 256),
-    _convolution("conv3_2", 256, 256),
-    _relu("relu3_2", 256),
-    _convolution("conv3_3", 256, 256),
-    _relu("relu3_3", 256),
-    _average_pooling("pool3", 256),
-    _convolution("conv4_1", 256, 512, dilation=2),
-    _relu("relu4_1", 512),
-    _convolution("conv4_2", 512, 512, dilation=2),
-    _relu("relu4_2", 512),
-    _convolution("conv4_3", 512, 512, dilation=2),
-)
+LAYERS: tuple[Layer, ...] = tuple(_layers())
 
 PARAMETER_SHAPES: dict[str, tuple[int, ...]] = {
     name: shape for layer in LAYERS for name, shape in layer.parameters.items()
@@ -118,18 +100,24 @@ PARAMETER_SHAPES: dict[str, tuple[int, ...]] = {
 
 PARAMETER_COUNT: int = sum(layer.parameter_count for layer in LAYERS)
 
+CAFFE_MEAN = (103.939, 116.779, 123.68)
+"""The values that ``caffe`` preprocessing subtracts from blue, green, red; published ``lib/utils.py``."""
+
+TORCH_MEAN, TORCH_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""The values that ``torch`` preprocessing subtracts from red, green, blue in 0..1, then divides by."""
+
 SMALLEST_SIDE = 8
 """Shortest side, in pixels, for which every layer still has something to put out."""
 
 
 def output_sizes(height: int, width: int) -> Iterator[tuple[Layer, int, int]]:
-    """Each layer with the rows and columns it puts out for an image of the given size."""
+    """Yield each layer with the rows and columns of its output for an image of the given size."""
     for layer in LAYERS:
         height, width = layer.output_size(height, width)
         yield layer, height, width
 
 
 def map_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the feature map of an image of the given size in pixels."""
+    """Return the rows and columns of the feature map of an image of the given size in pixels."""
     *_, (_, rows, columns) = output_sizes(height, width)
     return rows, columns

@@ -1,4 +1,4 @@
-"""Tell what this process may use of its machine: processor cores and memory.
+"""Tell what this process may use of its machine: processor cores, memory, and a folder for caches.
 
 Containers and batch systems limit both by control groups, which Linux describes in files: version 1 has a
 tree of groups for each controller, version 2 one tree for all. A group's limits hold for those below it too.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -31,16 +32,38 @@ def free_memory() -> int | None:
     return max(0, min(found)) if found else None
 
 
+def user_cache(name: str) -> Path | None:
+    """Return the platform's folder for the cache of a program; it need not exist.
+
+    ``$XDG_CACHE_HOME/NAME`` or ``~/.cache/NAME``, on macOS ``~/Library/Caches/NAME``, on Windows
+    ``%LOCALAPPDATA%\\NAME\\Cache``. Relative paths do not count: what is cached must not depend on the
+    working folder, and the XDG specification says so too.
+
+    Returns
+    -------
+    Path or None
+        None where the user has no home folder.
+    """
+    if sys.platform == "win32":
+        local = _absolute(os.environ.get("LOCALAPPDATA")) or _home("AppData", "Local")
+        return local and local / name / "Cache"
+    if sys.platform == "darwin":
+        caches = _home("Library", "Caches")
+    else:
+        caches = _absolute(os.environ.get("XDG_CACHE_HOME")) or _home(".cache")
+    return caches and caches / name
+
+
 @functools.cache  # asked for by every call of a network
 def _quotas(proc: Path) -> list[int]:
     """Return cores, rounded up: a thread more than the quota loses less than one fewer."""
     found = []
     for folder in _groups(proc, "cpu"):
-        quota, period = _numbers(folder / "cpu.max", 2)
-        if quota is None:
-            quota, period = (*_numbers(folder / "cpu.cfs_quota_us"), *_numbers(folder / "cpu.cfs_period_us"))
-        if quota is not None and period and quota > 0:
-            found.append(-(-quota // period))
+        limit = _numbers(folder / "cpu.max")
+        limit = limit or _numbers(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+        # No quota is written as "max", which is no number, or as -1.
+        if len(limit) == 2 and min(limit) > 0:
+            found.append(-(-limit[0] // limit[1]))
     return found
 
 
@@ -54,16 +77,15 @@ def _of_the_system() -> Iterator[int]:
 
 def _of_the_groups() -> Iterator[int]:
     for folder in _groups(_PROC, "memory"):
-        names = ("memory.max", "memory.high", "memory.limit_in_bytes")
-        limits = [limit for name in names for limit in _numbers(folder / name) if limit is not None]
+        limits = _numbers(*(folder / f"memory.{name}" for name in ("max", "high", "limit_in_bytes")))
         if limits:
-            used = [*_numbers(folder / "memory.current"), *_numbers(folder / "memory.usage_in_bytes")]
+            used = max(_numbers(folder / "memory.current", folder / "memory.usage_in_bytes"), default=0)
             stat = _table(folder / "memory.stat")
             # What was read from files and written to them goes where room is needed. Of version 1 the sums
             # over the groups below count.
             total = "total_" if "total_active_file" in stat else ""
             reclaimed = sum(stat.get(f"{total}{kind}_file", 0) for kind in ("active", "inactive"))
-            yield min(limits) - max(0, max(size or 0 for size in used) - reclaimed)
+            yield min(limits) - max(0, used - reclaimed)
 
 
 def _of_the_process() -> Iterator[int]:
@@ -71,11 +93,11 @@ def _of_the_process() -> Iterator[int]:
         import resource
     except ImportError:  # Windows
         return
-    used = [*_numbers(_PROC / "self" / "statm", 6)]
+    used = _numbers(_PROC / "self" / "statm") or [0] * 6
     for limit, pages in ((resource.RLIMIT_AS, used[0]), (resource.RLIMIT_DATA, used[5])):
         bytes_at_most, _ = resource.getrlimit(limit)
         if bytes_at_most != resource.RLIM_INFINITY:
-            yield bytes_at_most - (pages or 0) * resource.getpagesize()
+            yield bytes_at_most - pages * resource.getpagesize()
 
 
 @functools.cache
@@ -99,11 +121,10 @@ def _groups(proc: Path, controller: str) -> list[Path]:
     return folders
 
 
-def _numbers(path: Path, count: int = 1) -> list[int | None]:
-    """Return the first numbers in a file; None for those that are missing or no numbers, such as ``max``."""
-    words = " ".join(_lines(path)).split()[:count]
-    found = [int(word) if word.lstrip("-").isdecimal() else None for word in words]
-    return found + [None] * (count - len(found))
+def _numbers(*paths: Path) -> list[int]:
+    """Return the numbers in files; what is none is left out."""
+    words = " ".join(line for path in paths for line in _lines(path)).split()
+    return [int(word) for word in words if word.lstrip("-").isdecimal()]
 
 
 def _table(path: Path) -> dict[str, int]:
@@ -116,3 +137,15 @@ def _lines(path: Path) -> list[str]:
         return path.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return []
+
+
+def _home(*parts: str) -> Path | None:
+    try:
+        home = _absolute(Path.home())
+    except RuntimeError:  # no HOME, and no such user
+        return None
+    return home and home.joinpath(*parts)
+
+
+def _absolute(path: str | Path | None) -> Path | None:
+    return Path(path) if path and os.path.isabs(path) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,7 @@ from .errors import FormatError, OptionError
 from .features import Features, Matches
 from .kernels import nearest
 from .kernels.simd import host_block
-from .options import GeometricModel
+from .options import GeometricModel, whole_number
 from .threads import Team, spans
 
 FloatArray = NDArray[np.float32]
@@ -78,8 +79,7 @@ def match(
             raise FormatError("verify needs keypoints, not only descriptors: pass d2np.Features")
         found = match(a, b, mutual=mutual, ratio=ratio, min_similarity=min_similarity, threads=threads)
         return verification.verify(a, b, found, verify, threshold=threshold)
-    first, second = _descriptors(a), _descriptors(b)
-    _check_same_length(first, second)
+    first, second = _descriptors(a, b)
     if ratio is not None and not (isinstance(ratio, Real) and 0 < ratio <= 1):
         raise OptionError(f"ratio must lie above 0 and be at most 1; got {ratio!r}")
     if min_similarity is not None and not (isinstance(min_similarity, Real) and -np.inf < min_similarity):
@@ -105,16 +105,13 @@ def match(
 def nearest_pairs(
     a: Features | ArrayLike, b: Features | ArrayLike, n: int, *, threads: int | None = None
 ) -> Matches:
-    """The ``n`` closest pairs over all pairs, closest first.
+    """Return the ``n`` closest pairs over all pairs, closest first.
 
     Unlike in :func:`match`, a keypoint may stand in several pairs. For the parameters and errors see there;
     of equally close pairs the one with the lower indices comes first.
     """
-    first, second = _descriptors(a), _descriptors(b)
-    _check_same_length(first, second)
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
-        raise OptionError(f"n must be a whole number from 0 up; got {n!r}")
-    n = min(n, len(first) * len(second))
+    first, second = _descriptors(a, b)
+    n = min(whole_number("n", n, 0), len(first) * len(second))
     if n == 0:
         return Matches(np.empty((0, 2), np.int64), np.empty(0, np.float32))
     block = host_block()
@@ -136,26 +133,26 @@ def nearest_pairs(
     return Matches(np.stack(np.divmod(keys[order], len(second)), axis=1), values[order])
 
 
-def _two_best(
-    a: FloatArray, b: FloatArray, threads: int | None
-) -> tuple[
-    tuple[FloatArray, NDArray[np.int64], FloatArray], tuple[FloatArray, NDArray[np.int64], FloatArray]
-]:
-    """For each row of ``a`` and of ``b``: largest product, its partner, and the second-largest product."""
+_TwoBest: TypeAlias = tuple[FloatArray, NDArray[np.int64], FloatArray]
+"""For each row: the largest product, its partner, and the second-largest product."""
 
-    def nothing(count: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
-        lowest = np.full(count, -np.inf, np.float32)
-        return lowest, np.full(count, _NOBODY, np.int64), lowest.copy()
 
+def _nothing(count: int) -> _TwoBest:
+    lowest = np.full(count, -np.inf, np.float32)
+    return lowest, np.full(count, _NOBODY, np.int64), lowest.copy()
+
+
+def _two_best(a: FloatArray, b: FloatArray, threads: int | None) -> tuple[_TwoBest, _TwoBest]:
+    """Return the best partners for each row of ``a`` in ``b``, and for each row of ``b`` in ``a``."""
     block = host_block()
     kernel = nearest.kernel(block.lanes, block.rows)
     padded, packed = _padded(a, block.rows), nearest.pack(b, block)
-    of_a, of_b = nothing(len(a)), nothing(len(b))
-    partial: dict[int, tuple[FloatArray, NDArray[np.int64], FloatArray]] = {}
+    of_a, of_b = _nothing(len(a)), _nothing(len(b))
+    partial: dict[int, _TwoBest] = {}
 
     def work(span: tuple[int, int]) -> None:
         # Rows of a belong to this task alone; columns are shared with the others and merged afterwards.
-        partial[span[0]] = nothing(len(b))
+        partial[span[0]] = _nothing(len(b))
         kernel(padded, packed, len(b), *of_a, *partial[span[0]], *span)
 
     with Team(threads) as team:
@@ -172,32 +169,31 @@ def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -
 
 
 def _padded(a: FloatArray, rows: int) -> FloatArray:
-    """With the rows behind the last one that the kernel may read."""
+    """Return a copy with the rows behind the last one that the kernel may read."""
     return np.concatenate([a, np.zeros((rows, a.shape[1]), np.float32)])
 
 
-def _descriptors(source: Features | ArrayLike) -> FloatArray:
-    values = source.descriptors if isinstance(source, Features) else source
-    try:
-        array = np.ascontiguousarray(values, np.float32)
-    except (TypeError, ValueError):
-        raise FormatError("descriptors must be an array (N, D) of numbers") from None
-    if array.ndim != 2:
-        raise FormatError(f"descriptors must have shape (N, D); got {array.shape}")
-    # NaN and infinities show in the extremes; no copy is made to look for them.
-    largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
-    if not np.isfinite(largest):
-        raise FormatError("descriptors must be finite; there is a NaN or an infinity among them")
-    # Products that overflow would have no order.
-    if largest**2 * array.shape[1] > _LARGEST:
-        raise FormatError(
-            f"descriptors must be L2-normalised; there is a value of {largest:g}, too large to be compared"
-        )
-    return array
-
-
-def _check_same_length(a: FloatArray, b: FloatArray) -> None:
-    if a.shape[1] != b.shape[1]:
-        raise FormatError(
-            f"both sets of descriptors must have the same length; got {a.shape[1]} and {b.shape[1]}"
-        )
+def _descriptors(*sets: Features | ArrayLike) -> list[FloatArray]:
+    found = []
+    for given in sets:
+        try:
+            array = np.ascontiguousarray(
+                given.descriptors if isinstance(given, Features) else given, np.float32
+            )
+        except (TypeError, ValueError):
+            raise FormatError("descriptors must be an array (N, D) of numbers") from None
+        if array.ndim != 2:
+            raise FormatError(f"descriptors must have shape (N, D); got {array.shape}")
+        # NaN and infinities show in the extremes; no copy is made to look for them.
+        largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+        if not np.isfinite(largest):
+            raise FormatError("descriptors must be finite; there is a NaN or an infinity among them")
+        # Products that overflow would have no order.
+        if largest**2 * array.shape[1] > _LARGEST:
+            raise FormatError(
+                f"descriptors must be L2-normalised; there is a value of {largest:g}, too large to compare"
+            )
+        found.append(array)
+    if len(lengths := {array.shape[1] for array in found}) > 1:
+        raise FormatError(f"both sets of descriptors must have the same length; got {sorted(lengths)}")
+    return found

@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FormatError, ImageError, OptionError, did_you_mean
+from .errors import FormatError, ImageError, OptionError
 from .extras import require
 from .features import DESCRIPTOR_SIZE, Features, Matches
+from .options import Options
 
 if TYPE_CHECKING:
     from .network.net import Net
 
 _SIZE = 8.0
 """Diameter of a keypoint of scale 1: the 2 x 2 cells of 4 px that its descriptor is interpolated from."""
-
-# Options of a net's call: those on finding keypoints, and those on the map, which describing takes as well.
-_FINDING = ("detector", "scales", "max_keypoints")
-_MAP = ("preprocessing", "relu", "centered", "max_edge", "max_sum_edges", "threads")
 
 
 class D2Net:
@@ -40,36 +38,34 @@ class D2Net:
     net : Net, path or name
         A network, or what :meth:`d2np.Net.load` loads one from, such as ``"vgg16"``.
     **options
-        Those of :class:`d2np.Net`'s call, such as ``max_keypoints=2000`` or ``scales=(0.5, 1.0, 2.0)``. The
-        mask is given to each call, and arrays have no EXIF orientation.
+        ``threads`` and the fields of :class:`d2np.Options`, such as ``max_keypoints=2000`` or
+        ``scales=(0.5, 1.0, 2.0)``. A mask may be given to each call instead.
 
     Raises
     ------
     OptionError
-        If there is no such option, or ``net`` is something else.
+        If an option has a value that makes no sense, or ``net`` is something else.
+    TypeError
+        If there is no such option.
     WeightsError
         If no network can be loaded.
     FormatError
         If OpenCV is missing.
     """
 
-    def __init__(self, net: Net | str | os.PathLike[str], **options: Any) -> None:
+    def __init__(
+        self, net: Net | str | os.PathLike[str], *, threads: int | None = None, **options: Any
+    ) -> None:
         _opencv()
         from .network.net import Net
 
-        if unknown := sorted(set(options) - {*_FINDING, *_MAP}):
-            raise OptionError(
-                f"D2Net takes the options {', '.join((*_FINDING, *_MAP))}; got {', '.join(unknown)}"
-                + did_you_mean(unknown[0], (*_FINDING, *_MAP))
-            )
         if isinstance(net, (str, os.PathLike)):
             net = Net.load(net)
         if not isinstance(net, Net):
             raise OptionError(
                 f"D2Net needs a d2np.Net, or a path or name of weights to load; got {type(net).__name__}"
             )
-        self._net = net
-        self._options = options
+        self._net, self._threads, self._options = net, threads, Options(**options)
 
     def detectAndCompute(
         self,
@@ -107,7 +103,7 @@ class D2Net:
         ImageError
             If the image or the mask cannot be used.
         OptionError
-            If an option of the constructor has a value that makes no sense.
+            If there are no keypoints to describe, or there is no such number of threads.
         """
         if useProvidedKeypoints:
             if keypoints is None:
@@ -115,7 +111,8 @@ class D2Net:
                     "useProvidedKeypoints needs keypoints=...; or call compute(image, keypoints)"
                 )
             return self.compute(image, keypoints)
-        features = self._net(_red_first(image), mask=_array(mask), **self._options)
+        options = self._options if mask is None else replace(self._options, mask=_array(mask))
+        features = self._net(_red_first(image), options, threads=self._threads)
         return to_keypoints(features), features.descriptors if len(features) else None
 
     def detect(self, image: Any, mask: Any = None) -> tuple[Any, ...]:
@@ -137,25 +134,24 @@ class D2Net:
             found = [self.compute(*pair) for pair in zip(image, keypoints, strict=True)]
             return tuple(kept for kept, _ in found), tuple(vectors for _, vectors in found)
         xy = np.array([_position(keypoint) for keypoint in keypoints], np.float64).reshape(-1, 2)
-        options = {name: value for name, value in self._options.items() if name in _MAP}
-        vectors, valid = self._net.describe(_red_first(image), xy, **options)
+        vectors, valid = self._net.describe(_red_first(image), xy, self._options, threads=self._threads)
         kept = tuple(keypoint for keypoint, inside in zip(keypoints, valid, strict=True) if inside)
         return kept, vectors[valid] if len(kept) else None
 
     def descriptorSize(self) -> int:
-        """512."""
+        """Return 512."""
         return DESCRIPTOR_SIZE
 
     def descriptorType(self) -> int:
-        """``cv2.CV_32F``."""
+        """Return ``cv2.CV_32F``."""
         return int(_opencv().CV_32F)
 
     def defaultNorm(self) -> int:
-        """``cv2.NORM_L2``: the distance that matchers are to use."""
+        """Return ``cv2.NORM_L2``: the distance that matchers are to use."""
         return int(_opencv().NORM_L2)
 
     def empty(self) -> bool:
-        """False: there is a network."""
+        """Return False: there is a network."""
         return False
 
     def getDefaultName(self) -> str:
@@ -164,7 +160,7 @@ class D2Net:
 
 
 def to_keypoints(features: Features) -> tuple[Any, ...]:
-    """Features as OpenCV's keypoints, in their order.
+    """Return features as OpenCV's keypoints, in their order.
 
     Returns
     -------
@@ -180,7 +176,7 @@ def to_keypoints(features: Features) -> tuple[Any, ...]:
 
 
 def to_dmatches(matches: Matches) -> tuple[Any, ...]:
-    """Matches as ``cv2.DMatch``, for ``cv2.drawMatches`` and others; the distance is Euclidean."""
+    """Return matches as ``cv2.DMatch``, for ``cv2.drawMatches`` and others; the distance is Euclidean."""
     DMatch = _opencv().DMatch
     # For unit vectors the squared distance is 2 - 2 cos; rounding may push the cosine past 1.
     distances = np.sqrt(np.maximum(2 - 2 * matches.similarities.astype(np.float64), 0)).tolist()
@@ -188,7 +184,7 @@ def to_dmatches(matches: Matches) -> tuple[Any, ...]:
 
 
 def to_image_features(features: Features, number: int = 0) -> Any:
-    """Features as ``cv2.detail.ImageFeatures``, for the parts that ``cv2.Stitcher`` is made of.
+    """Return features as ``cv2.detail.ImageFeatures``, for the parts of a ``cv2.Stitcher``.
 
     Parameters
     ----------

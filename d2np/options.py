@@ -1,10 +1,17 @@
-"""The names that options take, as types for editors and type checkers. Imports nothing heavy."""
+"""Options: those of images, written once, and the names that options take. Imports nothing heavy."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from math import inf
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 from .errors import OptionError, did_you_mean
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Detector: TypeAlias = Literal["d2", "strength"]
 """The published hard detection, or a ranking of all cells by their strength."""
@@ -58,3 +65,160 @@ def check(option: str, given: object, alias: Any, otherwise: str = "") -> None:
     if not isinstance(given, str) or given not in known:
         hint = did_you_mean(given, known)
         raise OptionError(f"{option} must be one of {', '.join(known)}{otherwise}; got {given!r}{hint}")
+
+
+def whole_number(option: str, given: Any, least: int = 1) -> int:
+    """Return an option's value as an int.
+
+    Raises
+    ------
+    OptionError
+        If it is not a whole number from ``least`` up.
+    """
+    if isinstance(given, bool) or not hasattr(given, "__index__") or int(given) < least:
+        raise OptionError(f"{option} must be a whole number from {least} up; got {given!r}")
+    return int(given)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of an image, on which its features depend beside the weights.
+
+    All calls of :class:`d2np.Net` take one, keywords with the same names, or both, of which the keywords
+    count: ``net(image, options, max_edge=800)``.
+
+    Parameters
+    ----------
+    detector : {"d2", "strength"}
+        The published hard detection with sub-cell localisation, or a ranking of all cells by strength.
+    scales : sequence of float
+        Sizes of the pyramid's levels; ``(0.5, 1.0, 2.0)`` is the published one.
+    max_keypoints : int, optional
+        Keep the keypoints with the highest scores only, the highest first.
+    preprocessing : {"caffe", "torch"}, optional
+        How colours are scaled; by default as the weights were trained, :attr:`d2np.Net.preprocessing`.
+    relu : bool
+        Whether the last convolution is followed by a ReLU.
+    centered : bool
+        Put keypoints where their cells truly lie in the image. The published positions lack the 2 px by
+        which the average pooling moves a cell's centre, and up to half a pixel times the factor where the
+        image or a level of the pyramid was resized.
+    max_edge : int or None
+        The image is shrunk until its longest edge is no larger, in pixels.
+    max_sum_edges : int or None
+        Then it is shrunk until the sum of its width and height is no larger.
+    mask : (H, W) array, optional
+        Keypoints are kept only where it is not zero.
+    orient : bool
+        Turn the image as its EXIF orientation says, as COLMAP and hloc do not; keypoints are those of the
+        turned image. Arrays have no orientation, and a PIL image of a TIFF file is one that Pillow has turned
+        already.
+    stretch : bool
+        Spread the values that a 16-bit image uses over the full range, but for one pixel in a thousand at
+        each end: thermal and scientific cameras leave most of it empty. Other images are as they are.
+    max_pixels : int, optional
+        Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
+        the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+
+    Raises
+    ------
+    OptionError
+        If an option has a value that makes no sense.
+    """
+
+    detector: Detector = "d2"
+    scales: Sequence[float] = (1.0,)
+    max_keypoints: int | None = None
+    preprocessing: Preprocessing | None = None
+    relu: bool = True
+    centered: bool = False
+    max_edge: int | None = 1600
+    max_sum_edges: int | None = 2800
+    mask: ArrayLike | None = None
+    orient: bool = False
+    stretch: bool = False
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        check("detector", self.detector, Detector)
+        object.__setattr__(self, "scales", _checked_scales(self.scales))
+        if self.max_keypoints is not None:
+            whole_number("max_keypoints", self.max_keypoints, 0)
+        if self.preprocessing is not None:
+            check("preprocessing", self.preprocessing, Preprocessing, ", or None")
+        for name in ("max_edge", "max_sum_edges"):
+            limit = getattr(self, name)
+            is_number = isinstance(limit, Real) and not isinstance(limit, bool)
+            if limit is not None and not (is_number and limit >= 1):
+                raise OptionError(f"{name} must be a number of pixels, or None for no limit; got {limit!r}")
+        if self.max_pixels is not None:
+            whole_number("max_pixels", self.max_pixels)
+
+
+def _checked_scales(given: Any) -> tuple[float, ...]:
+    try:
+        scales = tuple(float(scale) for scale in given)
+    except (TypeError, ValueError):
+        scales = ()
+    if not scales or len(set(scales)) < len(scales) or not all(0 < scale < inf for scale in scales):
+        raise OptionError(f"scales must be a list of different positive numbers; got {given!r}")
+    return scales
+
+
+class InputChanges(TypedDict, total=False):
+    """Options of how an image becomes the input of the network, as keywords."""
+
+    preprocessing: Preprocessing | None
+    max_edge: int | None
+    max_sum_edges: int | None
+    orient: bool
+    stretch: bool
+    max_pixels: int | None
+
+
+class MapChanges(InputChanges, total=False):
+    """Options of how an image becomes a feature map, as keywords."""
+
+    relu: bool
+    centered: bool
+
+
+class OptionChanges(MapChanges, total=False):
+    """All fields of :class:`Options`, as keywords."""
+
+    detector: Detector
+    scales: Sequence[float]
+    max_keypoints: int | None
+    mask: ArrayLike | None
+
+
+def chosen(options: Options | None, meant: Any = OptionChanges, /, **changes: Any) -> Options:
+    """Return the options that a call was given.
+
+    Parameters
+    ----------
+    options : Options or None
+        Fields that mean nothing to the call have no effect: one object serves for all calls.
+    meant : type
+        The class of those keywords that mean something to the call.
+    **changes
+        Keywords, which count where there are both.
+
+    Raises
+    ------
+    OptionError
+        If a keyword means nothing to the call, or has a value that makes no sense.
+    TypeError
+        If there is no such option.
+    """
+    without_effect = OptionChanges.__optional_keys__ - meant.__optional_keys__
+    for name in changes.keys() & without_effect:
+        raise OptionError(f"{name} has no effect on what this call returns: leave it out")
+    if options is None:
+        return Options(**changes)
+    if not isinstance(options, Options):
+        raise OptionError(f"options must be d2np.Options; got {type(options).__name__}")
+    by_default: dict[str, Any] = {
+        field.name: field.default for field in fields(Options) if field.name in without_effect
+    }
+    return replace(options, **by_default, **changes)

@@ -1,4 +1,4 @@
-"""Sharing a layer's work out to plain Python threads.
+"""Distribute a layer's work over plain Python threads.
 
 Kernels release the interpreter lock, so ordinary threads run them side by side. A team lives as long as
 one call of the network and no longer: there is no global pool that a forked child would inherit dead.
@@ -9,41 +9,34 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from types import TracebackType
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError
 from .machine import usable_cores
+from .options import whole_number
 
 Task = TypeVar("Task")
 
 
 def thread_count(threads: int | None) -> int:
-    """So many threads; of None, as many as there are cores that this process may use.
+    """Return a number of threads: by default, of the cores that this process may use.
 
     Raises
     ------
     OptionError
         If ``threads`` is not a positive whole number.
     """
-    return usable_cores() if threads is None else whole_number(threads, "threads")
-
-
-def whole_number(value: int, name: str) -> int:
-    """An option that must be a whole number from 1 up; an OptionError if it is not."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
-        raise OptionError(f"{name} must be a whole number from 1 up, or None; got {value!r}")
-    return int(value)
+    return usable_cores() if threads is None else whole_number("threads", threads)
 
 
 class Clock:
-    """Adds up the time that threads spend on named pieces of work."""
+    """Adds up the time that threads spend on named steps of the work."""
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, str], float] = {}
@@ -66,7 +59,7 @@ class Workspace:
         self._held: dict[object, NDArray[np.float32]] = {}
 
     def array(self, key: object, size: int) -> NDArray[np.float32]:
-        """The (size,) float32 that belong to ``key``, holding whatever was left there."""
+        """Return the (size,) float32 that belong to ``key``, holding whatever was left there."""
         held = self._held.get(key)
         if held is None or len(held) < size:
             held = self._held[key] = np.empty(size, np.float32)
@@ -85,7 +78,7 @@ class Team:
     threads : int or None
         How many, the caller's included; None means every core this process may use.
     clock : Clock, optional
-        Told how long the pieces of work take.
+        Told how long the steps of the work take.
     workspace : Workspace, optional
         Where its memory comes from; nobody else may use it meanwhile.
 
@@ -103,54 +96,43 @@ class Team:
         self.workspace = workspace or Workspace()
         self._seats = itertools.count()
         self._own = threading.local()
-        self._pool = ThreadPoolExecutor(self.size - 1, "d2np") if self.size > 1 else None
+        self._pool = ThreadPoolExecutor(self.size, "d2np")  # which starts threads when there is work for them
 
     def share(self, work: Callable[[Task], object], tasks: Iterable[Task]) -> None:
         """Call ``work(task)`` for every task, each in whichever thread is free, and wait for all.
 
         The first exception that a task raises is raised here, after the others have stopped.
         """
-        waiting = list(tasks)
-        if self._pool is None or len(waiting) < 2:
-            for task in waiting:
-                work(task)
-            return
-        lock = threading.Lock()
-        waiting.reverse()
+        waiting = deque(tasks)
 
         def run() -> None:
             while True:
-                with lock:
-                    if not waiting:
-                        return
-                    task = waiting.pop()
+                try:
+                    task = waiting.popleft()
+                except IndexError:
+                    return
                 try:
                     work(task)
                 except BaseException:
-                    with lock:
-                        waiting.clear()
+                    waiting.clear()
                     raise
 
         helpers: list[Future[None]] = []
         try:
-            try:
-                for _ in range(min(self.size - 1, len(waiting) - 1)):
+            # Where no thread can be started, as the interpreter is ending or the system allows no more, those
+            # that there are do the work.
+            with suppress(RuntimeError):
+                for _ in range(min(self.size, len(waiting)) - 1):
                     helpers.append(self._pool.submit(run))
-            except RuntimeError:
-                # No thread can be started: the interpreter is ending, or the system allows no more. Those
-                # that there are do the work.
-                pass
             run()
         finally:
-            with lock:
-                waiting.clear()
-            failures = [helper.exception() for helper in helpers]
-        for failure in failures:
-            if failure is not None:
-                raise failure
+            waiting.clear()
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
 
     def timed(self, what: str, phase: str, work: Callable[[Task], object]) -> Callable[[Task], object]:
-        """The same work, with the clock running if there is one."""
+        """Return the same work, with the clock running if there is one."""
         clock = self.clock
         if clock is None:
             return work
@@ -162,7 +144,7 @@ class Team:
         return measured
 
     def scratch(self, size: int) -> NDArray[np.float32]:
-        """Memory that belongs to the calling thread: (size,) float32, holding whatever was left there."""
+        """Return memory of the calling thread: (size,) float32, holding whatever was left there."""
         if not hasattr(self._own, "seat"):
             self._own.seat = next(self._seats)
         return self.workspace.array(("scratch", self._own.seat), size)
@@ -170,21 +152,18 @@ class Team:
     def __enter__(self) -> Team:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:
-    """``range(count)`` cut into consecutive (first, last) spans of ``size``, the last one shorter."""
+    """Cut ``range(count)`` into consecutive (first, last) spans of ``size``, the last one shorter."""
     size = max(1, size)
     return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def shrinking_spans(count: int, size: int, unit: int, threads: int) -> list[tuple[int, int]]:
-    """``range(count)`` cut into spans of at most ``size``, shorter ones towards the end.
+    """Cut ``range(count)`` into spans of at most ``size``, shorter ones towards the end.
 
     So the threads end at nearly the same time: in a round, each of them takes a span of the same length, and
     the last rounds are short ones, which make up for whatever held a thread up. Where there are only two

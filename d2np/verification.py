@@ -10,7 +10,7 @@ IJCV 2004): they count the models with that much support which are expected wher
 from __future__ import annotations
 
 from dataclasses import replace
-from math import hypot, inf, lgamma, log, log10, pi
+from math import comb, hypot, inf, log10, pi, prod
 from numbers import Real
 from typing import Any
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from . import homography, options
 from .errors import Error, FormatError, OptionError
 from .extras import require
-from .features import Evidence, Features, Matches
-from .images.open import network_size
+from .features import Evidence, Features, Matches, check_indices
+from .images.pixels import network_size
 from .options import GeometricModel
 
 FloatArray = NDArray[np.float64]
@@ -97,18 +97,16 @@ def verify(
             raise FormatError(
                 f"verification needs keypoints: {which} must be d2np.Features, not {type(features).__name__}"
             )
+    check_indices(matches, len(a), len(b))
     threshold = float(threshold)
-    points_a, points_b = (_points(features, matches.indices[:, k]) for k, features in enumerate((a, b)))
+    points_a, points_b = _points(a, matches.indices[:, 0]), _points(b, matches.indices[:, 1])
     inside = ~(_at_sides(a, matches.indices[:, 0]) & _at_sides(b, matches.indices[:, 1])).any(axis=1)
     matrix = _fit(points_a[inside], points_b[inside], model, threshold)
-    fits = np.zeros(len(matches), np.bool_)
-    chance = inf
+    fits, chance = np.zeros(len(matches), np.bool_), inf
     if matrix is not None:
         fits = _distances(matrix, points_a, points_b, model) <= threshold
-        chance = _log10_chance(
-            *(matrix, points_a[inside], points_b[inside], fits[inside]),
-            *(model, threshold, (a.image_size, b.image_size)),
-        )
+        near = max(_share_nearby(features.image_size, model, threshold) for features in (a, b))
+        chance = _log10_chance(matrix, points_a[inside], points_b[inside], model, threshold, near)
     evidence = Evidence(int(fits.sum()), chance, chance <= _MOST_BY_CHANCE)
     if not evidence.sufficient:
         matrix, fits = None, np.zeros_like(fits)
@@ -134,9 +132,6 @@ def _opencv() -> Any:
 
 
 def _points(features: Features, chosen: NDArray[np.int64]) -> FloatArray:
-    outside = chosen[(chosen < 0) | (chosen >= len(features))]
-    if len(outside):
-        raise FormatError(f"a match names keypoint {outside[0]} of {len(features)}")
     points = features.keypoints[chosen, :2].astype(np.float64)
     if not np.isfinite(points).all():
         raise FormatError("keypoints must be finite; there is a NaN or an infinity among them")
@@ -144,7 +139,7 @@ def _points(features: Features, chosen: NDArray[np.int64]) -> FloatArray:
 
 
 def _at_sides(features: Features, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each keypoint lies so near to the left, top, right and lower side that it may be due to it."""
+    """Return whether each keypoint may be due to the left, top, right and lower side, which are so near."""
     x, y, scale = features.keypoints[chosen].astype(np.float64).T
     width, height = (max(1, edge) for edge in features.image_size)
     shrunk = max(width, height) / max(network_size(width, height))
@@ -170,9 +165,9 @@ def _fit(a: FloatArray, b: FloatArray, model: GeometricModel, threshold: float) 
 
 
 def _distances(matrix: FloatArray, a: FloatArray, b: FloatArray, model: str) -> FloatArray:
-    """How far each match is from fitting, in pixels."""
+    """Return how far each match is from fitting, in pixels."""
     if model == "homography":
-        return np.asarray(np.linalg.norm(homography.apply(matrix, a) - b, axis=1))
+        return homography.distances(matrix, a, b)
     one, other = (np.column_stack([points, np.ones(len(points))]) for points in (a, b))
     lines_b, lines_a = one @ matrix.T, other @ matrix
     nearer = np.minimum(np.hypot(*lines_a[:, :2].T), np.hypot(*lines_b[:, :2].T))
@@ -180,38 +175,28 @@ def _distances(matrix: FloatArray, a: FloatArray, b: FloatArray, model: str) -> 
         return np.asarray(np.abs((other * lines_b).sum(axis=1)) / nearer)
 
 
+def _share_nearby(size: tuple[int, int], model: str, threshold: float) -> float:
+    """Return the share of an image that lies near enough to a point, or to an epipolar line."""
+    area = pi * threshold**2 if model == "homography" else 2 * threshold * hypot(*size)
+    return area / max(1, prod(size))
+
+
 def _log10_chance(
-    matrix: FloatArray,
-    a: FloatArray,
-    b: FloatArray,
-    fits: NDArray[np.bool_],
-    model: str,
-    threshold: float,
-    sizes: tuple[tuple[int, int], tuple[int, int]],
+    matrix: FloatArray, a: FloatArray, b: FloatArray, model: str, threshold: float, near: float
 ) -> float:
+    """Return the logarithm of the number of false alarms: see :func:`verify`."""
+    fits = _distances(matrix, a, b, model) <= threshold
+    n, k = _different(a, b, 2 * threshold), _different(a[fits], b[fits], 2 * threshold)
     sample = SAMPLE[model]
-    n, k = (_different(a[chosen], b[chosen], 2 * threshold) for chosen in (np.ones_like(fits), fits))
     if k <= sample:
         return inf
-    shares = []
-    for width, height in sizes:
-        near = pi * threshold**2 if model == "homography" else 2 * threshold * hypot(width, height)
-        shares.append(near / max(1, width * height))
     steps = np.unique(np.linspace(1, len(a) - 1, _REPAIRINGS).astype(int))
     repaired = [_distances(matrix, a, np.roll(b, step, axis=0), model) <= threshold for step in steps]
-    p = min(1.0, max(*shares, float(np.mean(repaired))))
-    return (
-        log10(_SOLUTIONS[model] * (n - sample))
-        + _log10_choices(n, k)
-        + _log10_choices(k, sample)
-        + (k - sample) * log10(p)
-    )
+    p = min(1.0, max(near, float(np.mean(repaired))))
+    models = _SOLUTIONS[model] * (n - sample) * comb(n, k) * comb(k, sample)
+    return log10(models) + (k - sample) * log10(p)
 
 
 def _different(a: FloatArray, b: FloatArray, edge: float) -> int:
-    """How many matches are left where those with an end in the same square are one."""
+    """Return how many matches are left where those with an end in the same square are one."""
     return min(len(np.unique(np.floor(points / edge), axis=0)) for points in (a, b))
-
-
-def _log10_choices(n: int, k: int) -> float:
-    return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(10)

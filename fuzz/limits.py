@@ -1,4 +1,4 @@
-"""What one input may take: memory, and time of the processor."""
+"""The limits of one input: memory, and time of the processor."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _peak() -> int:
 
 
 class MemoryMadeUp(Exception):
-    """What was read depends on what was in memory before."""
+    """The result depends on what was in memory before."""
 
 
 def read_twice(read: Callable[[], Sequence[NDArray[Any]]]) -> None:

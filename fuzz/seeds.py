@@ -18,15 +18,15 @@ import imagecodecs
 import numpy as np
 
 import d2np
-from d2np.dataset.shards import Record, write
+from d2np.dataset.archives import Group, write
 from d2np.features import Features, Matches
-from d2np.formats import hloc, hloc_matches, mat, npz
+from d2np.formats import hloc, hloc_matches, npz
 from d2np.layers import PARAMETER_SHAPES
 
 _LONGEST_SEED = 20_000
 
 SETTINGS = {"detector": "d2", "max_edge": 1600, "half": False}
-"""What the job files of the seeds belong to."""
+"""The job that the job files of the seeds belong to."""
 
 
 def _arrays() -> dict[str, np.ndarray]:
@@ -305,20 +305,6 @@ def features_npz(folder: Path) -> list[bytes]:
     return found
 
 
-def features_mat(folder: Path) -> list[bytes]:
-    import scipy.io
-
-    mat.write(folder / "seed.mat", features(1))
-    packed = io.BytesIO()
-    arrays = {name: getattr(features(1), name) for name in ("keypoints", "scores", "descriptors")}
-    scipy.io.savemat(packed, arrays, do_compression=True)
-    old = io.BytesIO()
-    scipy.io.savemat(old, arrays, format="4")
-    whole = (folder / "seed.mat").read_bytes()
-    _, size = struct.unpack_from("<II", whole, 128)
-    return [whole, packed.getvalue(), old.getvalue(), whole[128 : 128 + 8 + size]]
-
-
 def lists() -> list[bytes]:
     return [
         b"# images\na.jpg\nsub/b.jpg\n../c.jpg\n/d.jpg\n\n",
@@ -354,45 +340,31 @@ def index_pages() -> list[bytes]:
     ]
 
 
-def record_header() -> bytes:
-    arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(1)).items()]
-    values = {"stamp": '{"size": 3, "mtime_ns": 1}', "keypoints": 1, "attributes": hloc.attributes_of(1.0)}
-    return json.dumps({"name": "a/b.jpg", "values": values, "arrays": arrays}).encode()
+TOKEN = "00ff" * 4
 
 
-def ending_header() -> bytes:
-    """Of a record that ends pieces of which there are none."""
-    arrays = [[key, array.dtype.str, array.shape] for key, array in hloc.arrays_of(features(0)).items()]
-    values = {"pieces": 0, "keypoints": 0}
-    return json.dumps({"name": "a/b.jpg", "values": values, "arrays": arrays}).encode()
+def about(**changed: object) -> bytes:
+    """Return the entry of an archive for one array, ``0/0/scores``."""
+    group = {"name": "a/b.jpg", "stamp": '{"size": 3}', "count": 2, "blocks": 1, "attributes": {}}
+    return json.dumps({"members": 1, "groups": [{**group, **changed}]}).encode()
 
 
-def pieces() -> bytes:
+def archive() -> bytes:
+    """Features of an image in two blocks, as a job stores them."""
     stream = io.BytesIO()
     arrays = hloc.arrays_of(features(1))
-    for number in (1, 2):
-        write(
-            stream,
-            Record("a.jpg", {"piece": number}, {key: arrays[key] for key in hloc.KEYPOINT_AXES}),
-        )
-    write(stream, Record("a.jpg", {"pieces": 2, "keypoints": 2}, hloc.arrays_of(features(0))))
+    of_keypoints = {key: arrays[key] for key in hloc.KEYPOINT_AXES}
+    group = Group("a.jpg", None, attributes=hloc.attributes_of(1.0))
+    write(stream, [(group, [(1, arrays), (1, of_keypoints)])])
     return stream.getvalue()
 
 
-def shards() -> list[bytes]:
+def archives() -> list[bytes]:
     stream = io.BytesIO()
-    write(stream, Record("a.jpg", {"stamp": None}, {"scores": np.ones(3), "none": np.ones((0, 2), "i8")}))
-    write(stream, Record("b.jpg", {"keypoints": 1}, {"mask": np.array([True])}))
-    return [
-        stream.getvalue(),
-        record_header(),
-        b'{"name": "c", "values": {}, "arrays": [["x", "<f4", [1, 2]]]}',
-        pieces(),
-        ending_header(),
-    ]
+    np.save(stream, np.ones((0, 2), "i8"))
+    return [archive(), about(), about(name="../x", blocks=2, stamp=None), stream.getvalue()]
 
 
 def jobs() -> list[bytes]:
-    job = {"format": 1, "settings": SETTINGS, "anew": False, "token": "00ff" * 4}
-    (raw, *headers) = shards()
-    return [json.dumps(job, indent=1).encode() + b"\n--\n" + shard for shard in (raw, *headers)]
+    job = {"format": 2, "settings": SETTINGS, "anew": False, "token": TOKEN}
+    return [json.dumps(job, indent=1).encode() + b"\n--\n" + one for one in archives()]

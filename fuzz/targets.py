@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import atexit
 import io
-import json
 import os
 import pickletools
 import shutil
-import struct
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,15 +31,14 @@ from numpy.typing import NDArray
 
 import d2np
 from d2np import dataset
-from d2np.dataset import failures, shards
+from d2np.dataset import archives, changes
 from d2np.dataset.extraction import not_held
 from d2np.features import Features, Matches
-from d2np.formats import hloc, hloc_matches, kapture, mat, npz
+from d2np.formats import hloc, hloc_matches, kapture, npz
 from d2np.images import index_pages, remote
-from d2np.images.open import open_image
-from d2np.images.source import open_source
-from d2np.weights import check as check_weights
-from d2np.weights import hdf5, onnx, safetensors, sniff, torch_checkpoint
+from d2np.images.open import open_image, open_source
+from d2np.weights import read as read_weights
+from d2np.weights import sniff
 
 from . import limits, seeds
 
@@ -106,20 +102,21 @@ class Target:
         return [*self.make_seeds(), *(path.read_bytes() for path in sorted((CORPUS / self.name).glob("*")))]
 
 
-def _network(arrays: dict[str, object]) -> None:
-    check_weights(arrays)  # type: ignore[arg-type]
+def _weights(data: bytes) -> list[NDArray[Any]]:
+    return list(read_weights(io.BytesIO(data), folder() / "d2")[0].values())
 
 
 def _torch_legacy(data: bytes) -> None:
     # What is no such file is taken for its pickle, so that this gets to be read.
-    whole = data if sniff.kind(data) == "legacy" else checkpoints.legacy_around(data, _LEGACY)
-    _network(torch_checkpoint.read(io.BytesIO(whole))[0])
+    is_whole = data.startswith(b"\x80") and sniff.container(data[: sniff.HEAD_SIZE]) == "PyTorch"
+    whole = data if is_whole else checkpoints.legacy_around(data, _LEGACY)
+    _weights(whole)
 
 
 def _torch_zip(data: bytes) -> None:
     # Checksums would keep a changed pickle inside an archive from being read.
     whole = data if data.startswith(b"PK") else checkpoints.zipped_around(data, _STORAGES)
-    _network(torch_checkpoint.read(io.BytesIO(whole))[0])
+    _weights(whole)
 
 
 _LEGACY = {str(94757629632608 + 64 * key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(20)}
@@ -127,20 +124,13 @@ _STORAGES = {str(key): checkpoints.Storage(np.zeros(1, "<f4")) for key in range(
 
 
 def _weights_h5(data: bytes) -> None:
-    arrays: dict[str, NDArray[Any]] = {}
-
-    def read() -> list[NDArray[Any]]:
-        arrays.update(hdf5.read(io.BytesIO(data))[0])
-        return list(arrays.values())
-
-    limits.read_twice(read)
-    _network(arrays)
+    limits.read_twice(lambda: _weights(data))
 
 
 def _safetensors(data: bytes) -> None:
     # What is no such file is taken for its header, with the right length and enough bytes behind it.
-    whole = data if sniff.kind(data) == "safetensors" else seeds.safetensors_around(data)
-    _network(safetensors.read(io.BytesIO(whole))[0])
+    whole = data if sniff.container(data) == "safetensors" else seeds.safetensors_around(data)
+    _weights(whole)
 
 
 def _tiff(data: bytes) -> None:
@@ -168,7 +158,7 @@ _ROWS = 40
 
 
 def _onnx(data: bytes) -> None:
-    _network(onnx.read(io.BytesIO(data), folder() / "d2.onnx")[0])
+    _weights(data)
 
 
 def _features_h5(data: bytes) -> None:
@@ -197,7 +187,7 @@ def _attributes_h5(data: bytes) -> None:
     path = folder() / "attributes.h5"
     path.write_bytes(data)
     calls: list[Callable[[], object]] = [
-        lambda: hdf5.read(io.BytesIO(data)),
+        lambda: _weights(data),
         lambda: dataset.MatchSettings().recorded(path),
         lambda: dataset.HlocOutput(path, seeds.SETTINGS).close(),
     ]
@@ -230,20 +220,6 @@ def _npy(name: str) -> bytes:
     return stream.getvalue()
 
 
-def _features_mat(data: bytes) -> None:
-    path = folder() / "a.jpg.d2-net"
-    if not data.startswith(b"MATLAB"):
-        # A variable in a file, packed with a right checksum.
-        packed = zlib.compress(data)
-        data = _MAT_HEADER + struct.pack("<II", 15, len(packed)) + packed
-    path.write_bytes(data)
-    mat.is_complete(path)
-    mat.read(path, (640, 480))
-
-
-_MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
-
-
 def _lists(data: bytes) -> None:
     root = folder() / "lists"
     (root / "sensors").mkdir(parents=True, exist_ok=True)
@@ -255,7 +231,7 @@ def _lists(data: bytes) -> None:
     _each(
         lambda: dataset.listing([f"@{path}"]),
         lambda: hloc_matches.read_pair_list(path),
-        lambda: failures.Failures(path).known(entry),
+        lambda: changes.Failures(path).known(entry),
         lambda: kapture.Records(root),
     )
 
@@ -362,48 +338,37 @@ def _index_pages(data: bytes) -> None:
             raise Escaped(url)
 
 
-def _shards(data: bytes) -> None:
-    stream = io.BytesIO(_shard(data))
-    for verify in (False, True):
-        for place in shards.scan(stream, verify=verify):
-            with suppress(d2np.Error):
-                shards.read(stream, place.offset)
-    for whole in shards.wholes(shards.scan(stream)):
-        with suppress(d2np.Error):
-            for _ in shards.read_between(stream, whole.offset, whole.end):
-                pass
-    shards.read(stream, 0)
-
-
-def _shard(data: bytes) -> bytes:
-    """The bytes, or if they are no shard, one whose record has them as its header, with right checksums."""
-    if data.startswith(b"d2np"):
-        return data
-    size = _size_of_arrays(data)
-    head = struct.pack("<8sIQ", b"d2npREC\x01", len(data), size) + data
-    body = bytes(size)
-    return head + struct.pack("<I", zlib.crc32(head)) + body + struct.pack("<I", zlib.crc32(body))
-
-
-def _size_of_arrays(header: bytes) -> int:
-    """So many bytes as the header speaks of, if it makes sense and these are few."""
+def _archives(data: bytes) -> None:
     try:
-        listed = json.loads(header)["arrays"]
-        size = sum(np.dtype(kind).itemsize * prod(map(int, shape)) for _, kind, shape in listed)
-    except Exception:
-        return 0
-    return size if 0 <= size < 10_000 else 0
+        archive = archives.Archive(io.BytesIO(_archive(data)))
+        for name in archive.groups:
+            list(archive.blocks(name))
+    except archives.Damaged as error:
+        raise d2np.FormatError(str(error)) from None
+
+
+def _archive(data: bytes) -> bytes:
+    """The bytes, or if they are no archive, one in which they are an array, or tell what is in it."""
+    if data.startswith(b"PK"):
+        return data
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        array = data if data.startswith(b"\x93NUMPY") else _npy("scores")
+        about = seeds.about() if data.startswith(b"\x93NUMPY") else data
+        archive.writestr("0/0/scores.npy", array)
+        np.save(archive.open("about.npy", "w"), np.array(about))
+    return stream.getvalue()
 
 
 def _jobs(data: bytes) -> None:
-    job, _, shard = data.partition(b"\n--\n")
+    job, _, archive = data.partition(b"\n--\n")
     path = folder() / "job.h5"
     parts = folder() / "job.h5.parts"
     parts.mkdir(exist_ok=True)
     for left in (path, *parts.iterdir()):
         left.unlink(missing_ok=True)
     (parts / "job.json").write_bytes(job)
-    (parts / "000001.shard").write_bytes(_shard(shard))
+    (parts / f"{seeds.TOKEN}-1.npz").write_bytes(_archive(archive))
     output = dataset.HlocOutput(path, {key: value for key, value in seeds.SETTINGS.items() if key != "half"})
     try:
         output.finish()
@@ -487,12 +452,6 @@ TARGETS = {
             (b"PK\x01\x02", b"'<f4'", b"'|O'", b"(", b"L"),
         ),
         Target(
-            "features-mat",
-            _features_mat,
-            lambda: seeds.features_mat(folder()),
-            (b"\x0e\0\0\0", b"\x0f\0\0\0", b"MI"),
-        ),
-        Target(
             "lists", _lists, seeds.lists, (b"\0", b"\n", b"#", b"\xff", b"..", b"/", b"\t", b",", b"\xc2\x85")
         ),
         Target(
@@ -526,10 +485,10 @@ TARGETS = {
             ),
         ),
         Target(
-            "shards",
-            _shards,
-            seeds.shards,
-            (b"[", b"{", b'"<f4"', b'"O"', b"null", b'"f4,i4"', b"-1", b"d2npREC\x01"),
+            "archives",
+            _archives,
+            seeds.archives,
+            (b"[", b"{", b"'<f4'", b"'|O'", b"null", b"'f4,i4'", b"-1", b"PK\x01\x02", b"\x93NUMPY"),
         ),
         Target(
             "jobs",

@@ -48,7 +48,7 @@ def place(error: BaseException) -> str:
 
 
 def failing(target: Target, data: bytes) -> Exception | None:
-    """What an input does that it should not."""
+    """A fault that an input causes."""
     try:
         with limits.bounded_time():
             target.run(data)

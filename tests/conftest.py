@@ -1,4 +1,4 @@
-"""What the tests share: random weights and images that anyone can make again."""
+"""Fixtures of all tests: random weights and images that anyone can make again."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def image():
 
 
 @pytest.fixture(scope="session")
-def reference():
-    """Arrays of a reference file by its name."""
+def output():
+    """Arrays that the published code has put out, by the name of their file in ``reference/``."""
 
     def load(name):
         with np.load(Path(__file__).parent / "reference" / f"{name}.npz") as file:

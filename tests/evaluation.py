@@ -24,7 +24,7 @@ TOLERANCE = 3.0
 
 @dataclass(frozen=True)
 class Score:
-    """What a set of matches is worth.
+    """The quality of a set of matches.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ def _corner_error(
     if fitted is None:
         return float("inf")
     corners = _corners(*size)
-    return float(np.linalg.norm(_project(fitted[0], corners) - _project(truth, corners), axis=1).max())
+    return float(np.linalg.norm(_project(fitted, corners) - _project(truth, corners), axis=1).max())
 
 
 def _through(image: NDArray[np.uint8], homography: NDArray[np.float64]) -> NDArray[np.uint8]:

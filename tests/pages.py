@@ -1,4 +1,4 @@
-"""What a reader of the pages has: blocks, images and weights, and a server with the published checkpoints.
+"""The needs of a reader of the pages: blocks, images, weights, a server with the published checkpoints.
 
 ``test_docs.py`` and ``.ci/follow.py`` share it.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 
 import d2np
 from d2np.demo import views
-from d2np.weights import analytic, store
+from d2np.weights import catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -43,7 +43,7 @@ NOT_RUN = {
     "NFA = ": "a formula",
     "d2np: ": "messages, of files that the page does not have",
 }
-"""What blocks and commands begin with that are left out, and why."""
+"""The beginnings of blocks and commands that are left out, and why."""
 
 INSTEAD = [
     (r" && pytest\b.*", "", "`.ci/run` runs the tests"),
@@ -57,7 +57,7 @@ INSTEAD = [
     (r"--dask tcp://host:8786", "--dask local:1", "a cluster of the reader's"),
     (r"\bmine\.pth\b", "d2_tf.pth", "a checkpoint of the reader's"),
 ]
-"""What is replaced before it is run, and why."""
+"""The texts that are replaced before a block is run, and why."""
 
 COMMAND = re.compile(r"d2np |python benchmarks/|python -m venv |pip install ")
 CALL = re.compile(r"(net[.(]|d2np\.[\w.]+\(|print\(net\.|for \w+ in net\.)")
@@ -70,7 +70,7 @@ image, xy, mask = "A.jpg", [(40.0, 50.0)], np.ones((320, 320), np.uint8)
 memmap = np.zeros((64, 64, 3), np.uint8)
 a, b = net("A.jpg"), net("B.jpg")
 """
-"""What calls in tables refer to."""
+"""The names that calls in tables refer to."""
 
 
 @dataclass
@@ -159,7 +159,7 @@ def extras() -> set[str]:
 
 def checkpoint() -> bytes:
     """Return a file with the layout of the published ones, and made-up weights."""
-    arrays = {name: tensor(array) for name, array in analytic.arrays().items()}
+    arrays = {name: tensor(array) for name, array in d2np.weights.load("analytic")[0].items()}
     return legacy({"model": state_dict(arrays)})
 
 
@@ -168,7 +168,7 @@ def mirror() -> Iterator[str]:
     """Serve the published checkpoints' names on this machine; yields the address."""
     answer = File(checkpoint())
     with serving() as server:
-        server.answers = {f"/d2_{name}.pth": answer for name in store.SOURCES}
+        server.answers = {f"/d2_{name}.pth": answer for name in catalogue.SOURCES}
         yield server.address
 
 

@@ -1,32 +1,44 @@
-"""What an unfinished job has kept beside its output."""
+"""The archives that an unfinished job has kept beside its output."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from d2np.dataset import shards
+import numpy as np
+
+
+def archives(output):
+    """The archives in ``OUT.parts``, in the order in which they were finished."""
+    folder = Path(f"{output}.parts")
+    found = [path for path in folder.glob("*.npz") if not path.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def kept(output):
-    """Names of the whole records in ``OUT.parts``, in the order in which they were done."""
+    """The names of what is in the archives that are whole, in that order."""
     found = []
-    for path in sorted(Path(f"{output}.parts").glob("*.shard")):
-        with open(path, "rb") as stream:
-            found += [place.name for place in shards.scan(stream, verify=True)]
+    for path in archives(output):
+        try:
+            with open(path, "rb") as stream, np.load(stream) as archive:
+                for name in archive.files:
+                    archive[name]
+                found += [group["name"] for group in json.loads(archive["about"].item())["groups"]]
+        except Exception:  # what numpy raises of a damaged one
+            continue
     return found
 
 
-def killed_after(records, by="SIGKILL"):
-    """The beginning of a script whose process gets a signal once so many records are kept."""
+def killed_after(count, by="SIGKILL"):
+    """The beginning of a script whose process gets a signal once so many archives are kept."""
     return f"""
 import os, signal
-from d2np.dataset import shards
-append, appended = shards.ShardWriter.append, []
-def append_and_die(*given):
-    place = append(*given)
-    appended.append(None)
-    if len(appended) == {records}:
+from d2np import atomic
+replace, replaced = os.replace, []
+def replace_and_die(source, target):
+    replace(source, target)
+    replaced.append(str(target).endswith(".npz"))
+    if sum(replaced) == {count}:
         os.kill(os.getpid(), signal.{by})
-    return place
-shards.ShardWriter.append = append_and_die
+os.replace = replace_and_die
 """

@@ -63,7 +63,7 @@ def views(seed: int, count: int = 6) -> list[View]:
 
 
 def exif() -> Image.Exif:
-    """What a camera of this focal length would write into its files."""
+    """Return the EXIF data that a camera of this focal length writes."""
     tags = Image.Exif()
     tags[ExifTags.Base.Make], tags[ExifTags.Base.Model] = "d2np", "pinhole"
     # As if its sensor were 36 mm wide and 24 mm high: COLMAP reckons with the diagonal of such a film.

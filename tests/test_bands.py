@@ -1,13 +1,14 @@
 """The network as it flows in bands, against the naive forward pass over whole maps."""
 
 import tracemalloc
+from unittest import mock
 
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels.simd import BLOCKS, Caches
 from d2np.layers import LAYERS, map_size
 from d2np.network import bands, stages
@@ -24,18 +25,22 @@ def random_pixels(height, width, seed=0):
 
 
 def feature_map(pixels, packed, *, relu=True, rows_at_a_time=None, threads=2):
-    cells = np.full((*map_size(*pixels.shape[:2]), 512), np.nan, np.float32)
-    with Team(threads) as team:
+    usual = bands.band_height
+    rows, columns = map_size(*pixels.shape[:2])
+    whole = bands.RowBuffer(columns, 512, 0, straight=True, dense=True)
+    with (
+        Team(threads) as team,
+        mock.patch.object(bands, "band_height", lambda width: rows_at_a_time or usual(width)),
+    ):
         made = stages.stages(packed, pixels.shape[1], team.workspace, relu=relu)
         done = [
             *bands.flow(
-                lambda first, last: pixels[first:last], len(pixels), made, bands.WholeMap(cells), team,
-                rows_at_a_time=rows_at_a_time,
+                lambda first, last: pixels[first:last], len(pixels), made, whole, team,
             )
         ]  # fmt: skip
     assert done == sorted(set(done))
-    assert done[-1] == len(cells)
-    return cells
+    assert done[-1] == rows
+    return whole.held()
 
 
 EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", ["winograd", "direct"])
@@ -44,9 +49,9 @@ EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 @EVERY_ALGORITHM
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("size", [(8, 8), (8, 9), (9, 31), (23, 8), (33, 50), (47, 41)])
-def test_equals_naive(packed, weights_arrays, algorithm, size, relu):
+def test_equals_the_reference(packed, weights_arrays, algorithm, size, relu):
     pixels = random_pixels(*size)
-    expected = naive.forward(pixels, weights_arrays, relu)
+    expected = reference.feature_map(pixels.astype(np.float64), weights_arrays, relu)
     found = feature_map(pixels, packed[algorithm], relu=relu)
     assert found.dtype == np.float32
     assert found.shape == (*map_size(*size), 512)
@@ -120,18 +125,18 @@ def test_every_vector_width_gives_the_same_map(packed, weights_arrays, monkeypat
 def test_memory_does_not_grow_with_the_height(packed, algorithm, monkeypatch):
     # An image as narrow as this one would otherwise be too low to fill the batches of the last layers.
     monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
+    monkeypatch.setattr(bands, "band_height", lambda width: 32)
 
     def most_memory(height):
         pixels = random_pixels(height, 24)
-        cells = np.empty((*map_size(height, 24), 512), np.float32)
+        window = bands.RowBuffer(map_size(height, 24)[1], 512, 0, straight=True, dense=True)
         with Team(1) as team:
             tracemalloc.start()
             made = stages.stages(packed[algorithm], 24, team.workspace, relu=True)
             for _ in bands.flow(
-                lambda first, last: pixels[first:last], height, made, bands.WholeMap(cells), team,
-                rows_at_a_time=32,
+                lambda first, last: pixels[first:last], height, made, window, team,
             ):  # fmt: skip
-                pass
+                window.drop(window.count)
             _, most = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         return most

@@ -22,11 +22,12 @@ from PIL import Image
 import d2np
 from d2np import demo, draw, homography
 from d2np.cli import _parser, main
-from d2np.cli.interrupt import finishing
+from d2np.cli.console import finishing
 from d2np.draw.legend import BACKGROUND
+from d2np.errors import count
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
-from d2np.weights import analytic, store
+from d2np.weights import catalogue
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 def weights_file(tmp_path_factory):
     """The analytic weights in a file of their own: small, quick to load, and they find what they should."""
     path = tmp_path_factory.mktemp("weights") / "analytic.h5"
-    d2np.weights.save(path, analytic.arrays())
+    d2np.weights.save(path, d2np.weights.load("analytic")[0])
     return str(path)
 
 
@@ -334,7 +335,8 @@ def test_extract_tells_once_what_libraries_say_and_stretches(run, photos):
     assert code == 0
     lines = err.splitlines()
     assert sum("--stretch" in line for line in lines) == 1
-    assert lines[-1].startswith("d2np: a.png: its 16-bit values go from 70")
+    # Images are opened side by side: the remark names the one that is opened first.
+    assert re.match(r"d2np: [ab]\.png: its 16-bit values go from 70", lines[-1])
     _, _, err = run("extract", "a.png", "b.png", "-o", "g.h5", "--stretch")
     assert "--stretch" not in err
 
@@ -379,14 +381,16 @@ def test_extract_interrupted_and_started_again(run, photos, computed, monkeypatc
     assert err.splitlines()[-1] == (
         "d2np: interrupted: what is done is kept, and the same command goes on from there"
     )
-    assert kept("f.h5") == ["a.png"]
+    before = set(kept("f.h5"))
+    assert len(before) in (1, 2)
     assert not Path("f.h5").exists()
 
     monkeypatch.setattr(hloc, "arrays_of", original)
     computed.clear()
     code, out, _ = run("extract", "photos", "-o", "f.h5")
-    assert (code, sorted(computed)) == (0, ["b.jpg", "c.png"])
-    assert out.startswith("2 images extracted, 1 there already")
+    assert code == 0
+    assert {Path(name).name for name in before}.isdisjoint(computed)
+    assert out.startswith(f"{count(3 - len(before), 'image')} extracted, {len(before)} there already")
     assert files(photos) == ["f.h5", "photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
 
 
@@ -444,12 +448,11 @@ def test_homography_among_wrong_matches():
     a = rng.uniform(0, 500, (200, 2))
     b = homography.apply(truth, a) + rng.normal(0, 0.3, (200, 2))
     b[:120] = rng.uniform(0, 500, (120, 2))
-    found, agrees = homography.fit(a, b)
+    found = homography.fit(a, b)
     corners = np.array([[0, 0], [499, 0], [499, 499], [0, 499]])
     assert np.abs(homography.apply(found, corners) - homography.apply(truth, corners)).max() < 1.5
-    assert agrees[120:].all()
-    again, _ = homography.fit(a, b)
-    np.testing.assert_array_equal(found, again)
+    assert (homography.distances(found, a, b)[120:] <= 3).all()
+    np.testing.assert_array_equal(homography.fit(a, b), found)
 
 
 def test_homography_of_nothing():
@@ -544,7 +547,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv("D2NP_CACHE", str(cache))
-    monkeypatch.setattr(store, "_packaged", lambda name: Path(weights_file))
+    monkeypatch.setattr(catalogue, "_packaged", lambda name: Path(weights_file))
     code, _, err = run("show", "photos/a.png", "-o", "k.png", weights=False)
     assert code == 0
     assert err.splitlines()[0].startswith("weights: vgg16 (")
@@ -615,7 +618,7 @@ def test_bad_usage(fails, photos, arguments):
         (["show", "photos/a.png", "-o", "k.png", "--weights", "none.h5"], "none.h5: no such file"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "text.png"], "is a text file"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "ots"], "download https://"),
-        (["info", "photos/a.png"], "is an image (PNG), not weights"),
+        (["info", "photos/a.png"], "is an image, not weights"),
         (["convert", "none.pth", "w.h5"], "none.pth: no such file"),
         (["convert", "text.png", "w.h5"], "is a text file"),
         (["extract", "@none.txt", "-o", "f.h5"], "no such list: none.txt"),
@@ -677,28 +680,17 @@ def test_a_file_that_cannot_get_its_name(run, photos, monkeypatch, command):
     assert len(kept("f.h5")) == (3 if command[0] == "extract" else 0)
 
 
-def test_help(capsys):
-    for command in (None, "demo", "match", "extract", "show", "info", "convert", "profile", "warmup"):
-        assert main(["--help"] if command is None else [command, "--help"]) == 0
-        out = capsys.readouterr().out
-        assert "example" in out
-        assert max(len(line) for line in out.splitlines()) <= 110
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"d2np {d2np.__version__}\n"
-
-
 # --- as a program of its own ------------------------------------------------------------------------------
 
 
-def program(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def program(*arguments, start=("-m", "d2np"), **options):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(
-        [sys.executable, "-m", "d2np", *arguments],
-        env=environment,
-        capture_output=True,
+        [sys.executable, *start, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         text=True,
         timeout=600,
-        **options,
+        **streams,
     )
 
 
@@ -716,12 +708,7 @@ def test_help_does_not_wait_for_the_compiler():
         "import sys; from d2np.cli import main; assert main(['info', '--help']) == 0; "
         "assert not {'numba', 'numpy', 'h5py', 'PIL'} & set(sys.modules)"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    ended = program(start=("-c", code))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -729,13 +716,7 @@ def test_a_reader_that_stops_reading(weights_file):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
-        ended = subprocess.run(
-            [sys.executable, "-m", "d2np", "info", weights_file],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        ended = program("info", weights_file, stdout=closed)
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
@@ -748,13 +729,8 @@ def test_closed_standard_streams(closed, photos, weights_file):
         "for number in map(int, sys.argv[1].split(',')): os.close(number)\n"
         "os.execv(sys.executable, [sys.executable, '-m', 'd2np', *sys.argv[2:]])"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", starter, ",".join(map(str, closed)), *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    numbers = ",".join(map(str, closed))
+    ended = program(*command, start=("-c", starter, numbers), stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     assert ("image" in ended.stdout) == (1 not in closed)
     assert "Traceback" not in ended.stderr
@@ -772,13 +748,7 @@ def test_nobody_can_take_remarks(command, photos, weights_file):
     codes = []
     for path, mode in (("/dev/full", "w"), ("/dev/null", "r")):
         with open(path, mode) as useless:
-            ended = subprocess.run(
-                [sys.executable, "-m", "d2np", *command],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=subprocess.PIPE,
-                stderr=useless,
-                text=True,
-            )
+            ended = program(*command, stderr=useless)
         codes.append(ended.returncode)
         assert ("image" in ended.stdout) == (command[0] == "extract")
     assert codes == [int(command[0] == "info")] * 2
@@ -789,12 +759,7 @@ def test_interrupt(photos, weights_file, make_image, capsys):
         Image.fromarray(make_image(48, 64, seed)).save(f"photos/{seed}.png")
     command = ["extract", "photos", "-o", "f.h5", "--weights", weights_file, "--threads", "2"]
     script = killed_after(1, "SIGINT") + "import sys; from d2np.cli import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.run(
-        [sys.executable, "-c", script, *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    process = program(*command, start=("-c", script))
     err = process.stderr
     assert process.returncode == 130
     assert "Traceback" not in err
@@ -890,8 +855,14 @@ def test_help_fits_80_columns_and_uses_the_terms(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["--help"] if command is None else [command, "--help"]) == 0
     out = capsys.readouterr().out
+    assert "\nexample" in out
     assert [line for line in out.splitlines() if len(line) > 80] == []
     assert not re.search(r"[Pp]icture|begin anew instead|--(restart|force|no-verify)\b", out)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"d2np {d2np.__version__}\n"
 
 
 def test_a_flag_is_the_same_in_every_command():

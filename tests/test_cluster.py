@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import distributed
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from cluster_stub import StubNet, go_on, hold
 from conftest import random_image
+from parted import archives as archives_of
 from parted import kept
 from PIL import Image
 
@@ -33,13 +35,13 @@ from d2np.dataset import (
     NpzOutput,
     Settings,
     all_pairs,
+    archives,
     cluster,
     extract,
+    extraction,
     listing,
     match_pairs,
-    workers,
 )
-from d2np.dataset.store import UNFINISHED
 from d2np.errors import Error, FormatError, OptionError
 from d2np.formats import hloc, hloc_matches
 
@@ -87,7 +89,7 @@ def contents(path):
 
 @pytest.fixture
 def alone(folder, tmp_path):
-    """What one process makes of the folder."""
+    """Return the features that one process finds in the folder."""
     path = tmp_path / "alone.h5"
     extract(StubNet(tmp_path / "alone.log"), listing([folder]), output_of(path), Settings())
     return contents(path)
@@ -175,11 +177,14 @@ def test_real_network_and_images_by_url(client, net, make_image, tmp_path):
     system.rm("/net", recursive=True)
 
 
-@pytest.mark.parametrize("where", ["memory://store/here", "local://{}/url", "{}/folder"])
-def test_shards_elsewhere(client, folder, tmp_path, alone, where):
+@pytest.mark.parametrize("where", ["memory://store/here", "local://{}/url", "{}/folder", "{}/link"])
+def test_archives_elsewhere(client, folder, tmp_path, alone, where):
+    (tmp_path / "link").symlink_to("f.h5.parts")
     place = where.format(tmp_path)
     net = StubNet(tmp_path / "log")
-    extract(net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client, shards=place)
+    output = output_of(tmp_path / "f.h5")
+    output.start()
+    extract(net, listing([folder]), output, Settings(), client=client, shards=place)
     assert contents(tmp_path / "f.h5") == alone
     assert fsspec.url_to_fs(place)[0].find(place) == []
 
@@ -188,9 +193,9 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
     """Also where a job was begun before, whose parts are held from the start."""
     (tmp_path / "taken").write_text("no folder")
     for place, told in (
-        (str(tmp_path / "taken"), "taken: is no folder"),
+        (str(tmp_path / "taken"), "taken: File exists"),
         (str(tmp_path / "a\0b"), "null"),
-        ("nonsense://x", "no such kind of URL"),
+        ("nonsense://x", "Protocol not known"),
     ):
         output = output_of(tmp_path / "f.h5")
         output.start()
@@ -199,7 +204,7 @@ def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_
         output_of(tmp_path / "f.h5").close()
     matches = MatchOutput(tmp_path / "m.h5", {})
     matches.start()
-    with pytest.raises(FormatError, match="taken: is no folder"):
+    with pytest.raises(FormatError, match="taken: File exists"):
         match_pairs("none.h5", [], matches, MatchSettings(), client=client, shards=tmp_path / "taken")
     MatchOutput(tmp_path / "m.h5", {}).close()
 
@@ -232,20 +237,17 @@ def test_a_cluster_that_is_not_there_leaves_the_output_free(
     HlocOutput(tmp_path / "f.h5", settings).close()
 
 
-@pytest.mark.parametrize("disks", [1, 2])
+@pytest.mark.parametrize("where", ["{}/store", "memory://taken"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_taking_a_shard_loses_nothing(tmp_path, monkeypatch, disks, fails):
-    """On one disk and from another; where only what is open for writing can be flushed, as on Windows."""
-    store = workers.Store(str(tmp_path / "store"))
-    store.make()
-    with store.writing("1.shard") as stream:
+def test_taking_an_archive_loses_nothing(tmp_path, monkeypatch, where, fails):
+    """Where only what is open for writing can be flushed, as on Windows."""
+    folder = archives.JobFolder(tmp_path / "f.h5.parts")
+    folder.begin({}, anew=False)
+    store = archives.Store(where.format(tmp_path), "")
+    assert store.names() == []
+    with store.writing("1.npz") as stream:
         stream.write(b"work of an hour")
-    replace, flush = os.replace, os.fsync
-
-    def replace_on_one_disk(source, target):
-        if disks == 2 and Path(source).parent != Path(target).parent:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        replace(source, target)
+    flush = os.fsync
 
     def flush_what_is_written(handle):
         written = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
@@ -255,25 +257,26 @@ def test_taking_a_shard_loses_nothing(tmp_path, monkeypatch, disks, fails):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         flush(handle)
 
-    monkeypatch.setattr(os, "replace", replace_on_one_disk)
-    monkeypatch.setattr(os, "rename", replace_on_one_disk)
     monkeypatch.setattr(os, "fsync", flush_what_is_written)
-    if fails and disks == 2:
-        with pytest.raises(FormatError, match=os.strerror(errno.EIO)):
-            store.take("1.shard", tmp_path / "2.shard")
-        assert store.names() == ["1.shard"]
-        assert not any(tmp_path.glob("2.shard*"))
+    if fails:
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            folder.take("a", None, "1.npz", store)
+        assert store.names() == ["1.npz"]
+        assert folder.index == {}
+        assert names_in(folder.folder) == ["job.json", "lock"]
+        store.remove("1.npz")
     else:
-        store.take("1.shard", tmp_path / "2.shard")
-        assert (tmp_path / "2.shard").read_bytes() == b"work of an hour"
-        assert store.names() == []
-    with pytest.raises(FormatError, match="no such file"):
-        store.take("none.shard", tmp_path / "3.shard")
+        folder.take("a", None, "1.npz", store)
+        assert (folder.folder / "1.npz").read_bytes() == b"work of an hour"
+    assert store.names() == []
+    with pytest.raises(FormatError, match=r"(?i)no such file"):
+        folder.take("b", None, "none.npz", store)
+    folder.remove()
 
 
 @pytest.mark.parametrize("where", [None, "memory://left", "{}/left"])
 def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
-    """The client ends after a few receipts, and others were under way: whole shards count without them."""
+    """The client ends after a few receipts, and others were under way: whole archives count without them."""
     place = where and where.format(tmp_path)
     net = StubNet(tmp_path / "log")
 
@@ -293,15 +296,15 @@ def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
     parts = tmp_path / "f.h5.parts"
     if where is not None:
         # As if the client had not come to take it.
-        store = workers.Store(place)
-        shard = max(path.name for path in parts.glob("*.shard"))
-        with store.writing(shard) as stream:
-            stream.write((parts / shard).read_bytes())
-        (parts / shard).unlink()
-        with store.writing(f"{shard}.0000{UNFINISHED}") as stream:
+        store = archives.Store(archives.place_of(place))
+        path = archives_of(tmp_path / "f.h5")[-1]
+        with store.writing(path.name) as stream:
+            stream.write(path.read_bytes())
+        path.unlink()
+        with store.writing(f"{path.name}.0000.unfinished") as stream:
             stream.write(b"half")
     else:
-        (parts / f"000001-0.shard.0000{UNFINISHED}").write_bytes(b"half")
+        (parts / f".{archives_of(tmp_path / 'f.h5')[0].name}.0000").write_bytes(b"half")
     done = len(seen(tmp_path / "log"))
     report = extract(
         net, listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client, shards=place
@@ -315,41 +318,51 @@ def test_what_was_left_is_used(client, folder, tmp_path, alone, where):
         assert store.names() == []
 
 
-def test_pipes_between_the_shards_are_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "1.shard")
-    store = workers.Store(str(tmp_path))
-    with pytest.raises(FormatError, match="a pipe or a device"), store.reading("1.shard"):
-        pass
+def test_pipes_between_the_archives_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "1.npz")
     with pytest.raises(FormatError, match="a pipe or a device"):
-        store.read("1.shard", "0" * 64)
+        archives.Store(str(tmp_path)).opened("1.npz")
+    with pytest.raises(FormatError, match="a pipe or a device"):
+        cluster.Delivered(archives.Store(str(tmp_path)), "1.npz", "0" * 64).load()
 
 
-def test_a_shard_without_a_receipt_is_not_made_again(client, folder, tmp_path):
+def test_a_network_that_somebody_has_exchanged_is_not_loaded(tmp_path):
+    (tmp_path / "network").write_bytes(b"a pickle")
+    with pytest.raises(FormatError, match="network was changed by somebody else"):
+        cluster.Delivered(archives.Store(str(tmp_path)), "network", "0" * 64).load()
+
+
+@pytest.mark.parametrize("where", [None, "memory://done"])
+def test_what_is_stored_without_a_receipt_is_not_done_again(folder, tmp_path, where):
     """A worker that died just before it could send its receipt."""
     output = output_of(tmp_path / "f.h5")
-    output.start()
-    entries = listing([folder])[:3]
-    net = StubNet(tmp_path / "log")
-    store = workers.Store(str(output.parts.folder))
-    with workers._delivered(net, output, store) as (network, sha256):
-        task = workers.Extraction(store, "1", 1, network, sha256, Settings(), False)
-        batch = [(entry, output.stamp(entry)) for entry in entries]
-        assert task(7, batch) == task(7, batch)
+    batch = [output.task(entry) for entry in listing([folder])[:3]]
+    writer = output.archives(where)
+
+    def done(tasks):
+        with cluster.delivered(StubNet(tmp_path / "log"), writer.store) as network:
+            options = network, Settings(), writer, 1, tmp_path
+            return [outcome for _, outcome in extraction._extracted_by_worker(*options, tasks, len(tasks))]
+
+    assert done(batch[:2]) == [10, 11]
+    assert done(batch) == [10, 11, 12]
     assert len(seen(tmp_path / "log")) == 3
+    assert done([replace(task, stamp='{"size": 1}') for task in batch]) == [10, 11, 12]
+    assert len(seen(tmp_path / "log")) == 6
     output.close()
 
 
 def test_a_worker_that_cannot_write_ends_the_job_with_a_sentence(client, folder, tmp_path, monkeypatch):
-    def full(stream, record):
+    def full(stream, groups):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(workers.shards, "write", full)
+    monkeypatch.setattr(archives, "write", full)
     output = output_of(tmp_path / "f.h5")
-    with pytest.raises(FormatError, match=r"f\.h5\.parts: No space left on device"):
+    with pytest.raises(FormatError, match=r"f\.h5: cannot be written: No space left on device: what is done"):
         extract(StubNet(tmp_path / "log"), listing([folder]), output, Settings(), client=client)
     assert kept(tmp_path / "f.h5") == []
     # The other worker may still be at it.
-    wait_for(lambda: not any(UNFINISHED in name for name in names_in(tmp_path / "f.h5.parts")))
+    wait_for(lambda: not any(name.startswith(".") for name in names_in(tmp_path / "f.h5.parts")))
     monkeypatch.undo()
     extract(
         StubNet(tmp_path / "log"), listing([folder]), output_of(tmp_path / "f.h5"), Settings(), client=client
@@ -476,7 +489,7 @@ def start_job(folder, out, log, where, **options):
 
 
 def wait_for(condition):
-    """What it gives once it holds; ten minutes are for a machine that is busy."""
+    """Return its result once it holds; ten minutes are for a machine that is busy."""
     until = time.monotonic() + 600
     while not (found := condition()):
         assert time.monotonic() < until
@@ -570,7 +583,7 @@ def test_an_interrupt_reaches_the_workers_too(folder, tmp_path):
 
 
 def test_command_line(tmp_path, capsys):
-    """What is refused, and a small job with the real network."""
+    """Options that are refused, and a small job with the real network."""
     Image.fromarray(random_image(48, 64)).save(tmp_path / "a.png")
     Image.fromarray(random_image(48, 64, 1)).save(tmp_path / "b.png")
     out = str(tmp_path / "f.h5")

@@ -23,7 +23,7 @@ from d2np.cli import main
 from d2np.errors import FormatError, ImageError, OptionError
 from d2np.features import Features, Matches
 from d2np.formats import colmap, hloc, hloc_matches
-from d2np.formats.hdf5 import write_text
+from d2np.hdf5 import write_text
 
 NAMES = ["1.jpg", "2.jpg", "3.jpg", "far side/4.jpg", "far side/5.jpg", "far side/6.jpg"]
 
@@ -366,7 +366,7 @@ def test_features_must_be_of_these_images(small):
 def test_a_single_camera_takes_images_of_one_size(small):
     with h5py.File("f.h5", "a") as file:
         file["b/c.jpg/image_size"][...] = (48, 64)
-    with pytest.raises(OptionError, match=r"but a\.jpg has 64 x 48 px and b/c\.jpg 48 x 64 px"):
+    with pytest.raises(OptionError, match=r"one size, but b/d\.jpg has 64 x 48 px, b/c\.jpg has 48 x 64"):
         colmap.write("d.db", "f.h5", "m.h5", "photos", single_camera=True)
 
 

@@ -2,6 +2,7 @@ import naive
 import numpy as np
 import pytest
 
+from d2np import reference
 from d2np.network import detect
 from d2np.network.detect import MapRows
 from d2np.threads import Team
@@ -16,7 +17,7 @@ def team(request):
 def smooth_map(height, width, channels, seed=0):
     rng = np.random.RandomState(seed)
     coarse = rng.standard_normal((height // 4 + 2, width // 4 + 2, channels))
-    return naive.resize(coarse, height, width).astype(np.float32)
+    return reference.resize(coarse, height, width).astype(np.float32)
 
 
 def hard_detection(cells, banned, team):
@@ -32,7 +33,7 @@ def hard_detection(cells, banned, team):
     ), blocked
 
 
-def test_hard_detection_equals_naive(team):
+def test_hard_detection_equals_the_reference(team):
     cells = smooth_map(35, 41, 12)
     banned = np.random.RandomState(1).rand(35, 41) < 0.2
     _, positions, scores, taken = naive.detect(cells, banned)
@@ -44,7 +45,7 @@ def test_hard_detection_equals_naive(team):
 
 
 def test_more_keypoints_in_a_task_than_expected(team):
-    """Lone summits in every other column: far more in eight rows than there is room for at first."""
+    """Lone peaks in every other column: far more in eight rows than there is room for at first."""
     cells = np.zeros((9, 601, 2), np.float32)
     cells[1::2, 1::2, 0] = np.arange(1, 1201).reshape(4, 300)
     banned = np.zeros((9, 601), bool)
@@ -62,9 +63,11 @@ def test_nothing_to_find(team):
     assert not blocked.any()
 
 
-def test_strength_equals_naive(team):
+def test_strength_equals_the_reference(team):
     cells = smooth_map(13, 90, 33)
-    np.testing.assert_allclose(detect.strength(cells, team), naive.strength(cells.astype(float)), rtol=1e-6)
+    np.testing.assert_allclose(
+        detect.strength(cells, team), reference.strength(cells.astype(float)), rtol=1e-6
+    )
 
 
 def test_strength_ranking_names_every_free_cell(team):
@@ -73,7 +76,7 @@ def test_strength_ranking_names_every_free_cell(team):
     banned[2, 3] = True
     found = detect.strength_ranking(MapRows(cells, 0, 5), banned, 0, 5, team)
     np.testing.assert_array_equal(found.positions, np.argwhere(~banned))
-    np.testing.assert_allclose(found.scores, naive.strength(cells.astype(float))[~banned], rtol=1e-6)
+    np.testing.assert_allclose(found.scores, reference.strength(cells.astype(float))[~banned], rtol=1e-6)
     assert banned.sum() == 1
 
 
@@ -88,14 +91,16 @@ def test_strength_ranking_of_some_rows(team):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_descriptors_equal_naive(team, relu):
+def test_descriptors_equal_the_reference(team, relu):
     cells = smooth_map(9, 11, 40)
     positions = np.random.RandomState(0).uniform(-1, 11, (700, 2)).astype(np.float32)
     found, valid = detect.descriptors(MapRows(cells, 0, 9), positions, team, relu=relu)
-    values, expected_valid = naive.sample(cells.astype(np.float64), positions)
+    values, expected_valid = reference.sample(cells.astype(np.float64), positions)
     np.testing.assert_array_equal(valid, expected_valid)
     assert 0 < valid.sum() < 700
-    np.testing.assert_allclose(found, naive.l2_normalize(naive.relu(values) if relu else values), atol=1e-6)
+    np.testing.assert_allclose(
+        found, reference.l2_normalize(reference.relu(values) if relu else values), atol=1e-6
+    )
 
 
 def test_no_descriptors(team):

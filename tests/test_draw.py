@@ -352,7 +352,7 @@ def test_the_legend_does_without_scalable_fonts(
 
 
 def below(image: Image.Image, height: int) -> NDArray[np.uint8]:
-    """What is below the image itself."""
+    """Return the rows below the image itself."""
     return np.asarray(image)[height:]
 
 
@@ -661,7 +661,7 @@ def test_ranks_and_stretching() -> None:
 def test_a_line_has_its_width_and_length_at_any_angle(angle: float) -> None:
     canvas = Canvas(np.zeros((200, 200, 3), dtype=np.uint8))
     dx, dy = 60 * np.cos(np.radians(angle)), 60 * np.sin(np.radians(angle))
-    canvas.line(99.3 - dx, 100.2 - dy, 99.3 + dx, 100.2 + dy, 3.0, (255, 255, 255))
+    canvas.line((99.3 - dx, 100.2 - dy), (99.3 + dx, 100.2 + dy), 3.0, (255, 255, 255))
     ink = canvas.pixels[..., 0] / 255
     # Two round ends make one circle.
     assert ink.sum() == pytest.approx(120 * 3 + np.pi * 1.5**2, rel=0.03)
@@ -674,20 +674,20 @@ def test_thin_lines_are_faint_and_points_are_dots() -> None:
     ink = []
     for width in (0.5, 1.0):
         canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
-        canvas.line(5, 25, 45, 25, width, (255, 255, 255))
+        canvas.line((5, 25), (45, 25), width, (255, 255, 255))
         ink.append(canvas.pixels[25, 25, 0])
     assert ink[0] < ink[1] == 255
     canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
-    canvas.line(25, 25, 25, 25, 3, (255, 255, 255))
+    canvas.line((25, 25), (25, 25), 3, (255, 255, 255))
     assert canvas.pixels[25, 25, 0] == 255
     assert canvas.pixels[25, 30, 0] == 0
 
 
 def test_what_lies_outside_changes_nothing() -> None:
     canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
-    canvas.line(-90, -90, -10, -10, 2, (255, 255, 255))
-    canvas.line(0, 1e6, 50, 1e6, 2, (255, 255, 255))
-    canvas.disc(80, 80, 9, (255, 255, 255))
-    canvas.ring(-50, 0, 9, 2, (255, 255, 255))
-    canvas.frame(60, 60, 70, 70, 2, (255, 255, 255))
+    canvas.line((-90, -90), (-10, -10), 2, (255, 255, 255))
+    canvas.line((0, 1e6), (50, 1e6), 2, (255, 255, 255))
+    canvas.disc((80, 80), 9, (255, 255, 255))
+    canvas.ring((-50, 0), 9, 2, (255, 255, 255))
+    canvas.frame((60, 60, 70, 70), 2, (255, 255, 255))
     assert not canvas.pixels.any()

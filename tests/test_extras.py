@@ -13,7 +13,7 @@ from d2np.extras import require
 # Numba itself imports scipy where it is there.
 EXTRAS = {
     "cryptography", "cv2", "dask", "distributed", "filelock", "imagecodecs", "kapture", "matplotlib", "onnx",
-    "onnxruntime", "pycolmap", "requests", "scipy.io", "selenium", "tifffile", "torch", "urllib3",
+    "onnxruntime", "pooch", "pycolmap", "requests", "scipy.io", "selenium", "tifffile", "torch", "urllib3",
 }  # fmt: skip
 
 

@@ -124,11 +124,11 @@ def test_select_of_matches_that_are_not_there(which):
 @pytest.mark.parametrize(
     ("inliers", "model", "message"),
     [
-        ([True], None, "inliers must be bool"),
+        ([True], None, "inliers must have shape"),
         ([0, 1], None, "inliers must be bool"),
-        ([[True, False]], None, "inliers must be bool"),
+        ([[True, False]], None, "inliers must have shape"),
         ([True, False], np.eye(4), "model must have shape"),
-        ([True, False], "abc", "matrix of numbers"),
+        ([True, False], "abc", "model must be numbers"),
     ],
 )
 def test_verified_matches_that_do_not_fit(inliers, model, message):

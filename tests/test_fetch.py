@@ -22,6 +22,7 @@ from pathlib import Path
 import filelock
 import h5py
 import numpy as np
+import pooch
 import pytest
 import trustme
 from checkpoints import legacy, repeated, state_dict, tensor, zipped
@@ -30,7 +31,7 @@ from loopback import File, endless, in_turn, redirect, reply, reset, serving, si
 from d2np import OptionError, WeightsError, weights
 from d2np.cli import main
 from d2np.layers import PARAMETER_SHAPES
-from d2np.weights import fetch, store
+from d2np.weights import catalogue, fetch
 from d2np.weights.download import Patience
 
 MEGABYTE = 2**20
@@ -67,7 +68,8 @@ def cache(tmp_path, monkeypatch, server):
     monkeypatch.setenv("NO_PROXY", "*")
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(fetch, "PATIENCE", Patience(attempts=3, pause=0.01, timeout=10, largest=4 * MEGABYTE))
+    monkeypatch.setattr(fetch, "PATIENCE", Patience(attempts=3, timeout=10, largest=4 * MEGABYTE))
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
     return folder
 
 
@@ -174,12 +176,12 @@ def test_several_names(run, server, cache):
 
 def test_without_a_mirror_it_is_the_known_sources(monkeypatch, cache):
     monkeypatch.delenv("D2NP_FETCH_MIRROR")
-    assert fetch.job() == fetch.Job(store.SOURCES["tf"], cache / "tf.h5", "tf", None, False)
-    assert fetch.job("ots", "mine.h5", " AB" + "cd" * 31 + "\n") == fetch.Job(
-        store.SOURCES["ots"], Path("mine.h5"), None, "ab" + "cd" * 31, False
+    assert fetch.plan() == fetch.Plan(catalogue.SOURCES["tf"], cache / "tf.h5", "tf", None, False)
+    assert fetch.plan("ots", "mine.h5", " AB" + "cd" * 31 + "\n") == fetch.Plan(
+        catalogue.SOURCES["ots"], Path("mine.h5"), None, "ab" + "cd" * 31, False
     )
-    assert [len(store.SOURCES[name]) for name in ("tf", "ots", "tf_no_phototourism")] == [3, 2, 1]
-    assert all(urls[0].startswith("https://dusmanu.com/") for urls in store.SOURCES.values())
+    assert [len(catalogue.SOURCES[name]) for name in ("tf", "ots", "tf_no_phototourism")] == [3, 2, 1]
+    assert all(urls[0].startswith("https://dusmanu.com/") for urls in catalogue.SOURCES.values())
 
 
 def test_any_address(run, server, cache):
@@ -198,7 +200,7 @@ def test_any_address(run, server, cache):
 
 
 def test_weights_that_are_hdf5_already(server, tmp_path):
-    shutil.copy(store.resolve("analytic"), tmp_path / "given.h5")
+    shutil.copy(catalogue.resolve("analytic"), tmp_path / "given.h5")
     server.answers["/d2.h5"] = File((tmp_path / "given.h5").read_bytes())
     found = weights.load(fetch.fetch(f"{server.address}/d2.h5"))[1]
     assert (found.name, found.sha256) == ("d2.h5", sha256((tmp_path / "given.h5").read_bytes()))
@@ -262,7 +264,7 @@ def test_progress_and_notes(server):
     assert seen == sorted(seen)
     assert notes == [
         f"fetching {server.address}/d2_tf.pth",
-        "the server answers 503 Service Unavailable: trying again in 0.01 s",
+        "the server answers 503 Service Unavailable: trying again",
     ]
 
 
@@ -291,8 +293,8 @@ def sources(server, monkeypatch):
     monkeypatch.delenv("D2NP_FETCH_MIRROR")
     tf = tuple(f"{server.address}/{place}/d2_tf.pth" for place in "abc")
     ots = (f"{server.address}/d2_ots.pth", f"{server.address}/vgg16.h5")
-    monkeypatch.setattr(store, "SOURCES", {**store.SOURCES, "tf": tf, "ots": ots})
-    monkeypatch.setattr(store, "MD5", {"vgg16.h5": hashlib.md5(keras()).hexdigest()})
+    monkeypatch.setattr(catalogue, "SOURCES", {**catalogue.SOURCES, "tf": tf, "ots": ots})
+    monkeypatch.setattr(catalogue, "MD5", {"vgg16.h5": hashlib.md5(keras()).hexdigest()})
     return {"tf": tf, "ots": ots}
 
 
@@ -310,13 +312,13 @@ def keras():
 
 
 def test_known_addresses():
-    assert store.SOURCES["tf"][1:] == (
+    assert catalogue.SOURCES["tf"][1:] == (
         "https://huggingface.co/vismatch/d2net/resolve/main/d2_tf.pth",
         "https://huggingface.co/Realcat/imcui_checkpoints/resolve/main/d2net/d2_tf.pth",
     )
-    folder, _, name = store.SOURCES["ots"][1].rpartition("/")
+    folder, _, name = catalogue.SOURCES["ots"][1].rpartition("/")
     assert folder == "https://storage.googleapis.com/tensorflow/keras-applications/vgg16"
-    assert {name: "6d6bbae143d832006294945121d1f1fc"} == store.MD5
+    assert {name: "6d6bbae143d832006294945121d1f1fc"} == catalogue.MD5
 
 
 def test_sources_are_tried_in_order(run, server, sources, cache):
@@ -361,16 +363,15 @@ def test_no_source_works(run, server, sources, cache, monkeypatch):
         f"{b}: Connection reset by peer (3 attempts)",
         f"{c}: the server answers 404 Not Found",
     ]
-    by_hand = f"{BY_HAND} `d2np convert d2_tf.pth {cache / 'tf.h5'}`"
     assert [line for line in err.splitlines() if line.startswith("http")] == [
         f"{failure}; trying the next source" for failure in failures[:2]
     ]
-    assert err.splitlines()[-1] == f"d2np: {failures[2]}; {by_hand}"
+    last = f"{'; '.join(failures)}; {BY_HAND} `d2np convert d2_tf.pth {cache / 'tf.h5'}`"
+    assert err.splitlines()[-1] == f"d2np: {last}"
     assert left(cache) == []
-    # Who gives nothing to take notes with is told all of it in the end.
     with pytest.raises(WeightsError) as caught:
         fetch.fetch()
-    assert str(caught.value) == f"{'; '.join(failures)}; {by_hand}"
+    assert str(caught.value) == last
 
 
 def test_another_checksum_is_refused(run, server, sources):
@@ -407,7 +408,7 @@ def test_ots_with_known_arrays_is_not_remarked_on(run, server, sources, monkeypa
     digest = weights.Provenance.of_arrays(
         {name: np.ones(shape, "f4") for name, shape in PARAMETER_SHAPES.items()}
     )
-    monkeypatch.setattr(store, "ARRAYS", {"ots": digest.sha256})
+    monkeypatch.setattr(catalogue, "ARRAYS", {"ots": digest.sha256})
     server.answers["/d2_ots.pth"] = File(checkpoint())
     code, _, err = run("ots")
     assert code == 0
@@ -423,8 +424,9 @@ def test_a_file_of_keras_with_another_sum(run, server, sources, cache, arguments
     assert (code, out) == (1, "")
     found, expected = hashlib.md5(changed).hexdigest(), hashlib.md5(keras()).hexdigest()
     last = err.splitlines()[-1]
-    assert last.startswith(
-        f"d2np: {sources['ots'][1]}: its MD5 is {found}, expected {expected}: it is another file; {BY_HAND} "
+    assert (
+        f"{sources['ots'][1]}: its MD5 is {found}, expected {expected}: it is another file; {BY_HAND} "
+        in last
     )
     assert left(cache) == []
 
@@ -438,8 +440,8 @@ def test_mirror(run, server, sources, monkeypatch, variable):
     assert run("ots")[0] == 0
     assert holds("ots")
     assert weights.load("ots")[1].url == f"{server.address}/mirror/vgg16.h5"
-    assert fetch.job("tf").urls == (f"{server.address}/mirror/d2_tf.pth",)
-    assert fetch.job("tf", url="https://a.example/b.pth").urls == ("https://a.example/b.pth",)
+    assert fetch.plan("tf").urls == (f"{server.address}/mirror/d2_tf.pth",)
+    assert fetch.plan("tf", url="https://a.example/b.pth").urls == ("https://a.example/b.pth",)
 
 
 def test_url(run, server, sources):
@@ -451,7 +453,7 @@ def test_url(run, server, sources):
     assert len(server.requests) == 1
     assert "is there already, from tuned.pth" in run("tf", "--url", url)[1]
     assert "is there already, from tuned.pth" in run("tf")[1]
-    assert fetch.fetch("tf", url=url) == store.cached_file("tf")
+    assert fetch.fetch("tf", url=url) == catalogue.cached_file("tf")
     assert len(server.requests) == 1
     code, _, err = run("tf", "--url", f"{server.address}/none.pth")
     assert code == 1
@@ -471,8 +473,8 @@ def differing(server, sources):
     fetch.fetch()
     a, b, _ = sources["tf"]
     return b, (
-        f"{b} (SHA-256 {sha256(second)}) holds another network than {store.cached_file('tf')}, which came "
-        f"from {a} (SHA-256 {sha256(first)}): 20 of 20 arrays differ, conv1_1/weight most, by up to 2.5"
+        f"{b} (SHA-256 {sha256(second)}) holds another network than {catalogue.cached_file('tf')}, which "
+        f"came from {a} (SHA-256 {sha256(first)}): 20 of 20 arrays differ, by up to 2.5"
     )
 
 
@@ -512,7 +514,7 @@ def test_what_differs():
     assert fetch._difference(ones, torch, ones, ours) == "it takes torch preprocessing, not caffe"
     huge = {**ones, "conv2_1/bias": np.full(128, -3e38, "f4"), "conv2_2/bias": np.zeros(128, "f4")}
     assert fetch._difference(huge, ours, {**ones, "conv2_1/bias": np.full(128, 3e38, "f4")}, ours) == (
-        "2 of 20 arrays differ, conv2_1/bias most, by up to 6e+38"
+        "2 of 20 arrays differ, by up to 6e+38"
     )
 
 
@@ -576,7 +578,7 @@ def test_proxy_that_cannot_be_used(run, proxied):
     proxied("socks5://127.0.0.1:1")
     code, _, err = run("http://weights.invalid/d2.pth")
     assert code == 1
-    assert "the proxy: Missing dependencies for SOCKS support. Install requests[socks]" in err
+    assert "Missing dependencies for SOCKS support" in err
 
 
 # --- broken off ------------------------------------------------------------------------------------------
@@ -589,7 +591,7 @@ def test_begins_anew(run, server, cache):
     )
     code, _, err = run()
     assert code == 0
-    assert re.search(r"the connection was closed after [\d,]+ of [\d,]+ bytes: trying again in 0.01 s\n", err)
+    assert re.search(r"IncompleteRead\(500000 bytes read, \d+ more expected\): trying again\n", err)
     assert "Range" not in server.requests[1]
     assert holds("tf")
     assert left(cache) == ["tf.h5"]
@@ -610,7 +612,12 @@ def test_killed_or_interrupted(server, cache, sent, code):
     out, err = process.communicate(timeout=600)
     assert process.returncode == code
     assert (out, "Traceback" in err) == ("", False)
-    assert left(cache) == []
+    if sent == signal.SIGINT:
+        assert left(cache) == []
+    # What a killed process could not remove, the next one does.
+    server.answers["/d2_tf.pth"] = File(checkpoint())
+    fetch.fetch()
+    assert left(cache) == ["tf.h5"]
 
 
 # --- two at once -----------------------------------------------------------------------------------------
@@ -700,40 +707,40 @@ TRANSPORT = {
     "part": (status(206, b"abc"), "the server answers 206 Partial Content", 1),
     "web page": (
         status(200, PAGE, Content_Type="text/html; charset=utf-8"),
-        "the server sends a web page (HTML), not a checkpoint; it may be an error or log-in page",
+        "is a web page (HTML), not weights; the download probably ended at an error or log-in page",
         1,
     ),
-    "redirect loop": (_loop, "the server redirects without end", 31),
+    "redirect loop": (_loop, "the download fails: Exceeded 30 redirects", 31),
     "redirect to a file": (
         redirect("file:///etc/passwd"),
-        "redirects to an address that is neither http nor https",
+        "No connection adapters were found for 'file:///etc/passwd'",
         1,
     ),
     "redirect to nowhere": (
         redirect("http://[::1/"),
-        "the server's answer makes no sense: Invalid IPv6 URL",
+        "the download fails: Invalid IPv6 URL",
         1,
     ),
     "endless redirect": (_endless_redirect, "the server answers 404 Not Found", 2),
     "hangs up": (reset, "Connection reset by peer (3 attempts)", 3),
     "closes": (
         lambda request: None,
-        "the connection was closed before the server answered (3 attempts)",
+        "Remote end closed connection without response (3 attempts)",
         3,
     ),
-    "too long": (_longer, "bytes (3 attempts)", 3),
+    "too long": (_longer, "1000 more expected) (3 attempts)", 3),
     "claims too much": (
         status(200, b"", Content_Length="99999999999"),
-        "the server sends more than 4,194,304 bytes, too much for a checkpoint",
+        "the server sends more than 4,194,304 bytes",
         1,
     ),
-    "endless": (endless, "the server sends more than 4,194,304 bytes, too much for a checkpoint", 1),
+    "endless": (endless, "the server sends more than 4,194,304 bytes", 1),
     "compressed": (
         status(200, gzip.compress(bytes(MEGABYTE), 1), Content_Encoding="GZip"),
         "the server sends it compressed (GZip), though asked for it as it is",
         1,
     ),
-    "no number": (status(200, b"abc", Content_Length="many"), "the server's answer makes no sense: ", 1),
+    "no number": (status(200, b"abc", Content_Length="many"), "the download fails: ", 1),
 }
 CONTENT = {
     "too short": (_shorter, "truncated: the file ends"),
@@ -742,7 +749,7 @@ CONTENT = {
         status(200, PAGE, Content_Type="application/octet-stream"),
         "is a web page (HTML), not weights",
     ),
-    "image": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is an image (PNG), not weights"),
+    "image": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is an image, not weights"),
     "text": (status(200, b"moved elsewhere"), "is a text file that starts with `moved elsewhere`"),
     "noise": (status(200, b"\x01\x02\xff\xfe" * 100), "is of an unknown kind (.pth, "),
     "another network": (status(200, _other_network()), "not the 20 arrays of a D2-Net"),
@@ -923,7 +930,7 @@ def test_certificate_that_is_not_trusted(run, server, secure, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     code, _, err = run(f"{secure}/d2.pth")
     assert code == 1
-    assert re.search(r"there is no secure connection: [\w -]+ certificate; by hand", err)
+    assert re.search(r"there is no secure connection: .* certificate.*; by hand", err)
     assert "trying again" not in err
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "none.pem")
     assert re.search(r"Could not find .+ none\.pem; by hand", run(f"{secure}/d2.pth")[2])
@@ -1020,16 +1027,16 @@ def test_full_disk_when_it_is_converted(server, cache):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("none/d2.h5", "none/d2.h5: cannot be written: there is no folder none"),
-        ("folder.h5", "folder.h5 is there already and holds no weights: choose another name"),
-        ("diary.h5", "diary.h5 is there already and holds no weights: choose another name"),
+        ("none/d2.h5", "none/d2.h5: cannot be written: none is no folder to write in"),
+        ("folder.h5", "folder.h5 is there already: choose another name, or replace it with --overwrite"),
+        ("diary.h5", "diary.h5 is there already: choose another name, or replace it with --overwrite"),
         ("mine.h5", "mine.h5 is there already: choose another name, or replace it with --overwrite"),
     ],
 )
 def test_output_that_cannot_be_written(run, server, output, message):
     Path("folder.h5").mkdir()
     Path("diary.h5").write_text("dear diary")
-    shutil.copy(store.resolve("analytic"), "mine.h5")
+    shutil.copy(catalogue.resolve("analytic"), "mine.h5")
     before = Path("mine.h5").read_bytes()
     code, out, err = run("tf", "-o", output)
     assert (code, out) == (1, "")
@@ -1051,25 +1058,28 @@ def test_a_folder_is_not_replaced_by_force(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tg"], "tg: expected one of tf, ots, tf_no_phototourism, or an address that starts with http://"),
+        (["tg"], "tg: expected tf, ots, tf_no_phototourism, or an address that starts with http://"),
         (["analytic"], "the weights `analytic` are part of d2np: there is nothing to fetch"),
-        (["d2.pth"], "d2.pth: expected one of"),
-        (["ftp://127.0.0.1/d2.pth"], "expected one of"),
-        (["file:///etc/passwd"], "expected one of"),
-        (["http:///d2.pth"], "expected one of"),
-        (["http://[::1/d2.pth"], "expected one of"),
-        (["http://127.0.0.1/\n"], "expected one of"),
+        (["d2.pth"], "d2.pth: expected tf, ots, "),
+        (["ftp://127.0.0.1/d2.pth"], "expected tf, ots, "),
+        (["file:///etc/passwd"], "expected tf, ots, "),
+        (["http:///d2.pth"], "expected tf, ots, "),
+        (["http://[::1/d2.pth"], "expected tf, ots, "),
+        (["http://127.0.0.1/\n"], "expected tf, ots, "),
         (["-o", "d2.pth"], "d2.pth: weights are written as HDF5: give it the extension .h5"),
         (["--sha256", "abc"], "a SHA-256 is 64 hexadecimal digits, not 'abc'"),
         (["tf", "ots", "-o", "d2.h5"], "-o, --sha256 and --url are for one download"),
         (["tf", "ots", "--sha256", "ab" * 32], "-o, --sha256 and --url are for one download"),
-        (["tf", "bogus"], "bogus: expected one of"),
+        (["tf", "bogus"], "bogus: expected tf, ots, "),
         (["tf", "ots", "--url", "http://127.0.0.1/"], "-o, --sha256 and --url are for one download"),
         (["--url", "http://127.0.0.1/d2.pth"], "--url is for weights that have a name: d2np fetch tf --url"),
         (["http://127.0.0.1/a", "--url", "http://127.0.0.1/b"], "--url is for weights that have a name"),
         (["vgg16", "--url", "http://127.0.0.1/b"], "the weights `vgg16` are part of d2np"),
-        (["tf", "--url", "ftp://127.0.0.1/b"], "--url: an address that starts with http:// or https://"),
-        (["tf", "--url", ""], "--url: an address that starts with http:// or https://"),
+        (
+            ["tf", "--url", "ftp://127.0.0.1/b"],
+            "--url: expected an address that starts with http:// or https://",
+        ),
+        (["tf", "--url", ""], "--url: expected an address that starts with http:// or https://"),
     ],
 )
 def test_bad_usage(run, server, cache, arguments, message):
@@ -1088,12 +1098,12 @@ def test_mirror_that_is_no_address(run, monkeypatch, variable):
     monkeypatch.setenv(variable, "mirror.example")
     code, _, err = run()
     assert code == 2
-    assert err == f"d2np: {variable}: an address that starts with http:// or https:// is expected\n"
+    assert err == f"d2np: {variable}: expected an address that starts with http:// or https://\n"
     with pytest.raises(OptionError):
         fetch.fetch("ots")
 
 
-@pytest.mark.parametrize("package", ["requests", "filelock"])
+@pytest.mark.parametrize("package", ["pooch", "filelock"])
 def test_missing_extra(run, server, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     code, _, err = run()
@@ -1105,7 +1115,7 @@ def test_missing_extra(run, server, monkeypatch, package):
 def test_imports_no_extra():
     script = (
         "import sys, d2np; assert 'd2np.weights' not in sys.modules; import d2np.weights.fetch; "
-        "print({'filelock', 'requests', 'urllib3'} & sys.modules.keys())"
+        "print({'filelock', 'pooch', 'requests', 'urllib3'} & sys.modules.keys())"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "set()\n"
 
@@ -1114,7 +1124,7 @@ def test_other_commands_say_how_to_fetch(capsys, server, cache):
     assert main(["info", "ots"]) == 1
     assert capsys.readouterr().err == (
         "d2np: the published weights `ots` are not on this machine: run `d2np fetch ots`, or download "
-        f"{' or '.join(store.SOURCES['ots'])} and run `d2np convert FILE {cache / 'ots.h5'}`\n"
+        f"{' or '.join(catalogue.SOURCES['ots'])} and run `d2np convert FILE {cache / 'ots.h5'}`\n"
     )
     assert main(["info", f"{server.address}/d2.pth"]) == 1
     assert capsys.readouterr().err == (

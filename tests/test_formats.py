@@ -205,7 +205,7 @@ def test_hdf5_files_where_there_are_no_locks(tmp_path, monkeypatch, number):
     path = tmp_path / "f.h5"
     with hloc.opened(path, "a") as file:
         hloc.write(file, "a.jpg", features(3))
-    with hloc.opened(path, "r+") as file:
+    with hloc.opened(path, "a") as file:
         hloc.write(file, "b.jpg", features(4))
     assert hloc.names(path) == ["a.jpg", "b.jpg"]
     # Where HDF5's own variable asks for locks, it does not do without.

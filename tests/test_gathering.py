@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2np import Features
-from d2np.network.gathering import Gathering, Pile
+from d2np.network.scan import Gathering, in_blocks
 
 
 def pieces_of(scores, cuts):
@@ -33,20 +33,28 @@ def test_the_best_of_pieces_are_the_best_of_all(scores, cuts, most):
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 12), st.sampled_from([None, 3]))
+def test_levels_are_put_in_front(sizes, moved, most):
+    whole, pieces = pieces_of(np.arange(sum(sizes)) // 3, np.cumsum(sizes)[:-1].tolist())
+    gathering, expected = Gathering((9, 7), most), Gathering((9, 7), most)
+    expected.add(whole)
+    with mock.patch("d2np.network.scan._ROWS_MOVED", moved):
+        for piece in reversed(pieces):
+            gathering.prepend(piece)
+    np.testing.assert_array_equal(gathering.features().scores, expected.features().scores)
+    np.testing.assert_array_equal(gathering.features().keypoints, expected.features().keypoints)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 12))
-def test_a_pile_gives_back_what_came_in_order(sizes, block):
+def test_small_pieces_are_joined(sizes, least):
     whole, pieces = pieces_of(np.arange(sum(sizes)), np.cumsum(sizes)[:-1].tolist())
-    with mock.patch("d2np.network.gathering._BLOCK", block):
-        pile, gathering = Pile(), Gathering((9, 7))
-        for piece in pieces:
-            pile.add(piece)
-        for found in pile.blocks():
-            assert len(found) <= max([block, *sizes])
-            gathering.add(found)
-    features = gathering.features()
-    np.testing.assert_array_equal(features.scores, whole.scores)
-    np.testing.assert_array_equal(features.keypoints, whole.keypoints)
-    assert list(pile.blocks()) == []
+    blocks = list(in_blocks(pieces, least))
+    assert all(len(block) >= least for block in blocks[:-1])
+    assert sum(map(len, blocks)) == len(whole)
+    for name in ("keypoints", "scores", "descriptors"):
+        joined = np.concatenate([getattr(block, name) for block in blocks])
+        np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
 @pytest.mark.parametrize("most", [None, 3])

@@ -104,7 +104,7 @@ def test_what_is_no_pair_is_left_out(tmp_path):
 def test_what_cannot_be_written(tmp_path):
     with h5py.File(tmp_path / "m.h5", "w") as file:
         for indices in ([[0, 0], [0, 1]], [[0, 7]], [[9, 0]], [[-1, 0]]):
-            with pytest.raises(FormatError, match="matches of a and b cannot be written"):
+            with pytest.raises(FormatError, match=r"one at most for each|a match names keypoint"):
                 hloc_matches.write(file, "a", "b", Matches(indices, np.zeros(len(indices))), (9, 7))
         assert list(file) == []
     with h5py.File(tmp_path / "m.h5") as file, pytest.raises(FormatError, match="cannot be written"):

@@ -330,7 +330,7 @@ def test_bad_input():
         draw.match_page(A, A, a, b, found)
     with pytest.raises(FormatError, match="names keypoint"):
         draw.match_page(A, B, a, features(B.size, 3), found)
-    with pytest.raises(FormatError, match="inliers must be bool of shape"):
+    with pytest.raises(FormatError, match="inliers must have shape"):
         match_page(inliers=np.ones(COUNT - 1, bool))
     with pytest.raises(FormatError, match="inliers must be bool"):
         match_page(inliers=np.ones(COUNT))

@@ -129,7 +129,7 @@ def test_the_folder_of_images_may_be_a_link(photos, root):
 
 
 def test_every_byte(photos, root):
-    """What kapture's format 1.1 asks for; the published script writes the same through kapture's package."""
+    """The files of kapture's format 1.1; the published script writes the same through kapture's package."""
     run(photos / "a.png", root)
     texts = {
         "sensors/sensors.txt": "# kapture format: 1.1\n# sensor_id, name, sensor_type, [sensor_params]+\n"
@@ -198,7 +198,7 @@ def test_killed_between_camera_and_record(photos, root):
 
 
 def test_features_join_a_folder_that_kapture_wrote(photos, root):
-    """What the published script is for: cameras and records stay as they are."""
+    """As with the published script, cameras and records stay as they are."""
     data = kapture.Kapture(sensors=kapture.Sensors(), records_camera=kapture.RecordsCamera())
     data.sensors["phone"] = kapture.Camera(kapture.CameraType.SIMPLE_PINHOLE, [10, 8, 9, 5, 4])
     data.records_camera[7, "phone"] = "a.png"
@@ -267,10 +267,10 @@ def test_names_that_tables_cannot_hold(tmp_path, root, name):
         ("sensors/records_camera.txt", "# kapture format: 1.1\nx, a, b\n", "not kapture's records"),
         (
             "reconstruction/keypoints/d2_tf/keypoints.txt",
-            "d2net, float32, 4\n",
+            "# kapture format: 1.1\nd2net, float32, 4\n",
             "about other features: d2net",
         ),
-        ("reconstruction/descriptors/d2_tf/descriptors.txt", "", "about other features"),
+        ("reconstruction/descriptors/d2_tf/descriptors.txt", "# kapture format: 1.1\n", "about other"),
     ],
 )
 def test_folders_that_are_something_else(photos, root, file, text, message):

@@ -11,7 +11,7 @@ import zipfile
 import pytest
 import scripts
 
-from d2np.weights import store
+from d2np.weights import catalogue
 
 # Becomes an ordinary user who may read everything and write only what is their own, if it was the
 # administrator: Python itself may lie in a folder that others cannot enter.
@@ -127,7 +127,7 @@ def zipped(tmp_path):
         for file in (scripts.PACKAGE / "d2np").rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 archive.write(file, file.relative_to(scripts.PACKAGE))
-        archive.write(store.resolve("analytic"), "d2np/weights/analytic.h5")
+        archive.write(catalogue.resolve("analytic"), "d2np/weights/analytic.h5")
     return scripts.PACKAGE, f"import sys\nsys.path.insert(0, {str(path)!r})\n" + PACKAGED
 
 
@@ -140,11 +140,11 @@ import os
 import d2np
 from d2np.demo import views
 from d2np.draw.html import match_page
-from d2np.weights import store
+from d2np.weights import catalogue
 assert ".pyz" in d2np.__file__
 assert d2np.Net.load("analytic").provenance.name
-unpacked = store.resolve("analytic")
-assert unpacked == store.resolve("analytic"), "once is enough"
+unpacked = catalogue.resolve("analytic")
+assert unpacked == catalogue.resolve("analytic"), "once is enough"
 if os.fork() == 0:
     sys.exit()  # a child that ends leaves the file to its parent
 os.wait()
@@ -234,7 +234,7 @@ def test_a_cache_that_cannot_be_read(filled):
 
 
 def test_two_users_share_a_folder(tmp_path, package, nowhere):
-    """What the administrator has put there is used by others, who cannot write there, and vice versa."""
+    """A cache of the administrator is used by others, who cannot write there, and vice versa."""
     shared = {**nowhere, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     ordinary = ORDINARY + "become_ordinary()\n" + WORK
     assert counts(scripts.run(WORK, package=package, **shared)) == (0, 2)
@@ -303,7 +303,7 @@ def test_a_change_of_any_kernel_is_noticed(tmp_path):
     )
     assert counts(scripts.run(WORK, package=copy, **cache)) == (0, 2)
     source = copy / "d2np" / "kernels" / "simd.py"
-    source.write_text(source.read_text().replace("v.maximum(running,", "v.sub(running,"))
+    source.write_text(source.read_text().replace("v.maximum(held[0],", "v.sub(held[0],"))
     check = "np.testing.assert_allclose(found, expected"
     assert check in WORK
     script = WORK.replace(check, "assert not np.allclose(found, expected")

@@ -4,14 +4,14 @@ import warnings
 import pytest
 
 import d2np
-from d2np.kernels import compile, internals
+from d2np.kernels import compile
 
 
 def test_works_where_compiled_kernels_cannot_be_kept(monkeypatch):
     namespace = {}
     exec("def more(x): return x + 1\ndef less(x): return x - 1", namespace)
     monkeypatch.setattr(compile, "_said", threading.Lock())
-    monkeypatch.setattr(internals, "_folder", lambda: None)
+    monkeypatch.setattr(compile, "_folder", lambda: None)
     with pytest.warns(d2np.CacheWarning, match="set NUMBA_CACHE_DIR"):
         more = compile.jit()(namespace["more"])
     assert more(1) == 2
@@ -23,7 +23,7 @@ def test_works_where_compiled_kernels_cannot_be_kept(monkeypatch):
 def test_compiling_is_told_once_and_only_where_it_happens(monkeypatch, tmp_path):
     namespace = {}
     exec("def more(x): return x + 1", namespace)
-    monkeypatch.setattr(internals, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(compile, "_folder", lambda: tmp_path)
     told = []
     compile.before_compiling(lambda: told.append("compiled"))
     more = compile.jit()(namespace["more"])

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels import detect as kernels
 
 THRESHOLD = np.float32(5)
@@ -45,7 +46,7 @@ def assert_equals_naive(cells, banned, cut=0):
     st.integers(0, 8),
     st.integers(0, 10_000),
 )
-def test_whole_numbers_with_ties_equal_naive(height, width, channels, largest, share, cut, seed):
+def test_whole_numbers_with_ties_equal_the_reference(height, width, channels, largest, share, cut, seed):
     """Small whole numbers: ties between channels and neighbours, flat places, steps of just half a cell."""
     rng = np.random.RandomState(seed)
     cells = rng.randint(-1, largest + 1, (height, width, channels)).astype(np.float32)
@@ -53,22 +54,22 @@ def test_whole_numbers_with_ties_equal_naive(height, width, channels, largest, s
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_smooth_maps_equal_naive(seed):
+def test_smooth_maps_equal_the_reference(seed):
     rng = np.random.RandomState(seed)
-    cells = naive.resize(rng.standard_normal((6, 7, 18)), 23, 29).astype(np.float32)
+    cells = reference.resize(rng.standard_normal((6, 7, 18)), 23, 29).astype(np.float32)
     places, positions, *_ = assert_equals_naive(cells, rng.rand(23, 29) < 0.1, 11)
     # Otherwise this test would say nothing.
     assert len(places) > 5
     assert (positions % 1 != 0).any()
 
 
-def test_a_summit_is_found_at_its_place():
+def test_a_peak_is_found_at_its_place():
     y, x = np.mgrid[:9, :9]
     cells = np.zeros((9, 9, 3), np.float32)
     cells[:, :, 1] = 100 - (y - 4.2) ** 2 - (x - 3.7) ** 2
     places, positions, scores, taken = detect(cells)
     np.testing.assert_array_equal(places, [[4, 4, 1]])
-    # One Newton step finds the summit of a parabola.
+    # One Newton step finds the peak of a parabola.
     np.testing.assert_allclose(positions, [[4.2, 3.7]], atol=1e-4)
     assert scores[0] == cells[4, 4, 1]
     assert taken.sum() == taken[4, 4] == 1
@@ -138,7 +139,7 @@ def test_a_single_cell():
 
 
 def test_banned_cells_hold_nothing_and_hide_nothing():
-    cells = naive.resize(np.random.RandomState(3).standard_normal((5, 5, 4)), 17, 17).astype(np.float32)
+    cells = reference.resize(np.random.RandomState(3).standard_normal((5, 5, 4)), 17, 17).astype(np.float32)
     places, *_ = detect(cells)
     banned = np.zeros((17, 17), bool)
     banned[tuple(places[0, :2])] = True
@@ -148,7 +149,7 @@ def test_banned_cells_hold_nothing_and_hide_nothing():
 
 
 def test_what_exceeds_the_capacity_is_counted_and_not_written():
-    cells = naive.resize(np.random.RandomState(3).standard_normal((5, 5, 4)), 17, 17).astype(np.float32)
+    cells = reference.resize(np.random.RandomState(3).standard_normal((5, 5, 4)), 17, 17).astype(np.float32)
     places, *_ = detect(cells)
     assert len(places) > 3
     found = np.full((3, 3), -1)

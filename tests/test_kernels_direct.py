@@ -1,9 +1,9 @@
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels import direct
 from d2np.kernels.simd import BLOCKS, host_block
 
@@ -52,19 +52,19 @@ def example(height, width, in_channels, out_channels, seed=0):
     )
 
 
-def twin(x, weights, bias, dilation=1, relu=False):
-    result = naive.convolution(x.astype(np.float64), weights, bias, dilation)
-    return naive.relu(result) if relu else result
+def expected_map(x, weights, bias, dilation=1, relu=False):
+    result = reference.convolution(x.astype(np.float64), weights, bias, dilation)
+    return reference.relu(result) if relu else result
 
 
 @EVERY_BLOCK
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (7, 13), (3, 31)])
-def test_equals_naive(block, size, dilation, relu):
+def test_equals_the_reference(block, size, dilation, relu):
     x, weights, bias = example(*size, 5, 2 * block.columns)
     found = convolve(x, weights, bias, block=block, dilation=dilation, relu=relu, extra=3)
-    np.testing.assert_allclose(found, twin(x, weights, bias, dilation, relu), atol=2e-5)
+    np.testing.assert_allclose(found, expected_map(x, weights, bias, dilation, relu), atol=2e-5)
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -84,7 +84,7 @@ def test_any_size_and_any_cut(block, height, width, in_channels, blocks, dilatio
     x, weights, bias = example(height, width, in_channels, blocks * block.columns, seed)
     options = {"block": block, "dilation": dilation, "relu": relu, "extra": extra}
     whole = convolve(x, weights, bias, **options)
-    np.testing.assert_allclose(whole, twin(x, weights, bias, dilation, relu), atol=3e-5)
+    np.testing.assert_allclose(whole, expected_map(x, weights, bias, dilation, relu), atol=3e-5)
     # However the band is cut, the figures are the same to the last bit.
     np.testing.assert_array_equal(convolve(x, weights, bias, **options, cuts=cuts), whole)
 
@@ -93,7 +93,7 @@ def test_any_size_and_any_cut(block, height, width, in_channels, blocks, dilatio
 def test_the_networks_depth(block):
     x, weights, bias = example(5, 6, 512, 64)
     found = convolve(x, weights / np.float32(68), bias, block=block, dilation=2)
-    np.testing.assert_allclose(found, twin(x, weights / 68, bias, 2), atol=3e-5)
+    np.testing.assert_allclose(found, expected_map(x, weights / 68, bias, 2), atol=3e-5)
 
 
 def test_a_row_above_moves_the_result_by_a_row():

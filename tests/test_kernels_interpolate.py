@@ -1,9 +1,9 @@
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels import interpolate
 
 
@@ -37,9 +37,9 @@ SIDE = st.integers(1, 12)
 
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(SIDE, SIDE, SIDE, SIDE, st.integers(1, 5), st.integers(0, 12), st.integers(0, 99))
-def test_resize_equals_naive(height, width, new_height, new_width, channels, cut, seed):
+def test_resize_equals_the_reference(height, width, new_height, new_width, channels, cut, seed):
     source = random_map(height, width, channels, seed=seed)
-    expected = naive.resize(source.astype(np.float64), new_height, new_width)
+    expected = reference.resize(source.astype(np.float64), new_height, new_width)
     found = resized(source, new_height, new_width, cut=min(cut, new_height))
     np.testing.assert_allclose(found, expected, atol=3e-5)
     onto = random_map(new_height, new_width, channels, seed=seed + 1)
@@ -64,7 +64,7 @@ def test_resize_of_large_images_stays_inside():
     source = random_map(1601, 3, 1)
     for height in (801, 1199, 1600, 2399, 3202):
         found = resized(source, height, 3)
-        np.testing.assert_allclose(found, naive.resize(source.astype(np.float64), height, 3), atol=2e-3)
+        np.testing.assert_allclose(found, reference.resize(source.astype(np.float64), height, 3), atol=2e-3)
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
@@ -74,10 +74,11 @@ def test_resize_of_large_images_stays_inside():
     st.lists(st.tuples(st.floats(-2, 8, width=32), st.floats(-2, 8, width=32)), max_size=9),
     st.integers(0, 99),
 )
-def test_sample_equals_naive(height, width, positions, seed):
+def test_sample_equals_the_reference(height, width, positions, seed):
     cells = random_map(height, width, 6, seed=seed)
     values, valid = sampled(cells, positions)
-    expected, expected_valid = naive.sample(cells.astype(np.float64), positions)
+    places = np.array(positions).reshape(-1, 2)
+    expected, expected_valid = reference.sample(cells.astype(np.float64), places)
     np.testing.assert_array_equal(valid, expected_valid)
     np.testing.assert_allclose(values, expected, atol=2e-6)
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels import nearest
 from d2np.kernels.simd import BLOCKS
 
@@ -50,10 +51,10 @@ def whole_numbers(rows, depth, seed):
 @given(
     BLOCK, st.integers(1, 40), st.integers(1, 70), st.integers(1, 6), st.integers(0, 40), st.integers(0, 99)
 )
-def test_two_best_equal_naive(block, count_a, count_b, depth, cut, seed):
+def test_two_best_equal_the_reference(block, count_a, count_b, depth, cut, seed):
     a, b = whole_numbers(count_a, depth, seed), whole_numbers(count_b, depth, seed + 1)
     of_a, of_b = two_best(a, b, block, min(cut, count_a))
-    for found, expected in ((of_a, naive.two_best(a @ b.T)), (of_b, naive.two_best(b @ a.T))):
+    for found, expected in ((of_a, reference.two_best(a @ b.T)), (of_b, reference.two_best(b @ a.T))):
         for found_part, expected_part in zip(found, expected, strict=True):
             np.testing.assert_array_equal(found_part, expected_part)
 
@@ -62,7 +63,7 @@ def test_two_best_equal_naive(block, count_a, count_b, depth, cut, seed):
 @given(
     BLOCK, st.integers(1, 20), st.integers(1, 40), st.integers(1, 60), st.integers(0, 20), st.integers(0, 99)
 )
-def test_closest_pairs_equal_naive(block, count_a, count_b, n, cut, seed):
+def test_closest_pairs_equal_the_reference(block, count_a, count_b, n, cut, seed):
     a, b = whole_numbers(count_a, 4, seed), whole_numbers(count_b, 4, seed + 1)
     n = min(n, count_a * count_b)
     pairs, values = closest(a, b, n, block, min(cut, count_a))
@@ -74,10 +75,10 @@ def test_closest_pairs_equal_naive(block, count_a, count_b, n, cut, seed):
 @EVERY_BLOCK
 def test_real_descriptors(block):
     rng = np.random.RandomState(0)
-    a, b = (naive.l2_normalize(rng.standard_normal((n, 512))).astype(np.float32) for n in (50, 83))
+    a, b = (reference.l2_normalize(rng.standard_normal((n, 512))).astype(np.float32) for n in (50, 83))
     products = a.astype(np.float64) @ b.T
     (best, index, second), _ = two_best(a, b, block)
-    expected = naive.two_best(products)
+    expected = reference.two_best(products)
     np.testing.assert_array_equal(index, expected[1])
     np.testing.assert_allclose(best, expected[0], atol=1e-6)
     np.testing.assert_allclose(second, expected[2], atol=1e-6)
@@ -93,7 +94,7 @@ def test_a_lone_partner_has_no_runner_up():
 
 
 def test_negative_products_beat_the_filling():
-    """What fills up the last block has product 0, more than any real partner here."""
+    """The filling of the last block has product 0, more than any real partner here."""
     block = BLOCKS["sse"]
     a, b = np.ones((3, 4), np.float32), -np.ones((5, 4), np.float32)
     (best, _, second), (back, _, _) = two_best(a, b, block)

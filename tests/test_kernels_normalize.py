@@ -1,9 +1,9 @@
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels import normalize
 
 
@@ -19,7 +19,7 @@ def test_l2_normalize_equals_naive_in_its_rows_alone(rows, channels, first, last
     found = given_.copy()
     normalize.l2_normalize(found, first, last)
     expected = given_.astype(np.float64)
-    expected[first:last] = naive.l2_normalize(expected[first:last])
+    expected[first:last] = reference.l2_normalize(expected[first:last])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -27,7 +27,7 @@ def test_l2_normalize_equals_naive_in_its_rows_alone(rows, channels, first, last
 def test_l2_normalize_over_the_range_of_float32(size):
     found = (vectors(3, 512) * size).astype(np.float32)
     # Squares under the smallest float32 count as zero, and the length then as 1e-12.
-    expected = naive.l2_normalize(found.astype(np.float64)) if size > 1e-12 else found / 1e-12
+    expected = reference.l2_normalize(found.astype(np.float64)) if size > 1e-12 else found / 1e-12
     normalize.l2_normalize(found, 0, 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
 
@@ -43,7 +43,7 @@ def test_zeros_stay_zeros():
 
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(st.integers(1, 9), st.integers(1, 70), st.booleans(), st.integers(0, 99))
-def test_strength_equals_naive(rows, channels, negative, seed):
+def test_strength_equals_the_reference(rows, channels, negative, seed):
     cells = vectors(rows, channels, seed)
     if negative:
         cells = -abs(cells)
@@ -51,7 +51,7 @@ def test_strength_equals_naive(rows, channels, negative, seed):
     normalize.strength(cells, target, 0, rows // 2)
     assert np.isnan(target[rows // 2 :]).all()
     normalize.strength(cells, target, rows // 2, rows)
-    np.testing.assert_allclose(target, naive.strength(cells.astype(np.float64)), rtol=1e-6)
+    np.testing.assert_allclose(target, reference.strength(cells.astype(np.float64)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 512])

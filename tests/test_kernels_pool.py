@@ -1,9 +1,9 @@
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels import pool
 
 UNTOUCHED = np.float32(12345)
@@ -42,17 +42,17 @@ SIZES = {
 
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(**SIZES)
-def test_max_pool_equals_naive(height, width, channels, cut, seed):
+def test_max_pool_equals_the_reference(height, width, channels, cut, seed):
     x = np.random.RandomState(seed).standard_normal((height, width, channels)).astype(np.float32)
-    np.testing.assert_array_equal(pooled(pool.max_pool, x, 2, cut=cut), naive.max_pool(x))
+    np.testing.assert_array_equal(pooled(pool.max_pool, x, 2, cut=cut), reference.max_pool(x))
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(**SIZES)
-def test_average_pool_equals_naive(height, width, channels, cut, seed):
+def test_average_pool_equals_the_reference(height, width, channels, cut, seed):
     x = np.random.RandomState(seed).standard_normal((height, width, channels)).astype(np.float32)
     found = pooled(pool.average_pool, x, 1, cut=cut)
-    np.testing.assert_allclose(found, naive.average_pool(x.astype(np.float64)), atol=1e-6)
+    np.testing.assert_allclose(found, reference.average_pool(x.astype(np.float64)), atol=1e-6)
 
 
 def test_max_pool_of_negative_values():
@@ -68,10 +68,10 @@ def test_every_corner_counts(corner):
     assert pooled(pool.average_pool, x, 1) == 2
 
 
-def test_relu_equals_naive():
+def test_relu_equals_the_reference():
     x = np.random.RandomState(0).standard_normal((7, 19)).astype(np.float32)
     x[2, 3] = -0.0
-    expected = naive.relu(x)
+    expected = reference.relu(x)
     pool.relu(x)
     np.testing.assert_array_equal(x, expected)
     pool.relu(x[:0])  # nothing to do is no error

@@ -12,7 +12,7 @@ VALUES = st.lists(st.integers(-3, 3).map(float) | st.just(-np.inf), max_size=40)
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(VALUES, st.integers(-1, 45))
-def test_equals_naive(values, k):
+def test_equals_the_reference(values, k):
     found = topk.strongest(np.array(values, np.float32), k)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, naive.strongest(values, k))

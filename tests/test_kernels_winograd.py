@@ -1,9 +1,9 @@
-import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2np import reference
 from d2np.kernels import winograd
 from d2np.kernels.simd import BLOCKS
 
@@ -72,10 +72,10 @@ def example(height, width, in_channels, out_channels, seed=0):
     )
 
 
-def twin(x, weights, bias, dilation=1, relu=False, pooled=False):
-    result = naive.convolution(x.astype(np.float64), weights, bias, dilation)
-    result = naive.relu(result) if relu else result
-    return naive.max_pool(result) if pooled else result
+def expected_map(x, weights, bias, dilation=1, relu=False, pooled=False):
+    result = reference.convolution(x.astype(np.float64), weights, bias, dilation)
+    result = reference.relu(result) if relu else result
+    return reference.max_pool(result) if pooled else result
 
 
 @EVERY_BLOCK
@@ -83,10 +83,10 @@ def twin(x, weights, bias, dilation=1, relu=False, pooled=False):
     ("dilation", "relu", "pooled"), [(1, False, False), (1, True, False), (1, True, True), (2, True, False)]
 )
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (4, 4), (7, 13), (9, 31)])
-def test_equals_naive(block, size, dilation, relu, pooled):
+def test_equals_the_reference(block, size, dilation, relu, pooled):
     x, weights, bias = example(*size, 2 * block.lanes, 2 * block.columns)
     found = convolve(x, weights, bias, block=block, dilation=dilation, relu=relu, pooled=pooled, extra=3)
-    np.testing.assert_allclose(found, twin(x, weights, bias, dilation, relu, pooled), atol=2e-5)
+    np.testing.assert_allclose(found, expected_map(x, weights, bias, dilation, relu, pooled), atol=2e-5)
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -108,7 +108,7 @@ def test_any_size_and_any_cut(block, height, width, vectors, kind, relu, extra, 
     dilation, pooled = kind
     options = {"block": block, "dilation": dilation, "relu": relu, "pooled": pooled}
     whole = convolve(x, weights, bias, **options)
-    np.testing.assert_allclose(whole, twin(x, weights, bias, dilation, relu, pooled), atol=2e-5)
+    np.testing.assert_allclose(whole, expected_map(x, weights, bias, dilation, relu, pooled), atol=2e-5)
     # However the tiles are shared out, the figures are the same to the last bit.
     again = convolve(x, weights, bias, **options, extra=extra, cuts=cuts, groups=groups, parts=parts)
     np.testing.assert_array_equal(again, whole)
@@ -118,7 +118,7 @@ def test_any_size_and_any_cut(block, height, width, vectors, kind, relu, extra, 
 def test_the_networks_depth(block):
     x, weights, bias = example(7, 9, 512, 64)
     found = convolve(x, weights, bias, block=block, dilation=2)
-    np.testing.assert_allclose(found, twin(x, weights, bias, 2), atol=2e-5)
+    np.testing.assert_allclose(found, expected_map(x, weights, bias, 2), atol=2e-5)
 
 
 def test_the_sign_and_place_of_every_tap():

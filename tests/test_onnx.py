@@ -19,7 +19,7 @@ import d2np
 from d2np import weights
 from d2np.cli import main
 from d2np.errors import OptionError, WeightsError
-from d2np.images import open as images
+from d2np.images.pixels import preprocess
 from d2np.layers import LAYERS, PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.weights import Provenance
 from d2np.weights.onnx import serialize, write
@@ -184,7 +184,7 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_image, relu, preprocessin
     for height, width in ((8, 9), (61, 83), (120, 161)):
         img = make_image(height, width, seed=height)
         expected = our_net.dense(img, relu=relu, preprocessing=preprocessing or "caffe")
-        pixels = img if preprocessing else images.preprocess(img, "caffe")
+        pixels = img if preprocessing else preprocess(img, "caffe")
         planes = pixels.astype(np.float32).transpose(2, 0, 1)[np.newaxis]
         (found,) = session.run(["map"], {"image" if preprocessing else "planes": planes})
         found = found[0].transpose(1, 2, 0)
@@ -194,8 +194,8 @@ def test_onnxruntime_gives_the_dense_map(our_net, make_image, relu, preprocessin
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "camera"])
 def test_onnxruntime_on_the_analytic_weights(name):
-    """What they take away at the frame must not be so large that its rounding shows in the rest."""
-    img = d2np.images.open.as_rgb(getattr(skimage.data, name)()[:301, :413])
+    """The part they take away at the frame must not be so large that its rounding shows in the rest."""
+    img = d2np.images.pixels.as_rgb(getattr(skimage.data, name)()[:301, :413])
     net = d2np.Net.load("analytic")
     content = serialize(net.arrays, preprocessing="caffe")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -256,8 +256,6 @@ def test_writing_refused(arrays, tmp_path):
         serialize({name: values for name, values in arrays.items() if name != "conv4_3/bias"})
     with pytest.raises(WeightsError, match="cannot be written"):
         write(tmp_path / "none" / "x.onnx", arrays)
-    with pytest.raises(WeightsError, match="saved to a path, got int"):
-        write(3, arrays)
     (tmp_path / "x.onnx").mkdir()
     with pytest.raises(WeightsError, match="cannot be written"):
         write(tmp_path / "x.onnx", arrays)
@@ -336,22 +334,6 @@ def nothing_in_between(model):
     insert(model, "relu4_3", "Identity")
 
 
-def clips(model):
-    for name, value in (("zero", 0.0), ("largest", np.finfo(np.float32).max)):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
-    model.graph.node.insert(0, helper.make_node("Constant", [], ["zero_too"], value_float=0.0))
-    for name, inputs in (
-        ("relu1_1", ["zero"]),
-        ("relu1_2", ["zero", "largest"]),
-        ("relu2_1", ["zero_too", ""]),
-        ("relu4_3", ["zero"]),
-    ):
-        node_of(model, name).op_type = "Clip"
-        node_of(model, name).input.extend(inputs)
-    node_of(model, "relu2_2").op_type = "Clip"
-    attribute(model, "relu2_2", "min", 0.0)
-
-
 def constants(model):
     """Weights as Constant nodes, one of them behind an Identity."""
     tensors = list(model.graph.initializer)
@@ -383,7 +365,6 @@ def defaults(model):
     for name, padding in (("conv1_1", "SAME_UPPER"), ("conv4_1", "SAME_LOWER"), ("pool1", "VALID")):
         attribute(model, name, "auto_pad", padding)
     attribute(model, "conv1_1", "pads", [0] * 4)
-    attribute(model, "pool3", "ceil_mode", 1)
 
 
 def more_outputs(model):
@@ -398,12 +379,72 @@ def more_outputs(model):
 
 @pytest.mark.parametrize(
     "change",
-    [nothing_in_between, clips, constants, inputs_too, defaults, more_outputs],
+    [nothing_in_between, constants, inputs_too, defaults, more_outputs],
     ids=lambda change: change.__name__,
 )
 def test_variants(model, arrays, load, change):
     change(model)
     assert_same(load(model), arrays)
+
+
+# --- VGG16 -----------------------------------------------------------------------------------------------
+
+
+def vgg16(model, producer):
+    """Make a classifier of the model, which goes on behind conv4_3."""
+    model.producer_name, model.producer_version = producer, "1"
+    node_of(model, "pool3").op_type = "MaxPool"
+    attribute(model, "pool3", "strides", [2, 2])
+    for name in ("conv4_1", "conv4_2", "conv4_3"):
+        attribute(model, name, "pads", [1] * 4)
+        attribute(model, name, "dilations", [1, 1])
+    insert(model, "relu4_3", "MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    insert(model, "inserted_23", "Conv", "conv4_3/weight", "conv4_3/bias", pads=[1] * 4)
+    insert(model, "inserted_24", "Flatten")
+    model.graph.output[0].name = model.graph.node[-1].output[0]
+
+
+@pytest.mark.parametrize(
+    ("producer", "transposed", "preprocessing"),
+    [
+        ("pytorch", False, "torch"),
+        ("", False, "torch"),  # the model zoo's, by MXNet
+        ("tf2onnx", True, "caffe"),
+        ("tf2onnx", False, "caffe"),  # --inputs-as-nchw
+        ("anyone", True, "caffe"),
+    ],
+)
+def test_vgg16(model, arrays, load, tmp_path, producer, transposed, preprocessing):
+    vgg16(model, producer)
+    if transposed:
+        insert(model, None, "Transpose", perm=[0, 3, 1, 2])
+    assert_same(load(model), arrays)
+    assert weights.load(tmp_path / "d2.onnx")[1].preprocessing == preprocessing
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda model: attribute(model, "conv4_2", "dilations", [2, 2]),
+            "not a VGG16: after relu4_1 Conv (conv4_2) has dilations [2, 2], where conv4_2 has [1, 1]",
+        ),
+        (
+            lambda model: insert(model, "relu3_3", "Conv", "conv3_3/weight", "conv3_3/bias"),
+            "not a D2-Net: after relu3_3 expected pool3 (AveragePool), found Conv (inserted_16)",
+        ),
+        (
+            lambda model: insert(model, "conv2_1", "BatchNormalization"),
+            "after conv2_1 expected relu2_1 (Relu), found BatchNormalization (inserted_6)",
+        ),
+        (lambda model: insert(model, None, "Transpose", perm=[0, 2, 3, 1]), "found Transpose (inserted_0)"),
+    ],
+    ids=["dilated", "VGG19", "batch normalisation", "transposed in another way"],
+)
+def test_other_vggs(model, refused, change, message):
+    vgg16(model, "pytorch")
+    change(model)
+    assert message in refused(model)
 
 
 @pytest.mark.parametrize("kind", ["float", "double", "float16", "bfloat16"])
@@ -496,23 +537,21 @@ def test_beside_refused(beside, tmp_path):
         stream.truncate(2**40)
     original = (folder / "d2.onnx").read_bytes()
     for entries, message in (
-        ({"location": "../elsewhere"}, "leads out of the file's folder"),
-        ({"location": "../folder/../elsewhere"}, "leads out of the file's folder"),
-        ({"location": str(tmp_path / "elsewhere")}, "expected the name of a file beside this one"),
-        ({"location": str(data)}, "expected the name of a file beside this one"),
-        ({"location": "link"}, "leads out of the file's folder"),
-        ({"location": ""}, "expected the name of a file"),
-        ({"location": "a\0b"}, "expected the name of a file"),
-        ({"location": "none"}, "'none', which must lie beside this one; there is none"),
-        ({"location": "inside"}, "there is none"),
-        ({"location": "pipe"}, "there is none"),
-        ({"location": "large"}, "1,099,511,627,776 bytes; at most"),
+        ({"location": "../elsewhere"}, "must be a file in the same folder"),
+        ({"location": "../folder/../elsewhere"}, "must be a file in the same folder"),
+        ({"location": str(tmp_path / "elsewhere")}, "must be a file in the same folder"),
+        ({"location": "link"}, "must be a file in the same folder"),
+        ({"location": ""}, "must be a file in the same folder"),
+        ({"location": "a\0b"}, "damaged"),
+        ({"location": "none"}, "'none', which must be a file in the same folder"),
+        ({"location": "inside"}, "must be a file in the same folder"),
+        ({"location": "pipe"}, "must be a file in the same folder"),
+        ({"location": "large"}, "of at most 1,000,000,000 bytes"),
         ({"location": "x" * 300}, "d2.onnx"),
-        ({"offset": "-1"}, "expected a place in a file, found '-1'"),
-        ({"offset": "9" * 5000}, "expected a place in a file"),
-        ({"offset": "40000000"}, "is truncated: expected 147456 bytes from byte 40000000, found 0"),
-        ({"length": "12"}, "expected 147456 bytes in d2.onnx.data, found 12"),
-        ({"length": "1e9"}, "expected a place in a file"),
+        ({"offset": "-1"}, "damaged"),
+        ({"offset": "9" * 5000}, "damaged"),
+        ({"offset": "9" * 100}, "damaged"),
+        ({"offset": "40000000"}, "is truncated: expected 147456 bytes, found 0"),
     ):
         change(**entries)
         with pytest.raises(WeightsError) as caught:
@@ -524,7 +563,7 @@ def test_beside_refused(beside, tmp_path):
     with pytest.raises(WeightsError, match="is truncated"):
         weights.load(folder / "d2.onnx")
     data.unlink()
-    with pytest.raises(WeightsError, match=r"'d2\.onnx\.data', which must lie beside this one"):
+    with pytest.raises(WeightsError, match=r"'d2\.onnx\.data', which must be a file in the same folder"):
         weights.load(folder / "d2.onnx")
 
 
@@ -591,16 +630,6 @@ def other_mean(model):
     insert(model, None, "Sub", "mean")
 
 
-def clip(low, high):
-    def change(model):
-        for name, value in (("low", low), ("high", high)):
-            model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
-        node_of(model, "relu2_1").op_type = "Clip"
-        node_of(model, "relu2_1").input.extend(["low", "high"])
-
-    return change
-
-
 def on(function, *arguments):
     return lambda model: function(model, *arguments)
 
@@ -610,38 +639,53 @@ def on(function, *arguments):
     [
         (
             on(attribute, "conv4_1", "dilations", [1, 1]),
-            "not a D2-Net: convolution 8, Conv (conv4_1), has dilation 1, where conv4_1 has 2",
+            "not a D2-Net: after pool3 Conv (conv4_1) has dilations [1, 1], where conv4_1 has [2, 2]",
         ),
-        (on(attribute, "conv2_1", "strides", [2, 2]), "convolution 3, Conv (conv2_1), has stride 2"),
-        (on(attribute, "conv2_1", "strides", [1, 2]), "has stride 1 x 2, where conv2_1 has 1"),
-        (on(attribute, "conv4_2", "pads", [1] * 4), "padding 1, where conv4_2 has 2"),
-        (on(attribute, "conv4_2", "pads", [2, 2, 1, 1]), "padding 2 x 2 x 1 x 1, where conv4_2 has 2"),
-        (on(attribute, "conv1_2", "group", 2), "2 groups, where conv1_2 has 1"),
-        (on(attribute, "conv1_2", "auto_pad", "VALID"), "padding 0, where conv1_2 has 1"),
-        (on(attribute, "pool1", "auto_pad", "SAME_UPPER"), "the padding SAME_UPPER, where pool1 has 0"),
-        (on(attribute, "pool1", "strides", [1, 1]), "MaxPool (pool1), has stride 1, where pool1 has 2"),
-        (on(attribute, "pool2", "ceil_mode", 1), "a size that is rounded up, where pool2 rounds down"),
-        (on(attribute, "pool3", "strides", [2, 2]), "stride 2, where pool3 has 1"),
-        (on(attribute, "pool3", "kernel_shape", [3, 3]), "kernel 3, where pool3 has 2"),
+        (
+            on(attribute, "conv2_1", "strides", [2, 2]),
+            "Conv (conv2_1) has strides [2, 2], where conv2_1 has [1, 1]",
+        ),
+        (on(attribute, "conv2_1", "strides", [1, 2]), "has strides [1, 2], where conv2_1 has [1, 1]"),
+        (on(attribute, "conv4_2", "pads", [1] * 4), "has pads [1, 1, 1, 1], where conv4_2 has [2, 2, 2, 2]"),
+        (
+            on(attribute, "conv4_2", "pads", [2, 2, 1, 1]),
+            "has pads [2, 2, 1, 1], where conv4_2 has [2, 2, 2, 2]",
+        ),
+        (on(attribute, "conv1_2", "group", 2), "group 2, where conv1_2 has 1"),
+        (on(attribute, "conv1_2", "auto_pad", "VALID"), "pads [0, 0, 0, 0], where conv1_2 has [1, 1, 1, 1]"),
+        (on(attribute, "pool1", "auto_pad", "SAME_UPPER"), "pads SAME_UPPER, where pool1 has [0, 0, 0, 0]"),
+        (
+            on(attribute, "pool1", "strides", [1, 1]),
+            "MaxPool (pool1) has strides [1, 1], where pool1 has [2, 2]",
+        ),
+        (on(attribute, "pool2", "ceil_mode", 1), "ceil_mode 1, where pool2 has 0"),
+        (on(attribute, "pool3", "strides", [2, 2]), "strides [2, 2], where pool3 has [1, 1]"),
+        (on(attribute, "pool3", "kernel_shape", [3, 3]), "kernel_shape [3, 3], where pool3 has [2, 2]"),
         (
             on(remove, "pool2"),
-            "after relu2_2 expected pool2 (2 x 2 max pooling, stride 2), found Conv (conv3_1)",
+            "after relu2_2 expected pool2 (MaxPool), found Conv (conv3_1)",
         ),
-        (on(remove, "relu3_2"), "after conv3_2 expected relu3_2 (ReLU), found Conv (conv3_3)"),
-        (on(insert, "conv1_1", "BatchNormalization"), "after conv1_1 expected relu1_1 (ReLU), found BatchN"),
-        (on(grow, "conv3_1/weight", (256, 64, 3, 3)), "a weight of shape (256, 64, 3, 3), where conv3_1 has"),
-        (on(grow, "conv1_1/bias", (3,)), "convolution 1, Conv (conv1_1), has a bias of shape (3,), where"),
-        (on(grow, "conv1_1/bias", (1,) * 9), "has a bias of shape 9 dimensions"),
-        (lambda model: node_of(model, "conv1_1").input.pop(), "convolution 1, Conv (conv1_1), has no bias"),
-        (quantize_weight, "the weight is computed by DequantizeLinear (dq); quantized networks are not read"),
-        (on(insert, None, "QuantizeLinear"), "found QuantizeLinear (inserted_0); quantized networks"),
+        (on(remove, "relu3_2"), "after conv3_2 expected relu3_2 (Relu), found Conv (conv3_3)"),
+        (on(insert, "conv1_1", "BatchNormalization"), "after conv1_1 expected relu1_1 (Relu), found BatchN"),
+        (
+            on(grow, "conv3_1/weight", (256, 64, 3, 3)),
+            "conv3_1/weight: expected shape (256, 128, 3, 3), found (256, 64, 3, 3)",
+        ),
+        (on(grow, "conv1_1/bias", (3,)), "conv1_1/bias: expected shape (64,), found (3,)"),
+        (
+            on(grow, "conv1_1/bias", (1,) * 9),
+            "conv1_1/bias: expected shape (64,), found (1, 1, 1, 1, 1, 1, 1, 1, 1)",
+        ),
+        (lambda model: node_of(model, "conv1_1").input.pop(), "Conv (conv1_1) has no bias"),
+        (quantize_weight, "expected numbers in the file; conv1_1/weight is computed or missing"),
+        (on(insert, None, "QuantizeLinear"), "expected conv1_1 (Conv), found QuantizeLinear (inserted_0)"),
         (
             lambda model: replace_tensor(model, "conv3_3/weight", np.zeros((256, 256, 3, 3), np.int8)),
             "conv3_3/weight: expected floating-point values, found INT8",
         ),
         (
             lambda model: setattr(tensor_of(model, "conv1_1/bias"), "data_type", 99),
-            "expected floating-point values, found the unknown type 99",
+            "expected floating-point values, found 99",
         ),
         (
             lambda model: replace_tensor(model, "conv1_1/bias", np.full(64, np.nan, np.float32)),
@@ -649,37 +693,35 @@ def on(function, *arguments):
         ),
         (
             lambda model: setattr(tensor_of(model, "conv1_1/bias"), "raw_data", b"1234"),
-            "conv1_1/bias: expected 256 bytes, found 4",
+            "conv1_1/bias: damaged or truncated (ValueError: cannot reshape array of size 1 into shape",
         ),
-        (lambda model: tensor_of(model, "conv1_1/bias").float_data.append(1), "expected 64 values, found 1"),
-        (weights_as_inputs, "its weights are not in the file: they are inputs of the graph"),
+        (
+            weights_as_inputs,
+            "expected one input, and the weights in the file; found the inputs planes, conv1_1/weight",
+        ),
         (
             lambda model: model.graph.initializer.remove(tensor_of(model, "conv2_2/weight")),
-            "conv2_2/weight: expected numbers in the file, but the weight is not in it",
+            "conv2_2/weight: expected numbers in the file; conv2_2/weight is computed or missing",
         ),
-        (residual, "it branches at relu1_1, into Conv (conv1_2), Add (residual)"),
-        (two_inputs, "expected one input, found planes, other"),
-        (lambda model: model.graph.ClearField("input"), "expected one input, found none"),
+        (residual, "expected one layer that works on relu1_1, found Conv (conv1_2), Add (residual)"),
+        (two_inputs, "found the inputs planes, other"),
+        (lambda model: model.graph.ClearField("input"), "found no input"),
         (longer, "after conv4_3 expected the end, with or without a ReLU, as an output; found MaxPool"),
-        (longer, "(11 convolutions instead of 10)"),
         (two_relus, "expected the end, with or without a ReLU, as an output; found Relu (inserted_23)"),
+        (on(remove, "conv4_3"), "after relu4_2 expected conv4_3 (Conv), found Relu (relu4_3)"),
+        (circle, "expected numbers in the file; there is computed or missing"),
+        (ratio, "after conv3_1 expected relu3_1 (Relu), found the end"),
+        (twice, "a value is made twice"),
+        (other_mean, "after its input expected conv1_1 (Conv), found Sub (inserted_0)"),
         (
-            on(remove, "conv4_3"),
-            "after relu4_2 expected conv4_3 (3 x 3 convolution, 512 to 512 channels, dil",
+            on(insert, None, "Transpose"),
+            "after its input expected conv1_1 (Conv), found Transpose (inserted_0)",
         ),
-        (circle, "but the weight is computed by Identity (back and there)"),
-        (ratio, "Dropout (relu3_1) computes with conv3_1, expected a layer that works on it"),
-        (twice, "relu1_1 is made twice"),
-        (clip(0, 6), "Clip (relu2_1), has the upper limit 6, where a ReLU has none"),
-        (clip(-1, np.inf), "Clip (relu2_1), has the lower limit -1.0, where a ReLU has 0"),
-        (other_mean, "preprocesses its input in a way that d2np does not know: Sub (inserted_0); expected"),
-        (on(insert, None, "Transpose"), "after its input expected conv1_1 (3 x 3 convolution, 3 to 64"),
+        (lambda model: model.ClearField("graph"), "found no input"),
         (
-            lambda model: setattr(node_of(model, "conv1_1"), "domain", "com.microsoft"),
-            "found com.microsoft.Conv (conv1_1)",
+            lambda model: model.ClearField("metadata_props"),
+            "d2np wrote it, but its metadata lacks source_name, source_sha256",
         ),
-        (lambda model: model.ClearField("opset_import"), "it has no graph, or no version of its operators"),
-        (lambda model: model.ClearField("metadata_props"), "d2np wrote it, but its metadata lacks source_n"),
     ],
 )
 def test_refused(model, refused, change, message):
@@ -689,15 +731,17 @@ def test_refused(model, refused, change, message):
 
 def test_ends_too_soon(model, refused):
     del model.graph.node[17:]
-    assert "it ends after pool3, 17 of 22 layers; expected conv4_1 (3 x 3 convol" in refused(model)
+    assert "after pool3 expected conv4_1 (Conv), found the end" in refused(model)
 
 
 def test_shapes_are_believed_by_nobody(model, refused):
     tensor_of(model, "conv4_3/weight").dims[:] = [2**62, 2**62, 3, 3]
-    assert "has a weight of shape (4611686018427387904, 4611686018427387904, 3, 3)" in refused(model)
+    assert "expected shape (512, 512, 3, 3), found (4611686018427387904, 46116860184" in refused(model)
     tensor_of(model, "conv4_3/weight").dims[:] = [512, 512, 3, 3]
     tensor_of(model, "conv4_3/weight").raw_data = b""
-    assert "conv4_3/weight: expected 9437184 bytes, found 0" in refused(model)
+    assert "conv4_3/weight: damaged or truncated (ValueError: cannot reshape array of size 0" in refused(
+        model
+    )
 
 
 # --- damaged files ---------------------------------------------------------------------------------------
@@ -740,23 +784,12 @@ def test_flipped_bytes(beside):
     assert not [text for text in refusals if "\n" in text or len(text) > 800]
 
 
-def test_much_besides_numbers(refused):
-    # Empty nodes, tensors with empty texts, nodes with empty attributes.
-    for part in (b"\x0a\x00", b"\x2a\x02\x32\x00", b"\x0a\x02\x2a\x00"):
-        body = part * (10 * 2**20 // len(part) // 2)
-        length = len(body)
-        size = bytes([length & 127 | 128, length >> 7 & 127 | 128, length >> 14 & 127 | 128, length >> 21])
-        assert "besides numbers" in refused(b"\x08\x08\x3a" + size + body)
-
-
 def test_large_file(tmp_path):
     path = tmp_path / "large.onnx"
     with open(path, "wb") as stream:
         stream.write(b"\x08\x08\x12\x00")
         stream.truncate(2**40)
-    with pytest.raises(
-        WeightsError, match=r"of 1,099,511,627,776 bytes, where the parameters are 30,541,056"
-    ):
+    with pytest.raises(WeightsError, match=r"of 1,099,511,627,776 bytes; at most 1,000,000,000 are read"):
         weights.load(path)
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import d2np
-from d2np.images import open as images
+from d2np.images.pixels import preprocess
 
 
 def graph(arrays):
@@ -82,7 +82,7 @@ def nets(arrays):
 )
 def test_dense(nets, session, make_image, width, height, algorithms):
     img = make_image(height, width, seed=width)
-    pixels = images.preprocess(img, "caffe").transpose(2, 0, 1)[np.newaxis]
+    pixels = preprocess(img, "caffe").transpose(2, 0, 1)[np.newaxis]
     both = session.run(["conv4_3", "relu4_3"], {"pixels": pixels})
     for relu, expected in zip((False, True), both, strict=True):
         wanted = expected[0].transpose(1, 2, 0)

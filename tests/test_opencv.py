@@ -217,10 +217,10 @@ def test_what_is_no_image(net, image, message):
 
 
 def test_bad_options_and_arguments(net, image):
-    with pytest.raises(d2np.OptionError, match=r"takes the options detector, .*; got nfeatures, orient"):
-        D2Net(net, orient=True, nfeatures=50)
+    with pytest.raises(TypeError, match="nfeatures"):
+        D2Net(net, nfeatures=50)
     with pytest.raises(d2np.OptionError, match="detector"):
-        D2Net(net, detector="sift").detect(image)
+        D2Net(net, detector="sift")
     with pytest.raises(d2np.ImageError, match="mask"):
         D2Net(net).detect(image, np.ones((5, 5), np.uint8))
     with pytest.raises(d2np.OptionError, match="useProvidedKeypoints needs keypoints"):
@@ -260,5 +260,3 @@ def test_what_is_no_network_is_refused():
         D2Net(3)
     with pytest.raises(d2np.WeightsError, match="analytik: no such file"):
         D2Net("analytik")
-    with pytest.raises(d2np.OptionError, match=r"got max_keypoint; did you mean max_keypoints\?$"):
-        D2Net("analytic", max_keypoint=4)

@@ -1,4 +1,4 @@
-"""What ``import d2np`` gives, and when it is loaded."""
+"""The names of ``import d2np``, and when they are loaded."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ MODULES = [
     "layers",
     "opencv",
     "options",
+    "reference",
     "verification",
     "weights",
 ]

@@ -8,23 +8,24 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from parted import kept, killed_after
+from parted import archives, kept, killed_after
 
 import d2np
 from d2np import dataset
 from d2np.cli import main
 from d2np.dataset import MatchOutput, MatchSettings, all_pairs, listed_pairs, match_pairs
-from d2np.dataset import pairs as pairs_module
+from d2np.dataset import pair_matching as pairs_module
 from d2np.errors import FormatError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc, hloc_matches
-from d2np.formats.hdf5 import write_text
+from d2np.hdf5 import write_text
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["a.jpg", "b/1.jpg", "b/2.jpg", "c.jpg", "d.jpg"]
@@ -95,9 +96,8 @@ def content(path):
 
 def test_all_pairs(features):
     pairs = all_pairs(features)
-    assert list(pairs) == list(combinations(NAMES, 2))
+    assert sorted(pairs) == list(combinations(NAMES, 2))
     assert len(pairs) == 10
-    assert list(pairs.in_order_of_reuse()) == pairs_module.in_order_of_reuse(list(pairs))
 
 
 def test_nothing_to_match(tmp_path):
@@ -130,31 +130,22 @@ def test_listed_names_must_be_there(tmp_path, features):
 
 
 @pytest.mark.parametrize("cached", [3, 4, 6, 16, 100])
-def test_features_are_read_once_for_a_run(cached):
+def test_features_are_read_once_for_a_run(cached, monkeypatch):
+    monkeypatch.setattr(pairs_module, "_RUN", cached - 2)
     names = [f"{k:03}" for k in range(40)]
     pairs = list(combinations(names, 2))
     np.random.default_rng(0).shuffle(pairs)
     pairs = [tuple(pair) for pair in pairs]
-    ordered = pairs_module.in_order_of_reuse(pairs, cached)
+    ordered = pairs_module.in_order_of_reuse(pairs)
     assert sorted(ordered) == sorted(pairs)
-    assert list(pairs_module.AllPairs(names).in_order_of_reuse(cached)) == ordered
+    assert list(pairs_module.AllPairs(names)) == ordered
 
-    reads = 0
-
-    def read(file, name):
-        nonlocal reads
-        reads += 1
-        return name
-
-    held = pairs_module._Held(None, cached)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs_module.hloc, "read", read)
-        for pair in ordered:
-            assert (held[pair[0]], held[pair[1]]) == pair
-            assert len(held._features) <= cached
+    held = lru_cache(cached)(str)
+    for pair in ordered:
+        assert tuple(map(held, pair)) == pair
     # Each image comes once for each run up to its own.
-    run = max(1, cached - 2)
-    assert reads <= sum(k // run + 1 for k in range(40))
+    run = cached - 2
+    assert held.cache_info().misses <= sum(k // run + 1 for k in range(40))
 
 
 # --- the job ----------------------------------------------------------------------------------------------
@@ -224,6 +215,41 @@ def test_listed_pairs_keep_their_order_of_names(tmp_path, job):
     assert hloc_matches.pair_names(tmp_path / "m.h5") == ["a.jpg/b-1.jpg", "d.jpg/a.jpg"]
 
 
+@pytest.fixture
+def one_each(monkeypatch):
+    """Each pair has an archive of its own, as if it took long."""
+    monkeypatch.setattr(pairs_module, "_SECONDS", 0)
+
+
+ONE_EACH = "from d2np.dataset import pair_matching; pair_matching._SECONDS = 0\n"
+
+
+def test_pairs_share_archives(tmp_path, job, monkeypatch):
+    """As many as were matched within a second, or as are allowed; those that are done are kept at the end."""
+    monkeypatch.setattr(pairs_module, "PAIRS", 4)
+    with pytest.raises(KeyboardInterrupt):
+        job(stop_after=5)
+    sizes = [len(np.load(path).files) for path in archives(tmp_path / "m.h5")]
+    assert sizes == [1 + 4 * 2] * 2
+    assert job().skipped == 8
+
+
+def test_what_is_matched_is_kept_when_it_is_interrupted(tmp_path, job, monkeypatch):
+    real, calls = pairs_module.match, []
+
+    def interrupted(*given, **named):
+        calls.append(None)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    monkeypatch.setattr(pairs_module, "match", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job(threads=1)
+    assert len(kept(tmp_path / "m.h5")) == 5
+
+
+@pytest.mark.usefixtures("one_each")
 def test_it_goes_on_where_it_was_stopped(tmp_path, job):
     job()
     whole = content(tmp_path / "m.h5")
@@ -240,6 +266,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, job):
     assert job().skipped == 10
 
 
+@pytest.mark.usefixtures("one_each")
 def test_it_stops_after_the_pair_under_way(tmp_path, job):
     calls = iter([False, False, True])
     with pytest.raises(KeyboardInterrupt):
@@ -283,14 +310,15 @@ def test_pairs_whose_features_changed_are_matched_again(tmp_path, features):
     run(0)
 
 
+@pytest.mark.usefixtures("one_each")
 @pytest.mark.parametrize("cut", [0, 100, 1000, -600])
 def test_damaged_parts_are_done_again(tmp_path, job, cut):
     with pytest.raises(KeyboardInterrupt):
         job(stop_after=6)
-    (shard,) = (tmp_path / "m.h5.parts").glob("*.shard")
-    shard.write_bytes(shard.read_bytes()[:cut])
+    archive = archives(tmp_path / "m.h5")[3]
+    archive.write_bytes(archive.read_bytes()[:cut])
     left = len(kept(tmp_path / "m.h5"))
-    assert left < 6
+    assert left == 5
     assert job().done == 10 - left
     assert len(hloc_matches.pair_names(tmp_path / "m.h5")) == 10
 
@@ -400,7 +428,7 @@ def test_a_killed_command_goes_on(tmp_path, capsys):
     names = [f"{k:02}.jpg" for k in range(20)]
     write_features(tmp_path / "f.h5", names, count=50)
     command = ["pairs", str(tmp_path / "f.h5"), "-o", str(tmp_path / "m.h5"), "--threads", "1"]
-    script = killed_after(100) + "import sys; from d2np.cli import main; main(sys.argv[1:])"
+    script = killed_after(100) + ONE_EACH + "import sys; from d2np.cli import main; main(sys.argv[1:])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run([sys.executable, "-c", script, *command], env=environment)
     assert process.returncode == -signal.SIGKILL
@@ -422,7 +450,7 @@ def test_a_full_disk_loses_nothing(tmp_path, kilobytes):
     write_features(tmp_path / "f.h5", [f"{k:02}.jpg" for k in range(12)], count=100)
     script = (
         "import resource, signal, sys; from d2np.cli import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n{ONE_EACH}"
         "limit = int(sys.argv[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (limit,) * 2)\n"
         "sys.exit(main(['pairs', 'f.h5', '-o', 'm.h5', '--threads', '1']))"

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 import d2np
 from d2np.dataset import Entry, Settings, features_of, pipeline
-from d2np.images.source import open_source
+from d2np.images.open import open_source
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -167,16 +167,15 @@ def test_images_side_by_side(photos):
     assert len(list(features_of(net, photos, Settings(), workers=3, threads=3))) == 12
 
 
-@pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 2])])
-def test_few_images_share_all_threads(photos, tmp_path, count, shares):
-    (tmp_path / "10.png").write_text("no image")
+@pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 1])])
+def test_few_images_share_all_threads(photos, count, shares):
     barrier, seen = threading.Barrier(count, timeout=600), []
 
     def work(image, threads):
         seen.append(threads)
         barrier.wait()
 
-    list(features_of(Stub(work), photos[: count + 1], Settings(), threads=4))
+    list(features_of(Stub(work), photos[:count], Settings(), threads=4))
     assert sorted(seen) == shares
 
 
@@ -224,25 +223,27 @@ def test_little_memory_means_fewer_that_wait(photos, monkeypatch):
         assert len(list(found)) == 12
 
 
-@hypothesis_settings(deadline=None, max_examples=100, derandomize=True)
-@given(
-    st.integers(1, 64),
-    st.none() | st.integers(1, 64),
-    st.integers(1, 1 << 34),
-    st.lists(st.tuples(st.integers(8, 5000), st.integers(8, 5000)), min_size=1, max_size=64),
-    st.sampled_from([(1.0,), SCALES]),
-)
-def test_images_that_share_the_threads_fit_into_the_memory(threads, workers, memory, shapes, scales):
-    shares = pipeline._Shares(threads, workers, memory, scales)
-    free, used = shares.total, []
-    for shape in shapes:
-        share = shares.of(shape)
-        assert 1 <= share <= shares.total
-        if share <= free:
-            free -= share
-            used.append(pipeline.working_bytes(*shape, scales))
-    # No more of them than workers are worked on.
-    assert sum(sorted(used)[: shares.most_workers]) <= memory or len(used) == 1
+@pytest.mark.parametrize(("threads", "workers", "fit"), [(4, None, 3), (3, 7, 2.5), (16, 5, 1.2)])
+def test_images_of_all_sizes_share_the_memory(tmp_path, threads, workers, fit):
+    """Those that are worked on at a time fit into the memory together, or there is one of them only."""
+    entries = []
+    for width in (8, 300, 40, 90, 8, 8, 200, 150, 8, 120, 60, 8, 300):
+        path = tmp_path / f"{len(entries)}.png"
+        Image.new("RGB", (width, 40)).save(path)
+        entries.append(Entry(path, path.name))
+    memory = int(fit * pipeline.working_bytes(40, 200, (1.0,)))
+    used, most = [], []
+
+    def work(image, threads):
+        used.append(pipeline.working_bytes(*image.shape[:2], (1.0,)))
+        most.append((sum(used), len(used)))
+        time.sleep(0.01)
+        used.remove(pipeline.working_bytes(*image.shape[:2], (1.0,)))
+
+    options = {"threads": threads, "workers": workers, "memory": memory}
+    assert len(list(features_of(Stub(work), entries, Settings(), **options))) == len(entries)
+    assert all(total <= memory or running == 1 for total, running in most)
+    assert max(running for _, running in most) <= (workers or threads)
 
 
 def test_no_more_decoded_images_than_allowed(photos, alive):
@@ -257,11 +258,13 @@ def test_no_more_decoded_images_than_allowed(photos, alive):
 
 
 def test_images_are_decoded_ahead_up_to_so_many_bytes(photos, alive, monkeypatch):
-    # Three of the largest ones.
-    monkeypatch.setattr(pipeline, "_DECODED_BYTES", 3 * 3 * 8 * 21)
-    net = Stub(lambda image, threads: wait_for(lambda: alive["most"] >= 3))
-    list(features_of(net, [photos[-1]] * 12, Settings(), workers=1, threads=1, ahead=8))
-    assert alive["most"] == 3
+    # So many of the largest ones; one is worked on, and the next one waits.
+    for fit, most in ((1, 1), (2, 2), (5, 2)):
+        monkeypatch.setattr(pipeline, "_DECODED_BYTES", fit * 3 * 8 * 21)
+        alive["most"] = 0
+        net = Stub(lambda image, threads, most=most: wait_for(lambda: alive["most"] >= most))
+        list(features_of(net, [photos[-1]] * 12, Settings(), workers=1, threads=1, ahead=8))
+        assert alive["most"] == most
 
 
 def test_large_images_are_opened_when_it_is_their_turn_and_alone(photos, alive, monkeypatch):
@@ -348,12 +351,6 @@ def test_an_error_of_the_entries_is_raised(photos):
         list(features_of(Stub(), entries(), Settings()))
 
 
-def test_senseless_settings(photos):
-    for settings in (Settings(max_edge=-1), Settings(max_pixels=0)):
-        with pytest.raises(d2np.OptionError):
-            list(features_of(Stub(), photos, settings))
-
-
 @pytest.mark.parametrize("name", ["workers", "threads", "memory", "ahead"])
 def test_senseless_options(name):
     with pytest.raises(d2np.OptionError, match=f"{name} must be a whole number"):
@@ -392,8 +389,10 @@ def test_an_iterator_that_is_forgotten_ends_its_threads(photos, alive):
 
 
 def test_an_error_of_the_caller_ends_the_threads(photos, alive):
+    first = threading.Lock()
+
     def work(image, threads):
-        if image.shape[1] == 10:
+        if first.acquire(blocking=False):
             interrupt()
         reading_for_ever(image, threads)
 

@@ -1,4 +1,4 @@
-"""What must hold whatever the image: shifts, scales, flat parts, order of arguments, masks, odd numbers.
+"""Properties that hold for any image: shifts, scales, flat parts, order of arguments, masks, odd numbers.
 
 That ``describe`` at a keypoint gives its descriptor, and that a mask changes nothing else, stands in
 ``test_net.py`` for many options.
@@ -57,7 +57,7 @@ def inner(features, size, margin):
 
 @pytest.mark.parametrize(("right", "down"), SHIFTS)
 def test_a_shift_by_cells_shifts_keypoints(direct, scene, right, down):
-    """What a keypoint is depends on the pixels around it alone, bit for bit; its position has fewer digits
+    """A keypoint depends on the pixels around it alone, bit for bit; its position has fewer digits
     further from the corner, and its descriptor is sampled there."""
     height, width = scene.shape[0] - down, scene.shape[1] - right
     a = direct(scene[:height, :width])
@@ -96,7 +96,7 @@ def test_a_shift_by_cells_shifts_the_map(net, scene, right, down):
 def test_nothing_is_found_inside_a_flat_image(direct, value):
     """The zeros around an image look like an edge to a network; what lies further in cannot.
 
-    With Winograd's method that holds for a map of zeros only: its rounding makes summits of 1e-6 of others.
+    With Winograd's method that holds for a map of zeros only: its rounding makes peaks of 1e-6 of others.
     """
     size = (144, 152)
     assert len(inner(direct(np.full((*size, 3), value, np.uint8)), size, 64)) == 0

@@ -265,7 +265,7 @@ def test_bare_arrays_have_no_keypoints():
 
 def test_keypoints_that_are_not_there_or_not_finite():
     a, b = planar(9, 9)
-    with pytest.raises(d2np.FormatError, match="keypoint 9 of 9"):
+    with pytest.raises(d2np.FormatError, match="keypoint 9 of a, which has 9"):
         verification.verify(a, b, paired(10), "homography")
     broken = features(np.full((9, 2), np.nan))
     with pytest.raises(d2np.FormatError, match="finite"):
@@ -305,7 +305,8 @@ def test_opencv_is_not_imported_before_it_is_needed():
 @pytest.fixture
 def two(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(d2np.Net, "load", staticmethod(lambda _: net_of_analytic()))
+    net = net_of_analytic()
+    monkeypatch.setattr(d2np.Net, "load", staticmethod(lambda _: net))
     brick = images()["brick"][:300, :300]
     for name, image in (("a.png", brick), ("b.png", warp(brick, 0.05, 1003)[0])):
         Image.fromarray(image).save(name)
@@ -379,7 +380,7 @@ def test_quiet_prints_one_line(told):
         (["--verify", "homography", "--threshold", "0"], "a number above 0 is expected"),
         (["-o", "x.csv", "-o", "./x.csv"], "given twice"),
         (["-o", "x.csv", "-o", "a.png"], "would overwrite"),
-        (["-o", "x.csv", "-o", "x.txt"], "or .html for a page to explore, or .csv, .json, .npz for numbers"),
+        (["-o", "x.csv", "-o", "x.txt"], ".pdf, .html, .htm, .csv, .json, .npz"),
     ],
 )
 def test_bad_usage_of_the_command(told, tmp_path, arguments, message):

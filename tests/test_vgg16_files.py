@@ -1,8 +1,10 @@
 """VGG16 in the containers of other libraries, made by hand; with_libraries/ has files that they wrote."""
 
+import io
 import json
 import struct
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -176,7 +178,7 @@ def test_types_of_safetensors(arrays, tmp_path):
     upper = {name: (array.view("u4") >> 16).astype("u2") for name, array in state.items()}
     rounded = {name: (array.view("u4") & 0xFFFF0000).view("f4") for name, array in arrays.items()}
     assert_holds(safetensors(path, upper, "BF16"), rounded, "torch", "safetensors")
-    assert "features.0.weight: expected floating-point values, found I32" in refusal(
+    assert "(features.0.weight): expected floating-point values, found I32" in refusal(
         safetensors(path, state, "I32")
     )
 
@@ -196,14 +198,14 @@ def test_other_networks_in_state_dicts(arrays, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header: header["features.0.bias"].update(shape=[65]), "expected shape (64,), found [65]"),
+        (lambda header: header["features.0.bias"].update(shape=[65]), "expected shape (64,), found (65,)"),
         (
             lambda header: header["features.0.bias"].update(data_offsets=[-256, 0]),
-            "its bytes are not the 256",
+            "its bytes are not in the file",
         ),
         (
             lambda header: header["features.0.bias"].update(data_offsets=[0, 2**70]),
-            "its bytes are not the 256",
+            "its bytes are not in the file",
         ),
         (lambda header: header["features.0.bias"].update(data_offsets=[2**40, 2**40 + 256]), "truncated"),
         (lambda header: header["features.0.bias"].pop("dtype"), "damaged or truncated"),
@@ -219,16 +221,12 @@ def test_headers_of_safetensors(arrays, tmp_path):
     path.write_bytes(struct.pack("<Q", 5 << 20) + b"{" + bytes(100))
     assert "a header of 5,242,880 bytes" in refusal(path)
     path.write_bytes(struct.pack("<Q", 100) + b"{" + b"[" * 99)
-    assert "damaged or truncated safetensors file" in refusal(path)
+    assert "damaged or truncated" in refusal(path)
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(st.data())
 def test_any_damage_to_a_header_is_told(data):
-    import io
-
-    from d2np.weights import safetensors as reader
-
     header = json.dumps(
         {"features.0.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     ).encode()
@@ -236,4 +234,4 @@ def test_any_damage_to_a_header_is_told(data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with pytest.raises(WeightsError):
-        reader.read(io.BytesIO(bytes(content)))
+        weights.read(io.BytesIO(bytes(content)), Path("w.safetensors"))

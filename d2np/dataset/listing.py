@@ -11,31 +11,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from .. import streams
 from ..errors import ImageError, OptionError
-from ..images import names, remote, streams
+from ..images import names, remote
 from ..images.remote import RemoteFile
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
     *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-"""What is taken for an image in a folder. A file that is named itself may have any extension."""
+"""Extensions of images in a folder. A file that is named itself may have any extension."""
 
-_NOT_READ = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "heif-convert or pillow-heif"),
-    **dict.fromkeys(
-        (
-            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef"),
-            *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
-            *(".srw", ".x3f"),
-        ),
-        "darktable-cli or rawpy",
-    ),
-    **dict.fromkeys(
-        (".avifs", ".dds", ".exr", ".hdr", ".jxl", ".jxr", ".psd", ".svg", ".xcf"), "ImageMagick"
-    ),
-}
-"""Images that are left out in a folder, and what makes others of them."""
+_NOT_READ = (
+    *(".3fr", ".arw", ".avifs", ".cr2", ".cr3", ".crw", ".dcr", ".dds", ".dng", ".erf", ".exr", ".fff"),
+    *(".hdr", ".heic", ".heif", ".hif", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".svg"),
+    *(".x3f", ".xcf"),
+)
+"""Images that are left out in a folder."""
 
 _NO_IMAGES = f"holds no images ({', '.join(EXTENSIONS)})"
 _LONGEST_LIST = 1 << 27
@@ -118,16 +111,9 @@ def _check_there(path: str, what: str = "file or folder") -> None:
 
 
 def _told_of(left_out: dict[str, str]) -> str:
-    """Say how many files of which kinds were left out, and what makes images of them that d2np reads."""
-    counts = Counter(sorted(left_out.values())).most_common()
-    programs: dict[str, str] = {}
-    for kind, _ in counts:
-        programs.setdefault(_NOT_READ[kind], kind)
-    return (
-        f"{len(left_out):,} file{'s' * (len(left_out) > 1)} left out: "
-        f"{', '.join(f'{number:,} {kind}' for kind, number in counts)}, which d2np does not read: convert "
-        f"them to JPEG or TIFF, {', '.join(f'{kind} by {program}' for program, kind in programs.items())}"
-    )
+    """Say how many files of which kinds were left out."""
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(left_out.values()).most_common())
+    return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF"
 
 
 def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:

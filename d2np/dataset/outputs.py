@@ -1,30 +1,33 @@
-"""Where the features of many images go: what a job asks of such a place, and folders of files."""
+"""Where the features of many images go: one HDF5 file, or folders of files."""
 
 from __future__ import annotations
 
 import math
 import os
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
-from ..atomic import replacing
-from ..errors import FormatError
+from ..atomic import Lock, replacing
+from ..errors import FormatError, ImageError
 from ..features import Features
 from ..formats import hloc, kapture, mat, npz
-from ..images.names import inside, make_room
+from ..images.names import folders_of, inside, make_room
 from ..images.open import most_bytes
 from ..images.remote import RemoteFile
-from ..images.streams import opened
+from ..streams import opened
+from .archives import Archive, Damaged, Group, Store, telling
+from .assembly import HdfOutput
+from .changes import has_checksum, is_same, stamp_of, with_checksum
 from .listing import Entry
-from .lock import Lock
-from .pieces import Pieces
 
 _LOCK = ".d2np.lock"
 
 
 class Output(Protocol):
-    """What extraction needs to know of the place that features go to."""
+    """A place that features go to, as far as extraction needs to know it."""
 
     @property
     def failed_list(self) -> Path | None:
@@ -45,40 +48,189 @@ class Output(Protocol):
     def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
         """Store the features of one image; once this returns they are safe.
 
+        Threads of their own call it, one at a time.
+
         Raises
         ------
         ImageError
             If this image cannot be stored, though others can.
         """
 
-    def finish(self) -> bool:
-        """All images are done. False if some turn out to be damaged: they are held no longer."""
+    def finish(self) -> None:
+        """All images are done.
+
+        Raises
+        ------
+        FormatError
+            If some turn out to be damaged: they are held no longer.
+        """
 
     def close(self) -> None:
         """Let go of everything, whether finished or not."""
 
 
-@runtime_checkable
-class OutputOfPieces(Output, Protocol):
-    """An output that takes the features of a large image as they come, so that nobody holds them all.
+@dataclass(frozen=True)
+class Task(Entry):
+    """An image to work on, with its stamp; see :mod:`d2np.dataset.changes`."""
 
-    Others are given them as a whole.
+    stamp: str | None = None
+
+
+@dataclass(frozen=True)
+class FeatureArchives:
+    """Stores the features of each image in an archive: here, or in a worker of a cluster.
+
+    Attributes
+    ----------
+    store : Store
+    half : bool
+        Store float16.
     """
 
-    def put_pieces(self, entry: Entry, pieces: Pieces, uncertainty: float) -> None:
-        """Store the features of one image; once this returns they are safe.
+    store: Store
+    half: bool
 
-        If the pieces end with an error, nothing of this image is kept.
+    def put(self, task: Task, blocks: Iterable[Features], uncertainty: float) -> int:
+        """Store the features of an image, and return how many there are.
+
+        Parameters
+        ----------
+        task : Task
+        blocks : iterable of Features
+            No more than one of them is held. If they end with an error, nothing is stored.
+        uncertainty : float
+            Pixels of the image for one pixel that the network saw.
 
         Raises
         ------
         ImageError
-            If this image cannot be stored, though others can; or what the pieces end with.
+            If HDF5 has no place for an image of this name; or what the blocks end with.
+        FormatError
+            If the archive cannot be written.
         """
+        hloc.check_name(task.name)
+
+        def arrays() -> Iterator[tuple[int, Mapping[str, Any]]]:
+            for number, block in enumerate(blocks):
+                named = hloc.arrays_of(block, half=self.half)
+                yield len(block), {key: named[key] for key in (hloc.KEYPOINT_AXES if number else named)}
+
+        group = Group(task.name, task.stamp, attributes=hloc.attributes_of(uncertainty))
+        (written,) = self.store.write([(group, arrays())], task.name)
+        return written.count
+
+    def left(self, task: Task) -> int | None:
+        """Return how many features of an image are stored already; None if they are not."""
+        try:
+            with self.store.opened(self.store.archive_of(task.name)) as stream:
+                group = Archive(stream).groups[task.name]
+        except (FormatError, Damaged, KeyError):
+            return None
+        return group.count if task.stamp is not None and group.stamp == task.stamp else None
 
 
-class _FileOutput:
-    """One file for each image, beside it or, under its name, in a folder.
+class HlocOutput(HdfOutput):
+    """hloc's feature file; see :class:`HdfOutput`.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping
+        What the features depend on.
+    half : bool
+        Store float16.
+    checksum : bool
+        Tell whether an image has changed by the SHA-256 of its content, where that is recorded, rather than
+        by its size and the time of its last change. It is recorded from then on.
+    restart : bool
+        Begin anew.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, object],
+        *,
+        half: bool = False,
+        checksum: bool = False,
+        restart: bool = False,
+    ) -> None:
+        super().__init__(
+            path,
+            {**settings, "half": half},
+            listed=hloc.names,
+            is_complete=hloc.is_complete,
+            command="d2np extract",
+            restart=restart,
+        )
+        self._half = half
+        self._checksum = checksum
+        self._folders = {folder for name in self._there for folder in folders_of(name)}
+        # Archives that somebody else has made may hold names that have no place in the file.
+        for name in [name for name in self.parts.index if name in self._folders or self._refusal(name)]:
+            del self.parts.index[name]
+        self._folders.update(folder for name in self.parts.index for folder in folders_of(name))
+        # Of the images before they are opened: one that changes afterwards is then done again.
+        self._stamps: dict[str, str | None] = {}
+
+    def holds(self, entry: Entry) -> bool:
+        now = self._seen_as(entry)
+        if self.has(entry.name):
+            recorded = self.made_from(entry.name)
+            if is_same(recorded, self.stamp(entry) if has_checksum(recorded) else now):
+                return True
+        if refusal := self._refusal(entry.name):
+            raise refusal
+        if entry.name in self._folders:
+            raise ImageError(f"{entry.name}: {self._shown} has a folder of this name: rename one of them")
+        return False
+
+    def put(self, entry: Entry, features: Features, uncertainty: float) -> None:
+        self.put_blocks(entry, [features], uncertainty)
+
+    def put_blocks(self, entry: Entry, blocks: Iterable[Features], uncertainty: float) -> int:
+        """Store the features of one image, and return how many there are; see :class:`FeatureArchives`."""
+        archives, task = self.archives(), self.task(entry)
+        count = archives.put(task, blocks, uncertainty)
+        self.parts.take(task.name, task.stamp, archives.store.archive_of(task.name), archives.store)
+        return count
+
+    def archives(self, place: str | os.PathLike[str] | None = None) -> FeatureArchives:
+        """Return what stores features: in the job's own folder, or another place."""
+        return FeatureArchives(self.store(place), self._half)
+
+    def task(self, entry: Entry) -> Task:
+        """Return an image with its stamp."""
+        return Task(entry.path, entry.name, self.stamp(entry))
+
+    def stamp(self, entry: Entry) -> str | None:
+        """Return what the image was like when it was first asked for, with its checksum if that is wanted."""
+        stamp = self._seen_as(entry)
+        if self._checksum and not has_checksum(stamp):
+            stamp = self._stamps[entry.name] = with_checksum(stamp, entry)
+        return stamp
+
+    def _refusal(self, name: str) -> ImageError | None:
+        """Return why an image of this name has no place beside what is there."""
+        try:
+            hloc.check_name(name)
+        except ImageError as error:
+            return error
+        above = next(filter(self.has, folders_of(name)), None)
+        if above is None:
+            return None
+        return ImageError(
+            f"{name}: {self._shown} has an image {above}, which is no folder: rename one of them"
+        )
+
+    def _seen_as(self, entry: Entry) -> str | None:
+        if entry.name not in self._stamps:
+            self._stamps[entry.name] = stamp_of(entry)
+        return self._stamps[entry.name]
+
+
+class NpzOutput:
+    """NumPy archives, one for each image: beside it or, under its name, in a folder.
 
     Parameters
     ----------
@@ -90,10 +242,10 @@ class _FileOutput:
     Raises
     ------
     FormatError
-        If the folder is none, or the format needs a package that is missing.
+        If the folder is none.
     """
 
-    _format: ClassVar[Any]
+    _format: ClassVar[Any] = npz
     """A module of :mod:`d2np.formats`."""
 
     def __init__(self, folder: Path | None = None, *, restart: bool = False) -> None:
@@ -132,9 +284,8 @@ class _FileOutput:
         make_room(path, self._folder)
         self._format.write(path, features)
 
-    def finish(self) -> bool:
+    def finish(self) -> None:
         """Every file was finished as it was written."""
-        return True
 
     def close(self) -> None:
         """No file is open."""
@@ -150,26 +301,7 @@ class _FileOutput:
         return False
 
 
-class NpzOutput(_FileOutput):
-    """NumPy archives, one for each image: beside it or, under its name, in a folder.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        Where to; by default beside the images.
-    restart : bool
-        Do images again whose files are there.
-
-    Raises
-    ------
-    FormatError
-        If the folder is none.
-    """
-
-    _format: ClassVar[Any] = npz
-
-
-class MatOutput(_FileOutput):
+class MatOutput(NpzOutput):
     """MATLAB files, one for each image; needs scipy. For parameters and errors see :class:`NpzOutput`."""
 
     _format: ClassVar[Any] = mat
@@ -239,9 +371,8 @@ class KaptureOutput:
         if entry.name not in self._records:
             self._records.add(entry.name, features.image_size)
 
-    def finish(self) -> bool:
+    def finish(self) -> None:
         """Every file was finished as it was written."""
-        return True
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -250,10 +381,8 @@ class KaptureOutput:
     def _take(self) -> None:
         """Keep other jobs out of the folder, and see what they have recorded meanwhile."""
         _make_folder(self._folder)
-        try:
+        with telling(f"{self._lock.path}: cannot be written"):
             taken = self._lock.take()
-        except OSError as error:
-            raise FormatError(f"{self._lock.path}: cannot be written: {hloc.one_line(error)}") from None
         if not taken:
             raise FormatError(f"{self._folder}: another process is working on it: wait until it has ended")
         self._records = kapture.Records(self._folder)
@@ -287,26 +416,18 @@ def _link(source: Path | RemoteFile, place: Path, root: Path, most: float) -> No
     if os.path.lexists(place) and not place.is_dir():
         return
     make_room(place, root)
-    try:
+    with telling(f"{place}: cannot be written"):
         if isinstance(source, RemoteFile):
             content = source.read(most)
             with replacing(place, follow=False) as stream:
                 stream.write(content)
-        else:
-            _link_or_copy(source, place)
-    except OSError as error:
-        raise FormatError(f"{place}: cannot be written: {hloc.one_line(error)}") from None
-
-
-def _link_or_copy(source: Path, place: Path) -> None:
-    try:
-        os.symlink(source.absolute(), place)
-    except OSError:
-        shutil.copyfile(source, place)
+            return
+        try:
+            os.symlink(source.absolute(), place)
+        except OSError:
+            shutil.copyfile(source, place)
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with telling(f"{folder}: the folder cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FormatError(f"{folder}: the folder cannot be made: {hloc.one_line(error)}") from None

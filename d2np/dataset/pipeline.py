@@ -1,12 +1,8 @@
-"""Features of many images: reading, computing and whatever the caller does with them overlap.
+"""Work on many images at once, within the memory there is.
 
-    entries --> one thread that     --> some threads, each  --> the caller's loop,
-                opens, decodes and      with an image and      which writes them
-                shrinks                 its share of cores
-
-The reading thread is a few images ahead, never more than a fixed number of them and of bytes. What was
-computed waits for the caller, in the order of the entries. Of a large image the caller may have the
-features in pieces, while the image is still worked on, so that nobody holds them all.
+One thread reads images, in their order, so that none waits for memory that a later one holds: it opens,
+decodes and shrinks each, and waits until there is a share of the memory and the cores for it. Other threads
+then have the caller's function work on an image each.
 
 Whether the cores work on one image together or each on an image of its own was measured
 (``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small images, and takes
@@ -21,32 +17,35 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..images.messages import reading
-from ..images.open import most_bytes, open_file
+from ..images.open import Source, most_bytes, open_file, open_source
+from ..images.pixels import network_size
 from ..images.remote import RemoteFile
-from ..images.source import Source, open_source
 from ..images.tiff import TiffRows
 from ..machine import free_memory
-from ..network.gathering import in_blocks
-from ..threads import thread_count, whole_number
+from ..options import whole_number
+from ..threads import thread_count
 from .listing import Entry
-from .pieces import Pieces
 
 if TYPE_CHECKING:
     from ..features import Features
     from ..network.net import Net
     from .extraction import Settings
+
+AnEntry = TypeVar("AnEntry", bound=Entry)
+Result = TypeVar("Result")
 
 MB = 1 << 20
 
@@ -65,11 +64,6 @@ _FEATURE_BYTES = 50 * MB
 _WORKING_BYTES_OF_A_PIXEL = 800
 _WORKING_BYTES = 300 * MB
 _WORKING_BYTES_OF_A_COLUMN = 36 << 10
-# From which on features come in pieces: more than the published limits let through. Those of smaller images
-# take 50 MB at most, about.
-_LARGE_PIXELS = 2_000_000
-# In a piece, at least: 8 MB of descriptors.
-_KEYPOINTS_OF_A_PIECE = 4096
 
 
 def features_of(
@@ -85,9 +79,8 @@ def features_of(
 ) -> Generator[tuple[Entry, Features | Exception]]:
     """Features of images, worked out while the caller deals with those before them.
 
-    They come in the order of the entries and not in that of their completion: what is written is then the
-    same whatever the machine does, and so is the list of failures. An image that takes long keeps back the
-    few behind it that are done, which are bounded by ``ahead``.
+    They come in the order of the entries and not in that of their completion. An image that takes long keeps
+    back the few behind it that are done, which are bounded by ``ahead``.
 
     The features are those of ``net(entry.path, ...)``, bit for bit, whatever these options say.
 
@@ -110,8 +103,7 @@ def features_of(
         free for as many as there would be, that is logged on ``d2np``.
     ahead : int, optional
         Most images that are read, worked on or done, and not handed out yet; by default four for each of
-        those side by side, or fewer where little memory is free. So many at most are worked out again after a
-        job was killed.
+        those side by side, or fewer where little memory is free.
     stop : threading.Event, optional
         Once it is set, no further image is begun, and those that were begun are the last ones.
 
@@ -131,163 +123,108 @@ def features_of(
     Closing the iterator (``contextlib.closing``) ends all threads before it returns; images that are being
     worked on are given up.
     """
-    found = _found(net, entries, settings, workers, threads, memory, ahead, stop, in_pieces=False)
-    return cast("Generator[tuple[Entry, Features | Exception]]", found)
+    options = settings.options()
+
+    def work(entry: Entry, image: Any, threads: int) -> Features:
+        return net(image, threads=threads, **options)
+
+    limits = {"workers": workers, "threads": threads, "memory": memory, "ahead": ahead}
+    return worked_on(net, entries, settings, work, stop=stop, **limits)
 
 
-def features_or_pieces_of(
+def worked_on(
     net: Net,
-    entries: Iterable[Entry],
+    entries: Iterable[AnEntry],
     settings: Settings,
+    work: Callable[[AnEntry, Any, int], Result],
     *,
     workers: int | None = None,
     threads: int | None = None,
+    memory: int | None = None,
+    ahead: int | None = None,
     stop: threading.Event | None = None,
-) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
-    """As :func:`features_of`, but large images have their features in pieces, if these come in their order.
+    count: int | None = None,
+) -> Generator[tuple[AnEntry, Result | Exception]]:
+    """Yield what a function makes of each image, in the order of the entries; see :func:`features_of`.
 
-    They do at one scale, without ``max_keypoints``, and with the detector ``"d2"``. Pieces that are not gone
-    through before the next image is asked for are lost.
+    Parameters
+    ----------
+    work : callable
+        Called in several threads with an entry, the image, which was opened if the network takes that, and
+        how many threads to use.
+    count : int, optional
+        How many entries there are, if they do not tell.
     """
-    return _found(net, entries, settings, workers, threads, None, None, stop, in_pieces=True)
-
-
-def _found(
-    net: Net,
-    entries: Iterable[Entry],
-    settings: Settings,
-    workers: int | None,
-    threads: int | None,
-    memory: int | None,
-    ahead: int | None,
-    stop: threading.Event | None,
-    *,
-    in_pieces: bool,
-) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
     from ..network.net import Net  # here, since it takes a second and the caller has it already
 
     cores = thread_count(threads)
     opens = isinstance(net, Net)
-    if workers is not None:
-        workers = whole_number(workers, "workers")
-    elif not opens:
-        # Of images that somebody else opens no size is known: one at a time.
-        workers, ahead = 1, ahead or 1
     free = free_memory()
     free = sys.maxsize if free is None else free
     wanted = sys.maxsize if workers else _MEMORY_PER_THREAD * cores
-    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number(memory, "memory")
+    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number("memory", memory)
+    if workers is not None:
+        workers = whole_number("workers", workers)
+    elif not opens:
+        # Of images that somebody else opens no size is known: one at a time.
+        workers, ahead = 1, ahead or 1
     waiting = max(1, free // _WAITING_SHARE // _FEATURE_BYTES)
-    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number(ahead, "ahead")
-    shares = _Shares(cores, workers, at_work, settings.scales, wanted if memory is None else at_work)
-    count = len(entries) if isinstance(entries, Sequence) else None
-    in_order = settings.detector == "d2" and len(settings.scales) == 1 and settings.max_keypoints is None
-    room = min(_DECODED_BYTES, free // _DECODED_SHARE)
-    line = _Line(net, settings, shares, room, stop or threading.Event(), opens, count, in_pieces and in_order)
+    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number("ahead", ahead)
+    count = len(entries) if isinstance(entries, Sequence) else count
+    line = _Line(
+        work=work,
+        settings=settings,
+        opens=opens,
+        cores=cores,
+        workers=max(1, min(workers or cores, count or sys.maxsize)),
+        memory=at_work,
+        wanted=wanted if memory is None else at_work,
+        room=_Semaphore(min(_DECODED_BYTES, free // _DECODED_SHARE)),
+        stop=stop or threading.Event(),
+    )
     return _in_order(line, entries, most)
 
 
 def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
-    """About how much memory the network works in on an image of this size, beside image and features."""
+    """Return about how much memory the network works in on an image, beside the image and its features."""
     pixels = sum(height * scale * width * scale for scale in scales)
     columns = sum(width * scale for scale in scales)
     low, high = _WORKING_BYTES_OF_A_PIXEL * pixels, _WORKING_BYTES + _WORKING_BYTES_OF_A_COLUMN * columns
     return max(1, int(min(low, high)))
 
 
-@dataclass(frozen=True)
-class _Shares:
-    """How images share the threads: between so many workers, or such that the memory is enough."""
-
-    threads: int
-    workers: int | None
-    memory: int
-    scales: Sequence[float]
-    wanted: int = 0
-    """Return what ``memory`` would be if enough of it were free."""
-
-    @property
-    def most_workers(self) -> int:
-        return self.workers or self.threads
-
-    @property
-    def total(self) -> int:
-        """Threads, or one for each worker where these are more."""
-        return max(self.threads, self.most_workers)
-
-    def of(self, shape: tuple[int, int], memory: int | None = None) -> int:
-        """Threads for an image of this height and width, as the network sees it."""
-        fit = max(1, (memory or self.memory) // working_bytes(*shape, self.scales))
-        # Where memory is short, the same share of the threads as of the memory, or more: together they never
-        # take more than all.
-        return self.each if fit >= self.most_workers else -(-self.total // fit)
-
-    def side_by_side(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Images of this size at a time, and how many there would be if enough memory were free."""
-        now, then = (min(self.most_workers, self.total // self.of(shape, of)) for of in (None, self.wanted))
-        return now, then
-
-    @property
-    def each(self) -> int:
-        """Threads for an image of which nothing is known."""
-        return max(1, self.threads // self.most_workers)
-
-
 class _Stopped(Exception):
     """Raised in our own threads where work that nobody waits for any more is given up."""
 
 
-class _Stock:
-    """So many of something, taken and given back.
+class _Semaphore:
+    """A semaphore of which several units are taken at once, by one thread after the other."""
 
-    If it is known how many ``takers`` there will be, the last ones share what is free.
-    """
-
-    def __init__(self, total: int, takers: int | None = None) -> None:
+    def __init__(self, total: float | Fraction) -> None:
         self.total = self._free = total
-        self._takers = takers
         self._closed = False
-        self._entrance = threading.Lock()
         self._changed = threading.Condition()
 
-    def take(self, least: int) -> int:
-        """Wait until ``least`` are free, and take them; returns how many were taken.
-
-        Raises
-        ------
-        _Stopped
-            If the stock was closed.
-        """
-        # One at a time: who needs many would wait for ever behind those who need few.
-        with self._entrance, self._changed:
-            self._changed.wait_for(lambda: self._closed or self._free >= least)
+    @contextmanager
+    def holding(self, units: float | Fraction) -> Iterator[None]:
+        """Wait until so many units are free, and hold them; raise _Stopped if the semaphore is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._free >= units)
             if self._closed:
                 raise _Stopped
-            taken = max(least, self._free // self._takers if self._takers else 0)
-            self._free -= taken
-            self._count_off()
-        return taken
-
-    def pass_by(self) -> None:
-        """One of the takers takes nothing."""
-        with self._changed:
-            self._count_off()
-
-    def give(self, count: int) -> None:
-        """Give so many back."""
-        with self._changed:
-            self._free += count
-            self._changed.notify_all()
+            self._free -= units
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += units
+                self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Let nobody wait any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def _count_off(self) -> None:
-        if self._takers is not None:
-            self._takers -= 1
 
 
 class _Opened(Source):
@@ -312,239 +249,137 @@ class _Opened(Source):
         self._source.close()
 
 
-class _Read(NamedTuple):
-    """An image before the network, the threads that it gets, and the bytes it takes.
-
-    ``source`` is None where it is to be opened when it is its turn.
-    """
-
-    source: Source | None
-    threads: int
-    nbytes: int
-
-
-class _Line:
+@dataclass(eq=False, kw_only=True)
+class _Line(Generic[AnEntry, Result]):
     """The threads, and what they do with an image.
 
-    Parameters
-    ----------
-    net : Net
-    settings : Settings
-    shares : _Shares
-    room : int
-        Bytes of decoded images that wait or are worked on.
-    stop : threading.Event
-        Once it is set, nothing is begun.
-    opens : bool
-        Whether the network takes images that were opened, or only their paths.
-    count : int or None
-        Of all images, if it is known.
-    in_pieces : bool
-        Whether the features of large images are handed out in pieces.
+    Of the memory, and of the cores, an image has one part of as many as there are images of its size side by
+    side: so the parts of all that are worked on make no more than a whole.
     """
 
-    def __init__(
-        self,
-        net: Net,
-        settings: Settings,
-        shares: _Shares,
-        room: int,
-        stop: threading.Event,
-        opens: bool,
-        count: int | None,
-        in_pieces: bool,
-    ) -> None:
-        self._in_pieces = in_pieces and opens
-        self._net, self._shares, self._opens = net, shares, opens
-        self._options = settings.options()
-        self._limits = {name: self._options[name] for name in ("max_edge", "max_sum_edges")}
-        self._opening = {name: self._options[name] for name in ("orient", "stretch", "max_pixels")}
-        self._stop, self._given_up = stop, threading.Event()
-        self._threads = _Stock(shares.total, count)
-        self._room = _Stock(room)
-        self._told_of_shortage = False
-        # What waits to be opened, with its content if that was fetched.
-        self._fetched: dict[str, Entry] = {}
-        # Each from when it is opened until it is closed, wherever the caller is interrupted.
-        self._sources: set[Source] = set()
-        self._reader = ThreadPoolExecutor(1, "d2np-read")
-        self._computers = ThreadPoolExecutor(shares.most_workers, "d2np-net")
+    work: Callable[[AnEntry, Any, int], Result]
+    settings: Settings
+    opens: bool
+    cores: int
+    workers: int
+    memory: int
+    wanted: int
+    """Return what ``memory`` would be if enough of it were free."""
+    room: _Semaphore
+    """Bytes of decoded images that wait or are worked on."""
+    stop: threading.Event
+    given_up: threading.Event = field(default_factory=threading.Event)
+    parts: _Semaphore = field(default_factory=lambda: _Semaphore(Fraction(1)))
+    told_of_shortage: bool = False
 
-    def submit(self, entry: Entry) -> _Waiting:
-        """Have an image read and worked on."""
-        read = self._reader.submit(self._read, entry)
-        found: Future[Features | Pieces] = Future()
-        self._computers.submit(self._compute, entry, read, found)
-        return _Waiting(entry, found)
-
-    def close(self) -> None:
-        """Give up what is being worked on, end all threads and close what was opened."""
-        self._given_up.set()
-        self._threads.close()
-        self._room.close()
-        self._reader.shutdown(cancel_futures=True)
-        self._computers.shutdown(cancel_futures=True)
-        for source in self._sources:
-            source.close()
+    def __post_init__(self) -> None:
+        self.reader = ThreadPoolExecutor(1, "d2np-reader")
+        self.pool = ThreadPoolExecutor(self.workers, "d2np-image")
+        options = self.settings.options()
+        names = ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
+        self.opening = {name: options[name] for name in names}
 
     @property
     def stopping(self) -> bool:
         """Whether nothing more is to be begun."""
-        return self._stop.is_set() or self._given_up.is_set()
+        return self.stop.is_set() or self.given_up.is_set()
 
-    def _read(self, entry: Entry) -> _Read:
-        try:
-            return self._opened_or_not(entry)
-        except BaseException:
-            self._threads.pass_by()
-            raise
+    def read(self, entry: AnEntry) -> Future[Result]:
+        """Open an image, and have it worked on once there is a part of the memory for it."""
+        with ExitStack() as held:
+            if self.stopping:
+                raise _Stopped
+            if not self.opens:
+                held.enter_context(self.parts.holding(Fraction(1, self.workers)))
+                return self.pool.submit(self._worked_on, entry, entry.path, self.workers, held.pop_all())
+            limit = self.settings.max_pixels
+            with reading(os.fspath(entry.path)):
+                if isinstance(entry.path, RemoteFile):
+                    # Its content is asked for once.
+                    content = entry.path.read(most_bytes(limit))
+                    entry = replace(entry, path=replace(entry.path, content=content))
+                width, height, pixel_bytes = _header(entry, limit)
+            seen = network_size(width, height, self.settings)
+            decoded = width * height * pixel_bytes
+            waits = decoded > self.room.total
+            side_by_side = 1 if waits else self._side_by_side(seen, self.memory)
+            if not waits or decoded <= _DECODED_BYTES:
+                self._tell_of_shortage(side_by_side, self._side_by_side(seen, self.wanted))
+            if not waits:
+                # The image as it is before it is shrunk is soon gone.
+                held.enter_context(self.room.holding(seen[0] * seen[1] * pixel_bytes))
+                source = self._open(entry, held)
+            held.enter_context(self.parts.holding(Fraction(1, side_by_side)))
+            if waits:
+                source = self._open(entry, held)
+            return self.pool.submit(self._worked_on, entry, source, side_by_side, held.pop_all())
 
-    def _opened_or_not(self, entry: Entry) -> _Read:
+    def close(self) -> None:
+        """Give up what is being worked on, and end all threads."""
+        self.given_up.set()
+        self.parts.close()
+        self.room.close()
+        self.reader.shutdown(cancel_futures=True)
+        self.pool.shutdown()
+
+    def _worked_on(self, entry: AnEntry, image: Any, side_by_side: int, held: ExitStack) -> Result:
+        with held:
+            if self.stopping:
+                raise _Stopped
+            return self.work(entry, image, max(1, self.cores // side_by_side))
+
+    def _side_by_side(self, seen: tuple[int, int], memory: int) -> int:
+        """Return how many images of this width and height are worked on at a time."""
+        fit = memory // working_bytes(seen[1], seen[0], self.settings.scales)
+        return max(1, min(self.workers, fit))
+
+    def _open(self, entry: Entry, held: ExitStack) -> Source:
         if self.stopping:
             raise _Stopped
-        if not self._opens:
-            return _Read(None, self._shares.each, 0)
         with reading(os.fspath(entry.path)):
-            return self._looked_at(entry)
-
-    def _looked_at(self, entry: Entry) -> _Read:
-        entry = _fetched(entry, self._options["max_pixels"])
-        width, height, pixel_bytes = _header(entry, self._options["max_pixels"])
-        needed = width * height * pixel_bytes
-        if needed > self._room.total:
-            if needed <= _DECODED_BYTES:
-                self._tell_of_shortage(1, self._shares.most_workers)
-            content = entry.path.content if isinstance(entry.path, RemoteFile) else None
-            kept = min(len(content or b""), self._room.total)
-            self._room.take(kept)
-            self._fetched[entry.name] = entry
-            return _Read(None, self._threads.total, kept)
-        self._room.take(needed)
-        kept = 0
-        try:
-            source = self._open(entry)
-            # The image as it was before it was shrunk is gone.
-            kept = min(needed, source.shape[0] * source.shape[1] * pixel_bytes)
-        finally:
-            self._room.give(needed - kept)
-        self._tell_of_shortage(*self._shares.side_by_side(source.shape))
-        return _Read(source, self._shares.of(source.shape), kept)
+            return held.enter_context(
+                _Opened(entry.path, open_source(entry.path, **self.opening), self.given_up)
+            )
 
     def _tell_of_shortage(self, now: int, wanted: int) -> None:
-        if now < wanted and not self._told_of_shortage:
-            self._told_of_shortage = True
+        if now < wanted and not self.told_of_shortage:
+            self.told_of_shortage = True
             images = "1 image" if now == 1 else f"{now} images"
             _LOGGER.warning("%s at a time instead of %d: little memory is free", images, wanted)
 
-    def _open(self, entry: Entry) -> Source:
-        source = open_source(entry.path, **self._limits, **self._opening)
-        opened = _Opened(entry.path, source, self._given_up)
-        self._sources.add(opened)
-        return opened
-
-    def _compute(self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]) -> None:
-        """Work on an image; what is found is told once all is done, or if it is in pieces, before."""
-        try:
-            features = self._worked_on(entry, reading, found)
-        except BaseException as error:
-            if not found.done():
-                found.set_exception(error)
-        else:
-            if features is not None:
-                found.set_result(features)
-
-    def _worked_on(
-        self, entry: Entry, reading: Future[_Read], found: Future[Features | Pieces]
-    ) -> Features | None:
-        read = reading.result()
-        source = read.source
-        try:
-            threads = self._threads.take(read.threads)
-            try:
-                if self.stopping:
-                    raise _Stopped
-                if self._opens and source is None:
-                    source = self._open(self._fetched.pop(entry.name, entry))
-                threads_inside = min(threads, self._shares.threads)
-                if source is not None and self._comes_in_pieces(source):
-                    self._hand_on(source, threads_inside, found)
-                    return None
-                return self._net(source or entry.path, threads=threads_inside, **self._options)
-            finally:
-                self._threads.give(threads)
-        finally:
-            if source is not None:
-                source.close()
-                self._sources.discard(source)
-            self._room.give(read.nbytes)
-
-    def _comes_in_pieces(self, source: Source) -> bool:
-        return self._in_pieces and source.shape[0] * source.shape[1] >= _LARGE_PIXELS
-
-    def _hand_on(self, source: Source, threads: int, found: Future[Features | Pieces]) -> None:
-        options = {name: value for name, value in self._options.items() if name != "max_keypoints"}
-        height, width = source.given
-        with closing(self._net.stream(source, threads=threads, **options)) as stream:
-            pieces = Pieces((width, height))
-            found.set_result(pieces)
-            pieces.fill(in_blocks(stream, _KEYPOINTS_OF_A_PIECE))
-
-
-class _Waiting(NamedTuple):
-    entry: Entry
-    found: Future[Features | Pieces]
-
 
 def _in_order(
-    line: _Line, entries: Iterable[Entry], most: int
-) -> Generator[tuple[Entry, Features | Pieces | Exception]]:
+    line: _Line[AnEntry, Result], entries: Iterable[AnEntry], most: int
+) -> Generator[tuple[AnEntry, Result | Exception]]:
     coming = iter(entries)
-    waiting: deque[_Waiting] = deque()
+    waiting: deque[tuple[AnEntry, Future[Future[Result]]]] = deque()
     try:
         while True:
             for entry in islice(coming, 0 if line.stopping else most - len(waiting)):
-                waiting.append(line.submit(entry))
+                waiting.append((entry, line.reader.submit(line.read, entry)))
             if not waiting:
                 return
+            entry, future = waiting.popleft()
+            found: Result | Exception
             try:
-                found = _outcome(waiting[0].found)
+                found = future.result().result()
+            except (ImageError, MemoryError) as error:
+                found = error
             except _Stopped:
-                waiting.popleft()
                 continue
-            # Only now, so that it is not lost sight of if the caller is interrupted while it waits.
-            entry = waiting.popleft().entry
-            try:
-                yield entry, found
-            finally:
-                if isinstance(found, Pieces):
-                    found.close()
+            del future
+            yield entry, found
             # Not held while the next one is awaited.
             del found
     finally:
         line.close()
 
 
-def _outcome(found: Future[Features | Pieces]) -> Features | Pieces | Exception:
-    try:
-        return found.result()
-    except (ImageError, MemoryError) as error:
-        return error
-
-
-def _fetched(entry: Entry, max_pixels: int | None) -> Entry:
-    """An image at a URL with its content, which is asked for once."""
-    if not isinstance(entry.path, RemoteFile):
-        return entry
-    content = entry.path.read(most_bytes(max_pixels))
-    return replace(entry, path=replace(entry.path, content=content))
-
-
 def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
-    """Width and height of an image file, and the bytes of a pixel once it is decoded."""
+    """Return width and height of an image file, and the bytes of a pixel once it is decoded."""
     with open_file(entry.path, max_pixels) as opened:
         if isinstance(opened, TiffRows):
-            height, width = opened.shape[:2]
-            return width, height, 3 if opened.dtype == np.uint8 else 12
+            return *opened.size, 3 if opened.dtype == np.uint8 else 12
         # What has more than eight bits becomes float32.
         deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
         return *opened.size, 12 if deep else 3

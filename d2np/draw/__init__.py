@@ -7,7 +7,6 @@ array) and returns a new RGB :class:`PIL.Image.Image`; the same input always giv
 
 from .heat import heatmap
 from .html import keypoint_page, match_page
-from .pairs import matches
-from .points import keypoints
+from .overlays import keypoints, matches
 
 __all__ = ["heatmap", "keypoint_page", "keypoints", "match_page", "matches"]

@@ -20,7 +20,7 @@ _ANCHORS = {
 
 
 def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> NDArray[np.uint8]:
-    """Colours of ``values`` in 0..1.
+    """Return the colours of ``values`` in 0..1.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> 
 
 
 def ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Ranks in 0 (lowest) .. 1 (highest); equal values share one rank, and a single value is the highest."""
+    """Return ranks in 0 (lowest) .. 1 (highest); equal values share one, and a single one is the highest."""
     if len(values) < 2:
         return np.ones(len(values))
     ordered = np.sort(values)
@@ -55,10 +55,6 @@ def ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Values moved and scaled to 0..1; all 1 where they are all the same."""
-    if not len(values):
-        return np.zeros(0)
-    low, high = float(values.min()), float(values.max())
-    if high <= low:
-        return np.ones(len(values))
-    return (values.astype(np.float64) - low) / (high - low)
+    """Return values moved and scaled to 0..1; all 1 where they are all the same."""
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    return np.interp(values, [low, high], [0.0, 1.0])

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ..errors import OptionError
-from ..features import Features, Matches
+from ..errors import OptionError, count
+from ..features import Features, Matches, checked_mask
 from ..images.remote import RemoteFile
-from .backdrop import open_for, resized
+from ..options import whole_number
 from .colours import colour_map, ranks
-from .heat import levels
-from .pairs import check_matches, mask_of
+from .heat import checked_map, extent_of, levels
+from .overlays import open_for, open_pair
 
 # Colours on a page are one of this many, so that lines of one colour are drawn in one stroke.
 _SHADES = 48
@@ -53,7 +53,7 @@ def match_page(
     orient: bool = False,
     caption: str = "",
 ) -> str:
-    """A page with both images and a line for each match, to point at, filter and step through.
+    """Return a page with both images and a line for each match, to point at, filter and step through.
 
     Parameters
     ----------
@@ -88,37 +88,29 @@ def match_page(
     OptionError
         If ``max_edge`` is no positive number, or there are not two names.
     """
-    _check_edge(max_edge)
-    name_a, name_b = _names(image_a, image_b) if names is None else _two(names)
-    pixels_a = open_for(image_a, features_a, orient=orient, which="features_a")
-    pixels_b = open_for(image_b, features_b, orient=orient, which="features_b")
-    check_matches(matches, len(features_a), len(features_b))
-    if inliers is None:
-        inliers = getattr(matches, "inliers", None)
-    mask = None if inliers is None else mask_of(inliers, len(matches), "inliers")
+    names = _names(image_a, image_b) if names is None else names
+    if isinstance(names, str) or len(names) != 2:
+        raise OptionError(f"names must be two, one for each image; got {names!r}")
+    both = features_a, features_b
+    pixels = open_pair((image_a, image_b), both, matches, orient=orient)
+    mask = matches.inliers if inliers is None else checked_mask("inliers", inliers, len(matches))
 
     # The most similar first: the page steps through them in this order, and draws them in the opposite one.
     order = np.argsort(-matches.similarities, kind="stable")
     similarities = matches.similarities[order]
     data = {
-        "sizes": [_size(features_a), _size(features_b)],
         "a": _points(features_a, matches.indices[order, 0]),
         "b": _points(features_b, matches.indices[order, 1]),
         "similarities": _rounded(similarities, 4),
-        "colours": _colours(),
         "colourRange": _rounded(np.percentile(similarities, [5, 100]), 4) if len(similarities) else [0, 1],
         "inliers": None if mask is None else mask[order].astype(int).tolist(),
     }
     return _page(
         "match",
+        list(zip(names, pixels, both, strict=True)),
+        max_edge,
         data,
-        title=f"{name_a} and {name_b}: matches",
-        name_a=name_a,
-        name_b=name_b,
-        about_a=_about(features_a),
-        about_b=_about(features_b),
-        image_a=_image_url(pixels_a, max_edge),
-        image_b=_image_url(pixels_b, max_edge),
+        title=f"{names[0]} and {names[1]}: matches",
         caption=caption,
         caption_hidden="" if caption else "hidden",
         kinds_hidden="" if mask is not None else "hidden",
@@ -136,7 +128,7 @@ def keypoint_page(
     max_edge: int = 1600,
     orient: bool = False,
 ) -> str:
-    """A page with an image and its keypoints, to point at, filter and step through.
+    """Return a page with an image and its keypoints, to point at, filter and step through.
 
     Parameters
     ----------
@@ -170,70 +162,44 @@ def keypoint_page(
     OptionError
         If ``max_edge`` is no positive number.
     """
-    _check_edge(max_edge)
-    name = _name(image, "The image") if name is None else name
     pixels = open_for(image, features, orient=orient, which="features")
+    name = _name(image, "The image") if name is None else name
     order = np.argsort(-features.scores, kind="stable")
-    steps = np.linspace(0.0, 1.0, 9)
+    shades = ranks(features.scores[order]) * (_SHADES - 1)
     data = {
-        "sizes": [_size(features)],
         "points": _points(features, order),
         # Scores of trained weights are far below 1: digits count, not decimals.
         "scores": [float(f"{score:.5g}") for score in features.scores[order]],
-        "shades": _shades(ranks(features.scores[order])),
-        "colours": _colours(),
-        "heat": None if strength is None else _heat_url(strength, pixels, network_size),
-        "heatColours": _hexadecimal(colour_map(_HEAT_COLOURS, steps)),
+        "shades": np.rint(shades).astype(int).tolist(),
+        "heat": None if strength is None else _heat_url(strength, features.image_size, network_size),
+        "heatColours": _hexadecimal(colour_map(_HEAT_COLOURS, np.linspace(0.0, 1.0, 9))),
     }
     return _page(
         "keypoints",
+        [(name, pixels, features)],
+        max_edge,
         data,
         title=f"{name}: keypoints",
-        name=name,
-        about=_about(features),
-        image=_image_url(pixels, max_edge),
         heat_hidden="" if strength is not None else "hidden",
         heat_checked="checked" if heat and strength is not None else "",
     )
 
 
-def _check_edge(max_edge: int) -> None:
-    if isinstance(max_edge, bool) or not isinstance(max_edge, (int, np.integer)) or max_edge < 1:
-        raise OptionError(f"max_edge must be a positive number of pixels; got {max_edge!r}")
-
-
-def _two(names: tuple[str, str]) -> tuple[str, str]:
-    if isinstance(names, str) or len(names) != 2:
-        raise OptionError(f"names must be two, one for each image; got {names!r}")
-    return names
-
-
 def _names(image_a: Any, image_b: Any) -> tuple[str, str]:
     a, b = _name(image_a, "A"), _name(image_b, "B")
-    if a == b and isinstance(image_a, (str, os.PathLike)) and isinstance(image_b, (str, os.PathLike)):
-        # Often only the folders differ, as in left/1.jpg and right/1.jpg.
-        a, b = ("/".join(Path(os.fspath(image)).parts[-2:]) for image in (image_a, image_b))
-    return a, b
+    # Often only the folders differ, as in left/1.jpg and right/1.jpg.
+    return (a, b) if a != b else (_name(image_a, "A", 2), _name(image_b, "B", 2))
 
 
-def _name(image: Any, otherwise: str) -> str:
+def _name(image: Any, otherwise: str, parts: int = 1) -> str:
+    """Return what an image is called: the last parts of its path, where it has one."""
     if isinstance(image, RemoteFile):
         return image.name
-    return Path(os.fspath(image)).name if isinstance(image, (str, os.PathLike)) else otherwise
-
-
-def _size(features: Features) -> dict[str, int]:
-    width, height = features.image_size
-    return {"width": width, "height": height}
-
-
-def _about(features: Features) -> str:
-    width, height = features.image_size
-    return f"{width} × {height} px, {len(features):,} keypoint{'s' if len(features) != 1 else ''}"
+    return "/".join(Path(image).parts[-parts:]) if isinstance(image, (str, os.PathLike)) else otherwise
 
 
 def _points(features: Features, chosen: NDArray[np.int64]) -> dict[str, list[float]]:
-    """Positions in pixels of the image as given, and scales."""
+    """Return positions in pixels of the image as given, and scales."""
     x, y, scale = features.keypoints[chosen].T
     return {"x": _rounded(x, 2), "y": _rounded(y, 2), "scale": _rounded(scale, 3)}
 
@@ -244,37 +210,26 @@ def _rounded(values: NDArray[np.floating], decimals: int) -> list[float]:
     return rounded
 
 
-def _shades(values: NDArray[np.float64]) -> list[int]:
-    """Positions in :func:`_colours` of values in 0..1."""
-    shades: list[int] = np.rint(values * (_SHADES - 1)).astype(int).tolist()
-    return shades
-
-
-def _colours() -> list[str]:
-    return _hexadecimal(colour_map("viridis", np.linspace(0.0, 1.0, _SHADES), _LOWEST))
-
-
 def _hexadecimal(colours: NDArray[np.uint8]) -> list[str]:
     return ["#" + bytes(colour).hex() for colour in colours]
 
 
 def _image_url(pixels: NDArray[np.uint8], max_edge: int) -> str:
-    height, width = pixels.shape[:2]
-    factor = min(1.0, max_edge / max(width, height))
-    shown = Image.fromarray(resized(pixels, max(1, round(width * factor)), max(1, round(height * factor))))
+    shown = Image.fromarray(pixels)
+    shown.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS, reducing_gap=None)
     # Drawings and small images are sharp and small as PNG, photographs are small as JPEG only.
     if shown.width * shown.height <= 128 * 128 or shown.getcolors(256) is not None:
         return _url(shown, "PNG", optimize=True)
     return _url(shown, "JPEG", quality=_JPEG_QUALITY, optimize=True, progressive=True)
 
 
-def _heat_url(strength: ArrayLike, pixels: NDArray[np.uint8], network_size: tuple[int, int] | None) -> str:
-    """The map's colours, the stronger the less transparent, in the image's shape."""
-    height, width = pixels.shape[:2]
-    factor = min(1.0, _HEAT_EDGE / max(width, height))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    level = levels(strength, (width, height), size, network_size)
-    image = Image.fromarray(np.rint(level * 255).astype(np.uint8)).convert("P")
+def _heat_url(strength: ArrayLike, size: tuple[int, int], network_size: tuple[int, int] | None) -> str:
+    """Return the map's colours, the stronger the less transparent, in the image's shape."""
+    cells = checked_map(strength)
+    level = levels(cells, extent_of(cells, size, network_size), size)
+    image = Image.fromarray(np.rint(level * 255).astype(np.uint8))
+    image.thumbnail((_HEAT_EDGE, _HEAT_EDGE))
+    image = image.convert("P")
     steps = np.linspace(0.0, 1.0, 256)
     image.putpalette(colour_map(_HEAT_COLOURS, steps).tobytes())
     opacity = np.rint(255 * (0.25 + 0.5 * steps)).astype(np.uint8)
@@ -287,8 +242,23 @@ def _url(image: Image.Image, format: str, **options: Any) -> str:
     return f"data:image/{format.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _page(which: str, data: dict[str, Any], **texts: str) -> str:
-    """The template with everything put in; ``texts`` may hold anything."""
+def _page(
+    which: str,
+    shown: list[tuple[str, NDArray[np.uint8], Features]],
+    max_edge: int,
+    data: dict[str, Any],
+    **texts: str,
+) -> str:
+    """Return a template with everything in it; names and ``texts`` may hold anything."""
+    whole_number("max_edge", max_edge)
+    data["colours"] = _hexadecimal(colour_map("viridis", np.linspace(0.0, 1.0, _SHADES), _LOWEST))
+    data["sizes"] = []
+    for letter, (name, pixels, features) in zip("ab", shown, strict=False):
+        width, height = features.image_size
+        data["sizes"].append({"width": width, "height": height})
+        texts[f"name_{letter}"] = name
+        texts[f"about_{letter}"] = f"{width} × {height} px, {count(len(features), 'keypoint')}"
+        texts[f"image_{letter}"] = _image_url(pixels, max_edge)
     style = _file("page.css")
     script = _file("common.js") + _file(f"{which}.js")
     return Template(_file(f"{which}.html")).substitute(
@@ -304,7 +274,7 @@ def _page(which: str, data: dict[str, Any], **texts: str) -> str:
 
 
 def _file(name: str) -> str:
-    return resources.files(__package__).joinpath("pages").joinpath(name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / "pages" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

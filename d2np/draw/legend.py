@@ -2,104 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .colours import Colour
+from .colours import Colour, colour_map
 
 BACKGROUND: Colour = (28, 28, 31)
 _TEXT: Colour = (226, 226, 228)
+_NEAREST = Image.Resampling.NEAREST
+
+Item = str | NDArray[np.uint8]
+"""A text; or (N, 3) colours: one for a small square, several for a wide bar."""
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A piece of colour in the legend: a gradient from left to right, or a single colour."""
-
-    colours: NDArray[np.uint8]
-    wide: bool = False
-
-
-Item = str | Bar
-
-
-class Legend:
-    """Texts and colours in one row: ``left`` begins at the left edge, ``right`` ends at the right edge.
+def with_legend(
+    pixels: NDArray[np.uint8], left: Sequence[Item], right: Sequence[Item], caption: str
+) -> Image.Image:
+    """Return an image with a legend below it, as wide as the wider of both.
 
     Parameters
     ----------
-    left, right : lists of str and Bar
-        An empty text widens the space between its neighbours.
-    size : int
-        Height of the text in pixels, as fonts count it.
+    pixels : (H, W, 3) uint8
+    left, right : lists of str and (N, 3) uint8
+        Texts and colours in one row: ``left`` begins at the left edge, ``right`` ends at the right edge. An
+        empty text widens the space between its neighbours.
     caption : str
         A second row, where it is not empty.
     """
+    drawing = Image.fromarray(pixels)
+    size = text_size(drawing.width)
+    rows = [(left, right), ([caption], [])] if caption else [(left, right)]
+    strips = [[_strip(items, size) for items in row] for row in rows]
+    width = max(drawing.width, *(sum(strip.width for strip in row) for row in strips))
+    height = strips[0][0].height
+    sheet = Image.new("RGB", (width, drawing.height + len(rows) * height), BACKGROUND)
+    sheet.paste(drawing, ((width - drawing.width) // 2, 0))
+    for number, (first, last) in enumerate(strips):
+        top = drawing.height + number * height
+        sheet.paste(first, (0, top))
+        sheet.paste(last, (width - last.width, top))
+    return sheet
 
-    def __init__(self, left: list[Item], right: list[Item], size: int, caption: str = "") -> None:
-        self._left, self._right, self._size, self._caption = left, right, size, caption
-        self._font = _font(size)
-        self._space = round(size * 0.6)
-        self._row_height = round(size * 1.45)
-        self.height = round(size * 2.1) + (self._row_height if caption else 0)
-        parts = [self._width(items) for items in (left, right) if items]
-        first = sum(parts) + self._space * (2 + 2 * (len(parts) - 1))
-        self.width = max(first, self._width([caption]) + 2 * self._space)
 
-    def draw(self, image: Image.Image) -> None:
-        """Draw it along the image's lower edge."""
-        draw = ImageDraw.Draw(image)
-        middle = image.height - self.height / 2 - (self._row_height / 2 if self._caption else 0)
-        self._row(image, draw, self._left, self._space, middle)
-        self._row(image, draw, self._right, image.width - self._space - self._width(self._right), middle)
-        if self._caption:
-            self._row(image, draw, [self._caption], self._space, middle + self._row_height)
+def colour_bar(what: str, low: str, high: str, colours: str, lowest: float = 0.0) -> list[Item]:
+    """Return the items that say which colours stand for the numbers from ``low`` to ``high``."""
+    return [f"{what} {low}", colour_map(colours, np.linspace(0.0, 1.0, 256), lowest), high]
 
-    def below(self, pixels: NDArray[np.uint8]) -> Image.Image:
-        """Return an image with this below it, as wide as the wider of both."""
-        height, width = pixels.shape[:2]
-        sheet = Image.new("RGB", (max(width, self.width), height + self.height), BACKGROUND)
-        sheet.paste(Image.fromarray(pixels), ((sheet.width - width) // 2, 0))
-        self.draw(sheet)
-        return sheet
 
-    def _row(
-        self, image: Image.Image, draw: ImageDraw.ImageDraw, items: list[Item], left: int, middle: float
-    ) -> None:
-        for item in items:
-            width = self._item_width(item)
-            if isinstance(item, str):
-                # The extent of digits, not of this text, so that every text stands on the same line.
-                _, top, _, bottom = draw.textbbox((0, 0), "0", font=self._font)
-                draw.text((left, round(middle - (top + bottom) / 2)), item, fill=_TEXT, font=self._font)
-            else:
-                height = max(3, round(self._size * (0.6 if item.wide else 0.72)))
-                steps = np.linspace(0, len(item.colours) - 1, width).round().astype(np.int64)
-                strip = np.broadcast_to(item.colours[steps], (height, width, 3))
-                image.paste(Image.fromarray(np.ascontiguousarray(strip)), (left, round(middle - height / 2)))
-            left += width + self._space
-
-    def _width(self, items: list[Item]) -> int:
-        return sum(self._item_width(item) for item in items) + self._space * max(0, len(items) - 1)
-
-    def _item_width(self, item: Item) -> int:
+def _strip(items: Sequence[Item], size: int) -> Image.Image:
+    """Return texts and colours side by side, with space around each; ``size`` is that of the text."""
+    font = _font(size)
+    space, height = round(0.6 * size), round(1.8 * size)
+    widths = [
+        ceil(font.getlength(item)) if isinstance(item, str) else round(size * (7 if len(item) > 1 else 0.72))
+        for item in items
+    ]
+    strip = Image.new("RGB", (sum(widths) + space * (len(items) + 1), height), BACKGROUND)
+    # The extent of digits, not of this text, so that every text stands on the same line.
+    _, top, _, bottom = font.getbbox("0")
+    left = space
+    for item, width in zip(items, widths, strict=True):
         if isinstance(item, str):
-            return int(np.ceil(self._font.getlength(item)))
-        return round(self._size * (7 if item.wide else 0.72))
+            place = left, round((height - top - bottom) / 2)
+            ImageDraw.Draw(strip).text(place, item, fill=_TEXT, font=font)
+        else:
+            bar = Image.fromarray(item[np.newaxis]).resize((width, max(3, round(0.65 * size))), _NEAREST)
+            strip.paste(bar, (left, (height - bar.height) // 2))
+        left += width + space
+    return strip
 
 
 def text_size(width: int) -> int:
-    """How high the text below a drawing of this width is: readable where a page shows it 830 pixels wide."""
+    """Return the height of the text below a drawing: readable where a page shows it 830 pixels wide."""
     return min(64, max(13, round(0.018 * width)))
-
-
-def number(count: int, what: str) -> str:
-    """``1 match``, ``2 matches``."""
-    if count == 1:
-        return f"1 {what}"
-    return f"{count} {what}{'es' if what.endswith('ch') else 's'}"
 
 
 def drawn_at(*factors: float) -> str:

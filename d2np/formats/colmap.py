@@ -9,20 +9,19 @@ centre of the top-left pixel. There are no descriptors: COLMAP's matcher would n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..atomic import NO_LOCKS, sync_folder
-from ..errors import FormatError, ImageError, OptionError, did_you_mean, several
+from ..atomic import sync_folder
+from ..errors import Error, FormatError, ImageError, OptionError, did_you_mean, several
 from ..extras import require
 from ..images.names import inside, near
-from ..threads import Team
+from ..threads import thread_count
 from . import hloc, hloc_matches
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
@@ -41,7 +40,7 @@ _RANSAC = {"max_num_trials": 20_000, "min_inlier_ratio": 0.1, "random_seed": 0}
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in a database.
+    """The content of a database.
 
     Attributes
     ----------
@@ -117,26 +116,24 @@ def write(
         If there is no such camera model, or a single camera cannot have taken the images.
     """
     pycolmap = _pycolmap()
+    models = [name for name in pycolmap.CameraModelId.__members__ if name != "INVALID"]
+    if camera_model not in models:
+        hint = did_you_mean(camera_model, models)
+        raise OptionError(f"no camera model {camera_model!r}: use one of {', '.join(models)}{hint}")
+    workers = thread_count(threads)
     shown, target = os.fspath(path), Path(os.path.realpath(path))
-    if camera_model not in _models(pycolmap):
-        known = _models(pycolmap)
-        hint = did_you_mean(camera_model, known)
-        raise OptionError(f"no camera model {camera_model!r}: use one of {', '.join(known)}{hint}")
-    with Team(threads) as team:
-        workers = team.size
-    if target.exists() and not overwrite:
+    if target.exists() and not (overwrite and target.is_file()):
         raise FormatError(f"{shown} is there already: choose another name, or replace it with --overwrite")
     source = _Source(features, matches)
     source.check_images(Path(images), single_camera)
-    with _replacing_database(target, shown) as partial, _quiet(pycolmap), _named(shown):
-        with pycolmap.Database.open(partial):
-            pass  # it is there now, as the image reader wants it
-        tell(f"reading the cameras of {len(source.names)} images")
+    with _new_database(pycolmap, target, shown) as partial:
+        pycolmap.Database.open(partial).close()  # it is there now, as the image reader wants it
+        tell(f"reading the cameras of {len(source.sizes)} images")
         pycolmap.import_images(
             partial,
             os.fspath(images),
             pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO,
-            source.names,
+            list(source.sizes),
             pycolmap.ImageReaderOptions(camera_model=camera_model),
         )
         with pycolmap.Database.open(partial) as database:
@@ -144,7 +141,13 @@ def write(
             source.copy(pycolmap, database, geometries=not verify)
         if verify:
             tell("verifying the matches")
-            _verify(pycolmap, partial, workers)
+            options = pycolmap.TwoViewGeometryOptions()
+            options.ransac.mergedict(_RANSAC)
+            pycolmap.geometric_verification(
+                partial,
+                verifier_options=pycolmap.GeometricVerifierOptions(num_threads=workers),
+                two_view_geometry_options=options,
+            )
         with pycolmap.Database.open(partial) as database:
             # Pairs that failed verification have a geometry too, of no inliers.
             pairs, inliers = database.read_two_view_geometry_num_inliers()
@@ -163,106 +166,83 @@ def write(
 
 
 class _Source:
-    """The features and matches, which are to fit each other."""
+    """The features and matches, which must fit each other.
+
+    Attributes
+    ----------
+    sizes : dict
+        Width and height of each image.
+    pairs : dict
+        The two images of each group of the match file; of a pair that is there in both orders, of one group.
+    """
 
     def __init__(self, features: str | os.PathLike[str], matches: str | os.PathLike[str]) -> None:
         self._features, self._matches = os.fspath(features), os.fspath(matches)
-        self.names = hloc.names(features)
-        if not self.names:
-            raise FormatError(f"{self._features} holds no features of D2-Net")
         # The keypoints themselves are read again when they are written: there may be many.
-        self._counts: dict[str, int] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
         with hloc.opened(features) as file:
-            for name in self.names:
-                keypoints, self._sizes[name] = hloc.read_keypoints(file, name)
-                self._counts[name] = len(keypoints)
-        self._pairs = self._pairs_of(hloc_matches.pair_names(matches))
-
-    def check_images(self, folder: Path, single_camera: bool) -> None:
-        """Whether all images are there, and can be of one camera if they should be."""
-        if not folder.is_dir():
-            raise ImageError(f"{folder}: there is no such folder of images{near(folder)}")
-        if missing := [name for name in self.names if not inside(folder, name).is_file()]:
-            raise ImageError(f"{folder} lacks images that {self._features} holds: {several(missing)}")
-        if single_camera:
-            first = self.names[0]
-            for name in self.names:
-                if self._sizes[name] != self._sizes[first]:
-                    raise OptionError(
-                        f"a single camera takes images of one size, but {first} has "
-                        f"{_size(self._sizes[first])} px and {name} {_size(self._sizes[name])} px"
-                    )
-
-    def copy(self, pycolmap: Any, database: Any, *, geometries: bool) -> None:
-        """Put everything into a database that has the images."""
-        numbers = self._numbers(database)
-        with hloc.opened(self._features) as file:
-            for name, number in numbers.items():
-                keypoints, _ = hloc.read_keypoints(file, name)
-                database.write_keypoints(number, keypoints + np.float32(_CENTRE))
-        with hloc.opened(self._matches) as file:
-            for group, (a, b) in self._pairs.items():
-                indices = self._checked(a, b, hloc_matches.read_pair(file, group).indices)
-                if not len(indices):
-                    continue
-                database.write_matches(numbers[a], numbers[b], indices)
-                if geometries:
-                    geometry = pycolmap.TwoViewGeometry(
-                        config=pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED, inlier_matches=indices
-                    )
-                    database.write_two_view_geometry(numbers[a], numbers[b], geometry)
-
-    def _numbers(self, database: Any) -> Mapping[str, int]:
-        """The number in the database of each image."""
-        numbers = {image.name: image.image_id for image in database.read_all_images()}
-        if unread := [name for name in self.names if name not in numbers]:
-            raise ImageError(f"COLMAP cannot read {several(unread)}: damaged, or of a kind it does not take")
-        for image in database.read_all_images():
-            camera = database.read_camera(image.camera_id)
-            if self._sizes[image.name] != (camera.width, camera.height):
-                raise FormatError(
-                    f"{image.name} has {camera.width} x {camera.height} px, but its features are of a "
-                    f"image of {_size(self._sizes[image.name])} px: extract them from this one, without "
-                    "--orient"
-                )
-        return {name: numbers[name] for name in self.names}
-
-    def _pairs_of(self, groups: Sequence[str]) -> Mapping[str, tuple[str, str]]:
-        """The two images of each group; of a pair that is there in both orders, one group."""
+            self.sizes = {name: hloc.read_keypoints(file, name)[1] for name in hloc.names(file)}
+        if not self.sizes:
+            raise FormatError(f"{self._features} holds no features of D2-Net")
+        groups = [group.split("/") for group in hloc_matches.pair_names(matches)]
         if not groups:
             raise FormatError(f"{self._matches} holds no matches")
-        used = {flat for group in groups for flat in group.split("/")}
-        known = hloc_matches.by_flat_name(name for name in self.names if hloc_matches.flat_name(name) in used)
+        used = {flat for group in groups for flat in group}
+        known = hloc_matches.by_flat_name(name for name in self.sizes if hloc_matches.flat_name(name) in used)
         if missing := sorted(used - known.keys()):
             raise FormatError(
                 f"{self._matches} has matches of images that {self._features} does not hold: "
                 f"{several(missing)}"
             )
-        found: dict[frozenset[str], str] = {}
+        unordered: dict[frozenset[str], list[str]] = {}
         for group in groups:
-            found.setdefault(frozenset(group.split("/")), group)
-        pairs = {group: tuple(known[flat] for flat in group.split("/")) for group in found.values()}
-        return {group: (a, b) for group, (a, b) in pairs.items() if a != b}
+            if group[0] != group[1]:
+                unordered.setdefault(frozenset(group), group)
+        self.pairs = {"/".join(group): (known[group[0]], known[group[1]]) for group in unordered.values()}
 
-    def _checked(self, a: str, b: str, indices: NDArray[np.int64]) -> NDArray[np.uint32]:
-        counts = self._counts[a], self._counts[b]
-        if len(indices) and (indices.min() < 0 or (indices.max(axis=0) >= counts).any()):
-            raise FormatError(
-                f"{self._matches} matches keypoints of {a} and {b} that {self._features} does not hold: it "
-                "was made from other features"
-            )
-        return indices.astype(np.uint32)
+    def check_images(self, folder: Path, single_camera: bool) -> None:
+        """Find out whether all images are there, and can be of one camera if they should be."""
+        if not folder.is_dir():
+            raise ImageError(f"{folder}: there is no such folder of images{near(folder)}")
+        if missing := [name for name in self.sizes if not inside(folder, name).is_file()]:
+            raise ImageError(f"{folder} lacks images that {self._features} holds: {several(missing)}")
+        if single_camera and len(sizes := {size: name for name, size in self.sizes.items()}) > 1:
+            found = several(f"{name} has {_size(size)} px" for size, name in sizes.items())
+            raise OptionError(f"a single camera takes images of one size, but {found}")
 
-
-def _verify(pycolmap: Any, path: str, threads: int) -> None:
-    options = pycolmap.TwoViewGeometryOptions()
-    options.ransac.mergedict(_RANSAC)
-    pycolmap.geometric_verification(
-        path,
-        verifier_options=pycolmap.GeometricVerifierOptions(num_threads=threads),
-        two_view_geometry_options=options,
-    )
+    def copy(self, pycolmap: Any, database: Any, *, geometries: bool) -> None:
+        """Write everything into a database that has the images."""
+        images = {image.name: image for image in database.read_all_images()}
+        if unread := [name for name in self.sizes if name not in images]:
+            raise ImageError(f"COLMAP cannot read {several(unread)}: damaged, or of a kind it does not take")
+        with hloc.opened(self._features) as file:
+            for name, size in self.sizes.items():
+                camera = database.read_camera(images[name].camera_id)
+                if size != (camera.width, camera.height):
+                    raise FormatError(
+                        f"{name} has {camera.width} x {camera.height} px, but its features are of an image "
+                        f"of {_size(size)} px: extract them from this one, without --orient"
+                    )
+                keypoints, _ = hloc.read_keypoints(file, name)
+                database.write_keypoints(images[name].image_id, keypoints + np.float32(_CENTRE))
+        with hloc.opened(self._matches) as file:
+            for group, pair in self.pairs.items():
+                indices = hloc_matches.read_pair(file, group).indices
+                if not len(indices):
+                    continue
+                numbers = [images[name].image_id for name in pair]
+                counts = [database.num_keypoints_for_image(number) for number in numbers]
+                if indices.min() < 0 or (indices.max(axis=0) >= counts).any():
+                    raise FormatError(
+                        f"{self._matches} matches keypoints of {' and '.join(pair)} that {self._features} "
+                        "does not hold: it was made from other features"
+                    )
+                indices = indices.astype(np.uint32)
+                database.write_matches(*numbers, indices)
+                if geometries:
+                    geometry = pycolmap.TwoViewGeometry(
+                        config=pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED, inlier_matches=indices
+                    )
+                    database.write_two_view_geometry(*numbers, geometry)
 
 
 def _pycolmap() -> Any:
@@ -276,73 +256,47 @@ def _pycolmap() -> Any:
     return pycolmap
 
 
-def _models(pycolmap: Any) -> list[str]:
-    return [name for name in pycolmap.CameraModelId.__members__ if name != "INVALID"]
-
-
 @contextmanager
-def _replacing_database(target: Path, shown: str) -> Iterator[str]:
-    """A path whose file becomes the target when the block ends well, and is deleted when it does not."""
-    if target.exists() and not target.is_file():
-        raise FormatError(f"{shown}: cannot be written: there is something that is no file")
+def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
+    """Yield a path whose file becomes the target when the block ends well, and is deleted when it does not.
+
+    COLMAP's own messages are kept back: what goes wrong is raised, as an error of ours.
+    """
     partial = target.with_name(f"{target.name}.partial")
     # SQLite's own, beside a database that is open or was when its process died.
     besides = [partial.with_name(partial.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
-    try:
-        for path in besides:
-            path.unlink(missing_ok=True)
-        # SQLite would not tell why it cannot.
-        partial.touch()
-        try:
-            _check_locks(partial, shown)
-            yield os.fspath(partial)
-            os.replace(partial, target)
-            sync_folder(target.parent)
-        except BaseException:
-            for path in besides:
-                path.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise FormatError(f"{shown}: cannot be written: {error.strerror or error}") from None
-
-
-def _check_locks(path: Path, shown: str) -> None:
-    """SQLite does nothing without file locks, neither here nor in COLMAP, and does not say why."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    with open(path, "rb+") as stream:
-        try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                raise FormatError(
-                    f"{shown}: file locks do not work there, which COLMAP's databases need: write it to "
-                    "another file system"
-                ) from None
-
-
-@contextmanager
-def _quiet(pycolmap: Any) -> Iterator[None]:
-    """COLMAP's own messages are kept back: what goes wrong is raised."""
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     try:
-        yield
+        for path in besides:
+            path.unlink(missing_ok=True)
+        _check_locks(partial, shown)
+        yield os.fspath(partial)
+        os.replace(partial, target)
+        sync_folder(target.parent)
+    except Error:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise FormatError(f"{shown}: cannot be written: {hloc.one_line(error)}") from None
     finally:
         pycolmap.logging.minloglevel = level
+        for path in besides:
+            with suppress(OSError):
+                path.unlink()
 
 
-@contextmanager
-def _named(shown: str) -> Iterator[None]:
-    """What pycolmap raises becomes an error of ours."""
-    try:
-        yield
-    except (FormatError, ImageError, OptionError):
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise FormatError(f"{shown}: cannot be written: {' '.join(str(error).split())}") from None
+def _check_locks(path: Path, shown: str) -> None:
+    """Create a file, and find out whether it can be locked: SQLite cannot do without, nor say so."""
+    with open(path, "wb") as stream, suppress(ImportError):
+        import fcntl  # not on Windows
+
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FormatError(
+                f"{shown}: file locks do not work there, which COLMAP's databases need: write it to another "
+                "file system"
+            ) from None
 
 
 def _size(size: tuple[int, int]) -> str:

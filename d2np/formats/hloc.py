@@ -14,21 +14,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..atomic import NO_LOCKS
 from ..errors import FormatError, ImageError
-from ..features import Features
-from ..images import streams
+from ..features import DESCRIPTOR_SIZE, Features
+from ..hdf5 import find, read_array, read_text, write_text
 from ..images.names import check
-from .hdf5 import find, read_array, read_text, write_text
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
-"""What every image's group holds; ``scales`` may be missing, as it is in files that hloc wrote."""
+"""The arrays in every image's group; ``scales`` may be missing, as it is in files that hloc wrote."""
 
 KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0}
 """Along which axis of an array its keypoints lie; other arrays are about the whole image."""
@@ -40,13 +41,11 @@ UNFINISHED = ".unfinished"
 """The name of a group that is being written: one that still has it is no image and no pair."""
 
 H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
-"""What h5py raises where a file is damaged, cannot be written, or holds something else."""
-
-_LARGEST_HALF = float(np.finfo(np.float16).max)
+"""The errors that h5py raises where a file is damaged, cannot be written, or holds something else."""
 
 
 def write(file: Any, name: str, features: Features, *, half: bool = False, uncertainty: float = 1.0) -> None:
-    """Put the features of one image into an open file; its group is whole once it has its name.
+    """Write the features of one image into an open file; its group is whole once it has its name.
 
     Parameters
     ----------
@@ -89,13 +88,22 @@ def check_name(name: str) -> None:
 
 
 def arrays_of(features: Features, *, half: bool = False) -> dict[str, NDArray[Any]]:
-    """What an image's group holds: see :func:`write`."""
-    arrays = _to_arrays(features)
-    return {key: _halved(values) for key, values in arrays.items()} if half else arrays
+    """Return what an image's group holds: see :func:`write`."""
+    arrays: dict[str, NDArray[Any]] = {
+        "keypoints": features.keypoints[:, :2],
+        "scores": features.scores,
+        "descriptors": features.descriptors.T,
+        "scales": features.keypoints[:, 2],
+    }
+    if half:
+        # An infinite score would end all comparisons.
+        most = np.finfo(np.float16).max
+        arrays = {key: np.clip(values, -most, most).astype(np.float16) for key, values in arrays.items()}
+    return {**arrays, "image_size": np.array(features.image_size, np.int64)}
 
 
 def attributes_of(uncertainty: float) -> dict[str, dict[str, float]]:
-    """The attributes of the arrays of an image's group: see :func:`write`."""
+    """Return the attributes of the arrays of an image's group: see :func:`write`."""
     return {"keypoints": {"uncertainty": uncertainty}}
 
 
@@ -109,7 +117,7 @@ def put(
     count: int | None = None,
     pieces: Iterable[Mapping[str, NDArray[Any]]] = (),
 ) -> None:
-    """Put a group of arrays into an open file; it is whole once it has its name.
+    """Write a group of arrays into an open file; it is whole once it has its name.
 
     Parameters
     ----------
@@ -133,24 +141,32 @@ def put(
         If the file cannot hold a group of that name, or cannot be written.
     """
     try:
-        with whole_group(file, name) as group:
-            for key, values in arrays.items():
-                if count is None or key not in KEYPOINT_AXES:
-                    group.create_dataset(key, data=values)
-                else:
-                    group.create_dataset(key, _lengthened(values.shape, key, count), values.dtype)
-            if count is not None:
-                _fill(group, count, pieces)
-            for key, named in (attributes or {}).items():
-                group[key].attrs.update(named)
-            if stamp is not None:
-                write_text(group, STAMP, stamp)
+        if UNFINISHED in file:
+            del file[UNFINISHED]
+        group = file.create_group(UNFINISHED)
+        for key, values in arrays.items():
+            shape = list(values.shape)
+            if count is not None and key in KEYPOINT_AXES:
+                shape[KEYPOINT_AXES[key]] = count
+            data = values if values.shape == tuple(shape) else None
+            group.create_dataset(key, shape, values.dtype, data)
+        if count is not None:
+            _fill(group, count, pieces)
+        for key, named in (attributes or {}).items():
+            group[key].attrs.update(named)
+        if stamp is not None:
+            write_text(group, STAMP, stamp)
+        if (there := find(file, name)) is not None:
+            if any(hasattr(find(there, key), "keys") for key in there):
+                raise ValueError("it is a folder of others, which would be lost")
+            del file[name]
+        file.move(UNFINISHED, name)
     except H5_ERRORS as error:
         raise FormatError(f"{name} cannot be written: {one_line(error)}") from None
 
 
 def stamp_of(file: Any, name: str) -> str | None:
-    """What the group of that name in an open file was made from, if it is told."""
+    """Return what the group of that name in an open file was made from, if it is told."""
     try:
         return read_text(find(file, name), STAMP)
     except H5_ERRORS:
@@ -173,25 +189,18 @@ def read(source: Any, name: str) -> Features:
     FormatError
         If the file cannot be read or has no such image.
     """
-    if isinstance(source, (str, os.PathLike)):
-        with opened(source) as file:
-            return read(file, name)
-    try:
-        group = find(source, name)
-        if not is_complete(group):
-            raise FormatError(f"no features of an image {name!r}")
-        keypoints = _float32(read_array(group, "keypoints"))
+    with reading(source, f"features of {name} cannot be read") as file:
+        group = _image(file, name)
+        keypoints, scores, descriptors, size = (read_array(group, key) for key in ARRAYS)
         scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
-        return Features(
-            np.column_stack([keypoints, _float32(scales)]),
-            _float32(read_array(group, "scores")),
-            _unit_rows(read_array(group, "descriptors")),
-            tuple(read_array(group, "image_size")),
-        )
-    except FormatError:
-        raise
-    except H5_ERRORS as error:
-        raise FormatError(f"features of {name} cannot be read: {one_line(error)}") from None
+        rows = np.ascontiguousarray(descriptors.T)
+        if rows.dtype == np.float16:
+            # Values that are not finite stay what they are, without a warning.
+            with np.errstate(invalid="ignore"):
+                rows = rows.astype(np.float32)
+                lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+                rows /= np.where(lengths > 0, lengths, 1)
+        return Features(np.column_stack([keypoints, scales]), scores, rows, tuple(size))
 
 
 def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
@@ -213,20 +222,15 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
     FormatError
         If the file cannot be read or has no such image.
     """
-    try:
-        group = find(file, name)
-        if not is_complete(group):
-            raise FormatError(f"no features of an image {name!r}")
+    with reading(file, f"features of {name} cannot be read"):
+        group = _image(file, name)
         width, height = read_array(group, "image_size")
-        return _float32(read_array(group, "keypoints")), (int(width), int(height))
-    except FormatError:
-        raise
-    except H5_ERRORS as error:
-        raise FormatError(f"features of {name} cannot be read: {one_line(error)}") from None
+        with np.errstate(over="ignore"):
+            return read_array(group, "keypoints").astype(np.float32), (int(width), int(height))
 
 
 def names(source: Any) -> list[str]:
-    """Names of all images whose features are in the file, in alphabetical order.
+    """Return the names of all images whose features are in the file, in alphabetical order.
 
     Parameters
     ----------
@@ -237,19 +241,37 @@ def names(source: Any) -> list[str]:
     FormatError
         If the file cannot be read, or holds links.
     """
-    if isinstance(source, (str, os.PathLike)):
-        with opened(source) as file:
-            return names(file)
-    try:
-        return sorted(_names(source, "", set()))
-    except FormatError:
-        raise
-    except H5_ERRORS as error:
-        raise FormatError(f"a damaged feature file: {one_line(error)}") from None
+    with reading(source, "a damaged feature file") as file:
+        return sorted(_names(file, "", set()))
 
 
-def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") -> Any:
-    """The HDF5 file, as :class:`h5py.File`: to read, to write as well, or to write even if there is none yet.
+@contextmanager
+def reading(source: Any, failure: str) -> Iterator[Any]:
+    """Open a file to read from, if it is not open; what h5py raises in the block becomes an error of ours.
+
+    Parameters
+    ----------
+    source : path, or h5py.File or h5py.Group
+    failure : str
+        How the error begins, unless it is one of ours already.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be opened, or the block raises.
+    """
+    is_path = isinstance(source, (str, os.PathLike))
+    with opened(source) if is_path else nullcontext(source) as file:
+        try:
+            yield file
+        except FormatError:
+            raise
+        except H5_ERRORS as error:
+            raise FormatError(f"{failure}: {one_line(error)}") from None
+
+
+def opened(path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Any:
+    """Open an HDF5 file: to read, or to write even if there is none yet.
 
     Raises
     ------
@@ -277,7 +299,7 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "r+", "a"] = "r") ->
 
 
 def is_complete(group: Any) -> bool:
-    """Whether an HDF5 group holds the features of an image, in arrays that fit each other.
+    """Return whether an HDF5 group holds the features of an image, in arrays that fit each other.
 
     Raises
     ------
@@ -286,34 +308,22 @@ def is_complete(group: Any) -> bool:
     """
     if not hasattr(group, "keys"):
         return False
-    shapes = {key: getattr(find(group, key), "shape", None) for key in ARRAYS if key in group}
-    if shapes.keys() != set(ARRAYS) or not shapes["scores"]:
-        return False
-    (count, *_) = shapes["scores"]
+    shapes = {key: getattr(find(group, key), "shape", None) for key in ARRAYS}
+    count = prod(shapes["scores"] or ())
     return shapes == {
         "keypoints": (count, 2),
         "scores": (count,),
-        "descriptors": (512, count),
+        "descriptors": (DESCRIPTOR_SIZE, count),
         "image_size": (2,),
     }
 
 
-@contextmanager
-def whole_group(file: Any, name: str) -> Iterator[Any]:
-    """Give a new group its name, in place of the image that has it, once the block has filled it."""
-    if UNFINISHED in file:
-        del file[UNFINISHED]
-    yield file.create_group(UNFINISHED)
-    if (there := find(file, name)) is not None:
-        if any(hasattr(find(there, key), "keys") for key in there):
-            raise ValueError("it is a folder of others, which would be lost")
-        del file[name]
-    file.move(UNFINISHED, name)
-
-
-def _lengthened(shape: tuple[int, ...], key: str, count: int) -> tuple[int, ...]:
-    axis = KEYPOINT_AXES[key]
-    return (*shape[:axis], count, *shape[axis + 1 :])
+def _image(file: Any, name: str) -> Any:
+    """Return the group of an image."""
+    group = find(file, name)
+    if not is_complete(group):
+        raise FormatError(f"no features of an image {name!r}")
+    return group
 
 
 def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) -> None:
@@ -365,42 +375,8 @@ def _names(group: Any, prefix: str, seen: set[int]) -> Iterator[str]:
             yield from _names(child, f"{prefix}{key}/", seen)
 
 
-def _to_arrays(features: Features) -> dict[str, NDArray[Any]]:
-    return {
-        "keypoints": features.keypoints[:, :2],
-        "scores": features.scores,
-        "descriptors": features.descriptors.T,
-        "image_size": np.array(features.image_size, np.int64),
-        "scales": features.keypoints[:, 2],
-    }
-
-
-def _halved(values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype != np.float32:
-        return values
-    # An infinite score would end all comparisons.
-    return np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
-
-
-def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(np.float32)
-
-
-def _unit_rows(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """(512, N) as stored to (N, 512)."""
-    descriptors = np.ascontiguousarray(_float32(stored.T))
-    if stored.dtype != np.float16:
-        return descriptors
-    # Values that are not finite stay what they are, without a warning.
-    with np.errstate(invalid="ignore"):
-        lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
-        descriptors /= np.where(lengths > 0, lengths, 1)
-    return descriptors
-
-
 def errno_of(error: BaseException | None) -> int | None:
-    """The number of the system's error that this is, or that HDF5 tells of."""
+    """Return the number of the system's error that this is, or that HDF5 tells of."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     told = re.search(r"\berrno = (\d+)", str(error))
@@ -408,7 +384,7 @@ def errno_of(error: BaseException | None) -> int | None:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, in the system's words if it was the system, else in HDF5's, without line breaks."""
+    """Return what went wrong in one line, in the system's words where it is the system, else in HDF5's."""
     if number := errno_of(error):
         return os.strerror(number)
     return " ".join(str(error).split())

@@ -18,17 +18,17 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import streams
 from ..errors import FormatError
-from ..features import Matches
-from ..images import streams
-from .hdf5 import find, read_array
-from .hloc import H5_ERRORS, UNFINISHED, one_line, opened, put
+from ..features import Matches, check_indices
+from ..hdf5 import find, read_array
+from .hloc import UNFINISHED, put, reading
 
 _ARRAYS = ("matches0", "matching_scores0")
 _SPACE = re.compile(r"[ \t]+")
@@ -36,17 +36,17 @@ _INT16_COUNT = np.iinfo(np.int16).max + 1
 
 
 def pair_name(a: str, b: str) -> str:
-    """The name of the group of two images, as hloc's ``names_to_pair``."""
+    """Return the name of the group of two images, as hloc's ``names_to_pair``."""
     return f"{flat_name(a)}/{flat_name(b)}"
 
 
 def flat_name(name: str) -> str:
-    """An image's name within the name of a pair."""
+    """Return an image's name within the name of a pair."""
     return name.replace("/", "-")
 
 
 def by_flat_name(names: Iterable[str]) -> Mapping[str, str]:
-    """Images by their name within the name of a pair.
+    """Return images by their name within the name of a pair.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def by_flat_name(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) -> None:
-    """Put the matches of a pair into an open file; its group is whole once it has its name.
+    """Write the matches of a pair into an open file; its group is whole once it has its name.
 
     Parameters
     ----------
@@ -86,20 +86,17 @@ def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) 
 
 
 def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict[str, NDArray[Any]]:
-    """What a pair's group holds: see :func:`write`.
+    """Return what a pair's group holds: see :func:`write`.
 
     Raises
     ------
     FormatError
         If these are no matches of images with so many keypoints.
     """
+    check_indices(matches, *counts)
     here, there = matches.indices.T
-    outside = len(matches) and (matches.indices.min() < 0 or (matches.indices.max(axis=0) >= counts).any())
-    if outside or len(np.unique(here)) != len(here):
-        raise FormatError(
-            f"matches of {a} and {b} cannot be written: one at most for each of {counts[0]} keypoints, and "
-            f"with one of {counts[1]}, is what hloc's match file holds"
-        )
+    if len(np.unique(here)) != len(here):
+        raise FormatError(f"matches of {a} and {b}: hloc's match file holds one at most for each keypoint")
     partner = np.full(counts[0], -1, np.int16 if counts[1] <= _INT16_COUNT else np.int32)
     partner[here] = there
     scores = np.zeros(counts[0], np.float32)
@@ -128,33 +125,24 @@ def read(source: Any, a: str, b: str) -> Matches:
     FormatError
         If the file cannot be read or has no such pair.
     """
-    if isinstance(source, (str, os.PathLike)):
-        with opened(source) as file:
-            return read(file, a, b)
-    for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
-        try:
-            there = find(source, name) is not None
-        except H5_ERRORS as error:
-            raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
-        if there:
-            matches = read_pair(source, name)
-            return Matches(matches.indices[:, columns], matches.similarities)
+    with reading(source, f"matches of {a} and {b} cannot be read") as file:
+        for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
+            if find(file, name) is not None:
+                matches = read_pair(file, name)
+                return Matches(matches.indices[:, columns], matches.similarities)
     raise FormatError(f"no matches of {a} and {b}")
 
 
 def read_pair(file: Any, name: str) -> Matches:
     """Read the matches of a pair by the name of its group; see :func:`read`."""
-    try:
+    failure = f"matches of {name} cannot be read"
+    with reading(file, failure):
         group = find(file, name)
         if not is_complete(group):
             raise FormatError(f"no matches in {name}")
         partner, scores = (read_array(group, key) for key in _ARRAYS)
-        if partner.dtype.kind not in "iu":
-            raise FormatError(f"matches of {name} cannot be read: indices are expected, not {partner.dtype}")
-    except FormatError:
-        raise
-    except H5_ERRORS as error:
-        raise FormatError(f"matches of {name} cannot be read: {one_line(error)}") from None
+    if partner.dtype.kind not in "iu":
+        raise FormatError(f"{failure}: indices are expected, not {partner.dtype}")
     (here,) = np.nonzero(partner != -1)
     indices = np.stack([here, partner[here].astype(np.int64)], axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -162,7 +150,7 @@ def read_pair(file: Any, name: str) -> Matches:
 
 
 def pair_names(source: Any) -> list[str]:
-    """Names of the groups of all pairs in the file, in alphabetical order.
+    """Return the names of the groups of all pairs in the file, in alphabetical order.
 
     Parameters
     ----------
@@ -173,25 +161,18 @@ def pair_names(source: Any) -> list[str]:
     FormatError
         If the file cannot be read, or holds links.
     """
-    if isinstance(source, (str, os.PathLike)):
-        with opened(source) as file:
-            return pair_names(file)
-    try:
+    with reading(source, "a damaged match file") as file:
         return sorted(
             f"{first}/{second}"
-            for first in source
-            if first != UNFINISHED and hasattr(group := find(source, first), "keys")
+            for first in file
+            if first != UNFINISHED and hasattr(group := find(file, first), "keys")
             for second in group
             if is_complete(find(group, second))
         )
-    except FormatError:
-        raise
-    except H5_ERRORS as error:
-        raise FormatError(f"a damaged match file: {one_line(error)}") from None
 
 
 def is_complete(group: Any) -> bool:
-    """Whether an HDF5 group holds the matches of a pair, in arrays that fit each other.
+    """Return whether an HDF5 group holds the matches of a pair, in arrays that fit each other.
 
     Raises
     ------
@@ -230,11 +211,14 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
         raise FormatError(f"{shown}: the list of pairs cannot be read: {error.strerror or error}") from None
     known = frozenset(names)
     lengths = frozenset(map(len, known))
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if not (line := line.strip()):
             continue
-        found = _known_pairs(line, known, lengths) or _separated(line)
+        # Of a long line nothing is copied in vain.
+        spaces = [space for space in _SPACE.finditer(line) if space.start() in lengths]
+        splits = [(line[: space.start()], line[space.end() :]) for space in spaces]
+        found = [split for split in splits if known.issuperset(split)] or _separated(line)
         if len(found) != 1 or "\0" in line:
             what = "can be read as several pairs" if len(found) > 1 else "is no pair"
             raise FormatError(
@@ -245,21 +229,8 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
     return pairs
 
 
-def _known_pairs(line: str, known: Set[str], lengths: Set[int]) -> list[tuple[str, str]]:
-    """All ways to read a line as two names that are known."""
-    return [
-        (line[: space.start()], line[space.end() :])
-        for space in _SPACE.finditer(line)
-        # Of a long line nothing is copied in vain.
-        if space.start() in lengths
-        and len(line) - space.end() in lengths
-        and line[: space.start()] in known
-        and line[space.end() :] in known
-    ]
-
-
 def _separated(line: str) -> list[tuple[str, str]]:
-    """The two names of a line, if they are separated by a tab or spaces, in quotes or not."""
+    """Return the two names of a line, if they are separated by a tab or spaces, in quotes or not."""
     try:
         (fields,) = csv.reader([line], delimiter="\t" if "\t" in line else " ", skipinitialspace=True)
     except (csv.Error, ValueError):

@@ -19,25 +19,25 @@ own, of which nothing is known but the size of its images.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ..atomic import replacing
+from .. import streams
+from ..atomic import writing
 from ..errors import FormatError, ImageError
 from ..features import DESCRIPTOR_SIZE, Features
-from ..images import streams
 from ..images.names import inside, leads_out, make_room
 
 FORMAT = "# kapture format: 1.1"
 
 _NUMBER = np.dtype("<f4")
-_KEYPOINTS, _DESCRIPTORS = (
-    ("keypoints", ".kpt", 3),
-    ("descriptors", ".desc", DESCRIPTOR_SIZE),
-)
-_LONGEST_TIMESTAMP = 20  # nanoseconds have 19 digits
+# In the order in which they are written.
+_EXTENSIONS = {"descriptors": ".desc", "keypoints": ".kpt"}
+_LENGTHS = {"descriptors": DESCRIPTOR_SIZE, "keypoints": 3}
+_TIMESTAMP = "[0-9]{1,20}"  # nanoseconds have 19 digits
 _SENSORS, _RECORDS = "# sensor_id, name, sensor_type, [sensor_params]+", "# timestamp, device_id, image_path"
 
 
@@ -61,52 +61,45 @@ def write(root: Path, kind: str, name: str, features: Features) -> None:
     FormatError
         If a file cannot be written.
     """
-    for what, values in ((_DESCRIPTORS, features.descriptors), (_KEYPOINTS, features.keypoints)):
+    for what in _EXTENSIONS:
         path = _file(root, what, kind, name)
         make_room(path, root)
-        try:
-            with replacing(path, follow=False) as stream:
-                stream.write(np.ascontiguousarray(values, _NUMBER).tobytes())
-        except OSError as error:
-            raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from None
+        with writing(path, follow=False) as stream:
+            stream.write(np.ascontiguousarray(getattr(features, what), _NUMBER).tobytes())
 
 
 def is_complete(root: Path, kind: str, name: str) -> bool:
-    """Whether there are keypoints and descriptors of an image, and as many of the one as of the other."""
-    counts = []
-    for what in (_DESCRIPTORS, _KEYPOINTS):
-        try:
-            size = _file(root, what, kind, name).stat().st_size
-        except OSError:
-            return False
-        counts.append(divmod(size, what[2] * _NUMBER.itemsize))
-    return counts[0] == counts[1] and counts[0][1] == 0
+    """Return whether there are keypoints and descriptors of an image, and as many of one as of the other."""
+    try:
+        sizes = {what: _file(root, what, kind, name).stat().st_size for what in _EXTENSIONS}
+    except OSError:
+        return False
+    keypoints, descriptors = (divmod(sizes[what], _LENGTHS[what] * _NUMBER.itemsize) for what in _EXTENSIONS)
+    return keypoints == descriptors and keypoints[1] == 0
 
 
 def configure(root: Path, kind: str) -> None:
-    """Say what the files of this type hold, or check what is said there already.
+    """Write what the files of this type hold, or check what is said there already.
 
     Raises
     ------
     FormatError
         If a file cannot be written, says something else, or is a link to one outside of the folder.
     """
-    for what, more in ((_KEYPOINTS, ()), (_DESCRIPTORS, (kind, "L2"))):
-        path = root / "reconstruction" / what[0] / kind / f"{what[0]}.txt"
-        _check_inside(path, root)
-        fields = ("d2net", "float32", str(what[2]), *more)
-        title = "# name, dtype, dsize" + (", keypoints_type, metric_type" if more else "")
-        if path.exists():
-            (there, *_) = [*_rows(path), ()]
-            # The name is for people, says kapture.
-            if tuple(there[1:]) != fields[1:]:
-                raise FormatError(f"{path} is about other features: {', '.join(there)}")
-        else:
-            _write_text(path, f"{FORMAT}\n{title}\n{', '.join(fields)}\n")
+    for what, title, more in (
+        ("keypoints", "# name, dtype, dsize", []),
+        ("descriptors", "# name, dtype, dsize, keypoints_type, metric_type", [kind, "L2"]),
+    ):
+        path = root / "reconstruction" / what / kind / f"{what}.txt"
+        fields = ["d2net", "float32", str(_LENGTHS[what]), *more]
+        _start(path, root, f"{title}\n{', '.join(fields)}")
+        # The name is for people, says kapture.
+        if (there := next(_rows(path), []))[1:] != fields[1:]:
+            raise FormatError(f"{path} is about other features: {', '.join(there)}")
 
 
 def type_of(weights: str | None) -> str:
-    """TYPE for weights from a file of this name."""
+    """Return TYPE for weights from a file of this name."""
     stem = Path(weights or "").stem.strip(" .")
     return stem if stem and stem.isprintable() and "," not in stem else "d2_net"
 
@@ -136,27 +129,20 @@ class Records:
         self._root = root
         self._sensors = root / "sensors" / "sensors.txt"
         self._records = root / "sensors" / "records_camera.txt"
-        self._cameras: set[str] = set()
+        self._cameras = {row[0] for row in _rows(self._sensors)}
         self._images: set[str] = set()
         self._next = 0
-        if self._sensors.exists():
-            _check_version(self._sensors)
-            self._cameras = {row[0] for row in _rows(self._sensors)}
-        if self._records.exists():
-            _check_version(self._records)
-            for row in _rows(self._records):
-                if len(row) != 3 or not (
-                    row[0].isascii() and row[0].isdigit() and len(row[0]) <= _LONGEST_TIMESTAMP
-                ):
-                    raise FormatError(f"{self._records}: not kapture's records: {', '.join(row)}")
-                self._next = max(self._next, int(row[0]) + 1)
-                self._images.add(row[2])
+        for row in _rows(self._records):
+            if len(row) != 3 or not re.fullmatch(_TIMESTAMP, row[0]):
+                raise FormatError(f"{self._records}: not kapture's records: {', '.join(row)}")
+            self._next = max(self._next, int(row[0]) + 1)
+            self._images.add(row[2])
 
     def __contains__(self, name: str) -> bool:
         return name in self._images
 
     def start(self) -> None:
-        """See that both files are there.
+        """Write both files, if they are not there yet.
 
         Raises
         ------
@@ -164,9 +150,7 @@ class Records:
             If they cannot be written, or are links to files outside of the folder.
         """
         for path, title in ((self._sensors, _SENSORS), (self._records, _RECORDS)):
-            _check_inside(path, self._root)
-            if not path.exists():
-                _write_text(path, f"{FORMAT}\n{title}\n")
+            _start(path, self._root, title)
 
     def add(self, name: str, image_size: tuple[int, int]) -> None:
         """Add an image, with a camera of its own of which nothing is known but the size of its images.
@@ -210,49 +194,52 @@ def image_of(root: Path, name: str) -> Path:
     return inside(root / "sensors" / "records_data", name)
 
 
-def _file(root: Path, what: tuple[str, str, int], kind: str, name: str) -> Path:
-    path = inside(root / "reconstruction" / what[0] / kind, name)
-    return path.parent / f"{path.name}{what[1]}"
+def _file(root: Path, what: str, kind: str, name: str) -> Path:
+    path = inside(root / "reconstruction" / what / kind, name)
+    return path.with_name(path.name + _EXTENSIONS[what])
 
 
-def _check_inside(path: Path, root: Path) -> None:
+def _start(path: Path, root: Path, content: str) -> None:
+    """Write a table that is not there yet.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be written, or is a link to a file outside of the folder.
+    """
     if leads_out(path, root):
         raise FormatError(
             f"{path}: cannot be written: a link leads out of {root}: put what it links to there"
         )
-
-
-def _check_version(path: Path) -> None:
-    first = next(iter(_lines(path)), "").strip()
-    if first != FORMAT:
-        raise FormatError(
-            f"{path}: {FORMAT.strip('# ')!r} is expected in its first line, not {first[:80]!r}: kapture's "
-            "kapture_upgrade_1_0_to_1_1 brings older folders up to date"
-        )
+    if not path.exists():
+        make_room(path)
+        with writing(path, follow=False) as stream:
+            stream.write(f"{FORMAT}\n{content}\n".encode())
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    for line in _lines(path):
-        if line.strip() and not line.startswith("#"):
-            yield [field.strip() for field in line.split(",")]
+    """Yield the rows of a table, of none if it is not there.
 
-
-def _lines(path: Path) -> list[str]:
+    Raises
+    ------
+    FormatError
+        If it cannot be read, or does not begin with the version of kapture that it should.
+    """
     try:
-        return streams.read(path).decode("utf-8").split("\n")
+        text = streams.read(path).decode("utf-8") if path.exists() else FORMAT
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise FormatError(f"{path}: not a text") from None
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, follow=False) as stream:
-            stream.write(text.encode())
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from None
+    first, *_ = lines = text.split("\n")
+    if first.strip() != FORMAT:
+        raise FormatError(
+            f"{path}: {FORMAT.strip('# ')!r} is expected in its first line, not {first.strip()[:80]!r}: "
+            "kapture's kapture_upgrade_1_0_to_1_1 brings older folders up to date"
+        )
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            yield [field.strip() for field in line.split(",")]
 
 
 def _append(path: Path, line: str) -> None:

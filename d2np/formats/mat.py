@@ -1,30 +1,30 @@
 """One ``IMAGE.d2-net`` for each image, as the published ``extract_features.py`` writes it for MATLAB.
 
 A MATLAB 5 file, uncompressed, with the same arrays as in :mod:`npz <d2np.formats.npz>`; MATLAB knows no
-vectors, so ``scores`` is a row, (1, N). Written by scipy, read by :mod:`matlab5 <d2np.formats.matlab5>`.
+vectors, so ``scores`` is a row, (1, N). Written and read by SciPy, whose reader trusts the file: read only
+files that you, or somebody whom you trust, have made.
 """
 
 from __future__ import annotations
 
 import os
+from math import prod
 from typing import Any
 
-from ..atomic import replacing
+from ..atomic import writing
 from ..errors import FormatError
 from ..extras import require
-from ..features import Features
-from ..images.streams import Capped, opened
-from . import matlab5
-from .matlab5 import MAGIC
-from .npz import EXTENSION
+from ..features import DESCRIPTOR_SIZE, Features
+from .npz import ARRAYS, EXTENSION, reading
 
 __all__ = ["EXTENSION", "MAGIC", "is_complete", "library", "read", "write"]
 
-_ARRAYS = ("keypoints", "scores", "descriptors")
+MAGIC = b"MATLAB 5.0 MAT-file"
+"""The first bytes of such a file."""
 
 
 def library() -> Any:
-    """:mod:`scipy.io`.
+    """Return :mod:`scipy.io`.
 
     Raises
     ------
@@ -40,14 +40,11 @@ def write(path: str | os.PathLike[str], features: Features) -> None:
     Raises
     ------
     FormatError
-        If the file cannot be written, or scipy is missing.
+        If the file cannot be written, or SciPy is missing.
     """
     scipy_io = library()
-    try:
-        with replacing(path, follow=False) as stream:
-            scipy_io.savemat(stream, {name: getattr(features, name) for name in _ARRAYS})
-    except OSError as error:
-        raise FormatError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
+    with writing(path, follow=False) as stream:
+        scipy_io.savemat(stream, {name: getattr(features, name) for name in ARRAYS})
 
 
 def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
@@ -62,30 +59,32 @@ def read(path: str | os.PathLike[str], image_size: tuple[int, int]) -> Features:
     Raises
     ------
     FormatError
-        If it is no such file.
+        If it is no such file, or SciPy is missing.
     """
-    name = os.fspath(path)
-    try:
-        with opened(path) as stream:
-            arrays = matlab5.arrays(Capped(stream), _ARRAYS)
-        scores = arrays["scores"].reshape(-1)
-        return Features(arrays["keypoints"], scores, arrays["descriptors"], image_size)
-    except KeyError as error:
-        raise FormatError(f"{name}: not a feature file: it has no {error.args[0]}") from None
-    except OSError as error:
-        raise FormatError(f"{name}: cannot be read: {error.strerror or error}") from None
-    except FormatError as error:
-        raise FormatError(f"{name}: not a feature file: {error}") from None
+    scipy_io = library()
+    with reading(path) as stream:
+        arrays = scipy_io.loadmat(stream, variable_names=ARRAYS)
+        return Features(arrays["keypoints"], arrays["scores"].ravel(), arrays["descriptors"], image_size)
 
 
 def is_complete(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a whole feature file. Its arrays' headers are read, not the arrays."""
+    """Return whether this is a whole feature file. Its arrays' headers are read, not the arrays.
+
+    Raises
+    ------
+    FormatError
+        If SciPy is missing.
+    """
+    scipy_io = library()
     try:
-        with opened(path) as stream:
-            shapes = matlab5.shapes(Capped(stream), _ARRAYS)
-    except (FormatError, OSError):
+        with reading(path) as stream:
+            shapes = {name: shape for name, shape, _ in scipy_io.whosmat(stream)}
+            # SciPy passes over the values. Behind the last ones it steps back by the byte that it looked for.
+            end = stream.tell()
+            is_whole = end < stream.seek(0, os.SEEK_END)
+    except FormatError:
         return False
-    count = shapes.get("keypoints", (0,))[0]
-    # Of no scores scipy makes (0, 0).
-    scores = (1, count) if count else (0, 0)
-    return shapes == {"keypoints": (count, 3), "scores": scores, "descriptors": (count, 512)}
+    count = prod(shapes.get("scores", ()))
+    shapes["scores"] = (count,)
+    expected = {"keypoints": (count, 3), "scores": (count,), "descriptors": (count, DESCRIPTOR_SIZE)}
+    return is_whole and shapes == expected

@@ -8,19 +8,17 @@ back as they were, bit for bit.
 
 from __future__ import annotations
 
-import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..atomic import replacing
-from ..errors import Error, FormatError, OptionError
-from ..features import Features, Matches
+from ..atomic import writing
+from ..errors import Error, OptionError
+from ..features import Features, Matches, check_indices
 
 EXTENSIONS = (".csv", ".json", ".npz")
 
@@ -69,88 +67,52 @@ def write(
     extension = Path(path).suffix.lower()
     if extension not in EXTENSIONS:
         raise OptionError(f"{path}: matches are written as one of {', '.join(EXTENSIONS)}")
-    columns = _columns(a, b, matches)
-    if extension == ".csv":
-        content = _csv(columns).encode()
-    elif extension == ".json":
-        content = _json(columns, a, b, matches, about or {}).encode()
-    else:
-        content = _npz(columns, a, b, matches)
-    try:
-        with replacing(path) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise Error(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def _columns(a: Features, b: Features, matches: Matches) -> dict[str, NDArray[Any]]:
-    columns: dict[str, NDArray[Any]] = {}
-    for k, (which, features) in enumerate((("a", a), ("b", b))):
-        chosen = matches.indices[:, k]
-        if len(outside := chosen[(chosen < 0) | (chosen >= len(features))]):
-            raise FormatError(f"a match names keypoint {outside[0]} of {which}, which has {len(features)}")
-        for name, values in zip(("x", "y", "scale"), features.keypoints[chosen].T, strict=True):
-            columns[f"{name}_{which}"] = values
-        columns[f"score_{which}"] = features.scores[chosen]
+    check_indices(matches, len(a), len(b))
+    columns = {
+        f"{name}_{which}": values
+        for which, features, chosen in zip("ab", (a, b), matches.indices.T, strict=True)
+        for name, values in (
+            *zip(("x", "y", "scale"), features.keypoints[chosen].T, strict=True),
+            ("score", features.scores[chosen]),
+        )
+    }
     columns["similarity"] = matches.similarities
-    if matches.inliers is not None:
-        columns["inlier"] = matches.inliers
-    return columns
+    inliers, evidence = matches.inliers, matches.evidence
+    sizes: dict[str, Any] = {"image_size_a": a.image_size, "image_size_b": b.image_size}
+    with writing(path, error=Error) as stream:
+        if extension == ".npz":
+            chance = evidence and evidence.log10_chance
+            arrays = {"inlier": inliers, "model": matches.model, "log10_chance": chance, **columns, **sizes}
+            np.savez_compressed(
+                stream, **{name: array for name, array in arrays.items() if array is not None}
+            )
+        elif extension == ".csv":
+            # Of a float32, this has the shortest digits that are read back as the same one.
+            texts = [column.astype(str) for column in columns.values()]
+            marks = np.full(len(matches), "") if inliers is None else inliers.astype(np.int8).astype(str)
+            header = ",".join([*columns, "inlier"])
+            np.savetxt(stream, np.column_stack([*texts, marks]), "%s", ",", header=header, comments="")
+        else:
+            values: dict[str, list[Any]] = {name: _numbers(column) for name, column in columns.items()}
+            values["inlier"] = [None] * len(matches) if inliers is None else inliers.tolist()
+            rows = zip(*values.values(), strict=True)
+            document = {
+                **(about or {}),
+                **sizes,
+                "counts": {
+                    "keypoints_a": len(a),
+                    "keypoints_b": len(b),
+                    "matches": len(matches),
+                    "inliers": None if inliers is None else int(inliers.sum()),
+                },
+                "model": None if matches.model is None else matches.model.tolist(),
+                "evidence": evidence
+                and {**vars(evidence), "log10_chance": _numbers([evidence.log10_chance])[0]},
+                "matches": [dict(zip(values, row, strict=True)) for row in rows],
+            }
+            stream.write(json.dumps(document, allow_nan=False).encode())
 
 
-def _csv(columns: dict[str, NDArray[Any]]) -> str:
-    # The shortest digits that are read back as the same float32.
-    texts = {name: [str(value) for value in values] for name, values in columns.items() if name != "inlier"}
-    count = len(columns["similarity"])
-    inliers = columns.get("inlier")
-    texts["inlier"] = [""] * count if inliers is None else [str(int(value)) for value in inliers]
-    return "".join(",".join(row) + "\n" for row in [tuple(texts), *zip(*texts.values(), strict=True)])
-
-
-def _json(
-    columns: dict[str, NDArray[Any]], a: Features, b: Features, matches: Matches, about: Mapping[str, Any]
-) -> str:
-    count = len(matches)
-    values: dict[str, list[Any]] = {
-        name: [_number(value) for value in column] for name, column in columns.items() if name != "inlier"
-    }
-    values["inlier"] = [None] * count if matches.inliers is None else matches.inliers.tolist()
-    found = matches.evidence
-    document = {
-        **about,
-        "image_size_a": a.image_size,
-        "image_size_b": b.image_size,
-        "counts": {
-            "keypoints_a": len(a),
-            "keypoints_b": len(b),
-            "matches": count,
-            "inliers": None if matches.inliers is None else int(matches.inliers.sum()),
-        },
-        "model": None if matches.model is None else matches.model.tolist(),
-        "evidence": None if found is None else {**vars(found), "log10_chance": _number(found.log10_chance)},
-    }
-    head = json.dumps(document, indent=2, allow_nan=False).removesuffix("\n}")
-    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    # A line for each match.
-    lines = ",\n".join(f"    {json.dumps(row, allow_nan=False)}" for row in rows)
-    return f'{head},\n  "matches": [{f"{chr(10)}{lines}{chr(10)}  " if rows else ""}]\n}}\n'
-
-
-def _number(value: Any) -> float | None:
-    """As JSON has it, which knows no infinities; of a float32 the shortest digits."""
-    return float(str(value)) if np.isfinite(value) else None
-
-
-def _npz(columns: dict[str, NDArray[Any]], a: Features, b: Features, matches: Matches) -> bytes:
-    arrays: dict[str, Any] = {
-        **columns,
-        "image_size_a": np.array(a.image_size),
-        "image_size_b": np.array(b.image_size),
-    }
-    if matches.model is not None:
-        arrays["model"] = matches.model
-    if matches.evidence is not None:
-        arrays["log10_chance"] = np.array(matches.evidence.log10_chance)
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
-    return stream.getvalue()
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    """Return numbers as JSON has them, which knows no infinities; of each float32 the shortest digits."""
+    return [float(str(value)) if np.isfinite(value) else None for value in values]

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import ImageError
@@ -50,7 +51,9 @@ def files(folder: str, read: Callable[[str, int], bytes], pattern: str = "**") -
     ImageError
         If the pages are without end, or seem so: more folders, files, text or time than they may take.
     """
-    parts = pattern.replace("?", "[?]").split("/")
+    parts = tuple(pattern.replace("?", "[?]").split("/"))
+    if "**" not in parts:
+        parts = (*parts, "**")
     found: dict[str, None] = {}
     seen, waiting = {folder}, deque([folder])
     until, text = time.monotonic() + SECONDS, 0
@@ -69,7 +72,7 @@ def files(folder: str, read: Callable[[str, int], bytes], pattern: str = "**") -
             url = f"{page}{inside}"
             if not inside or url in found or url in seen or len(url) > _LONGEST_LINK:
                 continue
-            names = [unquote(name) for name in url[len(folder) :].split("/")]
+            names = tuple(unquote(name) for name in url[len(folder) :].split("/"))
             if not inside.endswith("/"):
                 if not _fits(names, parts):
                     continue
@@ -127,31 +130,16 @@ def _host(netloc: str) -> str:
     return netloc.rpartition("@")[2].lower()
 
 
-def _fits(names: list[str], pattern: list[str]) -> bool:
-    """Return whether a pattern fits a file, or without ``**`` a folder that it is in."""
-    if "**" not in pattern:
-        return len(names) >= len(pattern) and all(map(fnmatchcase, names, pattern))
-    # The numbers of parts of the pattern that fit what has been seen of the path.
-    reached = _skipped({0}, pattern)
-    for name in names:
-        stays = {k for k in reached if pattern[k : k + 1] == ["**"]}
-        steps = {k + 1 for k in reached - stays if k < len(pattern) and fnmatchcase(name, pattern[k])}
-        reached = _skipped(stays | steps, pattern)
-    return len(pattern) in reached
+@lru_cache(1024)
+def _fits(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Return whether a pattern fits a path; a part ``**`` fits any number of its parts."""
+    if not pattern or not names:
+        return not names and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _fits(names, pattern[1:]) or _fits(names[1:], pattern)
+    return fnmatchcase(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
 
 
-def _skipped(reached: set[int], pattern: list[str]) -> set[int]:
-    """Return these places in a pattern, and those behind a ``**`` there, which may fit nothing."""
-    more = set(reached)
-    for k, part in enumerate(pattern):
-        if part == "**" and k in more:
-            more.add(k + 1)
-    return more
-
-
-def _leads_on(names: list[str], pattern: list[str]) -> bool:
+def _leads_on(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Return whether what a pattern fits may be in a folder. Hidden ones are left out."""
-    if names[-1].startswith("."):
-        return False
-    fixed = pattern[: pattern.index("**")] if "**" in pattern else pattern
-    return all(map(fnmatchcase, names, fixed))
+    return not names[-1].startswith(".") and all(map(fnmatchcase, names, pattern[: pattern.index("**")]))

@@ -18,13 +18,17 @@ from contextlib import contextmanager, suppress
 LOGGER = logging.getLogger("d2np")
 
 
-class _Heard(threading.local):
-    """The messages in this thread; None where no image is being read."""
-
-    texts: dict[str, None] | None = None
+_heard = threading.local()
+"""``texts``: the messages in this thread while an image is being read."""
 
 
-_heard = _Heard()
+def _take(text: str) -> bool:
+    """Note a message if an image is being read in this thread; return whether that is so."""
+    texts: dict[str, None] | None = getattr(_heard, "texts", None)
+    # Images that d2np allows may be larger than Pillow expects.
+    if texts is not None and "decompression bomb" not in text:
+        texts[" ".join(text.split())] = None
+    return texts is not None
 
 
 class _Pattern:
@@ -33,23 +37,12 @@ class _Pattern:
     is_done = False
 
     def match(self, text: str) -> bool:
-        if self.is_done or _heard.texts is None:
-            return False
-        # Images that d2np allows may be larger than Pillow expects.
-        if "decompression bomb" not in text:
-            _heard.texts[" ".join(text.split())] = None
-        return True
+        return not self.is_done and _take(text)
 
 
-class _FromLogger(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        if _heard.texts is None or record.levelno < logging.WARNING:
-            return True
-        _heard.texts[" ".join(record.getMessage().split())] = None
-        return False
-
-
-logging.getLogger("tifffile").addFilter(_FromLogger())
+logging.getLogger("tifffile").addFilter(
+    lambda record: record.levelno < logging.WARNING or not _take(record.getMessage())
+)
 
 
 @contextmanager
@@ -63,7 +56,7 @@ def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
     known : set of str, optional
         Messages on this image that were logged before; those that are new are added.
     """
-    if _heard.texts is not None:  # the outer block tells all
+    if getattr(_heard, "texts", None) is not None:  # the outer block tells all
         yield
         return
     # At the head again for each image: others may have put theirs in front. Other threads may exchange the

@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -31,32 +30,22 @@ _OF_A_NAME = (
 )
 
 
-def check(name: str, *, windows: bool = os.name == "nt") -> None:
-    """Find out whether a name is that of a place inside any folder that it is put into.
-
-    Raises
-    ------
-    ImageError
-        If not.
-    """
+def is_valid(name: str, *, windows: bool = os.name == "nt") -> bool:
+    """Return whether a name is that of a place inside any folder that it is put into."""
     parts = name.split("/")
-    too_large = len(parts) > _DEEPEST or len(name) > _LONGEST
-    leads_elsewhere = any(part in ("", ".", "..") for part in parts)
-    if too_large or leads_elsewhere or (_NOT_ON_WINDOWS if windows else _CONTROL).search(name):
+    is_small = len(parts) <= _DEEPEST and len(name) <= _LONGEST
+    forbidden = _NOT_ON_WINDOWS if windows else _CONTROL
+    return is_small and {"", ".", ".."}.isdisjoint(parts) and not forbidden.search(name)
+
+
+def check(name: str, *, windows: bool = os.name == "nt") -> None:
+    """Raise an ImageError unless a name :func:`is_valid`."""
+    if not is_valid(name, windows=windows):
         raise ImageError(
             f"{name[:_SHOWN]!r} cannot be the name of an image, a path of at most {_DEEPEST} parts and "
             f"{_LONGEST} characters without empty parts, '.', '..'{', drives, backslashes' * windows} and "
             "control characters: rename the image"
         )
-
-
-def is_valid(name: str) -> bool:
-    """Return whether :func:`check` lets a name pass."""
-    try:
-        check(name)
-    except ImageError:
-        return False
-    return True
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -115,25 +104,20 @@ def is_missing(path: str) -> bool:
 
 def near(path: str | os.PathLike[str]) -> str:
     """Return the end of a message on a missing path, which proposes one like it that is there, if any is."""
-    text = os.fspath(path)
-    found = _near(text.rstrip(os.sep)) if text.count(os.sep) < _DEEPEST else None
-    return f"; did you mean {found}?" if found else ""
-
-
-def _near(path: str) -> str | None:
-    parent, name = os.path.split(path)
-    if parent and not os.path.isdir(parent):
-        parent = _near(parent) or ""
-        if not parent:
-            return None
-    if os.path.lexists(os.path.join(parent, name)):
-        return os.path.join(parent, name)
-    try:
-        with os.scandir(parent or ".") as entries:
-            beside = closest(name, [entry.name for entry in islice(entries, _LOOKED_AT)])
-    except (OSError, ValueError):
-        return None
-    return beside and os.path.join(parent, beside)
+    given = Path(path)
+    found = Path(given.anchor)
+    for part in given.relative_to(given.anchor).parts:
+        if not os.path.lexists(found / part):
+            try:
+                with os.scandir(found) as entries:
+                    beside = closest(part, [entry.name for entry in islice(entries, _LOOKED_AT)])
+            except OSError:
+                return ""
+            if beside is None:
+                return ""
+            part = beside
+        found /= part
+    return f"; did you mean {found}?"
 
 
 def printable(text: str) -> str:
@@ -146,9 +130,6 @@ def leads_out(path: Path, root: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-def folders_of(name: str) -> Iterator[str]:
-    """Yield the folders that a name lies in: of ``a/b/c.jpg`` these are ``a`` and ``a/b``."""
-    end = name.find("/")
-    while end >= 0:
-        yield name[:end]
-        end = name.find("/", end + 1)
+def folders_of(name: str) -> list[str]:
+    """Return the folders that a name lies in: of ``a/b/c.jpg`` these are ``a`` and ``a/b``."""
+    return [name[: slash.start()] for slash in re.finditer("/", name)]

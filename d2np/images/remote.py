@@ -39,7 +39,7 @@ NO_FILE = "there is no such file"
 
 
 def is_url(text: str) -> bool:
-    """Whether this is a URL, such as ``s3://bucket/a.jpg``, or several chained as fsspec does it."""
+    """Return whether this is a URL, such as ``s3://bucket/a.jpg``, or several chained as fsspec does it."""
     return _URL.match(text) is not None
 
 
@@ -57,13 +57,11 @@ def local_path(url: str, *, windows: bool = os.name == "nt") -> str | None:
     path = unquote(slash + path)
     if windows:
         path = re.sub(r"^/([A-Za-z])[:|]", r"\1:", path)
-        if re.fullmatch(r"[A-Za-z][:|]", host):  # file://C:/a.jpg, as some write it
-            host, path = "", f"{host[0]}:{path}"
-        elif host not in ("", "localhost"):
-            return f"//{host}{path}"
-    if host not in ("", "localhost"):
-        raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
-    return path
+    if host in ("", "localhost"):
+        return path
+    if windows:
+        return f"//{host}{path}"
+    raise ImageError(f"{url}: a file on another machine cannot be read: write file:///path")
 
 
 @dataclass(frozen=True)
@@ -92,29 +90,32 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """The last part of the URL."""
-        return _last_part(self.url)
+        first = self.url.partition("::")[0]
+        path = unquote(urlsplit(first).path) if _is_web(first) else first
+        return path.rstrip("/").rpartition("/")[2] or first
 
     def version(self) -> dict[str, int | str]:
-        """What shows that the content is still the same, as far as the file system tells: size, and a tag
-        or a time.
+        """Return what shows that the content is still the same: its size, and a tag or a time.
 
         Raises
         ------
         ImageError
             If it cannot be asked.
         """
-        info = self._info()
+        info = self.told
+        if info is None:
+            with _told_in_one_line(self.url):
+                system, path = file_system(self.url, ImageError)
+                info = system.info(path)
         found: dict[str, int | str] = {}
         if info.get("size") is not None:
             found["size"] = int(info["size"])
-        for key in _VERSIONS:
-            if info.get(key):
-                found["version"] = _as_text(info[key])
-                break
+        if versions := [info[key] for key in _VERSIONS if info.get(key)]:
+            found["version"] = _as_text(versions[0])
         return found
 
     def read(self, most: float) -> bytes:
-        """The content, unless it is longer than ``most`` bytes.
+        """Return the content, unless it is longer than ``most`` bytes.
 
         Raises
         ------
@@ -130,33 +131,24 @@ class RemoteFile:
         return content
 
     def sha256(self) -> str:
-        """The checksum of the content, of which no more is held than is hashed at once.
+        """Return the checksum of the content, of which no more is held than is hashed at once.
 
         Raises
         ------
         ImageError
             If it cannot be read.
         """
-        if self.content is not None:
-            return hashlib.sha256(self.content).hexdigest()
         digest = hashlib.sha256()
         with _told_in_one_line(self.url):
-            for piece in _pieces(self.url):
+            for piece in _pieces(self.url) if self.content is None else [self.content]:
                 digest.update(piece)
         return digest.hexdigest()
 
-    def _info(self) -> Mapping[str, Any]:
-        if self.told is not None:
-            return self.told
-        with _told_in_one_line(self.url):
-            system, path = file_system(self.url, ImageError)
-            info: Mapping[str, Any] = system.info(path)
-            return info
-
 
 def below(url: str) -> list[tuple[RemoteFile, str]] | None:
-    """All files in a folder and below it, with their paths inside it; None if this is no folder. Hidden ones
-    are left out.
+    """Return all files in a folder and below it, with their paths inside it; None if this is no folder.
+
+    Hidden ones are left out.
 
     Raises
     ------
@@ -165,19 +157,20 @@ def below(url: str) -> list[tuple[RemoteFile, str]] | None:
     """
     with _told_in_one_line(url):
         system, path = file_system(url, ImageError)
-        # Of a web server only an index page can be a folder, and to ask is to read it.
-        if not ((url.endswith("/") and "?" not in url) if _is_web(url) else system.isdir(path)):
-            return None
-        folder = path.rstrip("/")
         if _is_web(url):
-            return _entries(system, url, {file: {} for file in index_pages.files(path, _read_up_to)}, folder)
+            # Only an index page can be a folder, and to ask is to read it.
+            is_folder = url.endswith("/") and "?" not in url
+            return _entries(system, url, _on_pages(path), path) if is_folder else None
+        if not system.isdir(path):
+            return None
         system.ls(path)  # tells what is wrong, which the next call passes over
-        return _entries(system, url, system.find(folder, detail=True), folder)
+        return _entries(system, url, system.find(path, detail=True), path)
 
 
 def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
-    """All files that a pattern fits, and those in folders that it fits, with their paths inside the folder
-    before its first ``*``, ``?`` or ``[``; None if this is no pattern. Hidden ones are left out.
+    """Return all files that a pattern fits, and those in folders that it fits; None if this is no pattern.
+
+    Their paths are those inside the folder before the first ``*``, ``?`` or ``[``. Hidden ones are left out.
 
     Raises
     ------
@@ -193,10 +186,9 @@ def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
         if fixed is None or system.exists(path):
             return None
         folder = "/".join(parts[:fixed])
-        found: dict[str, Any] = {}
         if _is_web(url):
-            files = index_pages.files(f"{folder}/", _read_up_to, "/".join(parts[fixed:]))
-            return _entries(system, url, {file: {} for file in files}, folder)
+            return _entries(system, url, _on_pages(f"{folder}/", "/".join(parts[fixed:])), folder)
+        found: dict[str, Any] = {}
         for name, info in system.glob(path, detail=True).items():
             if info.get("type") != "directory":
                 found[name] = info
@@ -205,8 +197,13 @@ def fitting(url: str) -> list[tuple[RemoteFile, str]] | None:
         return _entries(system, url, found, folder)
 
 
+def _on_pages(folder: str, pattern: str = "**") -> dict[str, dict[str, Any]]:
+    """Return the files of a web server's folder; an index page tells no more than names."""
+    return {file: {} for file in index_pages.files(folder, _read_up_to, pattern)}
+
+
 def beside(url: str, line: str) -> str:
-    """The URL of a path that is relative to the folder of a file at a URL."""
+    """Return the URL of a path that is relative to the folder of a file at a URL."""
     first, chained, rest = url.partition("::")
     return first.rpartition("/")[0] + "/" + line + chained + rest
 
@@ -214,16 +211,13 @@ def beside(url: str, line: str) -> str:
 def _entries(system: Any, url: str, found: Mapping[str, Any], folder: str) -> list[tuple[RemoteFile, str]]:
     entries = []
     for path, info in sorted(found.items()):
-        name = path[len(folder) :].removeprefix("/")
+        name = path[len(folder.rstrip("/")) :].removeprefix("/")
         if _is_web(url):
             name = unquote(name)
         # What is no name at all is not hidden: the job refuses it.
-        if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
-            continue
-        # An index page tells no more than names.
-        told = info if info.get("size") is not None else None
-        whole = f"{system.unstrip_protocol(path)}{''.join(url.partition('::')[1:])}"
-        entries.append((RemoteFile(whole, told), name))
+        if not any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
+            whole = f"{system.unstrip_protocol(path)}{''.join(url.partition('::')[1:])}"
+            entries.append((RemoteFile(whole, info if info.get("size") is not None else None), name))
     return entries
 
 
@@ -232,18 +226,12 @@ def _as_text(version: Any) -> str:
     return repr(version.timestamp() if isinstance(version, datetime) else version).strip("'")
 
 
-def _last_part(url: str) -> str:
-    first = url.partition("::")[0]
-    path = unquote(urlsplit(first).path) if _is_web(url) else first
-    return path.rstrip("/").rpartition("/")[2] or first
-
-
 def _is_web(url: str) -> bool:
     return url.partition("://")[0].lower() in _WEB
 
 
 def file_system(url: str, error: type[Error]) -> tuple[Any, str]:
-    """The file system of a URL, and the path there.
+    """Return the file system of a URL, and the path there.
 
     Raises
     ------
@@ -324,7 +312,7 @@ def _pieces(url: str) -> Generator[bytes]:
 
 @contextmanager
 def _told_in_one_line(url: str) -> Iterator[None]:
-    """Whatever goes wrong with a URL becomes an ImageError. fsspec's file systems raise almost anything."""
+    """Turn whatever goes wrong with a URL into an ImageError: fsspec's file systems raise almost anything."""
     try:
         yield
     except ImageError:
@@ -334,7 +322,7 @@ def _told_in_one_line(url: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a file system means by an exception, in a few words."""
+    """Return what a file system means by an exception, in a few words."""
     # Where fsspec says that there is no such file, the server may just not have answered.
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
@@ -342,21 +330,14 @@ def reason_of(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError):
         return f"a package for this kind of URL is missing: {text}"
-    if isinstance(error, ValueError) and "Protocol not known" in text:
-        return "fsspec knows no such kind of URL"
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return NO_FILE
     if isinstance(error, PermissionError) or status in (401, 403):
         return "no permission"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
     if status is not None:
         return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return "no answer in time"
-    if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:
-        number = getattr(error, "errno", None)
-        return f"no connection: {os.strerror(number) if number else text}"
-    if isinstance(error, OSError) and error.errno:
-        return " ".join((error.strerror or os.strerror(error.errno)).split())
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return " ".join((error.strerror or text).split())
     return f"cannot be used: {text}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
-from types import TracebackType
+from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +21,7 @@ MOST_BYTES_PER_PIXEL = 16
 _ALWAYS_READ = 16 << 20
 # Little and big endian; the last two are BigTIFF, for files above 4 GB.
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SIZ = b"\xff\x4f\xff\x51"
+_SIZ = re.compile(rb"\xff\x4f\xff\x51")
 _GREY_INVERTED, _GREY, _RGB, _YCBCR = 0, 1, 2, 6
 _JPEG = (6, 7, 33007, 34892)
 # Strips and tiles that are files of their own, and say themselves how large they are.
@@ -28,18 +29,19 @@ _JPEG_2000 = (33003, 33004, 33005, 34712)
 _LERC, _WEBP = 34887, 50001
 _IMAGES = (_LERC, _WEBP, 22610, 34927, 34933, 34934, 50002, 52546)  # WebP, JPEG XR, PNG, JPEG XL
 _OTHERS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013)
+_COMPRESSIONS = (*_JPEG, *_JPEG_2000, *_IMAGES, *_OTHERS)
 
 
 def is_tiff(file: str | os.PathLike[str] | BinaryIO) -> bool:
-    """Whether the file begins as TIFF files do."""
+    """Return whether the file begins as TIFF files do."""
     try:
         return first_bytes(file, 4) in _SIGNATURES
-    except OSError:
+    except (OSError, ValueError):  # a NUL character in the path
         return False
 
 
 def first_bytes(file: str | os.PathLike[str] | BinaryIO, count: int) -> bytes:
-    """What a file begins with; one that is open is read from its beginning."""
+    """Return the first bytes of a file; one that is open is read from its beginning."""
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
             return stream.read(count)
@@ -47,14 +49,8 @@ def first_bytes(file: str | os.PathLike[str] | BinaryIO, count: int) -> bytes:
     return file.read(count)
 
 
-def full_range(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Bring values of fewer bits than their type has to the whole range of the type, as white is white."""
-    factor = np.iinfo(values.dtype).max / (2**bits - 1)
-    return np.rint(values * np.float32(factor)).astype(values.dtype)
-
-
 def as_16_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
-    """Integers of other types as uint16; fails unless they are in its range."""
+    """Return integers of other types as uint16; raise an ImageError unless they are in its range."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ImageError(
@@ -65,7 +61,7 @@ def as_16_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Rows, columns and components that a JPEG file says it has."""
+    """Return the rows, columns and components that a JPEG file says it has."""
     position = 2
     while data[position] == 0xFF:
         marker = data[position + 1]
@@ -80,20 +76,15 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
 
 
 def _jpeg_2000_size(data: bytes) -> tuple[int, int, int]:
-    """Rows, columns and components that a JPEG 2000 file says it has.
+    """Return the rows, columns and components that a JPEG 2000 file says it has.
 
     If what looks like a head is there more than once, the largest counts.
     """
-    found, position = (0, 0, 0), data.find(_SIZ)
-    while position >= 0:
-        right, bottom, left, top = struct.unpack_from(">4I", data, position + 8)
-        (components,) = struct.unpack_from(">H", data, position + 40)
-        size = (bottom - top, right - left, components)
-        found = (max(found[0], size[0]), max(found[1], size[1]), max(found[2], size[2]))
-        position = data.find(_SIZ, position + 1)
-    if found == (0, 0, 0):
+    heads = [struct.unpack_from(">4I16xH", data, head.end() + 4) for head in re.finditer(_SIZ, data)]
+    if not heads:
         raise ImageError("the size of a JPEG 2000 file in it cannot be found")
-    return found
+    right, bottom, left, top, components = np.array(heads, np.int64).T
+    return int((bottom - top).max()), int((right - left).max()), int(components.max())
 
 
 class TiffRows:
@@ -111,11 +102,13 @@ class TiffRows:
 
     Attributes
     ----------
+    size : (int, int)
+        (width, height) in pixels.
     shape : (int, int[, int])
         Rows, columns, and samples per pixel unless the page is grey.
     dtype : numpy.dtype
-    step : int
-        Rows of a strip or tile: what is decoded at once. 1 where any row can be read alone.
+    chunks : (int,)
+        Rows of a strip or tile, which are decoded at once; 1 where any row can be read alone.
     orientation : int
         As EXIF counts: 1 is upright.
 
@@ -131,89 +124,81 @@ class TiffRows:
         tifffile = require("tifffile", purpose, "tiff", ImageError)
         if not isinstance(file, (str, os.PathLike)):
             file.seek(0)
-        try:
-            self._file = tifffile.TiffFile(file)
-        except Exception as error:  # tifffile raises almost anything on a damaged file
-            raise self._unreadable(error) from error
-        try:
-            self._open()
-        except ImageError:
-            self.close()
-            raise
-        except Exception as error:
-            self.close()
-            raise self._unreadable(error) from error
+        with ExitStack() as stack:
+            try:
+                self._file = stack.enter_context(tifffile.TiffFile(file))
+                self._open(self._file.pages[0])
+            except Exception as error:  # tifffile raises almost anything on a damaged file
+                is_ours = isinstance(error, ImageError)
+                problem = error if is_ours else f"cannot be read as a TIFF: {error or type(error).__name__}"
+                raise ImageError(f"{self.name} {problem}") from error
+            stack.pop_all()
 
-    def _open(self) -> None:
-        page: Any = self._file.pages[0]
+    def _open(self, page: Any) -> None:
         self._page = page
         orientation = getattr(page.tags.get("Orientation"), "value", 1)
         self.orientation = int(orientation) if isinstance(orientation, int) else 1
         # Colours of JPEG strips come out of the decoder as RGB.
         kinds = (_GREY_INVERTED, _GREY, _RGB, *([_YCBCR] if page.compression in _JPEG else []))
-        if page.photometric not in kinds or page.imagedepth != 1:
-            raise ImageError(
-                f"{self.name} holds an image of a kind that is not read by rows "
-                f"({getattr(page.photometric, 'name', page.photometric)}): save it as grey or RGB"
-            )
+        for value, known, what, advice in (
+            (page.photometric, kinds, "holds an image of a kind", "as grey or RGB"),
+            (page.imagedepth, (1,), "holds an image of a depth", "as a flat one"),
+            (page.compression, _COMPRESSIONS, "is compressed in a way", "with another compression"),
+        ):
+            if value not in known:
+                raise ImageError(
+                    f"{what} that is not read ({getattr(value, 'name', value)}): save it {advice}"
+                )
         if page.dtype is None or not isinstance(page.bitspersample, int):
-            raise ImageError(
-                f"{self.name} has {page.bitspersample} bits per sample: save it with 8 or 16 bits"
-            )
+            raise ImageError(f"has {page.bitspersample} bits per sample: save it with 8 or 16 bits")
         stored = np.dtype(page.dtype)
-        self._bits = page.bitspersample if stored.kind in "bu" else 8 * stored.itemsize
-        if page.compression not in (*_JPEG, *_JPEG_2000, *_IMAGES, *_OTHERS):
-            raise ImageError(
-                f"{self.name} is compressed in a way that is not read "
-                f"({getattr(page.compression, 'name', page.compression)}): save it with another compression"
-            )
-        self.dtype: np.dtype[Any] = np.dtype(np.uint8 if stored.kind == "b" else stored)
-        self._wide = stored in (np.int16, np.int32, np.uint32)
-        if self._wide:
-            self.dtype = np.dtype(np.uint16)
-        self._inverted = page.photometric == _GREY_INVERTED and stored.kind in "bu"
         self._stored = stored
+        self._bits = page.bitspersample if stored.kind in "bu" else 8 * stored.itemsize
+        self._wide = stored in (np.int16, np.int32, np.uint32)
+        self.dtype = np.dtype(np.uint16 if self._wide else np.uint8 if stored.kind == "b" else stored)
+        self._inverted = page.photometric == _GREY_INVERTED and stored.kind in "bu"
         # What stands behind the colours, such as an alpha channel, is left out.
         self._colours = 1 if page.photometric in (_GREY_INVERTED, _GREY) else 3
         height, width = int(page.imagelength), int(page.imagewidth)
         if min(height, width, len(page.dataoffsets)) < 1 or page.samplesperpixel < self._colours:
-            raise ImageError(f"{self.name} cannot be read as an image: its size or its data are missing")
+            raise ImageError("cannot be read as an image: its size or its data are missing")
+        self.size = (width, height)
         self.shape = (height, width, 3) if self._colours == 3 else (height, width)
         self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
         self._mapped: NDArray[Any] | None = None
+        step = 1
         if page.is_final and self._bits == 8 * stored.itemsize and self._file.filehandle.is_file:
             self._mapped = self._map()
-            self.step = 1
         else:
-            self.step = min(int(page.tilelength if page.is_tiled else page.rowsperstrip), height)
+            step = min(int(page.tilelength if page.is_tiled else page.rowsperstrip), height)
             self._across = math.ceil(width / page.tilewidth) if page.is_tiled else 1
-            # The limit on the image's size must not be got round by its strips and tiles.
-            unpacked = math.prod(self._expected(0)) * stored.itemsize
-            if page.tiledepth != 1 or unpacked > max(MOST_BYTES_PER_PIXEL * height * width, _ALWAYS_READ):
-                raise ImageError(f"{self.name} has strips or tiles that are far larger than the image")
-            self._down = math.ceil(height / self.step)
-            self._jpeg: dict[str, Any] = {}
-            if page.compression in _JPEG:
-                self._jpeg = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+            self._down = math.ceil(height / step)
+        self.chunks = (step,)
+        # The limit on the image's size must not be got round by its strips and tiles.
+        unpacked = math.prod(self._expected(0)) * stored.itemsize
+        if page.tiledepth != 1 or unpacked > max(MOST_BYTES_PER_PIXEL * height * width, _ALWAYS_READ):
+            raise ImageError("has strips or tiles that are far larger than the image")
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        self._jpeg: dict[str, Any] = tables if page.compression in _JPEG else {}
 
     def _map(self) -> NDArray[Any]:
         height, width = self.shape[:2]
         samples = self._page.samplesperpixel
-        if self._page.dataoffsets[0] + height * width * samples * self._stored.itemsize > os.path.getsize(
-            self.name
-        ):
-            raise ImageError(f"{self.name} is cut short")
-        mapped: NDArray[Any] = np.memmap(
-            self.name,
-            self._stored.newbyteorder(self._file.byteorder),
-            "r",
-            self._page.dataoffsets[0],
-            (samples, height, width) if self._separate else (height, width, samples),
-        )
+        shape = (samples, height, width) if self._separate else (height, width, samples)
+        try:
+            mapped: NDArray[Any] = np.memmap(
+                self.name,
+                self._stored.newbyteorder(self._file.byteorder),
+                "r",
+                self._page.dataoffsets[0],
+                shape,
+            )
+        except ValueError:
+            raise ImageError("is cut short") from None
         return np.moveaxis(mapped, 0, 2) if self._separate else mapped
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Rows from a multiple of ``step`` on.
+        """Return rows, from a multiple of a strip's or tile's height on.
 
         Raises
         ------
@@ -224,64 +209,63 @@ class TiffRows:
         if self._mapped is not None:
             found = self._mapped[first:last, :, : self._colours]
         else:
+            step = self.chunks[0]
             found = np.zeros((last - first, self.shape[1], self._colours), self._stored)
-            for band in range(first // self.step, math.ceil(last / self.step)):
-                self._decode(band, found[band * self.step - first :])
+            for band in range(first // step, math.ceil(last / step)):
+                self._decode(band, found[band * step - first :])
         if self._wide:
             found = as_16_bits(found, self.name)
         else:
             found = found.astype(self.dtype, copy=False)  # a mapped file may have the other byte order
-            if self._bits < 8 * self.dtype.itemsize:
-                found = full_range(found, self._bits)
+            if self._bits < 8 * self.dtype.itemsize:  # white is white
+                factor = np.iinfo(self.dtype).max / (2**self._bits - 1)
+                found = np.rint(found * np.float32(factor)).astype(self.dtype)
         if self._inverted:
             found = np.iinfo(self.dtype).max - found
         return found if self._colours == 3 else found[:, :, 0]
 
     def _decode(self, band: int, target: NDArray[Any]) -> None:
-        """One row of tiles, or one strip, into the rows it covers, or as many of them as there are."""
+        """Decode one row of tiles, or one strip, into the rows it covers, or as many of them as there are."""
         for plane in range(self._colours if self._separate else 1):
+            channels = slice(plane, plane + 1) if self._separate else slice(0, self._colours)
             for column in range(self._across):
-                index = (plane * self._down + band) * self._across + column
-                tile, left = self._tile(index, band)
-                if tile is None:
-                    continue  # left out of the file: nothing but zeros
-                rows = min(tile.shape[0], len(target))
-                columns = min(tile.shape[1], target.shape[1] - left)
-                channels = slice(plane, plane + 1) if self._separate else slice(0, self._colours)
-                inside = tile[:rows, :columns, : 1 if self._separate else self._colours]
-                target[:rows, left : left + columns, channels] = inside
+                try:
+                    tile = self._tile((plane * self._down + band) * self._across + column, band)
+                except Exception as error:  # decoders raise almost anything on damaged data
+                    raise ImageError(
+                        f"{self.name} is damaged, or compressed in a way that is not read, at row "
+                        f"{band * self.chunks[0]}: {error or type(error).__name__}"
+                    ) from error
+                if tile is not None:  # what is left out of the file is zeros
+                    left = column * self._page.tilewidth
+                    covered = target[:, left : left + tile.shape[1], channels]
+                    rows, columns, samples = covered.shape
+                    covered[: tile.shape[0]] = tile[:rows, :columns, :samples]
 
-    def _tile(self, index: int, band: int) -> tuple[NDArray[Any] | None, int]:
-        """A strip or tile (rows, columns, samples), and the column where it begins."""
-        handle = self._file.filehandle
-        try:
-            offset, count = self._page.dataoffsets[index], self._page.databytecounts[index]
-            data = None
-            if count:
-                with handle.lock:
-                    handle.seek(offset)
-                    data = handle.read(count)
-                if len(data) < count:
-                    raise ImageError("the file is cut short")
-            if data and self._page.compression in _IMAGES:
-                _, position, _ = self._page.decode(None, index, **self._jpeg)
-                return self._image(data, band), int(position[3])
-            if data:
-                self._check_size(data)
-            tile, position, _ = self._page.decode(data, index, **self._jpeg)
-            return (None if tile is None else tile[0]), int(position[3])
-        except Exception as error:  # decoders raise almost anything on damaged data
-            raise ImageError(
-                f"{self.name} is damaged, or compressed in a way that is not read, at row "
-                f"{band * self.step}: {error or type(error).__name__}"
-            ) from error
+    def _tile(self, index: int, band: int) -> NDArray[Any] | None:
+        """Return a strip or tile (rows, columns, samples); None if the file has none of its data."""
+        page, handle = self._page, self._file.filehandle
+        offset, count = page.dataoffsets[index], page.databytecounts[index]
+        if not count:
+            return None
+        with handle.lock:
+            handle.seek(offset)
+            data = handle.read(count)
+        if len(data) < count:
+            raise ImageError("the file is cut short")
+        if page.compression in _IMAGES:
+            return self._image(data, band)
+        self._check_size(data)
+        tile, _, _ = page.decode(data, index, **self._jpeg)
+        return None if tile is None else tile[0]
 
     def _expected(self, band: int) -> tuple[int, int, int]:
-        """Rows, columns and samples of the strip or tile."""
+        """Return rows, columns and samples of a strip or tile."""
         page, samples = self._page, 1 if self._separate else self._page.samplesperpixel
         if page.is_tiled:
             return page.tilelength, page.tilewidth, samples
-        return min(self.step, self.shape[0] - band * self.step), self.shape[1], samples
+        height, width = self.shape[:2]
+        return min(page.rowsperstrip, height - band * page.rowsperstrip), width, samples
 
     def _image(self, data: bytes, band: int) -> NDArray[Any]:
         """Decode a strip or tile that is an image file, into memory of the size that it should have.
@@ -324,10 +308,5 @@ class TiffRows:
     def __enter__(self) -> TiffRows:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _unreadable(self, error: Exception) -> ImageError:
-        return ImageError(f"{self.name} cannot be read as a TIFF: {error or type(error).__name__}")

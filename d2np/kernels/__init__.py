@@ -1,5 +1,16 @@
 """Numba kernels: arrays in, arrays out. No classes, no files, no options.
 
 Every kernel is single-threaded, releases the interpreter lock and trusts its arguments; the public
-functions around them check. Each has a plain twin in ``tests/naive.py`` that says what it computes.
+functions around them check. Each is compared with a function of :mod:`d2np.reference`, which says in plain
+NumPy what it computes.
 """
+
+from ..errors import Error
+
+try:
+    import numba  # noqa: F401
+except ImportError as problem:
+    raise Error(
+        f"kernels are compiled by the package numba, which cannot be imported ({problem}); "
+        "d2np.reference computes the same in plain NumPy"
+    ) from None

@@ -1,6 +1,6 @@
 """Hard detection with the edge test, and sub-cell localisation, in one pass over the map.
 
-Paper, section 3.1; published file ``lib/model_test.py``. Only cells that survive the cheap tests reach
+Paper, section 3.2; published file ``lib/model_test.py``. Only cells that survive the cheap tests reach
 the dear ones, so the pass costs one read of the map.
 """
 
@@ -24,7 +24,7 @@ TIE = np.float32(1e-5)
 
 @jit()
 def _at(cells, top, height, i, j, c):
-    """The map with zeros around it, as the published second differences see it."""
+    """Return a value of the map with zeros around it, as the published second differences see it."""
     if i < 0 or j < 0 or i >= height or j >= cells.shape[1]:
         return np.float32(0)
     return cells[i - top, j, c]
@@ -43,7 +43,7 @@ def _is_local_maximum(cells, top, height, i, j, c):
 
 @jit()
 def detect(cells, top, height, blocked, edge_threshold, found, positions, scores, first, last):
-    """Keypoints of the rows ``first`` to ``last`` of a map, row by row.
+    """Find the keypoints of the rows ``first`` to ``last`` of a map, row by row.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def detect(cells, top, height, blocked, edge_threshold, found, positions, scores
                 if not (determinant > 0 and trace * trace / determinant <= limit):
                     continue
                 blocked[i, j] = True
-                # One step of Newton's method towards the summit.
+                # One step of Newton's method towards the peak.
                 di, dj = half * (down - up), half * (right - left)
                 step_i = -(djj / determinant * di - dij / determinant * dj)
                 step_j = -(dii / determinant * dj - dij / determinant * di)

@@ -20,14 +20,14 @@ from .simd import Block, multiply_block
 
 
 def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
-    """Weights (out, in, 3, 3) laid out as the kernel reads them: [out / NR][tap][in][NR]."""
+    """Return weights (out, in, 3, 3) as the kernel reads them: [out / NR][tap][in][NR]."""
     out_channels, in_channels = weights.shape[:2]
     blocks = weights.reshape(out_channels // block.columns, block.columns, in_channels, 9)
     return np.ascontiguousarray(blocks.transpose(0, 3, 2, 1))
 
 
 def tap_offsets(row_stride: int, pixel_stride: int, channels: int, dilation: int) -> NDArray[np.int64]:
-    """Distances of the taps from the first, in elements of the band.
+    """Return the distances of the taps from the first, in elements of the band.
 
     ``row_stride`` is the number of positions from one row to the next, the margin included;
     ``pixel_stride`` the number of elements from one position to the next. There are nine taps, or three
@@ -42,23 +42,13 @@ def tap_offsets(row_stride: int, pixel_stride: int, channels: int, dilation: int
 
 @functools.cache
 def kernel(lanes: int, rows: int) -> Callable[..., Any]:
-    """The convolution compiled for one block shape."""
+    """Return the convolution compiled for one block shape."""
 
     @jit()
     def convolve(
-        source,
-        taps,
-        weights,
-        bias,
-        floor,
-        row_stride,
-        target,
-        target_rows,
-        width,
-        first,
-        last,
-    ):
-        """Outputs at the positions ``first`` to ``last`` of a band, all channels.
+        source, taps, weights, bias, floor, row_stride, target, target_rows, width, first, last
+    ):  # fmt: skip
+        """Compute the outputs at the positions ``first`` to ``last`` of a band, all channels.
 
         Parameters
         ----------

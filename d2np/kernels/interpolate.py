@@ -23,7 +23,7 @@ def _step(source_size, target_size):
 
 @jit()
 def rows_needed(source_height, target_height, first, last):
-    """The source rows (first, last) from which :func:`resize` makes the target rows ``first`` to ``last``."""
+    """Return the source rows from which :func:`resize` makes the target rows ``first`` to ``last``."""
     step = _step(source_height, target_height)
     top, _, _ = _neighbours(step * np.float32(first), source_height)
     _, bottom, _ = _neighbours(step * np.float32(last - 1), source_height)
@@ -57,7 +57,7 @@ def resize(source, source_top, source_height, target, target_top, target_height,
 
 @jit()
 def sample(cells, first_row, height, positions, target, valid, first, last):
-    """Bilinear values of a map at ``positions`` (N, 2) row, column; float32.
+    """Compute bilinear values of a map at ``positions`` (N, 2) row, column; float32.
 
     ``cells`` (n, w, C) holds the rows of the map, ``height`` in all, from row ``first_row`` on: those around
     the positions. Writes the rows ``first`` to ``last`` of ``target`` (N, C). A position of which one of the
@@ -73,9 +73,8 @@ def sample(cells, first_row, height, positions, target, valid, first, last):
             for c in range(channels):
                 target[n, c] = np.float32(0)
             continue
-        top, left = int(i), int(j)
-        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-        down, across = i - np.float32(top), j - np.float32(left)
+        top, bottom, down = _neighbours(i, height)
+        left, right, across = _neighbours(j, width)
         top, bottom = top - first_row, bottom - first_row
         for c in range(channels):
             target[n, c] = (

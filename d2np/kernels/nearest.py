@@ -15,7 +15,7 @@ from .topk import replace_weakest
 
 
 def pack(descriptors: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
-    """Descriptors (M, D) as the kernel reads them: [ceil(M / NR)][D][NR], filled up with zeros."""
+    """Return descriptors (M, D) as the kernel reads them: [ceil(M / NR)][D][NR], filled up with zeros."""
     count, depth = descriptors.shape
     blocks = -(-count // block.columns)
     padded = np.zeros((blocks * block.columns, depth), np.float32)
@@ -25,7 +25,7 @@ def pack(descriptors: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
 
 @jit()
 def keep_best(best, index, second, n, value, other, runner_up):
-    """Take the two best of other partners into the two best of ``n``; of equals the lower index wins.
+    """Merge another candidate pair into the two best of row ``n``; of equals the lower index wins.
 
     ``value`` is their best one, ``other`` its index and ``runner_up``, which is no larger, their second.
     """
@@ -39,18 +39,18 @@ def keep_best(best, index, second, n, value, other, runner_up):
 
 @jit()
 def merge(best, index, second, more_best, more_index, more_second):
-    """Take the two best of other partners into the two best so far, for every row."""
+    """Merge another candidate pair into the running best two of every row."""
     for n in range(best.shape[0]):
         keep_best(best, index, second, n, more_best[n], more_index[n], more_second[n])
 
 
 @functools.cache
 def kernel(lanes: int, rows: int) -> Callable[..., Any]:
-    """The pass over all pairs compiled for one block shape."""
+    """Return the pass over all pairs compiled for one block shape."""
 
     @jit()
     def two_best(a, b, count_b, a_best, a_index, a_second, b_best, b_index, b_second, first, last):
-        """Best and second-best partners among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
+        """Find the two best partners among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
 
         Parameters
         ----------
@@ -104,11 +104,11 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
 
 @functools.cache
 def closest_kernel(lanes: int, rows: int) -> Callable[..., Any]:
-    """The search for the closest pairs compiled for one block shape."""
+    """Return the search for the closest pairs compiled for one block shape."""
 
     @jit()
     def closest(a, b, count_b, values, keys, first, last):
-        """The closest pairs among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
+        """Find the closest pairs among the rows ``first`` to ``last`` of ``a`` and all of ``b``.
 
         ``a`` and ``b`` are as in :func:`kernel`. ``values`` (n,) float32 and ``keys`` (n,) int64 are a heap
         with the weakest pair at its root, updated; a key is ``row of a * count_b + row of b``, and of equal

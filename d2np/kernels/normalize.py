@@ -21,7 +21,7 @@ def squared_norm(vector):
 
 @jit()
 def largest_channel(cells, n):
-    """Largest element of row ``n`` of ``cells`` (N, C), C-contiguous float32."""
+    """Return the largest element of row ``n`` of ``cells`` (N, C), C-contiguous float32."""
     channels = cells.shape[1]
     whole = channels // 16
     found = np.float32(-np.inf)
@@ -46,7 +46,7 @@ def l2_normalize(vectors, first, last):
 
 @jit()
 def strength(cells, target, first, last):
-    """Largest element of each L2-normalised row of ``cells`` (N, C), into ``target`` (N,), float32."""
+    """Write the largest element of each L2-normalised row of ``cells`` (N, C) to ``target`` (N,), float32."""
     for n in range(first, last):
         length = max(np.sqrt(squared_norm(cells[n])), np.float32(1e-12))
         target[n] = largest_channel(cells, n) / length

@@ -6,6 +6,7 @@ by flat positions, in elements, from an array's first one.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -14,31 +15,25 @@ from numpy.typing import NDArray
 
 
 def elements(array: NDArray[Any], start: int, shape: tuple[int, ...], steps: tuple[int, ...]) -> NDArray[Any]:
-    """A view of the elements from ``start`` on, so many along each axis, ``steps`` elements apart."""
+    """Return a view of the elements from ``start`` on, ``steps`` elements apart along each axis."""
     size = array.itemsize
     first = as_strided(array, (start + 1,), (size,))[start:]
     return as_strided(first, shape, tuple(step * size for step in steps))
 
 
 def line(array: NDArray[Any], start: int, count: int) -> NDArray[Any]:
-    """A view of ``count`` elements that lie side by side."""
+    """Return a view of ``count`` elements that lie side by side."""
     return elements(array, start, (count,), (1,))
 
 
 class PlainVector:
     """The arithmetic of :class:`~d2np.kernels.simd.VectorBuilder` on arrays."""
 
+    add, sub = staticmethod(np.add), staticmethod(np.subtract)
+    mul = staticmethod(functools.partial(np.multiply, dtype=np.float32))
+
     def fma(self, a, b, c):
-        return np.multiply(a, b, dtype=np.float32) + c
-
-    def add(self, a, b):
-        return a + b
-
-    def sub(self, a, b):
-        return a - b
-
-    def mul(self, a, b):
-        return np.multiply(a, b, dtype=np.float32)
+        return self.mul(a, b) + c
 
     def maximum(self, a, b):
         return np.where(a > b, a, b)

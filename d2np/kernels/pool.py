@@ -17,7 +17,7 @@ def relu(values):
 
 @jit()
 def max_pool(source, source_rows, target, target_rows, width, channels, first, last):
-    """2 x 2 maximum with stride 2, for the output rows ``first`` to ``last``.
+    """Compute the 2 x 2 maximum with stride 2, for the output rows ``first`` to ``last``.
 
     ``source`` and ``target`` are (positions, pixel stride) float32. Row i, column j of the input stands at
     position ``source_rows[i] + j``; of the output, ``width`` columns wide, at ``target_rows[i] + j``.
@@ -35,7 +35,7 @@ def max_pool(source, source_rows, target, target_rows, width, channels, first, l
 
 @jit()
 def average_pool(source, source_rows, target, target_rows, width, channels, first, last):
-    """2 x 2 mean with stride 1; the arguments are those of :func:`max_pool`."""
+    """Compute the 2 x 2 mean with stride 1; the arguments are those of :func:`max_pool`."""
     quarter = np.float32(0.25)
     for i in range(first, last):
         for j in range(width):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,7 @@ from numba import types
 
 from ..errors import OptionError
 from . import plain
-from .compile import intrinsic
-from .internals import array_data, nothing
+from .compile import array_data, intrinsic, nothing
 
 
 class Block(NamedTuple):
@@ -47,7 +47,7 @@ BLOCKS = {
 
 @functools.cache
 def host_block() -> Block:
-    """The block shape for this processor; ``D2NP_SIMD`` forces one of :data:`BLOCKS` by name."""
+    """Return the block shape for this processor; ``D2NP_SIMD`` forces one of :data:`BLOCKS` by name."""
     forced = os.environ.get("D2NP_SIMD")
     if forced:
         if forced not in BLOCKS:
@@ -107,12 +107,13 @@ class VectorBuilder:
     def __init__(self, context: Any, builder: ir.IRBuilder, lanes: int) -> None:
         self.context, self.builder, self.lanes = context, builder, lanes
         self.type = ir.VectorType(_FLOAT, lanes)
+        self.add, self.sub = builder.fadd, builder.fsub
         # fmuladd becomes one fused instruction where the processor has it; fma would be a slow library
         # call where it has not.
         self._fma = self._declared(f"llvm.fmuladd.v{lanes}f32", ir.FunctionType(self.type, [self.type] * 3))
 
     def _declared(self, name: str, kind: Any) -> Any:
-        """A function of LLVM's, declared in the module once."""
+        """Return a function of LLVM's, declared in the module once."""
         module = self.builder.module
         return module.globals.get(name) or ir.Function(module, kind, name)
 
@@ -120,14 +121,8 @@ class VectorBuilder:
         return ir.Constant(self.type, [value] * self.lanes) if isinstance(value, float) else value
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        """a * b + c"""
+        """Return a * b + c."""
         return self.builder.call(self._fma, [self.constant(a), self.constant(b), self.constant(c)])
-
-    def add(self, a: Any, b: Any) -> Any:
-        return self.builder.fadd(a, b)
-
-    def sub(self, a: Any, b: Any) -> Any:
-        return self.builder.fsub(a, b)
 
     def mul(self, a: Any, b: Any) -> Any:
         return self.builder.fmul(self.constant(a), self.constant(b))
@@ -136,7 +131,7 @@ class VectorBuilder:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
     def splat(self, scalar: Any) -> Any:
-        """One number in every lane."""
+        """Return a vector with one number in every lane."""
         flag = ir.IntType(32)
         undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         single = self.builder.insert_element(undefined, scalar, flag(0))
@@ -144,18 +139,19 @@ class VectorBuilder:
         return self.builder.shuffle_vector(single, undefined, everywhere)
 
     def element(self, array_type: Any, array: Any, offset: Any) -> Any:
-        """Pointer to an element of an array by its flat position."""
+        """Return a pointer to an element of an array by its flat position."""
         data = array_data(self.context, self.builder, array_type, array)
         return self.builder.gep(data, [offset], inbounds=True)
 
     def step(self, pointer: Any, *moves: tuple[int, Any]) -> Any:
-        """The pointer moved by count x distance elements, for each (count, distance)."""
+        """Return the pointer moved by count x distance elements, for each (count, distance)."""
         for count, distance in moves:
             pointer = self.builder.gep(pointer, [self.builder.mul(distance, _INDEX(count))], inbounds=True)
         return pointer
 
-    def load(self, pointer: Any) -> Any:
-        return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
+    def load(self, pointer: Any, kind: Any = None) -> Any:
+        """Load a vector, of the type ``kind`` if that is another one."""
+        return self.builder.load(self.builder.bitcast(pointer, (kind or self.type).as_pointer()), align=4)
 
     def prefetch(self, pointer: Any, *, write: bool = False, level: int = 1) -> None:
         """Ask for a cache line, for reading or writing, into the cache of that level. Never faults."""
@@ -166,12 +162,31 @@ class VectorBuilder:
         self.builder.call(ask, [line, flag(int(write)), flag(4 - level), flag(1)])
 
     def store(self, value: Any, pointer: Any) -> None:
-        self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
+        self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=4)
+
+    def loop(
+        self, count: Any, values: Sequence[Any], body: Callable[[Any, list[Any]], Sequence[Any]]
+    ) -> Sequence[Any]:
+        """Return what values become in ``count`` rounds, one at least: ``body(k, values)`` in each."""
+        builder = self.builder
+        entry, loop, done = builder.block, *(builder.append_basic_block(name) for name in ("loop", "done"))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, *held = (builder.phi(value.type) for value in (_INDEX(0), *values))
+        following = body(k, held)
+        k_next = builder.add(k, _INDEX(1))
+        builder.cbranch(builder.icmp_signed("<", k_next, count), loop, done)
+        starts, nexts = (_INDEX(0), *values), (k_next, *following)
+        for phi, start, after in zip((k, *held), starts, nexts, strict=True):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(after, loop)
+        builder.position_at_end(done)
+        return following
 
 
 @intrinsic(plain.multiply_block)
 def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start, c_step, add, lanes, rows):
-    """``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
+    """Compute ``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
 
     The arrays are float32 and are addressed by flat element positions:
 
@@ -191,47 +206,33 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         v = VectorBuilder(context, builder, n_lanes)
-        one, zero, second = _INDEX(1), _INDEX(0), _INDEX(n_lanes)
-        a_step_value, depth_value = args[2], args[3]
+        second = _INDEX(n_lanes)
         a_first = v.element(sig.args[0], args[0], args[1])
         b_first = v.element(sig.args[4], args[4], args[5])
         # One pointer for every third row: the rows between are reached by the addressing mode's index
         # register, or the pointers would not fit the sixteen integer registers of x86.
-        a_groups = [v.step(a_first, (r, a_step_value)) for r in range(0, n_rows, 3)]
-        entry = builder.block
-        loop, done = builder.append_basic_block("depth"), builder.append_basic_block("done")
-        builder.branch(loop)
+        a_groups = [v.step(a_first, (r, args[2])) for r in range(0, n_rows, 3)]
 
-        builder.position_at_end(loop)
-        k, b_here = builder.phi(_INDEX), builder.phi(b_first.type)
-        a_here = [builder.phi(b_first.type) for _ in a_groups]
-        sums = [builder.phi(v.type) for _ in range(2 * n_rows)]
-        weights = [v.load(b_here), v.load(v.step(b_here, (1, second)))]
-        # The weights stream past: ask for them some steps ahead of their use.
-        for half in range(2):
-            v.prefetch(v.step(b_here, (2 * _PREFETCH_STEPS + half, second)))
-        new_sums = []
-        for r in range(n_rows):
-            value = v.splat(builder.load(v.step(a_here[r // 3], (r % 3, a_step_value))))
-            new_sums += [v.fma(value, weights[half], sums[2 * r + half]) for half in (0, 1)]
-        k_next, b_next = builder.add(k, one), v.step(b_here, (2, second))
-        a_next = [v.step(pointer, (1, one)) for pointer in a_here]
-        builder.cbranch(builder.icmp_signed("<", k_next, depth_value), loop, done)
-        for phi, first, following in (
-            (k, zero, k_next),
-            (b_here, b_first, b_next),
-            *zip(a_here, a_groups, a_next, strict=True),
-            *zip(sums, [v.constant(0.0)] * len(sums), new_sums, strict=True),
-        ):
-            phi.add_incoming(first, entry)
-            phi.add_incoming(following, loop)
+        def add_products(k: Any, held: list[Any]) -> list[Any]:
+            b_here, a_here, sums = held[0], held[1 : 1 + len(a_groups)], held[1 + len(a_groups) :]
+            weights = [v.load(b_here), v.load(v.step(b_here, (1, second)))]
+            # The weights stream past: ask for them some steps ahead of their use.
+            for half in range(2):
+                v.prefetch(v.step(b_here, (2 * _PREFETCH_STEPS + half, second)))
+            new_sums = []
+            for r in range(n_rows):
+                value = v.splat(builder.load(v.step(a_here[r // 3], (r % 3, args[2]))))
+                new_sums += [v.fma(value, weights[half], sums[2 * r + half]) for half in (0, 1)]
+            a_next = [v.step(pointer, (1, _INDEX(1))) for pointer in a_here]
+            return [v.step(b_here, (2, second)), *a_next, *new_sums]
 
-        builder.position_at_end(done)
+        held = [b_first, *a_groups, *[v.constant(0.0)] * (2 * n_rows)]
+        sums = v.loop(args[3], held, add_products)[1 + len(a_groups) :]
         c_first = v.element(sig.args[6], args[6], args[7])
         for r in range(n_rows):
             for half in (0, 1):
                 place = v.step(c_first, (r, args[8]), (half, second))
-                value = new_sums[2 * r + half]
+                value = sums[2 * r + half]
                 v.store(v.add(v.load(place), value) if add.literal_value else value, place)
         return nothing(context)
 
@@ -240,7 +241,7 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
 
 @intrinsic(plain.keep_two_best)
 def keep_two_best(typingctx, values, values_start, partner, best, index, second, start, lanes):
-    """Take one vector of values into running pairs of best values, lane by lane.
+    """Merge one vector of values into the running best two, lane by lane.
 
     ``best``, ``index`` (int32) and ``second`` hold ``lanes`` elements from ``start`` on. Where a value is
     larger than the best one so far, it takes its place and ``partner`` is noted as its index; an equal value
@@ -256,17 +257,13 @@ def keep_two_best(typingctx, values, values_start, partner, best, index, second,
         v = VectorBuilder(context, builder, n_lanes)
         whole = ir.IntType(32)
         value = v.load(v.element(sig.args[0], args[0], args[1]))
-        best_place = v.element(sig.args[3], args[3], args[6])
-        index_place = builder.bitcast(
-            v.element(sig.args[4], args[4], args[6]), ir.VectorType(whole, n_lanes).as_pointer()
-        )
-        second_place = v.element(sig.args[5], args[5], args[6])
+        best_place, index_place, second_place = (v.element(sig.args[n], args[n], args[6]) for n in (3, 4, 5))
         held, held_second = v.load(best_place), v.load(second_place)
-        held_index = builder.load(index_place, align=4)
+        held_index = v.load(index_place, ir.VectorType(whole, n_lanes))
         new_index = v.splat(builder.trunc(args[2], whole))
         larger = builder.fcmp_ordered(">", value, held)
         v.store(builder.select(larger, value, held), best_place)
-        builder.store(builder.select(larger, new_index, held_index), index_place, align=4)
+        v.store(builder.select(larger, new_index, held_index), index_place)
         v.store(v.maximum(held_second, builder.select(larger, held, value)), second_place)
         return nothing(context)
 
@@ -275,7 +272,7 @@ def keep_two_best(typingctx, values, values_start, partner, best, index, second,
 
 @intrinsic(plain.largest)
 def largest(typingctx, values, start, vectors, lanes):
-    """The largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
+    """Return the largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
 
     ``vectors`` must be at least 1.
     """
@@ -287,20 +284,11 @@ def largest(typingctx, values, start, vectors, lanes):
         n_lanes = lanes.literal_value
         v = VectorBuilder(context, builder, n_lanes)
         first = v.element(sig.args[0], args[0], args[1])
-        start_value = v.load(first)
-        entry = builder.block
-        loop, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k, running = builder.phi(_INDEX), builder.phi(v.type)
-        found = v.maximum(running, v.load(v.step(first, (n_lanes, k))))
-        following = builder.add(k, _INDEX(1))
-        builder.cbranch(builder.icmp_signed("<", following, args[2]), loop, done)
-        k.add_incoming(_INDEX(0), entry)
-        k.add_incoming(following, loop)
-        running.add_incoming(start_value, entry)
-        running.add_incoming(found, loop)
-        builder.position_at_end(done)
+        (found,) = v.loop(
+            args[2],
+            [v.load(first)],
+            lambda k, held: [v.maximum(held[0], v.load(v.step(first, (n_lanes, k))))],
+        )
         flag = ir.IntType(32)
         result = builder.extract_element(found, flag(0))
         for lane in range(1, n_lanes):

@@ -6,6 +6,7 @@ Values are ranked by size, and equal ones by their keys: the lower key first.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .compile import jit
 
@@ -38,32 +39,13 @@ def _sift_down(values, keys, size):
 
 @jit()
 def replace_weakest(values, keys, value, key):
-    """Put ``value`` with ``key`` in the place of the heap's weakest, if it ranks before that one."""
+    """Replace the heap's weakest by ``value`` with ``key``, if that ranks before it."""
     if value < values[0] or (value == values[0] and key > keys[0]):
         return
     values[0], keys[0] = value, key
     _sift_down(values, keys, values.shape[0])
 
 
-@jit()
-def sort_heap(values, keys):
-    """Turn a heap into a list, the strongest first, in place."""
-    for end in range(values.shape[0] - 1, 0, -1):
-        _swap(values, keys, 0, end)
-        _sift_down(values, keys, end)
-
-
-@jit()
-def strongest(values, k):
-    """Positions of the ``k`` largest of ``values`` (N,) float32, largest first; of equals the first first.
-
-    Returns (min(k, N),) int64.
-    """
-    size = max(0, min(k, values.shape[0]))
-    best = np.full(size, -np.inf, np.float32)
-    keys = np.full(size, np.iinfo(np.int64).max)
-    if size > 0:
-        for n in range(values.shape[0]):
-            replace_weakest(best, keys, values[n], n)
-        sort_heap(best, keys)
-    return keys
+def strongest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the positions of the ``k`` largest values, largest first; of equals the first one first."""
+    return np.argsort(-values, kind="stable")[: max(0, k)]

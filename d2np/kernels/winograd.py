@@ -27,8 +27,7 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from .compile import intrinsic, jit
-from .internals import nothing
+from .compile import intrinsic, jit, nothing
 from .plain import PlainVector, line
 from .simd import Block, VectorBuilder, multiply_block
 
@@ -37,6 +36,8 @@ OUTPUTS = 4
 INPUTS = 6
 """Rows and columns of inputs in a tile, and of points."""
 POINTS = INPUTS * INPUTS
+
+Load = Callable[[int, int], Any]
 
 PHASES = {"input transform": 1, "block multiplication": 2, "output transform": 4}
 """The phases by the bits that ask the kernel for them."""
@@ -48,7 +49,7 @@ A, B = 0.75, 1.5
 
 
 def weight_transform() -> NDArray[np.float64]:
-    """The (6, 3) matrix G: a filter's values at the six points, scaled."""
+    """Return the (6, 3) matrix G: a filter's values at the six points, scaled."""
     points = [0.0, A, -A, B, -B]
     rows = []
     for p in points:
@@ -58,7 +59,7 @@ def weight_transform() -> NDArray[np.float64]:
 
 
 def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
-    """Weights (out, in, 3, 3) transformed and laid out as the kernel reads them: [36][out / NR][in][NR]."""
+    """Return transformed weights (out, in, 3, 3) as the kernel reads them: [36][out / NR][in][NR]."""
     out_channels, in_channels = weights.shape[:2]
     transform = np.kron(weight_transform(), weight_transform())
     packed = np.empty((POINTS, out_channels // block.columns, in_channels, block.columns), np.float32)
@@ -95,56 +96,50 @@ def _output_1d(v: VectorBuilder | PlainVector, m: Sequence[Any]) -> list[Any]:
     ]
 
 
+def _input_2d(v: VectorBuilder | PlainVector, load: Load) -> list[Any]:
+    """Return the points of a patch, of which ``load(u, c)`` gives row u, column c."""
+    columns = [_input_1d(v, [load(u, c) for u in range(INPUTS)]) for c in range(INPUTS)]
+    return [point for u in range(INPUTS) for point in _input_1d(v, [column[u] for column in columns])]
+
+
+def _output_2d(v: VectorBuilder | PlainVector, load: Load, pooled: int) -> list[list[Any]]:
+    """Return the rows of outputs of a tile, of which ``load(u, c)`` gives point 6 u + c.
+
+    If ``pooled`` is 1, return the maxima of 2 x 2 of them: bias and ReLU, which follow, keep their order.
+    """
+    columns = [_output_1d(v, [load(u, c) for u in range(INPUTS)]) for c in range(INPUTS)]
+    rows = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
+    if pooled:
+        rows = [[v.maximum(row[j], row[j + 1]) for j in (0, 2)] for row in rows]
+        rows = [[v.maximum(*pair) for pair in zip(rows[i], rows[i + 1], strict=True)] for i in (0, 2)]
+    return rows
+
+
 def _plain_input_tile(
     source, rows, start, column_step, target, target_start, point_step, ahead, lanes
 ):  # fmt: skip
-    """:func:`input_tile` where nothing is compiled."""
-    v = PlainVector()
-    columns = [
-        _input_1d(v, [line(source, rows[u] + start + c * column_step, lanes) for u in range(INPUTS)])
-        for c in range(INPUTS)
-    ]
-    for u in range(INPUTS):
-        for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
-            line(target, target_start + (u * INPUTS + c) * point_step, lanes)[:] = value
+    """Do as :func:`input_tile` does, where nothing is compiled."""
+    points = _input_2d(PlainVector(), lambda u, c: line(source, rows[u] + start + c * column_step, lanes))
+    for p, point in enumerate(points):
+        line(target, target_start + p * point_step, lanes)[:] = point
 
 
 def _plain_output_tile(
     source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
     pooled, lanes,
 ):  # fmt: skip
-    """:func:`output_tile` where nothing is compiled."""
+    """Do as :func:`output_tile` does, where nothing is compiled."""
     v = PlainVector()
-    columns = [
-        _output_1d(v, [line(source, start + (u * INPUTS + c) * point_step, lanes) for u in range(INPUTS)])
-        for c in range(INPUTS)
-    ]
-    outputs = _pooled(v, [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)], pooled)
+    outputs = _output_2d(v, lambda u, c: line(source, start + (u * INPUTS + c) * point_step, lanes), pooled)
     for i, row in enumerate(outputs):
         for j, value in enumerate(row):
             place = line(target, rows[i] + target_start + j * column_step, lanes)
             place[:] = v.maximum(floor, v.add(value, line(bias, bias_start, lanes)))
 
 
-def _pooled(v: VectorBuilder | PlainVector, outputs: list[list[Any]], pooled: int) -> list[list[Any]]:
-    """The maxima of 2 x 2 outputs, if so asked: bias and ReLU keep the order of values, and may follow."""
-    if not pooled:
-        return outputs
-    return [
-        [
-            v.maximum(
-                v.maximum(upper[j], upper[j + 1]),
-                v.maximum(lower[j], lower[j + 1]),
-            )
-            for j in range(0, OUTPUTS, 2)
-        ]
-        for upper, lower in zip(outputs[::2], outputs[1::2], strict=True)
-    ]
-
-
 @intrinsic(_plain_input_tile)
 def input_tile(typingctx, source, rows, start, column_step, target, target_start, point_step, ahead, lanes):
-    """Input transform of one tile for as many channels as a vector has lanes.
+    """Compute the input transform of one tile for as many channels as a vector has lanes.
 
     Element (u, v) of the patch lies at ``rows[u] + start + v * column_step`` of ``source``; point p is
     written at ``target_start + p * point_step`` of ``target``. The columns that the next tile does not share
@@ -161,17 +156,13 @@ def input_tile(typingctx, source, rows, start, column_step, target, target_start
             v.step(v.element(sig.args[0], args[0], builder.extract_value(args[1], u)), (1, args[2]))
             for u in range(INPUTS)
         ]
-        columns = [
-            _input_1d(v, [v.load(v.step(first[u], (c, args[3]))) for u in range(INPUTS)])
-            for c in range(INPUTS)
-        ]
+        points = _input_2d(v, lambda u, c: v.load(v.step(first[u], (c, args[3]))))
         for u in range(INPUTS):
             for c in range(2, INPUTS):
                 v.prefetch(v.step(first[u], (c, args[3]), (1, args[7])), level=2)
         target_first = v.element(sig.args[4], args[4], args[5])
-        for u in range(INPUTS):
-            for c, value in enumerate(_input_1d(v, [column[u] for column in columns])):
-                v.store(value, v.step(target_first, (u * INPUTS + c, args[6])))
+        for p, point in enumerate(points):
+            v.store(point, v.step(target_first, (p, args[6])))
         return nothing(context)
 
     return signature, codegen
@@ -182,7 +173,7 @@ def output_tile(
     typingctx, source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
     pooled, lanes,
 ):  # fmt: skip
-    """Output transform of one tile for as many channels as a vector has lanes, with bias and ReLU.
+    """Compute the output transform of one tile, bias and ReLU for as many channels as a vector has lanes.
 
     Point p lies at ``start + p * point_step`` of ``source``. Output (i, j) is written at
     ``rows[i] + target_start + j * column_step`` of ``target``: 4 x 4 of them, or, if the compile-time
@@ -198,14 +189,11 @@ def output_tile(
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         v = VectorBuilder(context, builder, lanes.literal_value)
         first = v.element(sig.args[0], args[0], args[1])
-        columns = [
-            _output_1d(v, [v.load(v.step(first, (u * INPUTS + c, args[2]))) for u in range(INPUTS)])
-            for c in range(INPUTS)
-        ]
         bias_vector = v.load(v.element(sig.args[3], args[3], args[4]))
         lowest = v.splat(args[5])
-        outputs = [_output_1d(v, [column[i] for column in columns]) for i in range(OUTPUTS)]
-        outputs = _pooled(v, outputs, pooled.literal_value)
+        outputs = _output_2d(
+            v, lambda u, c: v.load(v.step(first, (u * INPUTS + c, args[2]))), pooled.literal_value
+        )
         for i, row in enumerate(outputs):
             first_output = v.step(
                 v.element(sig.args[6], args[6], builder.extract_value(args[7], i)), (1, args[8])
@@ -218,16 +206,25 @@ def output_tile(
     return signature, codegen
 
 
+@jit()
+def _corner(tile, across, dilation):
+    """Return row and column of the first output of a tile; ``across`` tiles stand in a row."""
+    line, x = divmod(tile, across)
+    line, right = divmod(line, dilation)
+    line, down = divmod(line, dilation)
+    return 4 * dilation * line + down, 4 * dilation * x + right
+
+
 @functools.cache
 def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
-    """The convolution compiled for one block shape, with or without maximum pooling behind it."""
+    """Return the convolution compiled for one block shape, with or without maximum pooling behind it."""
 
     @jit()
     def convolve(
         source, source_rows, dilation, weights, bias, floor, target, target_rows, width, height,
         transformed, products, patch, phases, first, last,
     ):  # fmt: skip
-        """The tiles ``first`` to ``last`` of a band.
+        """Compute the tiles ``first`` to ``last`` of a band.
 
         The tiles stand in rows of tiles of the band; with dilation 2, a row of tiles covers the even rows,
         its even columns first, and so on.
@@ -273,17 +270,13 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
         output_rows = (0, row, 2 * row, 3 * row)
         # The sum over the channels is taken in parts: shorter sums round less.
         part = min(in_channels, 128)
-        reach = 4 * dilation
-        across = (width + reach - 1) // reach
+        across = (width + 4 * dilation - 1) // (4 * dilation)
         for start in range(first, last, block):
             tiles = min(block, last - start)
 
             # Input transform
             for n in range(tiles if phases & 1 else 0):
-                line, x = divmod(start + n, across)
-                line, right = divmod(line, dilation)
-                line, down = divmod(line, dilation)
-                y0, x0 = reach * line + down, reach * x + right
+                y0, x0 = _corner(start + n, across, dilation)
                 if x0 + 3 * dilation < width:
                     patch_begins = (
                         source_rows[y0] * pixel,
@@ -303,12 +296,9 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
                 for u in range(6):
                     for v in range(6):
                         position = source_rows[y0 + u * dilation] + x0 + v * dilation
-                        if x0 + v * dilation < width + dilation:
-                            for c in range(in_channels):
-                                patch[6 * u + v, c] = source[position, c]
-                        else:
-                            for c in range(in_channels):
-                                patch[6 * u + v, c] = np.float32(0)
+                        inside = x0 + v * dilation < width + dilation
+                        for c in range(in_channels):
+                            patch[6 * u + v, c] = source[position, c] if inside else np.float32(0)
                 for c in range(0, in_channels, lanes):
                     input_tile(
                         patch, patch_rows, c, patch_step, transformed, n * in_step + c, in_points, 0, lanes
@@ -336,10 +326,7 @@ def kernel(lanes: int, rows: int, pooled: int) -> Callable[..., Any]:
 
                 # Output transform
                 for n in range(tiles if phases & 4 else 0):
-                    line, x = divmod(start + n, across)
-                    line, right = divmod(line, dilation)
-                    line, down = divmod(line, dilation)
-                    y0, x0 = reach * line + down, reach * x + right
+                    y0, x0 = _corner(start + n, across, dilation)
                     if x0 + 3 * dilation < width and y0 + 3 * dilation < height:
                         y, x = y0 // shrink, x0 // shrink
                         output_begins = (

@@ -27,12 +27,14 @@ rows.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..layers import Layer
 from ..threads import Team
 
 FloatArray = NDArray[np.float32]
@@ -67,7 +69,7 @@ class Rows(NamedTuple):
 
 
 def fresh_memory(size: int) -> FloatArray:
-    """(size,) float32, holding anything."""
+    """Return (size,) float32, holding anything."""
     return np.empty(size, np.float32)
 
 
@@ -137,7 +139,7 @@ class RowBuffer:
             self.positions[start : start + self.row_stride] = row
 
     def starts(self) -> NDArray[np.int64]:
-        """Where the rows held begin, margin included: (count,) positions."""
+        """Return where the rows held begin, margin included: (count,) positions."""
         return self._starts(0, self.count)
 
     def _starts(self, first: int, last: int) -> NDArray[np.int64]:
@@ -145,7 +147,7 @@ class RowBuffer:
         return rows % max(1, self.capacity) * self.row_stride
 
     def add(self, count: int) -> Rows:
-        """Room for ``count`` more rows, to be written by the caller."""
+        """Return room for ``count`` more rows, to be written by the caller."""
         if self.count + count > self.capacity:
             self.reserve(max(self.count + count, self.capacity * 3 // 2))
         starts = self._starts(self.count, self.count + count)
@@ -153,7 +155,7 @@ class RowBuffer:
         return Rows(self.positions, starts + self.margin, self.width)
 
     def held(self) -> FloatArray:
-        """The rows of a straight buffer, as an array (count, row stride, pixel stride) on the same memory."""
+        """Return the rows of a straight buffer: (count, row stride, pixel stride) on the same memory."""
         whole = self.positions[: self.count * self.row_stride]
         return whole.reshape(self.count, self.row_stride, self.pixel_stride)
 
@@ -168,60 +170,56 @@ class RowBuffer:
             self.positions[:length] = self.positions[first : first + length]
 
 
-class Stage(Protocol):
-    """One or several layers that work on rows: what :func:`flow` needs to know of them."""
+class Stage(ABC):
+    """One or several layers that work on rows, as they come.
 
-    source: RowBuffer
-    width: int
-    channels: int
+    Attributes
+    ----------
+    layer : Layer
+        The first of them.
+    source : RowBuffer
+        The rows of the input that are still needed.
+    width, channels : int
+        Of the output.
+    """
 
+    def __init__(self, layer: Layer, source: RowBuffer, width: int) -> None:
+        self.layer, self.source, self.width = layer, source, width
+        self.channels = layer.out_channels
+
+    @abstractmethod
     def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
         """Learn that ``height`` rows come in all, at most ``incoming`` at a time.
 
-        What it will hold at most, put out at most at a time, and put out in all, in rows.
+        Returns how many rows it will hold at most, put out at most at a time, and put out in all.
         """
 
     def finish(self) -> None:
-        """Learn that no more input comes: put the zero rows below the last row."""
+        """Learn that no more input comes: add the zero rows below the last row."""
+        self.source.add(self.layer.padding).fill(0)
 
     def ready(self) -> int:
-        """How many rows can be put out now, at a time."""
+        """Return how many rows can be put out now, at a time: those for which all input rows are there."""
+        reach = self.layer.dilation * (self.layer.kernel - 1)
+        return max(0, (self.source.count - reach - 1) // self.layer.stride + 1)
 
+    @abstractmethod
     def put_out(self, target: Rows, team: Team) -> None:
         """Compute the rows that are ready into ``target`` and drop the input rows that had their use."""
 
 
 def band_height(width: int) -> int:
-    """Rows of the image that are pushed in at a time, a multiple of 8."""
+    """Return how many rows of the image are pushed in at a time, a multiple of 8."""
     row = 4 * 64 * width
     return max(8, _BAND_BYTES // row // 8 * 8)
-
-
-class WholeMap:
-    """An array (h, w, C) as the place where rows of a map go, from its top to its bottom."""
-
-    def __init__(self, cells: FloatArray) -> None:
-        self._cells = cells
-        self.count = self.dropped = 0
-
-    def reserve(self, capacity: int) -> None:
-        """The array has room for all rows."""
-
-    def add(self, count: int) -> Rows:
-        _, width, channels = self._cells.shape
-        rows = np.arange(self.count, self.count + count, dtype=np.int64)
-        self.count += count
-        return Rows(self._cells.reshape(-1, channels), rows * width, width)
 
 
 def flow(
     read: Callable[[int, int], FloatArray],
     height: int,
     stages: Sequence[Stage],
-    target: RowBuffer | WholeMap,
+    target: RowBuffer,
     team: Team,
-    *,
-    rows_at_a_time: int | None = None,
 ) -> Iterator[int]:
     """Push an image through the stages, band by band.
 
@@ -233,18 +231,16 @@ def flow(
         Rows of the image.
     stages : list of Stage
         Fresh ones, made for the image's width.
-    target : RowBuffer or WholeMap
-        Where the rows of the feature map go. Whoever takes the rows from the buffer drops them.
+    target : RowBuffer
+        Where the rows of the feature map go. Whoever has no more use for them drops them.
     team : Team
-    rows_at_a_time : int, optional
-        Height of the bands in pixels; chosen from the width by default.
 
     Yields
     ------
     int
         How many rows of the map are complete.
     """
-    step = rows_at_a_time or band_height(stages[0].source.width)
+    step = band_height(stages[0].source.width)
     incoming, rows = step, height
     for stage in stages:
         held, incoming, rows = stage.prepare(min(incoming, rows), rows)
@@ -260,7 +256,7 @@ def flow(
         yield from _drain(stages, number, target, team)
 
 
-def _drain(stages: Sequence[Stage], number: int, target: RowBuffer | WholeMap, team: Team) -> Iterator[int]:
+def _drain(stages: Sequence[Stage], number: int, target: RowBuffer, team: Team) -> Iterator[int]:
     """Have a stage put out what it can, a part at a time, each going all the way down before the next."""
     stage = stages[number]
     is_last = number + 1 == len(stages)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -36,9 +35,12 @@ class MapRows(NamedTuple):
     top: int
     height: int
 
+    def between(self, first: int, last: int) -> FloatArray:
+        """Return the cells of rows ``first`` to ``last`` of the map."""
+        return self.cells[first - self.top : last - self.top]
 
-@dataclass(frozen=True)
-class Candidates:
+
+class Candidates(NamedTuple):
     """Keypoints of some rows of a map.
 
     Attributes
@@ -55,9 +57,9 @@ class Candidates:
 def hard_detection(
     rows: MapRows, blocked: NDArray[np.bool_], first: int, last: int, team: Team
 ) -> Candidates:
-    """The published detector: where a cell's largest channel is a local maximum of that channel.
+    """Find the cells of which the largest channel is a local maximum of that channel, as published.
 
-    Paper, section 3.1, and SIFT's edge test; the positions are refined within the cell by one Newton step
+    Paper, section 3.2, and SIFT's edge test; the positions are refined within the cell by one Newton step
     (``HandcraftedLocalizationModule``). A keypoint counts if the step stays within half a cell and all
     four cells around it exist.
 
@@ -95,30 +97,27 @@ def hard_detection(
 
     team.share(team.timed("detection", "detection, localisation", work), spans(last - first, _ROWS_IN_A_TASK))
     parts = [found[begin] for begin in sorted(found)]
-    return Candidates(
-        np.concatenate([positions for positions, _ in parts]), np.concatenate([scores for _, scores in parts])
-    )
+    return Candidates(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def strength_ranking(
     rows: MapRows, blocked: NDArray[np.bool_], first: int, last: int, team: Team
 ) -> Candidates:
-    """Every cell that is not blocked is a candidate at its own centre; the score is its :func:`strength`.
+    """Return every cell that is not blocked, at its own centre; the score is its :func:`strength`.
 
     No cell is taken away from finer levels, since every one of them has a strength of its own. For the
     parameters see :func:`hard_detection`.
     """
     free = ~blocked[first:last]
     positions = (np.argwhere(free) + np.array([first, 0])).astype(np.float32)
-    cells = rows.cells[first - rows.top : last - rows.top]
-    return Candidates(positions, strength(cells, team)[free])
+    return Candidates(positions, strength(rows.between(first, last), team)[free])
 
 
 DETECTORS = {"d2": hard_detection, "strength": strength_ranking}
 
 
 def strength(cells: FloatArray, team: Team) -> FloatArray:
-    """The largest element of each cell's L2-normalised vector: (h, w, 512) to (h, w), float32."""
+    """Return the largest element of each cell's L2-normalised vector: (h, w, 512) to (h, w), float32."""
     height, width, channels = cells.shape
     result = np.empty((height, width), np.float32)
     flat = cells.reshape(-1, channels)
@@ -129,7 +128,7 @@ def strength(cells: FloatArray, team: Team) -> FloatArray:
 def descriptors(
     rows: MapRows, positions: FloatArray, team: Team, *, relu: bool
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """L2-normalised descriptors at positions in a map, interpolated between the four cells around each.
+    """Interpolate L2-normalised descriptors between the four cells around each position in a map.
 
     Parameters
     ----------

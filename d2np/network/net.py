@@ -4,101 +4,33 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import weights
-from ..errors import ImageError, OptionError, WeightsError
-from ..features import DESCRIPTOR_SIZE, Features
-from ..images import open as image
-from ..images.open import ImageLike, network_size, open_image
-from ..images.source import Source, open_source
-from ..kernels import topk
-from ..layers import LAYERS, PARAMETER_COUNT, Layer, map_size
-from ..options import Algorithm, Detector, Preprocessing, check
-from ..threads import Clock, Team, Workspace
-from . import detect, pyramid
-from .bands import RowBuffer, WholeMap, flow
-from .gathering import Gathering, Pile
+from ..errors import OptionError
+from ..features import Features
+from ..images.open import ImageLike, Source, open_image, open_source
+from ..layers import LAYERS, PARAMETER_COUNT, Layer
+from ..options import Algorithm, InputChanges, MapChanges, OptionChanges, Options, Preprocessing, chosen
+from ..threads import Clock, Team, Workspace, thread_count
 from .profile import Profile, summarise
-from .stages import PackedWeights, stages
+from .scan import Scan
+from .stages import PackedWeights
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FloatArray = NDArray[np.float32]
 
 # A workspace is kept for the next call unless it is larger than this: those for one scale are not.
 _KEPT_BYTES = 384 << 20
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What :meth:`Net.__call__` can be told; see there."""
-
-    detector: Detector = "d2"
-    scales: Sequence[float] = (1.0,)
-    max_keypoints: int | None = None
-    preprocessing: Preprocessing | None = None
-    relu: bool = True
-    centered: bool = False
-    max_edge: int | None = 1600
-    max_sum_edges: int | None = 2800
-    mask: ArrayLike | None = None
-    orient: bool = False
-    stretch: bool = False
-    max_pixels: int | None = None
-
-    def __post_init__(self) -> None:
-        check("detector", self.detector, Detector)
-        most = self.max_keypoints
-        if most is not None and (isinstance(most, bool) or not hasattr(most, "__index__") or most < 0):
-            raise OptionError(f"max_keypoints must be a whole number from 0 up, or None; got {most!r}")
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """An image as given and as the network sees it: (height, width) in pixels, and how cells lie in both."""
-
-    given: tuple[int, int]
-    seen: tuple[int, int]
-    centered: bool = False
-
-    @property
-    def _offset(self) -> np.float32:
-        # Two poolings by 2 put cell 0 at pixel 1.5. The 2 x 2 average that follows moves the centre by half
-        # a cell more, which the published code leaves out.
-        return np.float32(3.5 if self.centered else 1.5)
-
-    @property
-    def _edge(self) -> np.float32:
-        # Shrinking puts edges of images on edges, which are half a pixel outside the centres of the outermost
-        # pixels. The published code scales positions about the centre of the first pixel instead.
-        return np.float32(0.5 if self.centered else 0)
-
-    def to_image(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
-        """Cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
-        inner, size = np.array(self.seen), np.array((level.height, level.width))
-        # The pyramid puts centres of corner pixels on each other. The published code divides whole sizes.
-        factor = (inner - 1) / (size - 1) if self.centered else inner / size
-        pixels = (positions * np.float32(4) + self._offset) * factor.astype(np.float32)
-        pixels = (pixels + self._edge) * (self.given / inner).astype(np.float32) - self._edge
-        return pixels[:, ::-1]
-
-    def to_cells(self, xy: NDArray[np.float64]) -> FloatArray:
-        """x, y in pixels of the image as given to cells (N, 2) row, column."""
-        edge = float(self._edge)
-        pixels = (xy[:, ::-1] + edge) * (np.array(self.seen) / self.given) - edge
-        cells = (pixels - float(self._offset)) / 4
-        # Keypoints on the map's border must not fall off it by a rounding error.
-        last = np.array(map_size(*self.seen)) - 1
-        near = (cells > -1e-4) & (cells < last + 1e-4)
-        with np.errstate(over="ignore"):  # too far away for float32 is outside too
-            return np.where(near, np.clip(cells, 0, last), cells).astype(np.float32)
 
 
 class Net:
@@ -188,20 +120,10 @@ class Net:
     def __call__(
         self,
         image: ImageLike | Source,
+        options: Options | None = None,
         *,
-        detector: Detector = "d2",
-        scales: Sequence[float] = (1.0,),
-        max_keypoints: int | None = None,
-        preprocessing: Preprocessing | None = None,
-        relu: bool = True,
-        centered: bool = False,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        mask: ArrayLike | None = None,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[OptionChanges],
     ) -> Features:
         """Find and describe keypoints.
 
@@ -209,35 +131,13 @@ class Net:
         ----------
         image : path, PIL.Image or array (H, W[, 3 | 4])
             uint8, uint16 over its full range, or float in 0..255; red first. Or what
-            :func:`d2np.images.source.open_source` has opened ahead with the same options, which is closed.
-        detector : {"d2", "strength"}
-            The published hard detection with sub-cell localisation, or a ranking of all cells by strength.
-        scales : sequence of float
-            Sizes of the pyramid's levels; ``(0.5, 1.0, 2.0)`` is the published one.
-        max_keypoints : int, optional
-            Keep the keypoints with the highest scores only, the highest first.
-        preprocessing : {"caffe", "torch"}, optional
-            How colours are scaled; by default as the weights were trained, :attr:`preprocessing`.
-        relu : bool
-            Whether the last convolution is followed by a ReLU.
-        centered : bool
-            Put keypoints where their cells truly lie in the image. The published positions lack the 2 px by
-            which the average pooling moves a cell's centre, and up to half a pixel times the factor where the
-            image or a level of the pyramid was resized.
-        max_edge : int or None
-            The image is shrunk until its longest edge is no larger, in pixels.
-        max_sum_edges : int or None
-            Then it is shrunk until the sum of its width and height is no larger.
-        mask : (H, W) array, optional
-            Keypoints are kept only where it is not zero.
-        orient : bool
-            Turn the image as its EXIF orientation says; keypoints are those of the turned image.
-        stretch : bool
-            Spread the values that a 16-bit image uses over the full range.
-        max_pixels : int, optional
-            Open files with up to so many pixels; by default Pillow's limit against decompression bombs holds.
+            :func:`d2np.images.open.open_source` has opened ahead with the same options, which is closed.
+        options : Options, optional
+            See :class:`d2np.Options`.
         threads : int, optional
             How many to use; by default every core this process may use. Results are the same, bit for bit.
+        **changes
+            Options by name, such as ``max_keypoints=2000``; they count where there are both.
 
         Returns
         -------
@@ -254,76 +154,49 @@ class Net:
         WeightsError
             If the weights are so large that the feature map overflows.
         """
-        options = _Options(
-            detector,
-            scales,
-            max_keypoints,
-            preprocessing,
-            relu,
-            centered,
-            max_edge,
-            max_sum_edges,
-            mask,
-            orient,
-            stretch,
-            max_pixels,
-        )
-        with self._team(threads) as team:
-            return self._extract(image, options, team)
+        with self._scan(image, chosen(options, **changes), threads) as scan:
+            return scan.features()
 
-    def profile(self, image: ImageLike, *, threads: int | None = None, **options: Any) -> Profile:
+    def profile(
+        self,
+        image: ImageLike,
+        options: Options | None = None,
+        *,
+        threads: int | None = None,
+        **changes: Unpack[OptionChanges],
+    ) -> Profile:
         """Extract features twice, and tell where the time of the second run went.
 
-        Parameters
-        ----------
-        image : path, PIL.Image or array
-        threads : int, optional
-        **options
-            Those of :meth:`__call__`, as are the errors.
+        For the parameters and errors see :meth:`__call__`.
 
         Returns
         -------
         Profile
             Time per layer and phase; ``print`` shows it as a table.
         """
-        chosen = _Options(**options)
-        pixels = open_image(image, orient=chosen.orient, stretch=chosen.stretch, max_pixels=chosen.max_pixels)
-        with self._team(threads) as team:
-            self._extract(pixels, chosen, team)  # compiles what has not been compiled yet
+        options = chosen(options, **changes)
+        pixels = open_image(image, options)
+        self(pixels, options, threads=threads)  # compiles what has not been compiled yet
         clock = Clock()
-        with self._team(threads, clock) as team:
-            start = time.perf_counter()
-            self._extract(pixels, chosen, team)
-            wall_seconds = time.perf_counter() - start
-        height, width = pixels.shape[:2]
-        width, height = network_size(
-            width, height, max_edge=chosen.max_edge, max_sum_edges=chosen.max_sum_edges
-        )
-        sizes = [(level.height, level.width) for level in pyramid.levels(height, width, chosen.scales)]
-        return summarise(clock, wall_seconds, team.size, sizes)
+        start = time.perf_counter()
+        with self._scan(pixels, options, threads, clock) as scan:
+            scan.features()
+        wall_seconds = time.perf_counter() - start
+        return summarise(clock, wall_seconds, thread_count(threads), scan.levels)
 
     def stream(
         self,
         image: ImageLike | Source,
+        options: Options | None = None,
         *,
-        detector: Detector = "d2",
-        scales: Sequence[float] = (1.0,),
-        preprocessing: Preprocessing | None = None,
-        relu: bool = True,
-        centered: bool = False,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        mask: ArrayLike | None = None,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[OptionChanges],
     ) -> Generator[Features]:
-        """Find and describe keypoints, and hand them out as the image is worked through from its top.
+        """Find and describe keypoints, and yield them as the image is worked through from its top.
 
         For callers who do not want to hold all features of a large image. The parameters and errors are
-        those of :meth:`__call__`; the best of all keypoints are not known before the end, so there is no
-        ``max_keypoints``.
+        those of :meth:`__call__`; the best of all keypoints are not known before the end, so
+        ``max_keypoints`` must be None.
 
         Yields
         ------
@@ -331,113 +204,28 @@ class Net:
             The keypoints of some rows of one level of the pyramid, in pixels of the whole image as given:
             all together those of :meth:`__call__`, and in the same order among those of one scale.
         """
-        options = _Options(
-            detector,
-            scales,
-            None,
-            preprocessing,
-            relu,
-            centered,
-            max_edge,
-            max_sum_edges,
-            mask,
-            orient,
-            stretch,
-            max_pixels,
-        )
+        options = chosen(options, **changes)
+        if options.max_keypoints is not None:
+            raise OptionError("max_keypoints: the best keypoints are not known before the end of a stream")
         return self._stream(image, options, threads)
 
     def _stream(
-        self, image: ImageLike | Source, options: _Options, threads: int | None
+        self, image: ImageLike | Source, options: Options, threads: int | None
     ) -> Generator[Features]:
-        with self._team(threads) as team:
-            for _, features in self._pieces(image, options, team):
+        with self._scan(image, options, threads) as scan:
+            for _, features in scan.pieces():
                 if len(features):
                     yield features
-
-    def _extract(self, image: ImageLike | Source, options: _Options, team: Team) -> Features:
-        most = options.max_keypoints
-        if most is None and options.detector == "strength":
-            most = np.iinfo(np.int64).max
-        # In the order of the levels, as published: what comes of the finer ones has to wait.
-        levels: dict[int, Gathering | Pile] = {}
-        for number, features in self._pieces(image, options, team):
-            if number not in levels:
-                gathers = number == 1 or most is not None
-                levels[number] = Gathering(features.image_size, most) if gathers else Pile()
-            levels[number].add(features)
-        whole = levels.pop(1)
-        for number in sorted(levels):
-            for block in levels.pop(number).blocks():
-                whole.add(block)
-        (features,) = whole.blocks()
-        return features
-
-    def _pieces(
-        self, image: ImageLike | Source, options: _Options, team: Team
-    ) -> Iterator[tuple[int, Features]]:
-        """The number of a level and the features of some of its rows, until all levels are done."""
-        with open_source(
-            image,
-            orient=options.orient,
-            stretch=options.stretch,
-            max_edge=options.max_edge,
-            max_sum_edges=options.max_sum_edges,
-            max_pixels=options.max_pixels,
-        ) as source:
-            frame = _Frame(source.given, source.shape, options.centered)
-            allowed = _checked_mask(options.mask, frame)
-            steps = pyramid.levels(*frame.seen, options.scales)
-            ranked = options.detector == "strength"
-            read = self._preprocessed(source, options.preprocessing)
-            found: list[tuple[int, Features]] = []
-
-            def flows(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
-                # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
-                return self._flow(
-                    pyramid.reader(read, frame.seen[0], level, team),
-                    (level.height, level.width),
-                    team,
-                    relu=options.relu and not ranked,
-                    name=level.number,
-                    beside=(steps[-1].width, len(steps)),
-                )
-
-            def emit(level: pyramid.Level, rows: detect.MapRows, candidates: detect.Candidates) -> None:
-                _check_finite(rows.cells)
-                xy = frame.to_image(candidates.positions, level)
-                # Summed maps grow with the level's number; strengths are normalised and do not.
-                scores = candidates.scores if ranked else candidates.scores / np.float32(level.number)
-                chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
-                if options.max_keypoints is not None:
-                    # Only these can be among the best of all: no others are described.
-                    chosen = np.sort(chosen[topk.strongest(scores[chosen], options.max_keypoints)])
-                described, _ = detect.descriptors(
-                    rows, candidates.positions[chosen], team, relu=options.relu and ranked
-                )
-                scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
-                keypoints = np.concatenate([xy[chosen], scale], axis=1)
-                size = (frame.given[1], frame.given[0])
-                found.append((level.number, Features(keypoints, scores[chosen], described, size)))
-
-            for _ in pyramid.climb(steps, flows, detect.DETECTORS[options.detector], emit, team):
-                yield from found
-                found.clear()
 
     def dense(
         self,
         image: ImageLike,
+        options: Options | None = None,
         *,
-        relu: bool = True,
-        preprocessing: Preprocessing | None = None,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[MapChanges],
     ) -> FloatArray:
-        """The dense feature map.
+        """Compute the dense feature map.
 
         Cell (i, j) lies at x = 4 j + 1.5, y = 4 i + 1.5 of the image as the network sees it. For the
         parameters and errors see :meth:`__call__`.
@@ -447,39 +235,18 @@ class Net:
         (h, w, 512) float32
             55 x 55 x 512 for 224 x 224 pixels.
         """
-        with (
-            self._team(threads) as team,
-            open_source(
-                image,
-                orient=orient,
-                stretch=stretch,
-                max_edge=max_edge,
-                max_sum_edges=max_sum_edges,
-                max_pixels=max_pixels,
-            ) as source,
-        ):
-            height, width = _checked_size(source)
-            cells = np.empty((*map_size(height, width), DESCRIPTOR_SIZE), np.float32)
-            made = stages(self._packed, width, team.workspace, relu=relu)
-            for _ in flow(self._preprocessed(source, preprocessing), height, made, WholeMap(cells), team):
-                pass
-        for row in cells:  # the whole map at once would need a quarter of its memory again
-            _check_finite(row)
-        return cells
+        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+            return scan.dense()
 
     def strength(
         self,
         image: ImageLike,
+        options: Options | None = None,
         *,
-        preprocessing: Preprocessing | None = None,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[InputChanges],
     ) -> FloatArray:
-        """The largest element of each cell's L2-normalised feature vector, without the last ReLU.
+        """Compute the largest element of each cell's L2-normalised vector, without the last ReLU.
 
         For the parameters and errors see :meth:`__call__`.
 
@@ -487,38 +254,19 @@ class Net:
         -------
         (h, w) float32
         """
-        with (
-            self._team(threads) as team,
-            open_source(
-                image,
-                orient=orient,
-                stretch=stretch,
-                max_edge=max_edge,
-                max_sum_edges=max_sum_edges,
-                max_pixels=max_pixels,
-            ) as source,
-        ):
-            result = np.empty(map_size(*_checked_size(source)), np.float32)
-            for rows in self._rows(self._preprocessed(source, preprocessing), source.shape, team, relu=False):
-                result[rows.top : rows.top + len(rows.cells)] = detect.strength(rows.cells, team)
-        return result
+        with self._scan(image, chosen(options, InputChanges, **changes), threads) as scan:
+            return scan.strength()
 
     def describe(
         self,
         image: ImageLike,
         xy: ArrayLike,
+        options: Options | None = None,
         *,
-        relu: bool = True,
-        centered: bool = False,
-        preprocessing: Preprocessing | None = None,
-        max_edge: int | None = 1600,
-        max_sum_edges: int | None = 2800,
-        orient: bool = False,
-        stretch: bool = False,
-        max_pixels: int | None = None,
         threads: int | None = None,
+        **changes: Unpack[MapChanges],
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """Descriptors at positions of your own.
+        """Compute descriptors at positions of your own.
 
         For the other parameters and the errors see :meth:`__call__`.
 
@@ -544,86 +292,21 @@ class Net:
             places = places.reshape(0, 2)
         if places.ndim != 2 or places.shape[1] < 2:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
-        with (
-            self._team(threads) as team,
-            open_source(
-                image,
-                orient=orient,
-                stretch=stretch,
-                max_edge=max_edge,
-                max_sum_edges=max_sum_edges,
-                max_pixels=max_pixels,
-            ) as source,
-        ):
-            frame = _Frame(source.given, _checked_size(source), centered)
-            positions = frame.to_cells(places[:, :2])
-            result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
-            valid = np.zeros(len(positions), np.bool_)
-            for rows in self._rows(
-                self._preprocessed(source, preprocessing), source.shape, team, relu=relu, kept=1
-            ):
-                # Those of which the row above and the row below are there.
-                last = rows.top + len(rows.cells) - 1
-                end = np.inf if last == rows.height - 1 else last
-                here = (positions[:, 0] >= rows.top) & (positions[:, 0] < end)
-                result[here], valid[here] = detect.descriptors(rows, positions[here], team, relu=False)
-        return result, valid
-
-    def _preprocessed(
-        self, source: Source, preprocessing: Preprocessing | None
-    ) -> Callable[[int, int], FloatArray]:
-        how = self.preprocessing if preprocessing is None else preprocessing
-        check("preprocessing", how, Preprocessing)
-        return lambda first, last: image.preprocess(source.read(first, last), how)
-
-    def _flow(
-        self,
-        read: Callable[[int, int], FloatArray],
-        size: tuple[int, int],
-        team: Team,
-        *,
-        relu: bool,
-        name: object = None,
-        beside: tuple[int, int] | None = None,
-    ) -> tuple[Iterator[int], RowBuffer, int]:
-        """The flow of a preprocessed image, the buffer of its map, and the rows of the whole map.
-
-        ``name`` tells apart those that share the team's workspace at the same time; for ``beside`` see
-        :func:`stages`.
-        """
-        height, width = size
-        rows, columns = map_size(height, width)
-        memory = partial(team.workspace.array, (name, "map"))
-        window = RowBuffer(columns, DESCRIPTOR_SIZE, 0, memory, straight=True, dense=True)
-        made = stages(self._packed, width, team.workspace, relu=relu, name=name, beside=beside)
-        return flow(read, height, made, window, team), window, rows
-
-    def _rows(
-        self,
-        read: Callable[[int, int], FloatArray],
-        size: tuple[int, int],
-        team: Team,
-        *,
-        relu: bool,
-        kept: int = 0,
-    ) -> Iterator[detect.MapRows]:
-        """The map as it comes, from top to bottom; ``kept`` rows are handed out again before the next."""
-        advance, window, height = self._flow(read, size, team, relu=relu)
-        for _ in advance:
-            cells = window.held()
-            _check_finite(cells)
-            yield detect.MapRows(cells, window.dropped, height)
-            window.drop(window.count - kept)
+        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+            return scan.describe(places[:, :2])
 
     @contextmanager
-    def _team(self, threads: int | None, clock: Clock | None = None) -> Iterator[Team]:
-        """A team with a workspace that an earlier call has left, if no other call is using it."""
+    def _scan(
+        self, image: ImageLike | Source, options: Options, threads: int | None, clock: Clock | None = None
+    ) -> Iterator[Scan]:
+        """Open an image for a team of threads, with a workspace that no other call is using."""
         try:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
-        with Team(threads, clock, workspace) as team:
-            yield team
+        preprocessing = options.preprocessing or self.preprocessing
+        with Team(threads, clock, workspace) as team, open_source(image, options) as source:
+            yield Scan(self._packed, source, options, preprocessing, team)
         if workspace.nbytes <= _KEPT_BYTES:
             self._idle.append(workspace)
 
@@ -631,47 +314,7 @@ class Net:
         origin = f" from {self.provenance.name}" if self.provenance else ""
         return f"<Net: D2-Net, {len(self.layers)} layers, {self.parameter_count:,} parameters{origin}>"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # The packed weights depend on the processor: another machine packs its own.
-        return {
-            "arrays": self._arrays,
-            "provenance": self.provenance,
-            "algorithm": self._packed.algorithm,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._arrays = state["arrays"]
-        self.provenance = state["provenance"]
-        self._packed = PackedWeights(self._arrays, state["algorithm"])
-        self._idle = []
-
-
-def _checked_size(source: Source) -> tuple[int, int]:
-    pyramid.levels(*source.shape, (1.0,))
-    return source.shape
-
-
-def _check_finite(values: FloatArray) -> None:
-    """Weights are finite, but what they make of an image may not be."""
-    if not np.isfinite(values).all():
-        raise WeightsError(
-            "the feature map goes beyond what float32 holds: the weights are too large to be those of a "
-            "working network"
-        )
-
-
-def _checked_mask(mask: ArrayLike | None, frame: _Frame) -> NDArray[np.bool_] | None:
-    if mask is None:
-        return None
-    allowed = image.to_array(mask, "the mask")
-    if allowed.shape != frame.given:
-        raise ImageError(f"the mask must have the image's shape {frame.given}; got {allowed.shape}")
-    return allowed != 0
-
-
-def _inside(xy: FloatArray, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which positions fall on a pixel that the mask allows; the nearest pixel counts, as in OpenCV."""
-    height, width = allowed.shape
-    columns = np.clip(np.floor(xy[:, 0] + 0.5).astype(np.int64), 0, width - 1)
-    rows = np.clip(np.floor(xy[:, 1] + 0.5).astype(np.int64), 0, height - 1)
-    return allowed[rows, columns]
+        make = partial(type(self), provenance=self.provenance, algorithm=self._packed.algorithm)
+        return make, (self._arrays,)

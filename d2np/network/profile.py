@@ -13,11 +13,12 @@ from ..kernels import direct, winograd
 from ..kernels.simd import host_block
 from ..layers import LAYERS, output_sizes
 from ..threads import Clock
+from .pyramid import Level
 
 
 @dataclass(frozen=True)
 class Row:
-    """One piece of work.
+    """One step of the work.
 
     Attributes
     ----------
@@ -63,7 +64,7 @@ class Profile:
         return sum(row.seconds for row in self.rows)
 
     def phases(self) -> dict[str, float]:
-        """Seconds of each phase, over all layers."""
+        """Return the seconds of each phase, over all layers."""
         sums: dict[str, float] = {}
         for row in self.rows:
             sums[row.phase] = sums.get(row.phase, 0.0) + row.seconds
@@ -90,13 +91,11 @@ class Profile:
         return "\n".join(lines)
 
 
-def summarise(clock: Clock, wall_seconds: float, threads: int, sizes: Sequence[tuple[int, int]]) -> Profile:
-    """Turn what a clock has added up into a profile.
-
-    ``sizes`` are the (height, width) in pixels of the images that went through the network.
-    """
+def summarise(clock: Clock, wall_seconds: float, threads: int, levels: Sequence[Level]) -> Profile:
+    """Turn what a clock has added up into a profile; ``levels`` are those that went through the network."""
     operations: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for layer, rows, columns in (step for size in sizes for step in output_sizes(*size)):
+    steps = (step for level in levels for step in output_sizes(level.height, level.width))
+    for layer, rows, columns in steps:
         if layer.type == "convolution":
             channels = layer.in_channels * layer.out_channels
             operations[layer.name, "direct convolution"] += 2 * 9 * rows * columns * channels
@@ -113,7 +112,7 @@ def summarise(clock: Clock, wall_seconds: float, threads: int, sizes: Sequence[t
 
 
 def peak_gflops(seconds: float = 0.1) -> float:
-    """What one thread reaches in the micro-kernel on data that stays in the nearest cache."""
+    """Measure what one thread reaches in the micro-kernel on data that stays in the nearest cache."""
     block = host_block()
     depth, channels = 64, block.columns
     kernel = direct.kernel(block.lanes, block.rows)

@@ -1,7 +1,7 @@
 """The published pyramid: the image at several sizes, from coarse to fine, all advancing together.
 
 Each level's feature map is summed with the coarser one's, resized to fit; cells in which a coarser level
-has found something are banned on the finer ones. Paper, section 4.3 ("multiscale features"); published
+has found something are banned on the finer ones. Paper, section 3.2 ("multiscale detection"); published
 file ``lib/pyramid.py``.
 
 The published code goes from level to level, each with its whole map. Here the finest level leads, and has the
@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, OptionError
+from ..errors import ImageError, WeightsError
 from ..kernels import interpolate
 from ..layers import SMALLEST_SIDE
 from ..threads import Team, spans
 from .bands import RowBuffer
-from .detect import Candidates, MapRows
+from .detect import MapRows
 
 FloatArray = NDArray[np.float32]
 
@@ -54,37 +54,36 @@ class Level:
 
 
 def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
-    """The levels of an image of the given size in pixels, from coarse to fine.
+    """Return the levels of an image of the given size in pixels, from coarse to fine.
 
     Raises
     ------
-    OptionError
-        If ``scales`` is not a non-empty list of different positive numbers.
     ImageError
         If a side is shorter than 8 px at one of the scales.
     """
-    try:
-        wanted = sorted(float(scale) for scale in scales)
-    except (TypeError, ValueError):
-        wanted = []
-    if not wanted or len(set(wanted)) < len(wanted) or not all(0 < scale < np.inf for scale in wanted):
-        raise OptionError(f"scales must be a list of different positive numbers; got {scales!r}")
     found = []
-    for number, scale in enumerate(wanted, 1):
+    for number, scale in enumerate(sorted(scales), 1):
         level = Level(number, scale, int(height * scale), int(width * scale))
         if min(level.height, level.width) < SMALLEST_SIDE:
             raise ImageError(
                 f"the network would see this image at {level.width} x {level.height} px at scale "
                 f"{scale:g}, and it needs {SMALLEST_SIDE} px on either side: take a larger image"
-                + (" or leave that scale out" if len(wanted) > 1 else "")
+                + (" or leave that scale out" if len(scales) > 1 else "")
             )
         found.append(level)
     return found
 
 
-Emit = Callable[[Level, MapRows, Candidates], None]
+Visit = Callable[[MapRows, int, int, NDArray[np.bool_], Level], bool]
+"""Called as ``visit(rows, first, last, blocked, level)`` to look at some rows of a level's summed map.
+
+``rows`` hold those from ``first`` to ``last``, and the row above and the one below, where there are any; they
+are overwritten afterwards. In ``blocked`` (h, w) it marks the cells that finer levels may not use. It returns
+whether it has found anything.
+"""
 
 
+@dataclass(eq=False)
 class _Ascent:
     """One level as it advances: its flow of rows, and the window of its summed map.
 
@@ -98,38 +97,30 @@ class _Ascent:
     height : int
         Rows of the map.
     coarser : _Ascent or None
-    detector : callable
-        One of :data:`d2np.network.detect.DETECTORS`.
-    emit : callable
-        Told what was found, while the rows around it are in the window.
+    visit : callable
     team : Team
     """
 
-    def __init__(
-        self,
-        level: Level,
-        rows: Iterator[int],
-        window: RowBuffer,
-        height: int,
-        coarser: _Ascent | None,
-        detector: Callable[..., Candidates],
-        emit: Emit,
-        team: Team,
-    ) -> None:
-        self.level, self.height, self.coarser = level, height, coarser
-        self._rows, self._window, self._team = rows, window, team
-        self._detector, self._emit = detector, emit
-        self.complete = self.searched = 0
-        self.has_found = False
-        self.blocked = np.zeros((height, window.width), np.bool_)
+    level: Level
+    rows: Iterator[int]
+    window: RowBuffer
+    height: int
+    coarser: _Ascent | None
+    visit: Visit
+    team: Team
+    complete = searched = 0
+    has_found = False
+
+    def __post_init__(self) -> None:
+        self.blocked = np.zeros((self.height, self.window.width), np.bool_)
         # The next level's first needed row; none is needed where there is no next level.
-        self.needed_from = height
-        if coarser is not None:
-            coarser.needed_from = 0
+        self.needed_from = self.height
+        if self.coarser is not None:
+            self.coarser.needed_from = 0
 
     def advance(self) -> bool:
         """Take a band further; False if there is none left."""
-        complete = next(self._rows, None)
+        complete = next(self.rows, None)
         if complete is None:
             return False
         if self.coarser is not None:
@@ -138,12 +129,12 @@ class _Ascent:
         last = complete if complete == self.height else complete - 1
         if last > self.searched:
             self._search(self.searched, last)
-        self._forget()
+        self.window.drop(max(0, min(self.searched - 1, self.needed_from) - self.window.dropped))
         return True
 
     def map_rows(self) -> MapRows:
-        """The rows of the summed map that are there."""
-        return MapRows(self._window.held(), self._window.dropped, self.height)
+        """Return the rows of the summed map that are there."""
+        return MapRows(self.window.held(), self.window.dropped, self.height)
 
     def _add_coarser(self, coarser: _Ascent, first: int, last: int) -> None:
         # Whether it hands its map on is only known once it has found something.
@@ -153,8 +144,7 @@ class _Ascent:
             _, needed = interpolate.rows_needed(coarser.height, self.height, first, last)
             while coarser.complete < needed:
                 coarser.advance()
-            source, target = coarser.map_rows(), self.map_rows()
-            _resize(source, target, first, last, self._team, add=True)
+            _resize(coarser.map_rows(), self.map_rows(), first, last, self.team, add=True)
             if last < self.height:
                 coarser.needed_from, _ = interpolate.rows_needed(coarser.height, self.height, last, last + 1)
                 return
@@ -168,21 +158,20 @@ class _Ascent:
             columns = _nearest(self.coarser.blocked.shape[1], self.blocked.shape[1])
             self.blocked[first:last] = self.coarser.blocked[np.ix_(picks, columns)]
         rows = self.map_rows()
-        found = self._detector(rows, self.blocked, first, last, self._team)
-        self.has_found |= len(found.positions) > 0
-        self._emit(self.level, rows, found)
+        # Weights are finite, but what they make of an image may not be.
+        if not np.isfinite(rows.cells).all():
+            raise WeightsError(
+                "the feature map goes beyond what float32 holds: the weights are too large to be those of a "
+                "working network"
+            )
+        self.has_found |= self.visit(rows, first, last, self.blocked, self.level)
         self.searched = last
-
-    def _forget(self) -> None:
-        needed = min(self.searched - 1, self.needed_from)
-        self._window.drop(max(0, needed - self._window.dropped))
 
 
 def climb(
     steps: Sequence[Level],
     flows: Callable[[Level], tuple[Iterator[int], RowBuffer, int]],
-    detector: Callable[..., Candidates],
-    emit: Emit,
+    visit: Visit,
     team: Team,
 ) -> Iterator[None]:
     """Take all levels from their tops to their bottoms together.
@@ -194,11 +183,8 @@ def climb(
     flows : callable
         From a level to its flow (see :func:`d2np.network.bands.flow`), the buffer that it writes into, and
         the rows of its map.
-    detector : callable
-        One of :data:`d2np.network.detect.DETECTORS`.
-    emit : callable
-        Called with the level, rows of its summed map and the keypoints found in them; the rows are
-        overwritten afterwards.
+    visit : callable
+        Looks at the rows of each level from top to bottom; see :data:`Visit`.
     team : Team
 
     Yields
@@ -208,7 +194,7 @@ def climb(
     """
     ascent: _Ascent | None = None
     for level in steps:
-        ascent = _Ascent(level, *flows(level), ascent, detector, emit, team)
+        ascent = _Ascent(level, *flows(level), ascent, visit, team)
     # The finest first; what it did not need of the coarser ones, if anything, comes afterwards.
     while ascent is not None:
         while ascent.advance():
@@ -219,7 +205,7 @@ def climb(
 def reader(
     read: Callable[[int, int], FloatArray], height: int, level: Level, team: Team
 ) -> Callable[[int, int], FloatArray]:
-    """Rows of the preprocessed image at a level's size, from rows of the image.
+    """Return a reader of rows at a level's size, made from one of rows of the preprocessed image.
 
     Parameters
     ----------
@@ -252,7 +238,7 @@ def _resize(source: MapRows, target: MapRows, first: int, last: int, team: Team,
 
 
 def _nearest(source: int, target: int, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
-    """What PyTorch's ``interpolate(mode="nearest")`` takes elements from, with its float32 arithmetic."""
+    """Return the places from which PyTorch's ``interpolate(mode="nearest")`` takes elements, in float32."""
     step = np.float32(source) / np.float32(target)
     wanted = np.arange(first, target if last is None else last, dtype=np.float32)
     return np.minimum((wanted * step).astype(np.int64), source - 1)

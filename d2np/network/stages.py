@@ -1,4 +1,4 @@
-"""What the layers compute: the stages through which bands flow.
+"""The computation of the layers: the stages through which bands flow.
 
 A stage is a convolution with the ReLU behind it, a pooling, or all three at once where the kernel can do
 them together.
@@ -62,16 +62,15 @@ def stages(
     *,
     relu: bool,
     name: object = None,
-    beside: tuple[int, int] | None = None,
+    tiles: int | None = None,
 ) -> list[Stage]:
-    """The network's stages for an image of the given width in pixels.
+    """Return the network's stages for an image of the given width in pixels.
 
     Their memory comes from ``workspace``, where ``name`` tells them from others at work at the same time;
-    ``relu`` says whether the last convolution gets a ReLU too. Where several flows are at work, ``beside`` is
-    the width of the widest and their number: they share the tiles that it may wait for.
+    ``relu`` says whether the last convolution gets a ReLU too; ``tiles`` is how many a Winograd stage waits
+    for.
     """
-    widest, flows = beside or (width, 1)
-    tiles = tiles_at_a_time(widest) // flows
+    tiles = tiles or tiles_at_a_time(width)
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:
@@ -96,7 +95,7 @@ def stages(
 
 
 def tiles_at_a_time(width: int) -> int:
-    """Tiles that a Winograd stage waits for, so that the threads share them evenly and seldom wait.
+    """Return how many tiles a Winograd stage waits for, so that the threads share them evenly.
 
     The more of them the faster, and the more memory: of which wide images need a lot for their margins
     alone. From 720 to 1600 px of width they become fewer; see ``benchmarks/NOTES.md``.
@@ -104,24 +103,16 @@ def tiles_at_a_time(width: int) -> int:
     return min(896, max(240, 1440 - 3 * width // 4))
 
 
-class Pooling:
+class Pooling(Stage):
     """Maximum or average pooling by itself."""
 
     def __init__(self, layer: Layer, width: int, memory: Memory = fresh_memory) -> None:
-        self.layer = layer
-        self.source = RowBuffer(width, layer.in_channels, 0, memory)
-        self.channels = layer.out_channels
-        _, self.width = layer.output_size(layer.kernel, width)
+        source = RowBuffer(width, layer.in_channels, 0, memory)
+        super().__init__(layer, source, layer.output_size(layer.kernel, width)[1])
 
     def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
         held = min(self.layer.kernel - 1 + incoming, height)
         return held, held // self.layer.stride, (height - self.layer.kernel) // self.layer.stride + 1
-
-    def finish(self) -> None:
-        pass
-
-    def ready(self) -> int:
-        return max(0, (self.source.count - self.layer.kernel) // self.layer.stride + 1)
 
     def put_out(self, target: Rows, team: Team) -> None:
         source, source_rows = self.source, self.source.starts()
@@ -139,26 +130,14 @@ class Pooling:
         source.drop(height * self.layer.stride)
 
 
-class _Convolution:
-    """What both algorithms have in common."""
-
+class _Convolution(Stage):
     def __init__(
         self, layer: Layer, packed: PackedWeights, width: int, floor: float, source: RowBuffer
     ) -> None:
-        self.layer = layer
+        super().__init__(layer, source, width)
         self.block = packed.block
         self.weights, self.bias = packed.weights[layer.name], packed.biases[layer.name]
         self.floor = np.float32(floor)
-        self.source = source
-        self.width = width
-        self.channels = layer.out_channels
-
-    def finish(self) -> None:
-        self.source.add(self.layer.padding).fill(0)
-
-    def complete_rows(self) -> int:
-        """Output rows for which all input rows are there."""
-        return max(0, self.source.count - 2 * self.layer.padding)
 
 
 class DirectConvolution(_Convolution):
@@ -175,9 +154,6 @@ class DirectConvolution(_Convolution):
     def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
         rows = min(incoming + self.layer.padding, height)
         return rows + 2 * self.layer.padding, rows, height
-
-    def ready(self) -> int:
-        return self.complete_rows()
 
     def put_out(self, target: Rows, team: Team) -> None:
         layer, block, source = self.layer, self.block, self.source
@@ -200,7 +176,7 @@ class DirectConvolution(_Convolution):
 
 
 def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
-    """How many tiles share a pass over the weights; see benchmarks/NOTES.md."""
+    """Return how many tiles share a pass over the weights; see benchmarks/NOTES.md."""
     if weight_bytes > caches.last / 2:
         # Every pass fetches the weights from memory: the fewer the better.
         return 112
@@ -252,8 +228,8 @@ class WinogradConvolution(_Convolution):
         return held, min(self.rows_at_a_time, height) // self.shrink, height // self.shrink
 
     def _rows(self) -> int:
-        """Rows of the convolution that can be computed now, before the pooling."""
-        rows = self.complete_rows()
+        """Return how many rows of the convolution can be computed now, before the pooling."""
+        rows = super().ready()
         if rows < self.rows_left:
             enough = rows >= self.waits_for and self.rows_left > self.rows_at_a_time
             rows = rows // self.tile_rows * self.tile_rows if enough else 0
@@ -295,7 +271,7 @@ class WinogradConvolution(_Convolution):
         self.rows_left -= rows
 
     def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The kernel's working memory, cut from the thread's own.
+        """Return the kernel's working memory, cut from the thread's own.
 
         Channels and points are laid a cache line more than a power of two apart, or they would fall into
         the same few sets of the cache.

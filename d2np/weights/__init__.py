@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import WeightsError
-from . import sniff, store
-from .parameters import Provenance, check
+from . import catalogue, sniff
+from .parameters import Provenance, check, reason
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,7 +41,7 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     Parameters
     ----------
     source : str or path
-        One of the names in :data:`d2np.weights.store.NAMES`, or a file: HDF5 written by d2np or
+        One of the names in :data:`d2np.weights.catalogue.NAMES`, or a file: HDF5 written by d2np or
         by Keras, a PyTorch checkpoint, safetensors, or the network as an ONNX file (which needs the extra
         ``onnx``). What a file is, is told
         by its content.
@@ -59,10 +59,10 @@ def load(source: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.float32]]
     WeightsError
         If the source cannot be read or does not hold the weights of a D2-Net.
     """
-    path = store.resolve(source)
+    path = catalogue.resolve(source)
     try:
         with open(path, "rb") as stream:
-            return _read(stream, path)
+            return read(stream, path)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except OSError as error:
@@ -88,7 +88,7 @@ def save(
     WeightsError
         If the arrays are not those of a D2-Net, or the file cannot be written.
     """
-    from . import hdf5
+    from . import h5
 
     checked = check(arrays)
     try:
@@ -97,54 +97,48 @@ def save(
         raise WeightsError(f"weights are saved to a path, got {type(path).__name__}") from None
     if target.suffix.lower() == ".onnx":
         raise WeightsError(f"{target}: weights are saved as HDF5; d2np.weights.onnx.write writes ONNX")
-    _make_cache_folder(target.parent)
-    hdf5.write(target, checked, provenance or Provenance.of_arrays(checked))
+    # Where the cache folder cannot be made, writing into it says why.
+    with contextlib.suppress(WeightsError, OSError):
+        if target.parent == catalogue.cache_folder():
+            target.parent.mkdir(parents=True, exist_ok=True)
+    h5.write(target, checked, provenance or Provenance.of_arrays(checked))
 
 
-def _read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], Provenance]:
+def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], Provenance]:
+    """Read the arrays of a D2-Net from an open file, as :func:`load` does.
+
+    Parameters
+    ----------
+    stream : seekable binary file
+        At its beginning.
+    path : Path
+        Its name is recorded, and an ONNX file may keep values in files beside it.
+
+    Raises
+    ------
+    WeightsError
+        If the file does not hold the weights of a D2-Net.
+    """
+    from . import h5, onnx, safetensors, torch_checkpoint
+
     head = stream.read(sniff.HEAD_SIZE)
     stream.seek(0)
-    kind = sniff.kind(head)
-    if kind == "hdf5":
-        from . import hdf5
-
-        arrays, recorded = hdf5.read(stream)
-        return check(arrays), recorded or Provenance(path.name, _digest(stream), "Keras HDF5")
-    if kind in ("zip", "legacy"):
-        from . import torch_checkpoint
-
-        arrays, format, preprocessing = torch_checkpoint.read(stream)
-        return check(arrays), Provenance(path.name, _digest(stream), format, preprocessing=preprocessing)
-    if kind == "safetensors":
-        from . import safetensors
-
-        arrays, preprocessing = safetensors.read(stream)
-        return check(arrays), Provenance(
-            path.name, _digest(stream), "safetensors", preprocessing=preprocessing
+    container = sniff.container(head)
+    if container is None:
+        raise WeightsError(
+            f"{sniff.describe(head, path.name)}; expected weights as HDF5 written by d2np or Keras, as a "
+            "PyTorch checkpoint, as safetensors or as ONNX"
         )
-    if kind == "onnx":
-        from . import onnx
-
-        arrays, provenance = onnx.read(stream, path)
-        return check(arrays), provenance
-    raise WeightsError(
-        f"{sniff.describe(head, path.name)}; expected weights as HDF5 written by d2np or Keras, as a PyTorch "
-        "checkpoint, as safetensors or as ONNX"
-    )
-
-
-def _digest(stream: BinaryIO, algorithm: str = "sha256") -> str:
-    # Not for security: MD5 may be locked otherwise, and is compared with a published sum only.
-    digest = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
-    stream.seek(0)
-    while block := stream.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _make_cache_folder(folder: Path) -> None:
+    reader = {
+        "HDF5": h5.read,
+        "PyTorch": torch_checkpoint.read,
+        "safetensors": safetensors.read,
+        "ONNX": onnx.read,
+    }[container]
     try:
-        if folder == store.cache_folder():
-            folder.mkdir(parents=True, exist_ok=True)
-    except (WeightsError, OSError):
-        return  # writing into it then says why it cannot be used
+        arrays, provenance = reader(stream, path)
+        return check(arrays), provenance
+    except Warning:
+        raise
+    except Exception as error:
+        raise WeightsError(reason(error)) from None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from ..atomic import NO_LOCKS
 from ..errors import OptionError, WeightsError, did_you_mean
 from ..extras import require
-from . import _digest, _read, load, save, store
+from . import catalogue, load, read, save
 from .download import DownloadError, Patience, Progress, download
-from .parameters import Provenance, shortened
+from .parameters import Provenance, digest, shortened
 
 PATIENCE = Patience()
-"""What :func:`fetch` puts up with unless told otherwise."""
+"""The limits of :func:`fetch` unless it is given others."""
 
 # The latter is its name in version 1.0.
 _MIRRORS = ("D2NP_FETCH_MIRROR", "D2NP_MIRROR")
@@ -33,8 +33,8 @@ _Arrays = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be fetched, and where it goes.
+class Plan:
+    """A download of :func:`fetch`, and where it is kept.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Job:
     chosen: bool
 
     def present(self) -> Provenance | None:
-        """Where the target came from, if it is there and what is asked for; None if it must be fetched.
+        """Return where the target came from; None if it is not there, or not what is asked for.
 
         Raises
         ------
@@ -66,16 +66,19 @@ class Job:
         """
         if not self.target.exists():
             return None
-        found = self._provenance()
-        if found is None:
+        try:
+            found = load(self.target)[1]
+        except WeightsError:
+            found = None
+        urls = [recorded(url) for url in self.urls if not urlsplit(url).query]
+        is_same = found is not None and found.url in urls
+        # What is in the cache is d2np's own: it may be replaced.
+        if self.name and (found is None or (self.chosen and not is_same)):
             return None
-        same = any(found.url == recorded(url) and not urlsplit(url).query for url in self.urls)
-        if self.name is None and not same:
+        if found is None or not (self.name or is_same):
             raise WeightsError(
                 f"{self.target} is there already: choose another name, or replace it with --overwrite"
             )
-        if self.chosen and not same:
-            return None
         if self.sha256 not in (None, found.sha256):
             raise WeightsError(
                 f"{self.target} is there already, but came from a file with the SHA-256 {found.sha256}, not "
@@ -83,25 +86,14 @@ class Job:
             )
         return found
 
-    def _provenance(self) -> Provenance | None:
-        try:
-            return load(self.target)[1]
-        except WeightsError:
-            # What is in the cache is d2np's own: it may be replaced if it is damaged.
-            if self.name and self.target.is_file():
-                return None
-            raise WeightsError(
-                f"{self.target} is there already and holds no weights: choose another name"
-            ) from None
 
-
-def job(
+def plan(
     source: str = "tf",
     output: str | os.PathLike[str] | None = None,
     sha256: str | None = None,
     url: str | None = None,
-) -> Job:
-    """What :func:`fetch` would do with these arguments.
+) -> Plan:
+    """Return what :func:`fetch` would do with these arguments.
 
     Raises
     ------
@@ -109,20 +101,20 @@ def job(
         If one of them makes no sense.
     """
     urls = _addresses(source, url)
-    published = source in store.SOURCES
+    published = source in catalogue.SOURCES
     if output is not None:
         target = Path(os.fsdecode(output))
     elif published:
-        target = store.cached_file(source)
+        target = catalogue.cached_file(source)
     else:
-        target = Path(store.file_name(source)).with_suffix(".h5")
+        target = Path(catalogue.file_name(source)).with_suffix(".h5")
     if target.suffix.lower() not in (".h5", ".hdf5"):
         raise OptionError(f"{target}: weights are written as HDF5: give it the extension .h5")
     if sha256 is not None:
         sha256 = sha256.strip().lower()
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise OptionError(f"a SHA-256 is 64 hexadecimal digits, not {shortened(sha256)!r}")
-    return Job(urls, target, source if published and output is None else None, sha256, url is not None)
+    return Plan(urls, target, source if published and output is None else None, sha256, url is not None)
 
 
 def fetch(
@@ -146,7 +138,7 @@ def fetch(
     ----------
     source : str
         ``"tf"``, ``"ots"`` or ``"tf_no_phototourism"``: the published checkpoints, from where they are known
-        to be (:data:`d2np.weights.store.SOURCES`), or only from the folder whose address the environment
+        to be (:data:`d2np.weights.catalogue.SOURCES`), or only from the folder whose address the environment
         variable ``D2NP_FETCH_MIRROR`` holds. Or the address (http, https) of any checkpoint of a D2-Net.
     output : str or path, optional
         The HDF5 file to write. By default names go into the cache, where ``Net.load("tf")`` finds them, and
@@ -162,7 +154,7 @@ def fetch(
     note : callable, optional
         Called with remarks for the user, such as which source fails and why.
     patience : Patience, optional
-        Attempts, pauses, timeout and the largest size, for each source.
+        Attempts, timeout, time in all and the largest size, for each source.
 
     Returns
     -------
@@ -178,169 +170,148 @@ def fetch(
         than those already kept under that name, and `force` is not set; or if it cannot be kept. Nothing is
         left under the final name, or what was there before.
     """
-    task = job(source, output, sha256, url)
+    task = plan(source, output, sha256, url)
     if not force and task.present():
         return task.target
-    for package in ("filelock", "requests"):
+    for package in ("filelock", "pooch"):
         require(package, "fetching weights needs", "fetch", WeightsError)
     _check_place(task)
-    with _reserved(task, note) as stream:
+    note = note or _ignore
+    with _reserved(task, note) as folder:
         # Another process may have fetched it while this one waited.
         if force or not task.present():
-            arrays, provenance = _first(task, stream, patience or PATIENCE, progress, note)
+            arrays, provenance = _first(task, folder, patience or PATIENCE, progress or _ignore, note)
             _compare(task, arrays, provenance, force, note)
             save(task.target, arrays, provenance)
     return task.target
 
 
+def _ignore(*_: object) -> None:
+    """Take progress and notes that nobody wants to see."""
+
+
 def recorded(url: str) -> str:
-    """An address as it may be kept in a file: without what may be a secret (user, password, query)."""
+    """Return an address without what may be a secret (user, password, query): to be kept or shown."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def shown(url: str) -> str:
-    """An address as it may be shown to who typed it: without user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def _addresses(source: str, url: str | None) -> tuple[str, ...]:
-    if source not in store.SOURCES:
-        if source in store.NAMES:
+    published = catalogue.SOURCES.get(source)
+    if published is None:
+        if source in catalogue.NAMES:
             raise OptionError(f"the weights `{source}` are part of d2np: there is nothing to fetch")
-        if not _is_address(source):
-            raise OptionError(
-                f"{shortened(source)}: expected one of {', '.join(store.SOURCES)}, or an address that starts "
-                f"with http:// or https://{did_you_mean(source, store.SOURCES)}"
-            )
         if url is not None:
             raise OptionError("--url is for weights that have a name: give one address only")
-        return (source,)
+        return (
+            _checked_address(f"{shortened(source)}: expected {', '.join(catalogue.SOURCES)}, or", source),
+        )
     if url is not None:
-        if not _is_address(url):
-            raise OptionError("--url: an address that starts with http:// or https:// is expected")
-        return (url,)
-    published = store.SOURCES[source]
+        return (_checked_address("--url: expected", url),)
     for variable in _MIRRORS:
         if mirror := os.environ.get(variable, "").strip():
-            if not _is_address(mirror):
-                raise OptionError(f"{variable}: an address that starts with http:// or https:// is expected")
-            names = dict.fromkeys(map(store.file_name, published))
+            names = dict.fromkeys(map(catalogue.file_name, published))
+            _checked_address(f"{variable}: expected", mirror)
             return tuple(f"{mirror.rstrip('/')}/{name}" for name in names)
     return published
 
 
-def _is_address(text: str) -> bool:
+def _checked_address(expected: str, text: str) -> str:
     try:
         parts = urlsplit(text)
-        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and text.isprintable()
+        if parts.scheme in ("http", "https") and parts.hostname and text.isprintable():
+            return text
     except ValueError:
-        return False
+        pass
+    hint = did_you_mean(text, catalogue.SOURCES)
+    raise OptionError(f"{expected} an address that starts with http:// or https://{hint}")
 
 
-def _check_place(task: Job) -> None:
+def _check_place(task: Plan) -> None:
     """Find out before anything is downloaded whether it can be kept."""
     folder = task.target.parent
     if task.target.is_dir():
         raise WeightsError(f"{task.target}: cannot be written: it is a folder")
-    if task.name:
-        return
-    if not folder.is_dir():
-        raise WeightsError(f"{task.target}: cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise WeightsError(f"{task.target}: cannot be written: no permission to write in {folder}")
+    if not task.name and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise WeightsError(f"{task.target}: cannot be written: {folder} is no folder to write in")
 
 
 @contextmanager
-def _reserved(task: Job, note: Callable[[str], None] | None) -> Iterator[BinaryIO]:
-    """A place for the download, while no other process fetches the same.
+def _reserved(task: Plan, note: Callable[[str], None]) -> Iterator[Path]:
+    """Yield a folder for the download, while no other process fetches the same.
 
-    It is a lock of the operating system, and a file without a name: both are gone when this process ends,
-    however it ends. Where there are no locks, two processes may download the same.
+    The lock is one of the operating system: it is gone when this process ends, however it ends. What a
+    killed process has left is removed by the next one. Where there are no locks, two may download the same.
     """
     from filelock import FileLock, Timeout
 
-    folder = store.cache_folder() / "downloads"
-    digest = hashlib.sha256(os.fsencode(task.target.absolute())).hexdigest()[:12]
-    lock = FileLock(folder / f"{digest}.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    with stream:
+    downloads = catalogue.cache_folder() / "downloads"
+    name = hashlib.sha256(os.fsencode(task.target.absolute())).hexdigest()[:12]
+    lock = FileLock(downloads / f"{name}.lock")
+    with ExitStack() as undone:
         try:
+            downloads.mkdir(parents=True, exist_ok=True)
+            undone.callback(lock.release)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                if note:
-                    note("another process is fetching it: waiting")
+                note("another process is fetching it: waiting")
                 lock.acquire()
-        except (OSError, NotImplementedError) as error:
-            # Older versions of filelock raise the latter where the system answers ENOSYS.
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise _unwritable(folder, error) from None
-        try:
-            yield stream
-        finally:
-            lock.release()
-
-
-def _unwritable(folder: Path, error: OSError) -> WeightsError:
-    return WeightsError(
-        f"{folder}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to a "
-        "folder that can be written"
-    )
+            except (OSError, NotImplementedError) as error:
+                # Older versions of filelock raise the latter where the system answers ENOSYS.
+                if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                    raise
+            if lock.is_locked:
+                for left in downloads.glob(f"{name}-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+            folder = tempfile.mkdtemp(prefix=f"{name}-", dir=downloads)
+        except OSError as error:
+            raise WeightsError(
+                f"{downloads}: downloads cannot be kept there ({error.strerror or error}): set D2NP_CACHE to "
+                "a folder that can be written"
+            ) from None
+        undone.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield Path(folder)
 
 
 def _first(
-    task: Job,
-    stream: BinaryIO,
-    patience: Patience,
-    progress: Progress | None,
-    note: Callable[[str], None] | None,
+    task: Plan, folder: Path, patience: Patience, progress: Progress, note: Callable[[str], None]
 ) -> tuple[_Arrays, Provenance]:
     """Download from the first source that works."""
     failures: list[str] = []
-    for url in task.urls:
-        if note and failures:
+    for number, url in enumerate(task.urls):
+        if failures:
             note(f"{failures[-1]}; trying the next source")
-        if note:
-            note(f"fetching {shown(url)}")
+        note(f"fetching {recorded(url)}")
         try:
-            download(url, stream, patience=patience, progress=progress, note=note)
-            return _checked(task, url, stream)
+            return _checked(task, url, download(url, folder / str(number), patience, progress, note))
         except DownloadError as error:
-            failures.append(f"{shown(url)}: {error}")
-    # The others were told.
-    told = "; ".join(failures[-1:] if note else failures)
+            failures.append(f"{recorded(url)}: {error}")
     raise WeightsError(
-        f"{told}; by hand: get the file in another way, such as a browser, and run "
-        f"`{store.conversion(task.urls, task.target)}`"
+        f"{'; '.join(failures)}; by hand: get the file in another way, such as a browser, and run "
+        f"`{catalogue.conversion(task.urls, task.target)}`"
     )
 
 
-def _checked(task: Job, url: str, stream: BinaryIO) -> tuple[_Arrays, Provenance]:
+def _checked(task: Plan, url: str, file: Path) -> tuple[_Arrays, Provenance]:
     """Read a download, if it is what it should be."""
-    name = store.file_name(url)
-    sha256 = _digest(stream)
-    for kind, expected, found in (
-        ("SHA-256", task.sha256, sha256),
-        ("MD5", store.MD5.get(name), _digest(stream, "md5")),
-    ):
-        if expected not in (None, found):
-            raise DownloadError(f"its {kind} is {found}, expected {expected}: it is another file")
-    stream.seek(0)
-    try:
-        arrays, provenance = _read(stream, Path(name))
-    except WeightsError as error:
-        raise DownloadError(str(error)) from None
+    name = catalogue.file_name(url)
+    with open(file, "rb") as stream:
+        for kind, expected in (("SHA-256", task.sha256), ("MD5", catalogue.MD5.get(name))):
+            found = digest(stream, kind.replace("-", "")) if expected else None
+            if found != expected:
+                raise DownloadError(f"its {kind} is {found}, expected {expected}: it is another file")
+        sha256 = digest(stream)
+        stream.seek(0)
+        try:
+            arrays, provenance = read(stream, Path(name))
+        except WeightsError as error:
+            raise DownloadError(str(error)) from None
     return arrays, replace(provenance, name=name, sha256=sha256, url=recorded(url))
 
 
 def _compare(
-    task: Job, arrays: _Arrays, provenance: Provenance, force: bool, note: Callable[[str], None] | None
+    task: Plan, arrays: _Arrays, provenance: Provenance, force: bool, note: Callable[[str], None]
 ) -> None:
     """Tell of sources of one name that hold different arrays; what was there first stays unless forced."""
     if task.name is None:
@@ -348,23 +319,20 @@ def _compare(
     source = f"{provenance.url} (SHA-256 {provenance.sha256})"
     try:
         before, earlier = load(task.target)
-    except WeightsError:
-        before = {}
-    if before and (difference := _difference(arrays, provenance, before, earlier)):
+    except WeightsError:  # there is nothing, or it is damaged
+        before, earlier = dict(arrays), provenance
+    if difference := _difference(arrays, provenance, before, earlier):
         told = (
             f"{source} holds another network than {task.target}, which came from "
             f"{earlier.url or earlier.name} (SHA-256 {earlier.sha256}): {difference}"
         )
         if not force:
             raise WeightsError(f"{told}; {task.target} is kept: replace it with --overwrite")
-        if note:
-            note(f"{told}; replacing it")
-    known = store.ARRAYS.get(task.name)
+        note(f"{told}; replacing it")
     found = Provenance.of_arrays(arrays).sha256
-    if note and known not in (None, found):
+    if catalogue.ARRAYS.get(task.name, found) != found:
         note(
-            f"{source} holds arrays with the SHA-256 {found}, other ones than "
-            f"{store.SOURCES[task.name][-1]}, whose arrays have {known}"
+            f"{source} holds arrays with the SHA-256 {found}, not those of {catalogue.SOURCES[task.name][-1]}"
         )
 
 
@@ -372,12 +340,7 @@ def _difference(arrays: _Arrays, provenance: Provenance, before: _Arrays, earlie
     """Say what differs, if anything does."""
     if provenance.preprocessing != earlier.preprocessing:
         return f"it takes {provenance.preprocessing} preprocessing, not {earlier.preprocessing}"
-    largest = {
-        name: float(np.abs(array.astype(np.float64) - before[name]).max())
-        for name, array in arrays.items()
-        if not np.array_equal(array, before[name])
-    }
-    if not largest:
+    changes = [float(np.abs(array.astype("f8") - before[name]).max()) for name, array in arrays.items()]
+    if not any(changes):
         return ""
-    name = max(largest, key=lambda name: largest[name])
-    return f"{len(largest)} of {len(arrays)} arrays differ, {name} most, by up to {largest[name]:.3g}"
+    return f"{np.count_nonzero(changes)} of {len(arrays)} arrays differ, by up to {max(changes):.3g}"

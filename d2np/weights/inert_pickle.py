@@ -9,7 +9,6 @@ reader's own function for that name, and a name the reader does not know ends th
 from __future__ import annotations
 
 import pickletools
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -19,18 +18,6 @@ from .parameters import shortened
 
 LARGEST_PICKLE = 2 * 2**20
 """Bytes; one may make an object of a hundred. The pickle of a D2-Net with its optimiser has 20 thousand."""
-
-# Warnings may be made errors; so pickletools ends at escapes that Python does not know.
-_MALFORMED = (
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    RecursionError,
-    Warning,
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ Functions = Mapping[str, Callable[..., object]]
 
 
 def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], object]) -> object:
-    """The object that a pickle describes.
+    """Return the object that a pickle describes.
 
     Parameters
     ----------
@@ -72,7 +59,9 @@ def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], obj
     Raises
     ------
     WeightsError
-        If the pickle is truncated or malformed, or mentions a name that is not in `functions`.
+        If the pickle mentions a name that is not in `functions`.
+    Exception
+        Of almost any kind, if it is truncated or malformed.
     """
     machine = _Machine(functions, storage)
     try:
@@ -80,12 +69,8 @@ def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], obj
             if instruction.name == "STOP":
                 return machine.stack.pop()
             machine.step(instruction.name, argument)
-    except WeightsError:
-        raise
-    except _MALFORMED as error:
-        raise WeightsError(
-            f"its pickle is truncated or malformed ({type(error).__name__}: {shortened(str(error))})"
-        ) from None
+    except Warning as error:  # of escapes that Python does not know, where warnings are errors
+        raise ValueError(error) from None
     raise WeightsError("its pickle is truncated: it has no end mark")
 
 
@@ -97,8 +82,15 @@ _LITERALS = frozenset(
         *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     }
 )
-_CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_NEW: dict[str, Callable[[], object]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: OPAQUE,
+}
 
 
 class _Machine:
@@ -113,115 +105,81 @@ class _Machine:
         self.work = 0
 
     def step(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        if name in _LITERALS:
-            stack.append(argument)
-            return
-        if name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-            return
+        """Follow an instruction."""
         match name:
             case "PROTO" | "FRAME":
                 pass
+            case _ if name in _LITERALS:
+                self.stack.append(argument)
+            case _ if name in _NEW:
+                self.stack.append(_NEW[name]())
             case "MARK":
-                self.outer.append(stack)
+                self.outer.append(self.stack)
                 self.stack = []
-            case "POP":
-                if stack:
-                    stack.pop()
-                else:
-                    self.since_mark()
-            case "POP_MARK":
-                self.since_mark()
-            case "DUP":
-                stack.append(stack[-1])
+            case "POP" | "BUILD":  # of an object's state, which is dropped
+                self.stack.pop()
             case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = stack[-1]
+                self.memo[argument] = self.stack[-1]
             case "MEMOIZE":
-                self.memo[len(self.memo)] = stack[-1]
+                self.memo[len(self.memo)] = self.stack[-1]
             case "BINGET" | "LONG_BINGET":
-                stack.append(self.memo[argument])
-            case "EMPTY_TUPLE":
-                stack.append(())
+                self.stack.append(self.memo[argument])
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = _TUPLES[name]
-                if len(stack) < count:
-                    raise IndexError("stack underflow")
-                stack[-count:] = [tuple(stack[-count:])]
+                items = [self.stack.pop() for _ in range(int(name[-1]))]
+                self.stack.append(tuple(reversed(items)))
             case "TUPLE":
                 items = self.since_mark()
                 self.stack.append(tuple(items))
-            case "EMPTY_LIST":
-                stack.append([])
             case "APPEND":
-                item = stack.pop()
+                item = self.stack.pop()
                 self.extend([item])
-            case "APPENDS":
+            case "APPENDS" | "ADDITEMS":
                 self.extend(self.since_mark())
-            case "EMPTY_DICT":
-                stack.append({})
             case "SETITEM":
-                value, key = stack.pop(), stack.pop()
+                value, key = self.stack.pop(), self.stack.pop()
                 self.update([key, value])
             case "SETITEMS":
                 self.update(self.since_mark())
-            case "EMPTY_SET":
-                stack.append(OPAQUE)
-            case "ADDITEMS":
-                self.since_mark()
             case "FROZENSET":
                 self.since_mark()
                 self.stack.append(OPAQUE)
-            case "GLOBAL":
-                stack.append(self.known(".".join(argument.split(" ", 1))))
+            case "GLOBAL" | "INST":
+                self.stack.append(self.known(".".join(argument.split(" ", 1))))
             case "STACK_GLOBAL":
-                attribute, module = stack.pop(), stack.pop()
-                if not isinstance(attribute, str) or not isinstance(module, str):
-                    raise TypeError("the name of a global is no string")
-                stack.append(self.known(f"{module}.{attribute}"))
-            case "INST":
-                self.known(".".join(argument.split(" ", 1)))
-                raise ValueError("instruction INST is not used by PyTorch")
-            case "REDUCE" | "NEWOBJ":
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(self.call(function, arguments))
-            case "NEWOBJ_EX":
-                _, arguments, function = stack.pop(), stack.pop(), stack.pop()
-                stack.append(self.call(function, arguments))
-            case "BUILD":
-                stack.pop()
-                stack[-1]  # the object whose state is dropped must be there
+                attribute, module = self.stack.pop(), self.stack.pop()
+                self.stack.append(self.known(f"{shortened(module)}.{shortened(attribute)}"))
+            case "REDUCE" | "NEWOBJ" | "NEWOBJ_EX":
+                if name == "NEWOBJ_EX":
+                    self.stack.pop()  # its named arguments
+                arguments, function = self.stack.pop(), self.stack.pop()
+                self.stack.append(self.call(function, arguments))
             case "BINPERSID":
-                identifier = stack.pop()
+                identifier = self.stack.pop()
                 self.charge(identifier)
-                stack.append(self.storage(identifier))
+                self.stack.append(self.storage(identifier))
             case _:
                 raise ValueError(f"instruction {name} is not used by PyTorch")
 
     def since_mark(self) -> list[Any]:
+        """Return the objects above the last mark, and go on with the stack below it."""
         items = self.stack
         self.stack = self.outer.pop()
         return items
 
     def extend(self, items: list[Any]) -> None:
+        """Put objects into the list on the stack."""
         target = self.stack[-1]
-        if isinstance(target, list):
+        if target is not OPAQUE:
             target.extend(items)
-        elif target is not OPAQUE:
-            raise TypeError(f"a {type(target).__name__} takes no items")
 
     def update(self, items: list[Any]) -> None:
+        """Put keys, each followed by its value, into the dictionary on the stack."""
         target = self.stack[-1]
-        if len(items) % 2:
-            raise ValueError("a key without its value")
-        if isinstance(target, dict):
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                # Only names are ever looked up. Hashing nested tuples may take forever, and numbers can be
-                # chosen so that all have one hash.
-                if isinstance(key, str):
-                    target[key] = value
-        elif target is not OPAQUE:
-            raise TypeError(f"a {type(target).__name__} takes no keys")
+        if target is not OPAQUE:
+            # Only names are ever looked up. Hashing nested tuples may take forever, and numbers can be
+            # chosen so that all have one hash.
+            pairs = zip(items[::2], items[1::2], strict=True)
+            target.update({key: value for key, value in pairs if isinstance(key, str)})
 
     def charge(self, argument: object) -> None:
         """Bound the work for containers that many calls are given again and again."""
@@ -230,14 +188,15 @@ class _Machine:
             raise ValueError("too many arguments")
 
     def known(self, name: str) -> Global:
+        """Return the marker of a name, which is refused unless it is known."""
         if name not in self.functions:
             raise WeightsError(f"wants to run `{shortened(name)}`; d2np loads tensors only, so it is refused")
         return Global(name)
 
     def call(self, function: object, arguments: object) -> object:
+        """Return what the reader has in the place of a call's result."""
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError("a call of something that is no function")
-        self.charge(arguments)
-        for argument in arguments:
+        for argument in (arguments, *arguments):
             self.charge(argument)
         return self.functions[function.name](*arguments)

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import WeightsError
+from ..errors import Error, WeightsError
 from ..layers import PARAMETER_SHAPES
 from ..options import Preprocessing
 
 _NAMED_AT_MOST = 4
-
-
-DAMAGE = (
-    OSError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    RuntimeError,
-    ArithmeticError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
-"""What damaged files may set off in h5py, protobuf, zipfile and NumPy, and in what works on their numbers.
-
-RuntimeError comes from HDF5 itself, and from zipfile for encrypted members or compression it does not know.
-"""
 
 
 @dataclass(frozen=True)
@@ -63,23 +47,48 @@ class Provenance:
     preprocessing: Preprocessing = "caffe"
 
     @classmethod
+    def of_file(
+        cls, stream: BinaryIO, path: Path, format: str, preprocessing: Preprocessing = "caffe"
+    ) -> Provenance:
+        """Return the provenance of weights that are read from a file, open as a stream."""
+        return cls(path.name, digest(stream), format, preprocessing=preprocessing)
+
+    @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Provenance:
-        """Provenance of arrays that came from no file: the sum is taken over their contents, in order.
+        """Return the provenance of arrays from no file: the sum is taken over their contents, in order.
 
         Parameters
         ----------
         arrays : mapping of str to float32 arrays
             As :func:`check` returns them.
         """
-        digest = hashlib.sha256()
+        sums = hashlib.sha256()
         for name, array in arrays.items():
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(array, dtype="<f4").data)
-        return cls("arrays", digest.hexdigest(), "arrays")
+            sums.update(name.encode())
+            sums.update(np.ascontiguousarray(array, dtype="<f4").data)
+        return cls("arrays", sums.hexdigest(), "arrays")
+
+
+def digest(stream: BinaryIO, algorithm: str = "sha256") -> str:
+    """Return the checksum of a whole file, in hexadecimal."""
+    # MD5 may be locked otherwise, and is compared with a published sum only.
+    sums = hashlib.new(algorithm, usedforsecurity=False)
+    stream.seek(0)
+    while block := stream.read(2**20):
+        sums.update(block)
+    return sums.hexdigest()
+
+
+def known_preprocessing(text: str) -> Preprocessing:
+    """Return the preprocessing that a file names."""
+    for known in get_args(Preprocessing):
+        if text == known:
+            return known
+    raise WeightsError(f"expected weights trained with caffe or torch preprocessing, found {shortened(text)}")
 
 
 def check(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a D2-Net, checked, in the network's order.
+    """Return the arrays of a D2-Net, checked, in the network's order.
 
     Parameters
     ----------
@@ -106,26 +115,85 @@ def check(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
     return {name: _checked(name, arrays[name], shape) for name, shape in PARAMETER_SHAPES.items()}
 
 
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file.
+
+    Attributes
+    ----------
+    name : str
+        Its name there.
+    shape : tuple of int
+        As the file tells it.
+    read : callable
+        Returns the array, or raises a :class:`WeightsError` without its name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+
+def read_arrays(stored: Mapping[str, StoredArray]) -> dict[str, NDArray[Any]]:
+    """Read the network's arrays, whose shapes are checked before any is read.
+
+    Parameters
+    ----------
+    stored : mapping of str to StoredArray
+        By the names of :data:`d2np.layers.PARAMETER_SHAPES`.
+
+    Raises
+    ------
+    WeightsError
+        If one has another shape or cannot be read; it is named in our words and those of the file.
+    """
+    labels = {
+        name: name if one.name == name else f"{name} ({shortened(one.name)})" for name, one in stored.items()
+    }
+    for name, one in stored.items():
+        expected = PARAMETER_SHAPES[name]
+        if one.shape != expected:
+            found = shortened(str(one.shape[:9]))
+            raise WeightsError(f"{labels[name]}: expected shape {expected}, found {found}")
+    arrays = {}
+    for name, one in stored.items():
+        try:
+            arrays[name] = one.read()
+        except Warning:
+            raise
+        except Exception as error:
+            raise WeightsError(f"{labels[name]}: {reason(error)}") from None
+    return arrays
+
+
+def reason(error: Exception) -> str:
+    """Say why a file cannot be read: damaged ones make h5py, protobuf and NumPy raise almost anything."""
+    if isinstance(error, Error):
+        return str(error)
+    return f"damaged or truncated ({type(error).__name__}: {shortened(str(error))})"
+
+
+def from_bfloat16(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the numbers of which these are the bits, as uint16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def check_names(found: Iterable[object], expected: Iterable[str]) -> None:
     """Raise WeightsError unless both hold the same names; the message lists a few of those that differ."""
     found, expected = list(found), list(expected)
-    wanted, given = set(expected), {name for name in found if isinstance(name, str)}
+    # What is no text may take forever to compare.
+    given = {name for name in found if isinstance(name, str)}
     missing = [name for name in expected if name not in given]
-    unexpected = [name for name in found if not isinstance(name, str) or name not in wanted]
-    complaints = []
-    if missing:
-        complaints.append(f"missing {listed(missing)}")
-    if unexpected:
-        complaints.append(f"unexpected {listed(unexpected)}")
-    if complaints:
+    unexpected = [name for name in found if not isinstance(name, str) or name not in expected]
+    if missing or unexpected:
         raise WeightsError(
             f"not the {len(expected)} arrays of a D2-Net ({expected[0]} ... {expected[-1]}): "
-            + "; ".join(complaints)
+            f"missing {listed(missing) or 'none'}; unexpected {listed(unexpected) or 'none'}"
         )
 
 
 def listed(names: Iterable[object]) -> str:
-    """The first few names and the number of the others, for an error message."""
+    """Return the first few names and the number of the others, for an error message."""
     names = list(names)
     shown = ", ".join(shortened(name) for name in names[:_NAMED_AT_MOST])
     more = len(names) - _NAMED_AT_MOST
@@ -133,7 +201,7 @@ def listed(names: Iterable[object]) -> str:
 
 
 def shortened(name: object) -> str:
-    """A name from a file that cannot be trusted, fit for one line of an error message."""
+    """Return a name from a file that cannot be trusted, fit for one line of an error message."""
     # Only plain scalars are printed by value: containers from a hostile file may be exponentially large.
     text = str(name) if isinstance(name, (str, int, float)) else f"<{type(name).__name__}>"
     text = "".join(character if character.isprintable() else "?" for character in text[:100])

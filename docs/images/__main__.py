@@ -13,6 +13,7 @@ from pathlib import Path
 import analytic
 import bands
 import detection
+import layout
 import microkernel
 import network
 import winograd
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from style import THEMES, Theme, save
 
 DRAWINGS: dict[str, Callable[[Theme], Figure]] = {
+    "layout": layout.parts,
     "network": network.layers,
     "cells": network.cells,
     "cone": bands.cone,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from style import Theme, box, canvas, figure, label
 
-from d2np.weights import analytic
+ARRAYS = runpy.run_path(str(Path(__file__).parents[2] / "weights" / "analytic.py"))["arrays"]
 
 
 def _sources() -> dict[tuple[int, int], list[tuple[int, float]]]:
     """By place, (row, column) in cells: channels of conv3_3 that are looked at there, and their weights."""
-    arrays = analytic.arrays()
+    arrays = ARRAYS()
     found: dict[tuple[int, int], list[tuple[int, float]]] = {}
     for to in range(512):
         channel, row, column, gain = to, 0, 0, 1.0

@@ -1,4 +1,4 @@
-"""What the figures have in common: two themes, a size, and files that come out the same every time."""
+"""The common part of the figures: two themes, a size, and files that come out the same every time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MkDocs does beside its own work: pages from the repository's root, and a look at the finished links.
+"""Hooks of MkDocs: pages from the repository's root, and a look at the finished links.
 
 ``README.md``, ``SECURITY.md`` and a few more files stay where people look for them in a repository. Here they
 become pages of the site, and links between them and ``docs/`` are turned into links between pages.

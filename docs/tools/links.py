@@ -23,7 +23,7 @@ LOADING = {
     "audio": ("src",),
     "object": ("data",),
 }
-"""What a browser fetches without being asked. Of links in the head, those of :data:`LOADED_RELATIONS`."""
+"""Elements that a browser fetches without being asked; of links in the head, LOADED_RELATIONS alone."""
 LOADED_RELATIONS = {
     "stylesheet",
     "icon",

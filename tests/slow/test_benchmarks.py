@@ -70,7 +70,7 @@ def test_scale():
     rows = table("scale.py", "--entries", "40", "--full", "3", "50", "--tasks", "60")
     assert [row[:3] for row in rows[:6]] == [
         ["960", "0", "receipts through Dask"],
-        ["40", "2", "shards are written"],
+        ["40", "2", "archives are written"],
         ["40", "2", "client takes them in"],
         ["40", "2", "client, started again, finds them"],
         ["40", "2", "the file is assembled"],

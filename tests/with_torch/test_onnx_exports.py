@@ -18,6 +18,7 @@ from torch.nn import functional
 import d2np
 from d2np import weights
 from d2np.errors import WeightsError
+from d2np.images.pixels import preprocess
 from d2np.layers import LAYERS, PARAMETER_SHAPES
 from d2np.weights.onnx import serialize
 
@@ -160,7 +161,7 @@ def test_the_same_map(tmp_path: Path, dynamo: bool, image: np.ndarray) -> None:
     network = Network()
     path = tmp_path / "d2.onnx"
     export(network, path, dynamo, True)
-    pixels = d2np.images.open.preprocess(image, "caffe").transpose(2, 0, 1)[np.newaxis]
+    pixels = preprocess(image, "caffe").transpose(2, 0, 1)[np.newaxis]
     with torch.inference_mode():
         expected = network(torch.from_numpy(np.ascontiguousarray(pixels)))[0].permute(1, 2, 0).numpy()
     found = d2np.Net.load(path).dense(image)
@@ -177,7 +178,7 @@ def test_the_same_map(tmp_path: Path, dynamo: bool, image: np.ndarray) -> None:
 def test_without_weights(tmp_path: Path, dynamo: bool) -> None:
     path = tmp_path / "d2.onnx"
     export(Network(), path, dynamo, False, export_params=False, **({"optimize": False} if dynamo else {}))
-    with pytest.raises(WeightsError, match=r"are inputs of the graph|the weight is not in it"):
+    with pytest.raises(WeightsError, match=r"and the weights in the file|is computed or missing"):
         weights.load(path)
 
 
@@ -187,19 +188,22 @@ def test_without_weights(tmp_path: Path, dynamo: bool) -> None:
     [
         (
             {16: nn.MaxPool2d(2)},
-            r"after relu3_3 expected pool3 \(2 x 2 average pooling, stride 1\), found MaxPool \(",
+            r"not a VGG16: after pool3 Conv \(.*\) has pads \[2, 2, 2, 2\], where conv4_1 has \[1",
         ),
-        ({17: nn.Conv2d(256, 512, 3, padding=1)}, r"convolution 8, .*, has dilation 1, where conv4_1 has 2"),
-        ({0: nn.Conv2d(1, 64, 3, padding=1)}, r"weight of shape \(64, 1, 3, 3\), where conv1_1 has \(64, 3"),
-        ({0: nn.Conv2d(3, 64, 3, padding=1, bias=False)}, r"convolution 1, .*, has no bias"),
-        ({3: nn.ReLU6()}, r"after conv1_2 expected relu1_2 \(ReLU\)|upper limit 6, where a ReLU has none"),
-        ({9: nn.MaxPool2d(2, ceil_mode=True)}, r"a size that is rounded up, where pool2 rounds down"),
+        (
+            {17: nn.Conv2d(256, 512, 3, padding=2)},
+            r"not a D2-Net: after pool3 Conv.* has dilations \[1, 1\], where conv4_1 has \[2, 2\]",
+        ),
+        ({0: nn.Conv2d(1, 64, 3, padding=1)}, r"expected shape \(64, 3, 3, 3\), found \(64, 1, 3, 3\)"),
+        ({0: nn.Conv2d(3, 64, 3, padding=1, bias=False)}, r"after its input Conv.* has no bias"),
+        ({3: nn.ReLU6()}, r"after conv1_2 expected relu1_2 \(Relu\), found"),
+        ({9: nn.MaxPool2d(2, ceil_mode=True)}, r"has ceil_mode 1, where pool2 has 0"),
         (
             {22: nn.ReLU(), 23: nn.MaxPool2d(2), 24: nn.Conv2d(512, 512, 3)},
-            r"after conv4_3 expected the end.*found MaxPool.*\(11 convolutions instead of 10\)",
+            r"after conv4_3 expected the end.*found MaxPool",
         ),
     ],
-    ids=["VGG16", "dilation", "grey", "no bias", "ReLU6", "rounded up", "longer"],
+    ids=["half a VGG16", "dilation", "grey", "no bias", "ReLU6", "rounded up", "longer"],
 )
 def test_other_networks(tmp_path: Path, dynamo: bool, change: dict[int, nn.Module], message: str) -> None:
     modules = dict(enumerate(Network().dense_feature_extraction.model)) | change

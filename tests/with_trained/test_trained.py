@@ -14,8 +14,7 @@ from published import MODES, assert_dense, assert_features
 
 import d2np
 from d2np import weights
-from d2np.weights import store
-from d2np.weights.terms import terms
+from d2np.weights import catalogue
 
 IMAGES = ("trained_0", "trained_1", "trained_2")
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -33,26 +32,26 @@ def full(request, arrays):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", IMAGES)
-def test_features(full, reference, name, mode):
-    assert_features(full, reference(name), mode)
+def test_features(full, output, name, mode):
+    assert_features(full, output(name), mode)
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_dense(full, reference, name):
-    assert_dense(full, reference(name), 1e-5)
+def test_dense(full, output, name):
+    assert_dense(full, output(name), 1e-5)
 
 
-def test_arrays_are_those_of_the_references(arrays, reference):
+def test_arrays_are_those_of_the_references(arrays, output):
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(arrays[name].tobytes())
-    assert str(reference("trained_0")["weights_sha256"]) == digest.hexdigest()
+    assert str(output("trained_0")["weights_sha256"]) == digest.hexdigest()
 
 
 def test_licence_of_these_and_of_ots(arrays):
-    assert weights.Provenance.of_arrays(arrays).sha256 == store.ARRAYS["ots"]
+    assert weights.Provenance.of_arrays(arrays).sha256 == catalogue.ARRAYS["ots"]
     source = weights.Provenance("vgg16.h5", "", "Keras HDF5")
-    assert terms("ots", arrays, source).startswith("CC BY 4.0")
+    assert catalogue.licence("ots", arrays, source).startswith("CC BY 4.0")
 
 
 def test_packaged_weights_are_these_rounded(arrays, trained):

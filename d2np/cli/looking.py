@@ -1,0 +1,374 @@
+"""Commands that show what the network finds in images, how well, and how fast."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from math import inf, isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Error, OptionError, count
+from . import files
+from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, checked, command, settings
+from .console import say, seconds
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..features import Features, Matches
+    from ..options import GeometricModel
+
+_MODELS = {"homography": "homography", "fundamental": "fundamental matrix"}
+_THRESHOLD = 3.0
+_NO_MODEL = "none"
+_PACKAGED = {
+    "vgg16": "packaged, trained on ImageNet",
+    "analytic": "packaged, written by hand, not trained",
+}
+
+
+@command(
+    f"""
+    A  an image
+    B  another one
+    -o, --output FILE  a drawing (png, jpg, webp, tif, bmp, pdf), a page to explore the matches in (html), or
+        their numbers (csv, json, npz), as the extension says; may be given several times; default:
+        matches.png
+    -q, --quiet  print one line only: how many matches there are, and agree
+    {MIN_SCORE}
+    {MATCHING}
+    verification:
+    --verify  tell the matches that agree with one homography (a plane, or a camera that only turns) or one
+        fundamental matrix (any rigid scene) from the others, which are drawn faint; default: fundamental, or
+        none where OpenCV is missing
+    --threshold PX  how far a match may be off and still agree; default: 3, and more for images that are
+        shrunk
+    {EXTRACTION}
+    """,
+    output={"action": "append"},
+    threshold=checked(float, lambda pixels: 0 < pixels < inf, "a number above 0 is expected"),
+    verify={"choices": (_NO_MODEL, *_MODELS)},
+)
+def match(options: argparse.Namespace) -> int:
+    """Match two images and draw the matches.
+
+    Finds keypoints in two images, matches them, verifies the matches and draws them.
+
+    A and B may be URLs, as in `d2np extract`: pip install 'd2np[cloud]'.
+
+    examples:
+      d2np match left.jpg right.jpg
+      d2np match left.jpg right.jpg -o view.jpg --ratio 0.95 --max-keypoints 2000
+      d2np match left.jpg right.jpg -o view.html -o matches.csv
+      d2np match wall.jpg wall_again.jpg --verify homography --threshold 2
+      d2np match left.jpg right.jpg -q -o matches.json
+    """
+    from ..formats import tables
+
+    outputs = options.output or ["matches.png"]
+    for k, path in enumerate(outputs):
+        files.check_output(path, [options.a, options.b], (*files.DRAWINGS, *files.PAGES, *tables.EXTENSIONS))
+        if os.path.realpath(path) in map(os.path.realpath, outputs[:k]):
+            raise OptionError(f"{path} is given twice as an output")
+    model, unverified = _model(options)
+    from .. import draw, matching
+
+    images = [files.opened(path, options.max_pixels) for path in (options.a, options.b)]
+    weights = files.weights_or_default(options.weights, quiet=options.quiet)
+    net = files.load(weights, options.threads)
+    start = perf_counter()
+    a, b = (files.features(net, image, options) for image in images)
+    extracted = perf_counter()
+    chosen = {name: getattr(options, name) for name in ("mutual", "ratio", "min_similarity")}
+    threshold = options.threshold or _THRESHOLD * max(_shrinking(each, options) for each in (a, b))
+    matches = matching.match(a, b, **chosen, verify=model, threshold=threshold, threads=options.threads)
+    matched = perf_counter()
+
+    if model is None:
+        verdict = unverified.format(count(len(matches), "match"))
+    else:
+        verdict = _verdict(matches, model, threshold)
+    about = {"images": [options.a, options.b], "weights": Path(weights).name, "verdict": verdict}
+    recorded = {"min_score": options.min_score, "verify": model, "threshold": model and threshold}
+    recorded = {**settings(options).recorded(net), **chosen, **recorded}
+    for path in outputs:
+        if files.extension(path) in tables.EXTENSIONS:
+            tables.write(path, a, b, matches, about={**about, "settings": recorded})
+            continue
+        drawn: Any = draw.matches
+        caption = f"weights {Path(weights).name}"
+        if files.extension(path) in files.PAGES:
+            drawn = draw.match_page
+            caption = f"{verdict[0].upper()}{verdict[1:]} ({caption})"
+        shown = [files.shown(image, options) for image in images]
+        files.write(drawn(*shown, a, b, matches, caption=caption, orient=options.orient), path)
+
+    if options.quiet:
+        say(verdict)
+        return 0
+    for each, path in ((a, options.a), (b, options.b)):
+        width, height = each.image_size
+        say(f"{path}: {count(len(each), 'keypoint')} in {width} x {height} px")
+    alike = ""
+    if len(matches):
+        low, high = matches.similarities.min(), matches.similarities.max()
+        alike = f", similarity {low:.3f} to {high:.3f}"
+    say(f"{count(len(matches), 'match')}{alike}")
+    say(verdict)
+    say(f"{seconds(extracted - start)} for extraction, {seconds(matched - extracted)} for matching")
+    for path in outputs:
+        files.say_written(path)
+    return 0
+
+
+def _model(options: argparse.Namespace) -> tuple[GeometricModel | None, str]:
+    """Return the model to verify with; and what to say of so many matches where that is none."""
+    from .. import verification
+
+    unverified = "{}, not verified"
+    if options.verify != _NO_MODEL:
+        chosen: GeometricModel = options.verify or "fundamental"
+        try:
+            verification.check(chosen, options.threshold or _THRESHOLD)
+            return chosen, ""
+        except OptionError:
+            raise
+        except Error as error:
+            if options.verify is not None:
+                raise
+            kind = "mutual nearest neighbours" if options.mutual else "nearest neighbours"
+            unverified = f"{{}}, unverified {kind}, of which any may be wrong: {error}"
+    if options.threshold is not None:
+        raise OptionError("--threshold is for verified matches, and these are not: see --verify")
+    return None, unverified
+
+
+def _shrinking(features: Features, options: argparse.Namespace) -> float:
+    """Return how many pixels of the image as given are one of those that the network saw."""
+    from ..images.pixels import network_size
+
+    seen = network_size(*features.image_size, settings(options))
+    return max(features.image_size[0] / seen[0], features.image_size[1] / seen[1])
+
+
+def _verdict(matches: Matches, model: str, threshold: float) -> str:
+    from ..verification import SAMPLE
+
+    what, evidence = _MODELS[model], matches.evidence
+    assert evidence is not None
+    every = count(len(matches), "match")
+    if len(matches) <= SAMPLE[model]:
+        return f"no geometric agreement: {every}, and one {what} takes at least {SAMPLE[model] + 1}"
+    fitting = f"{evidence.fitting:,} of {every} fit one {what} within {threshold:.3g} px"
+    if not evidence.sufficient:
+        return f"no geometric agreement: {fitting}, as many as chance gives"
+    rarity = -evidence.log10_chance
+    chance = f"1 in 10^{rarity:.0f}" if rarity < 100 else "less than 1 in 10^100"
+    return f"geometric agreement: {fitting}; by chance: {chance}"
+
+
+@command(
+    f"""
+    IMAGE  an image
+    -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
+        a page to explore keypoints and strength in
+    --heatmap  draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows
+        this one first
+    {MIN_SCORE}
+    {EXTRACTION}
+    """,
+    output={"required": True},
+)
+def show(options: argparse.Namespace) -> int:
+    """Draw keypoints, or a heat map of the strength, over an image.
+
+    Draws the keypoints of an image, the best ones brightest; or, with --heatmap, the strength of each cell of
+    the feature map: the largest element of its normalised vector.
+
+    examples:
+      d2np show house.jpg -o keypoints.png -k 500
+      d2np show house.jpg --heatmap -k 15 -o strength.png
+      d2np show house.jpg -o view.html
+    """
+    files.check_output(options.output, [options.image], (*files.DRAWINGS, *files.PAGES))
+    is_page = files.extension(options.output) in files.PAGES
+    if options.heatmap and not is_page:
+        given = options.detector, options.scales, options.relu, options.min_score
+        if given != ("d2", (1.0,), True, None):
+            raise OptionError(
+                "--heatmap needs no --detector, --multiscale, --no-relu or --min-score: strength has none"
+            )
+    image = files.opened(options.image, options.max_pixels)
+    from .. import draw
+    from ..images.open import open_image
+    from ..images.pixels import network_size
+
+    weights = files.weights_or_default(options.weights)
+    net = files.load(weights, options.threads)
+    caption = f"weights {Path(weights).name}"
+    how = settings(options)
+    drawing: Image.Image | str
+    if options.heatmap and not is_page:
+        with files.named(image):
+            pixels = open_image(image, how)
+            strength = net.strength(pixels, how, threads=options.threads)
+        height, width = pixels.shape[:2]
+        drawing = draw.heatmap(
+            pixels,
+            strength,
+            strongest=min(options.max_keypoints or 0, strength.size),
+            network_size=network_size(width, height, how),
+            caption=caption,
+        )
+        rows, columns = strength.shape
+        summary = f"{columns} x {rows} cells for {width} x {height} px"
+        summary += f", strength {strength.min():.3f} to {strength.max():.3f}"
+    else:
+        features = files.features(net, image, options)
+        width, height = features.image_size
+        with files.named(image):
+            shown = files.shown(image, options)
+            if is_page:
+                drawing = draw.keypoint_page(
+                    shown,
+                    features,
+                    net.strength(image, how, threads=options.threads),
+                    heat=options.heatmap,
+                    network_size=network_size(width, height, how),
+                    orient=options.orient,
+                )
+            else:
+                drawing = draw.keypoints(shown, features, orient=options.orient, caption=caption)
+        summary = f"{count(len(features), 'keypoint')} in {width} x {height} px"
+        if len(features):
+            summary += f", scores {features.scores.min():.4g} to {features.scores.max():.4g}"
+    files.write(drawing, options.output)
+    say(summary)
+    files.say_written(options.output)
+    return 0
+
+
+@command(
+    f"""
+    -o, --output FILE  the drawing; default: demo.png
+    --weights WEIGHTS  a file or a name; default: vgg16, packaged
+    {THREADS}
+    """,
+    output={"default": "demo.png"},
+    weights={"default": "vgg16"},
+)
+def demo(options: argparse.Namespace) -> int:
+    """Match two views of a shipped image and measure how well it works.
+
+    Matches a shipped image with a second view of it, made through a known homography and darker, and measures
+    how many of the matches are correct. Needs no download.
+
+    example:
+      d2np demo -o demo.png
+
+    In the drawing, green lines are correct matches, within 3 pixels of the truth,
+    and red ones are wrong.
+    """
+    files.check_output(options.output)
+    from .. import demo, draw
+    from ..network.net import Net
+
+    given = demo.views()
+    say("Two views of one image: as it is, and through a known homography, darker.")
+    files.tell_of_compiling()
+    net = Net.load(options.weights)
+    preparation = demo.prepare(net, threads=options.threads)
+    result = demo.run(net, given, threads=options.threads)
+    first, second, matches = result.first, result.second, result.matches
+    files.write(
+        draw.matches(given.first, given.second, first, second, matches, correct=result.right), options.output
+    )
+
+    correct = f"{result.right.sum()} of {len(matches)}"
+    if len(matches):
+        correct += f", {result.right.mean():.0%}"
+    corners = "no homography fits the matches"
+    if isfinite(result.corner_error):
+        corners = f"off by {result.corner_error:.2f} px at most"
+    keypoints = "; ".join(
+        f"{len(features)} in {image.width} x {image.height} px"
+        for image, features in ((given.first, first), (given.second, second))
+    )
+    times = f"both extractions {seconds(result.extraction)}, matching {seconds(result.matching)}"
+    for label, value in (
+        ("weights", f"{options.weights} ({_PACKAGED.get(options.weights, 'as given')})"),
+        ("keypoints", keypoints),
+        ("matches", count(len(matches), "mutual nearest neighbour")),
+        ("correct", f"{correct}, within {demo.TOLERANCE:g} px of the truth"),
+        ("corners", f"{corners} (homography fitted to the matches, against the true one)"),
+        ("time", f"kernels compiled or loaded {seconds(preparation)}, {times}"),
+        ("drawing", options.output),
+    ):
+        say(f"  {label:<10}{value}")
+    return 0
+
+
+@command(
+    f"""
+    IMAGE  an image
+    {EXTRACTION}
+    """
+)
+def profile(options: argparse.Namespace) -> int:
+    """Time an extraction, layer by layer.
+
+    Extracts the features of an image and prints how long each layer and phase took.
+
+    Times are added up over the threads. The phases of Winograd convolution are the
+    input transform, the block multiplication and the output transform; GFLOP/s are
+    those of one thread, beside the peak that one thread reaches in the bare
+    multiplication on this machine.
+
+    example:
+      d2np profile house.jpg --threads 1
+    """
+    image = files.opened(options.image, options.max_pixels)
+    net = files.load(options.weights, options.threads)
+    with files.named(image):
+        profile = net.profile(image, settings(options), threads=options.threads)
+    for line in str(profile).splitlines():
+        say(line)
+    return 0
+
+
+@command()
+def warmup(options: argparse.Namespace) -> int:
+    """Compile all kernels now, and say how long it took.
+
+    Compiles every kernel for this processor, so that no later command has to wait for it.
+
+    Compiled kernels are kept beside the installed package, or in NUMBA_CACHE_DIR if
+    that is set: run this once after installing, or while a container image is
+    built.
+
+    example:
+      d2np warmup
+    """
+    start = perf_counter()
+    files.tell_of_compiling()
+    _compile()
+    say(f"every kernel is ready after {seconds(perf_counter() - start)}")
+    return 0
+
+
+def _compile() -> None:
+    """Use every kernel, on images of a few pixels; those in Numba's cache are only loaded."""
+    import numpy as np
+
+    from ..matching import match, nearest_pairs
+    from ..network.net import Net
+
+    image = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    analytic = Net.load("analytic")
+    for net in (analytic, Net(analytic.arrays, algorithm="direct")):
+        features = net(image, scales=(0.5, 1.0), detector="strength", max_keypoints=5)
+        net(image, relu=False)
+    match(features, features)
+    nearest_pairs(features, features, 1)

@@ -1,0 +1,290 @@
+"""One image on its way through the network: its bands, its pyramid, and what is found in its maps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ImageError
+from ..features import DESCRIPTOR_SIZE, Features
+from ..images.open import Source, to_array
+from ..images.pixels import preprocess
+from ..kernels import topk
+from ..layers import map_size
+from ..options import Options, Preprocessing
+from ..threads import Team
+from . import detect, pyramid, stages
+from .bands import RowBuffer, flow
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image as given and as the network sees it: (height, width) in pixels, and how cells lie in both."""
+
+    given: tuple[int, int]
+    seen: tuple[int, int]
+    centered: bool = False
+
+    @property
+    def _offset(self) -> np.float32:
+        # Two poolings by 2 put cell 0 at pixel 1.5. The 2 x 2 average that follows moves the centre by half
+        # a cell more, which the published code leaves out.
+        return np.float32(3.5 if self.centered else 1.5)
+
+    @property
+    def _edge(self) -> np.float32:
+        # Shrinking puts edges of images on edges, which are half a pixel outside the centres of the outermost
+        # pixels. The published code scales positions about the centre of the first pixel instead.
+        return np.float32(0.5 if self.centered else 0)
+
+    def to_image(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
+        """Convert cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
+        inner, size = np.array(self.seen), np.array((level.height, level.width))
+        # The pyramid puts centres of corner pixels on each other. The published code divides whole sizes.
+        factor = (inner - 1) / (size - 1) if self.centered else inner / size
+        pixels = (positions * np.float32(4) + self._offset) * factor.astype(np.float32)
+        pixels = (pixels + self._edge) * (self.given / inner).astype(np.float32) - self._edge
+        return pixels[:, ::-1]
+
+    def to_cells(self, xy: NDArray[np.float64]) -> FloatArray:
+        """Convert x, y in pixels of the image as given to cells (N, 2) row, column."""
+        edge = float(self._edge)
+        pixels = (xy[:, ::-1] + edge) * (np.array(self.seen) / self.given) - edge
+        cells = (pixels - float(self._offset)) / 4
+        # Keypoints on the map's border must not fall off it by a rounding error.
+        last = np.array(map_size(*self.seen)) - 1
+        near = (cells > -1e-4) & (cells < last + 1e-4)
+        with np.errstate(over="ignore"):  # too far away for float32 is outside too
+            return np.where(near, np.clip(cells, 0, last), cells).astype(np.float32)
+
+
+class Scan:
+    """An image that goes through the network once, from its top to its bottom.
+
+    Parameters
+    ----------
+    packed : PackedWeights
+    source : Source
+    options : Options
+    preprocessing : {"caffe", "torch"}
+    team : Team
+
+    Attributes
+    ----------
+    frame : Frame
+    levels : list of Level
+        Of the pyramid.
+    """
+
+    def __init__(
+        self,
+        packed: stages.PackedWeights,
+        source: Source,
+        options: Options,
+        preprocessing: Preprocessing,
+        team: Team,
+    ) -> None:
+        self.frame = Frame(source.given, source.shape, options.centered)
+        self.levels = pyramid.levels(*source.shape, options.scales)
+        self._packed, self._source, self._options = packed, source, options
+        self._preprocessing, self._team = preprocessing, team
+
+    def dense(self) -> FloatArray:
+        """Return the feature map (h, w, 512)."""
+        return self._whole_map(lambda cells: cells, (DESCRIPTOR_SIZE,), relu=self._options.relu)
+
+    def strength(self) -> FloatArray:
+        """Return the strength (h, w) of each cell."""
+        return self._whole_map(lambda cells: detect.strength(cells, self._team), (), relu=False)
+
+    def _whole_map(
+        self, compute: Callable[[FloatArray], FloatArray], shape: tuple[int, ...], *, relu: bool
+    ) -> FloatArray:
+        result = np.empty((*map_size(*self.frame.seen), *shape), np.float32)
+
+        def keep(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
+            result[first:last] = compute(rows.between(first, last))
+            return False
+
+        deque(self._climb(keep, relu=relu), maxlen=0)
+        return result
+
+    def describe(self, xy: NDArray[np.float64]) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Return descriptors (N, 512) at positions (N, 2) of the image as given, and which are valid (N,)."""
+        positions = self.frame.to_cells(xy)
+        result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
+        valid = np.zeros(len(positions), np.bool_)
+
+        def sample(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
+            here = (positions[:, 0] >= first) & (positions[:, 0] < last)
+            result[here], valid[here] = detect.descriptors(rows, positions[here], self._team, relu=False)
+            return False
+
+        deque(self._climb(sample, relu=self._options.relu), maxlen=0)
+        return result, valid
+
+    def features(self) -> Features:
+        """Return all features, level by level as published, or the best ones first."""
+        most = self._options.max_keypoints
+        if most is None and self._options.detector == "strength":
+            most = np.iinfo(np.int64).max
+        height, width = self.frame.given
+        found = {level.number: Gathering((width, height), most) for level in self.levels}
+        for number, piece in self.pieces():
+            found[number].add(piece)
+        *coarser, whole = found.values()
+        del found
+        while coarser:
+            whole.prepend(coarser.pop().features())
+        return whole.features()
+
+    def pieces(self) -> Iterator[tuple[int, Features]]:
+        """Yield the number of a level and the features of some of its rows, until all levels are done."""
+        options, team, frame = self._options, self._team, self.frame
+        allowed = _checked_mask(options.mask, frame)
+        ranked = options.detector == "strength"
+        found: list[tuple[int, Features]] = []
+
+        def search(
+            rows: detect.MapRows, first: int, last: int, blocked: NDArray[np.bool_], level: pyramid.Level
+        ) -> bool:
+            candidates = detect.DETECTORS[options.detector](rows, blocked, first, last, team)
+            xy = frame.to_image(candidates.positions, level)
+            # Summed maps grow with the level's number; strengths are normalised and do not.
+            scores = candidates.scores if ranked else candidates.scores / np.float32(level.number)
+            chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
+            if options.max_keypoints is not None:
+                # Only these can be among the best of all: no others are described.
+                chosen = np.sort(chosen[topk.strongest(scores[chosen], options.max_keypoints)])
+            # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
+            described, _ = detect.descriptors(
+                rows, candidates.positions[chosen], team, relu=options.relu and ranked
+            )
+            scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
+            keypoints = np.concatenate([xy[chosen], scale], axis=1)
+            size = (frame.given[1], frame.given[0])
+            found.append((level.number, Features(keypoints, scores[chosen], described, size)))
+            return len(xy) > 0
+
+        for _ in self._climb(search, relu=options.relu and not ranked):
+            yield from found
+            found.clear()
+
+    def _climb(self, visit: pyramid.Visit, *, relu: bool) -> Iterator[None]:
+        """Have rows of all levels' maps looked at; ``relu`` is for the last convolution."""
+        team, levels = self._team, self.levels
+        tiles = stages.tiles_at_a_time(levels[-1].width) // len(levels)
+
+        def read(first: int, last: int) -> FloatArray:
+            return preprocess(self._source.read(first, last), self._preprocessing)
+
+        def flow_of(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
+            rows, columns = map_size(level.height, level.width)
+            memory = partial(team.workspace.array, (level.number, "map"))
+            window = RowBuffer(columns, DESCRIPTOR_SIZE, 0, memory, straight=True, dense=True)
+            made = stages.stages(
+                self._packed, level.width, team.workspace, relu=relu, name=level.number, tiles=tiles
+            )
+            resized = pyramid.reader(read, self.frame.seen[0], level, team)
+            return flow(resized, level.height, made, window, team), window, rows
+
+        return pyramid.climb(levels, flow_of, visit, team)
+
+
+class Gathering:
+    """Collects pieces of one image's features, in place: no piece is ever held twice.
+
+    Parameters
+    ----------
+    image_size : (int, int)
+        (width, height) of the image.
+    most : int, optional
+        Keep so many with the highest scores, and put the highest first; of equals the earlier one counts. No
+        more than these and one piece are ever held.
+    """
+
+    def __init__(self, image_size: tuple[int, int], most: int | None = None) -> None:
+        self._most = most
+        nothing = np.empty((0, DESCRIPTOR_SIZE), np.float32)
+        self._whole = Features(nothing[:, :3].copy(), nothing[:, 0].copy(), nothing, image_size)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def add(self, piece: Features) -> None:
+        """Append a piece."""
+        count = len(self)
+        for whole, part in self._enlarged(piece):
+            whole[count:] = part
+        self._limit()
+
+    def prepend(self, piece: Features) -> None:
+        """Insert a piece in front of everything."""
+        count, shift = len(self), len(piece)
+        for whole, part in self._enlarged(piece):
+            for last in range(count, 0, -_ROWS_MOVED):
+                first = max(0, last - _ROWS_MOVED)
+                whole[shift + first : shift + last] = whole[first:last]
+            whole[:shift] = part
+        self._limit()
+
+    def features(self) -> Features:
+        """Return all that was added, in that order, or the best of it, the best first."""
+        if self._most is None:
+            return self._whole
+        return self._whole.select(topk.strongest(self._whole.scores, self._most))
+
+    def _enlarged(self, piece: Features) -> list[tuple[FloatArray, FloatArray]]:
+        """Return each array with room for those of a piece, and that of the piece."""
+        pairs = [(getattr(self._whole, name), getattr(piece, name)) for name in _ARRAYS]
+        for whole, part in pairs:
+            whole.resize((len(whole) + len(part), *whole.shape[1:]), refcheck=False)
+        return pairs
+
+    def _limit(self) -> None:
+        if self._most is not None and len(self) > self._most:
+            self._whole = self.features()
+
+
+_ARRAYS = ("keypoints", "scores", "descriptors")
+# At a time, when rows of an array are moved within it: NumPy copies them where both places overlap.
+_ROWS_MOVED = 4096
+
+
+def in_blocks(pieces: Iterable[Features], least: int) -> Iterator[Features]:
+    """Join pieces of one image's features to blocks of at least so many keypoints, but for the last one."""
+    block: Gathering | None = None
+    for piece in pieces:
+        if block is None:
+            block = Gathering(piece.image_size)
+        block.add(piece)
+        if len(block) >= least:
+            whole, block = block.features(), None
+            yield whole
+            del whole  # not held while the next ones are awaited
+    if block is not None:
+        yield block.features()
+
+
+def _checked_mask(mask: ArrayLike | None, frame: Frame) -> NDArray[np.bool_] | None:
+    if mask is None:
+        return None
+    allowed = to_array(mask, "the mask")
+    if allowed.shape != frame.given:
+        raise ImageError(f"the mask must have the image's shape {frame.given}; got {allowed.shape}")
+    return allowed != 0
+
+
+def _inside(xy: FloatArray, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which positions are on a pixel that the mask allows; the nearest pixel counts, as in OpenCV."""
+    height, width = allowed.shape
+    columns = np.clip(np.floor(xy[:, 0] + 0.5).astype(np.int64), 0, width - 1)
+    rows = np.clip(np.floor(xy[:, 1] + 0.5).astype(np.int64), 0, height - 1)
+    return allowed[rows, columns]

@@ -1,0 +1,3 @@
+"""The version of d2np."""
+
+__version__ = "1.0.0"

@@ -1,0 +1,256 @@
+"""d2np's own weights file: HDF5 with a group per convolution. Files of Keras, HDF5 too, are read.
+
+``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32, or float16 in packaged weights; the
+root's attributes say what they are and where they came from: ``format_version``, ``architecture``,
+``preprocessing``, ``source_name``, ``source_sha256``, and ``source_url`` if d2np downloaded it. Version 1 of
+the format lacks ``preprocessing``, which is ``caffe`` there.
+The same content gives the same bytes, so files can be compared by their sums.
+
+Files of Keras 1 and 2, weights alone or whole models, have groups named ``block1_conv1`` and so on, with an
+array of four dimensions (the kernel: height, width, in, out) and one of one dimension (the bias) in them.
+Files of Keras 3 number the convolutions, ``layers/conv2d/vars/0`` and ``1``, ``layers/conv2d_1/vars/0``
+..., in the order of the network. Either may lie in groups of models around it. Keras' VGG16 takes blue
+first, and was trained with the ``caffe`` preprocessing.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import writing
+from ..errors import WeightsError
+from ..hdf5 import find, read_array, read_attribute, read_text
+from ..layers import PARAMETER_SHAPES
+from .parameters import Provenance, check_names, known_preprocessing, listed, shortened
+
+FORMAT_VERSION = 2
+ARCHITECTURE = "D2-Net"
+
+_BLOCK = re.compile(r"(?:.*/)?(block\d_conv\d)/(?:.*/)?[^/]+")
+_NUMBERED = re.compile(r"(?:.*/)?conv2d(?:_(\d{1,4}))?/vars/[01]")
+_NORMALISED = re.compile(r"(?:.*/)?batch_normalization[^/]*/.*")
+
+# Names of Keras' layers -> ours.
+_CONVOLUTIONS = {
+    f"block{name[4]}_conv{name[6]}": name for name in (full.split("/")[0] for full in PARAMETER_SHAPES)
+}
+
+_LONGEST_ATTRIBUTE = 4096
+_CHANNELS_IN_A_CHUNK = 16
+_MOST_OBJECTS, _DEEPEST = 2000, 10
+
+
+def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provenance]:
+    """Read a weights file of d2np, or one of Keras with a VGG16 in it.
+
+    Parameters
+    ----------
+    stream : seekable binary file
+    path : Path
+        Where it is.
+
+    Returns
+    -------
+    arrays : dict of str to arrays
+        ``"conv1_1/weight"`` ... in network order, of the shapes of the network.
+    provenance : Provenance
+        The recorded source: the file that the weights were converted from; or a file of Keras itself.
+
+    Raises
+    ------
+    WeightsError, FormatError
+        If the file is of a newer format, not a weights file, or keeps its data somewhere else.
+    Exception
+        Of almost any kind, if the file is damaged.
+    """
+    import h5py
+
+    # Every chunk is read once: nothing is gained by keeping any.
+    with h5py.File(stream, "r", rdcc_nbytes=0) as file:
+        shapes = _shapes(file)
+        if not _is_ours(file) and (found := _find_vgg16(shapes)):
+            arrays = {}
+            for name, shape in PARAMETER_SHAPES.items():
+                # (out, in, height, width) is (height, width, in, out) there.
+                array = read_array(file, found[name], (*shape[2:], *shape[1::-1]))
+                arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+            return arrays, Provenance.of_file(stream, path, "Keras HDF5")
+        provenance = _read_provenance(file)
+        check_names(shapes, PARAMETER_SHAPES)
+        return {name: read_array(file, name, shape) for name, shape in PARAMETER_SHAPES.items()}, provenance
+
+
+def write(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, NDArray[np.float32]],
+    provenance: Provenance,
+    *,
+    half: bool = False,
+) -> None:
+    """Write a weights file; all of it or nothing.
+
+    Parameters
+    ----------
+    path : str or path
+        A file that is there already is replaced once the new one is complete.
+    arrays : mapping of str to float32 arrays
+        As :func:`d2np.weights.check` returns them.
+    provenance : Provenance
+        Its name, sum and address, and the preprocessing, are recorded.
+    half : bool
+        Store float16, which rounds the weights to 11 bits.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be written there.
+    """
+    content = _content(arrays, provenance, "<f2" if half else "<f4")
+    with writing(path, error=WeightsError) as stream:
+        stream.write(content)
+
+
+def _content(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dtype: str) -> bytes:
+    """Return the file's bytes, made in memory: what fails while HDF5 writes never reaches the disk."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="earliest") as file:
+        file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+        for key, text in (
+            ("architecture", ARCHITECTURE),
+            ("preprocessing", provenance.preprocessing),
+            ("source_name", provenance.name),
+            ("source_sha256", provenance.sha256),
+            *([("source_url", provenance.url)] if provenance.url else []),
+        ):
+            # File names may hold bytes that are not text.
+            encoded = text.replace("\0", "").encode("utf-8", "backslashreplace")[:_LONGEST_ATTRIBUTE]
+            file.attrs.create(key, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
+        for name, shape in PARAMETER_SHAPES.items():
+            # Small chunks, so that a reader needs little beside the array itself; no modification times, so
+            # that equal content gives equal bytes.
+            file.create_dataset(
+                name,
+                data=arrays[name],
+                shape=shape,
+                dtype=dtype,
+                chunks=(min(shape[0], _CHANNELS_IN_A_CHUNK), *shape[1:]),
+                compression="gzip",
+                shuffle=True,
+                track_times=False,
+            )
+    return buffer.getvalue()
+
+
+def _is_ours(file: Any) -> bool:
+    return "format_version" in file.attrs and "architecture" in file.attrs
+
+
+def _read_provenance(file: Any) -> Provenance:
+    if not _is_ours(file):
+        raise WeightsError(
+            f"is an HDF5 file but not weights written by d2np: it lacks the attributes format_version and "
+            f"architecture, and holds {listed(file.keys()) or 'nothing'}"
+        )
+    version = read_attribute(file, "format_version")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise WeightsError(
+            f"expected format version 1 to {FORMAT_VERSION}, found {shortened(version)}; "
+            "newer ones need a newer d2np"
+        )
+    architecture = _text(file, "architecture")
+    if architecture != ARCHITECTURE:
+        raise WeightsError(f"expected the architecture {ARCHITECTURE}, found {shortened(architecture)}")
+    preprocessing = known_preprocessing(_text(file, "preprocessing") if version > 1 else "caffe")
+    url = _text(file, "source_url") if "source_url" in file.attrs else ""
+    name, sha256 = _text(file, "source_name"), _text(file, "source_sha256")
+    return Provenance(name, sha256, "HDF5", url, preprocessing=preprocessing)
+
+
+def _text(file: Any, name: str) -> str:
+    found = read_text(file, name)
+    if found is None:
+        raise WeightsError(f"expected the attribute {name}, a text of fixed length")
+    return found.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _shapes(file: Any) -> dict[str, tuple[int, ...] | None]:
+    """Return the shapes of the arrays in the file's groups by their full names."""
+    found: dict[str, tuple[int, ...] | None] = {}
+    groups = [("", file)]
+    for prefix, group in groups:
+        # A group may hold itself.
+        if len(found) + len(groups) > _MOST_OBJECTS or prefix.count("/") > _DEEPEST:
+            raise WeightsError(
+                f"holds more than {_MOST_OBJECTS} arrays and groups, or too many inside each other"
+            )
+        for name in group:
+            item = find(group, name)
+            if hasattr(item, "keys"):
+                groups.append((f"{prefix}{name}/", item))
+            else:
+                found[prefix + name] = getattr(item, "shape", None)
+    return found
+
+
+# --- VGG16 of Keras ----------------------------------------------------------------------------------
+
+
+def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str] | None:
+    """Return the names of the network's arrays in a file, or None if it has no convolutions of Keras.
+
+    Parameters
+    ----------
+    shapes : mapping of str to shapes
+        All arrays of the file by their full names.
+
+    Returns
+    -------
+    dict of str to str, or None
+        ``"conv1_1/weight"`` ... in network order -> the name in the file, of arrays of the right number of
+        dimensions.
+
+    Raises
+    ------
+    WeightsError
+        If these are other convolutions than those of VGG16; the first difference is named.
+    """
+    layers = _grouped(shapes, _BLOCK)
+    if not layers:
+        numbered = _grouped(shapes, _NUMBERED)
+        if not numbered:
+            return None
+        if normalised := [name for name in shapes if _NORMALISED.fullmatch(name)]:
+            raise WeightsError(f"not a VGG16: it has batch normalisation ({shortened(normalised[0])})")
+        layers = dict(zip(_CONVOLUTIONS, (numbered[key] for key in sorted(numbered, key=int)), strict=False))
+    # VGG19 has one more convolution in the third and in the fourth block.
+    if more := [layer for layer in layers if layer not in _CONVOLUTIONS and layer < "block5"]:
+        raise WeightsError(f"not a VGG16: it has {more[0]}")
+    found = {}
+    for layer, ours in _CONVOLUTIONS.items():
+        if layer not in layers:
+            raise WeightsError(f"not a VGG16: it has no {layer}")
+        by_dimensions = {len(shapes[name] or ()): name for name in layers[layer]}
+        if len(layers[layer]) != 2 or by_dimensions.keys() != {4, 1}:
+            held = ", ".join(shortened(name) for name in layers[layer][:4])
+            raise WeightsError(f"{layer}: expected one kernel and one bias, found {held}")
+        found[f"{ours}/weight"], found[f"{ours}/bias"] = by_dimensions[4], by_dimensions[1]
+    return found
+
+
+def _grouped(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
+    """Group the names that match by what the pattern's group finds in them, or "0"."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if match := pattern.fullmatch(name):
+            groups.setdefault(match[1] or "0", []).append(name)
+    return groups
