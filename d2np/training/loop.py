@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from ..atomic import replacing
 from ..errors import FormatError, OptionError
-from ..images.open import preprocess
+from ..images.pixels import preprocess
 from ..layers import map_size
-from ..network.bands import WholeMap, flow
+from ..network.bands import RowBuffer, flow
 from ..network.net import Net
 from ..network.stages import stages
+from ..threads import Team, Workspace
 from .layer import LAYER, Adam, FloatArray, LastLayer
 from .loss import Correspondences, Loss, loss
 from .pairs import Pairs
@@ -177,15 +178,15 @@ class Training:
 @contextmanager
 def _trunk(net: Net, threads: int | None) -> Iterator[Callable[[NDArray[np.uint8]], NDArray[np.float32]]]:
     """Give what computes, for an image, the input of the last layer."""
-    with net._team(threads) as team:
+    with Team(threads, None, Workspace()) as team:
 
         def before_last(image: NDArray[np.uint8]) -> NDArray[np.float32]:
             pixels = preprocess(image, net.preprocessing)
             height, width = image.shape[:2]
-            cells = np.empty((*map_size(height, width), LAYER.in_channels), np.float32)
             fixed = stages(net._packed, width, team.workspace, relu=False)[:-1]
-            for _ in flow(lambda first, last: pixels[first:last], height, fixed, WholeMap(cells), team):
+            cells = RowBuffer(map_size(height, width)[1], LAYER.in_channels, 0, straight=True, dense=True)
+            for _ in flow(lambda first, last: pixels[first:last], height, fixed, cells, team):
                 pass
-            return cells
+            return cells.held()
 
         yield before_last
