@@ -24,6 +24,7 @@ from .arguments import Parser
 from .console import complain, silence
 from .looking import demo, match, profile, show, warmup
 from .many import colmap, extract, pairs
+from .training import train
 from .weight_files import convert, fetch, info
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, match, extract, pairs, colmap, show, info, convert, fetch, profile, warmup)
+_COMMANDS = (demo, match, extract, pairs, colmap, show, info, convert, fetch, train, profile, warmup)
 
 _MOST_MESSAGES = 100
 

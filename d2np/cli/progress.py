@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .console import note, silence
 
 _LOG = {"mininterval": 30, "delay": 30, "smoothing": 0, "leave": False}
-_LINE = "{desc}: {n_fmt} of {total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left"
+_LINE = "{desc}: {n_fmt} of {total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
 
 
 class Bar(tqdm):  # type: ignore[misc]

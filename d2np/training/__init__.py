@@ -1,1 +1,11 @@
-"""Train the last convolution by D2-Net's loss: the published ``train.py`` in plain NumPy."""
+"""Training of conv4_3 by D2-Net's loss, with NumPy alone: see ``docs/training.md``."""
+
+from .curve import draw_curve
+from .loop import Settings, Training, train
+from .loss import Correspondences, Loss, ranking_loss
+from .pairs import Depths, Model, Pair, Pairs, Photographs
+
+__all__ = [
+    "Correspondences", "Depths", "Loss", "Model", "Pair", "Pairs", "Photographs", "Settings", "Training",
+    "draw_curve", "ranking_loss", "train",
+]  # fmt: skip

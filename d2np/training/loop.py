@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import replacing
+from ..atomic import writing
 from ..errors import FormatError, OptionError
 from ..images.pixels import preprocess
 from ..layers import map_size
@@ -21,15 +21,20 @@ from ..network.bands import RowBuffer, flow
 from ..network.net import Net
 from ..network.stages import stages
 from ..threads import Team, Workspace
+from ..weights import Provenance
 from .layer import LAYER, Adam, FloatArray, LastLayer
-from .loss import Correspondences, Loss, loss
-from .pairs import Pairs
+from .loss import Correspondences, Loss, ranking_loss
+from .pairs import FEWEST, Pairs
 
-FEWEST = 128
-"""Pairs with fewer correspondences teach nothing and are left out, as in the published code."""
+CHECKPOINT_EVERY = 250
+"""Iterations between two checkpoints: two minutes at 192 px."""
+VALIDATE_EVERY = 500
 
+# Pairs that are left out in a row, before the training is given up.
+_MOST_LEFT_OUT = 100
 _SEED_OF_VALIDATION = 2019
 _VIEWS_OF_VALIDATION = 4
+_TOO_FEW = f"no pair has {FEWEST} correspondences: give a larger --size, or other images"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Settings:
         Iterations in which the rate rises to that; then it falls to 0 along a cosine.
     seed : int
         Of everything that is drawn.
+
+    Raises
+    ------
+    OptionError
+        If a value makes no sense.
     """
 
     iterations: int = 10_000
@@ -54,13 +64,67 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or not 0 < self.rate < 1 or self.warm_up < 0:
-            raise OptionError("training needs at least one iteration and a rate between 0 and 1")
+        if self.iterations < 1 or not 0 < self.rate < 1 or self.warm_up < 0 or self.seed < 0:
+            raise OptionError(
+                "training needs at least one iteration, a rate between 0 and 1, and a warm-up and seed from 0"
+            )
 
     def rate_at(self, iteration: int) -> float:
         """Return the learning rate of an iteration, counted from 0."""
         rising = min(1.0, (iteration + 1) / max(1, self.warm_up))
         return self.rate * rising * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
+
+
+def train(
+    training: Training,
+    checkpoint: Path,
+    *,
+    validation: Pairs | None = None,
+    threads: int | None = None,
+    progress: Callable[[Training], object] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train to the last iteration, from the checkpoint if there is one.
+
+    Parameters
+    ----------
+    training : Training
+    checkpoint : path
+        An ``.npz``, written now and then, and when the training is stopped. It stays at the end.
+    validation : Pairs, optional
+        What the loss is measured on before, now and then, and at the end.
+    threads : int, optional
+        How many to use; by default every core that this process may use.
+    progress : callable, optional
+        Called after each iteration, and after what a checkpoint has is loaded.
+    stop : callable, optional
+        Asked after each iteration; once it says True, a checkpoint is written and the training ends.
+
+    Raises
+    ------
+    FormatError
+        If the checkpoint is of another training, or cannot be written; an older one is kept.
+    ImageError
+        If a photograph cannot be read.
+    KeyboardInterrupt
+        If ``stop`` said so.
+    """
+    if checkpoint.exists():
+        training.load(checkpoint)
+        progress(training)
+    elif validation is not None:
+        training.validate(validation, threads)
+    last = training.settings.iterations
+    for _ in training.run(threads):
+        progress(training)
+        number = training.iteration
+        if validation is not None and (number % VALIDATE_EVERY == 0 or number == last):
+            training.validate(validation, threads)
+        stopping = number < last and stop()
+        if stopping or number % CHECKPOINT_EVERY == 0 or number == last:
+            training.save(checkpoint)
+        if stopping:
+            raise KeyboardInterrupt
 
 
 class Training:
@@ -72,14 +136,9 @@ class Training:
         The weights to begin with. All layers but the last stay as they are.
     pairs : Pairs
     settings : Settings
-    described : mapping
-        What else decides the numbers, such as the photographs' checksums: a checkpoint of another training is
-        refused.
     """
 
-    def __init__(
-        self, net: Net, pairs: Pairs, settings: Settings, described: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, net: Net, pairs: Pairs, settings: Settings) -> None:
         self.net, self.pairs, self.settings = net, pairs, settings
         self.layer = LastLayer(net.arrays[f"{LAYER.name}/weight"], net.arrays[f"{LAYER.name}/bias"])
         self.adam = Adam([self.layer.taps, self.layer.bias])
@@ -88,7 +147,8 @@ class Training:
         # The loss and the accuracy of each iteration; NaN where a pair had too few correspondences.
         self.history = np.full((settings.iterations, 2), np.nan)
         self.validation: list[tuple[int, float, float]] = []
-        self._identity = json.dumps([asdict(settings), dict(described or {})], sort_keys=True)
+        weights = Provenance.of_arrays(net.arrays).sha256
+        self._identity = json.dumps([asdict(settings), pairs.description, weights, net.preprocessing])
 
     def run(self, threads: int | None = None) -> Iterator[tuple[float, float]]:
         """Train on to the last iteration; yield the loss and the accuracy of each."""
@@ -103,7 +163,13 @@ class Training:
                     self.adam.step(gradients, self.settings.rate_at(self.iteration))
                     self.history[self.iteration] = found.value, found.accuracy
                 self.iteration += 1
+                self._refuse_useless()
                 yield tuple(self.history[self.iteration - 1])
+
+    def _refuse_useless(self) -> None:
+        most = min(_MOST_LEFT_OUT, self.settings.iterations)
+        if self.iteration >= most and np.isnan(self.history[self.iteration - most : self.iteration]).all():
+            raise FormatError(f"{self.pairs.description}: {_TOO_FEW}")
 
     def validate(self, pairs: Pairs, threads: int | None = None) -> tuple[float, float]:
         """Return the mean loss and accuracy on views of other photographs, the same views every time."""
@@ -116,28 +182,35 @@ class Training:
                     cells = [before_last(image) for image in (pair.first, pair.second)]
                     result = self._loss(cells, pair.correspondences)
                     found.append((result.value, result.accuracy))
-        value, accuracy = np.mean(found, axis=0) if found else (math.nan, math.nan)
+        if not found:
+            raise FormatError(f"{pairs.description}: {_TOO_FEW}")
+        value, accuracy = np.mean(found, axis=0)
         self.validation.append((self.iteration, float(value), float(accuracy)))
         return float(value), float(accuracy)
 
     def _loss(self, cells: Sequence[NDArray[np.float32]], correspondences: Correspondences) -> Loss:
         first, second = map(self.layer.forward, cells)
-        return loss(first, second, correspondences)
+        return ranking_loss(first, second, correspondences)
 
-    def trained(self) -> dict[str, NDArray[np.float32]]:
-        """Return the 20 arrays of the network as it is now."""
-        return {**self.net.arrays, **self.layer.arrays}
+    def trained(self) -> Net:
+        """Return the network as it is now."""
+        before = self.net.provenance
+        origin = before.name if before else "weights"
+        told = f"{origin}; conv4_3 trained by d2np for {self.iteration:,} iterations"
+        arrays = {**self.net.arrays, **self.layer.arrays}
+        provenance = replace(before or Provenance.of_arrays(arrays), name=told, url="")
+        return Net(arrays, provenance=provenance)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all.
 
         Raises
         ------
-        OSError
+        FormatError
             If it cannot be written. A checkpoint that is there stays.
         """
         state = json.dumps([self._identity, self.iteration, self.adam.steps, self.rng.bit_generator.state])
-        with replacing(path) as stream:
+        with writing(path) as stream:
             np.savez(
                 stream,
                 state=np.array(state),

@@ -69,7 +69,7 @@ class Loss(NamedTuple):
     accuracy: float
 
 
-def loss(first: FloatArray, second: FloatArray, pairs: Correspondences) -> Loss:
+def ranking_loss(first: FloatArray, second: FloatArray, pairs: Correspondences) -> Loss:
     """Compute the loss of two maps and its gradient.
 
     Parameters
