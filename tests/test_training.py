@@ -1,5 +1,7 @@
 """Training: the loss and its gradient, the last layer, pairs and their correspondences, checkpoints."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -10,6 +12,7 @@ from d2np.training import layer, loop, pairs
 from d2np.training import loss as losses
 from d2np.training.loss import Correspondences
 
+REFERENCE = Path(__file__).parent / "reference"
 SHAPE = (9, 11)
 
 
@@ -63,6 +66,20 @@ def test_loss_in_a_case_worked_out_by_hand():
         a, a[:, ::-1], Correspondences(np.array([[0.0, 0.0]]), np.array([[0.0, 0.0]]))
     )
     assert (found.value, found.accuracy) == (3, 0)
+
+
+def test_the_published_loss():
+    """The figures of the published code, which tests/reference/loss.py ran."""
+    shapes = (24, 22, 16), (21, 25, 16)
+    rng = np.random.default_rng(11)
+    maps = [rng.normal(0.3, 1, shape).astype(np.float32) for shape in shapes]
+    with np.load(REFERENCE / "loss.npz") as published:
+        points = Correspondences(*(published[name].astype(float) for name in ("first", "second")))
+        found = losses.ranking_loss(*maps, points)
+        assert found.value == pytest.approx(published["value"].item(), rel=1e-6)
+        gradients = np.concatenate([found.first.ravel(), found.second.ravel()])
+        largest = np.abs(published["gradients"]).max()
+        np.testing.assert_allclose(gradients, published["gradients"], rtol=0, atol=5e-6 * largest)
 
 
 def test_cells_without_a_positive_feature_have_the_score_0():
