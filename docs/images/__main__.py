@@ -14,6 +14,7 @@ import analytic
 import bands
 import detection
 import layout
+import loss
 import microkernel
 import network
 import winograd
@@ -34,6 +35,7 @@ DRAWINGS: dict[str, Callable[[Theme], Figure]] = {
     "localisation": detection.localisation,
     "soft": detection.soft,
     "window": analytic.window,
+    "loss": loss.negatives,
 }
 
 

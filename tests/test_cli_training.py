@@ -1,0 +1,165 @@
+"""``d2np train``: what it writes, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+import d2np
+from d2np import training
+from d2np.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Five photographs in a folder of the working folder, and two more that are held out."""
+    monkeypatch.chdir(tmp_path)
+    for folder, names in (
+        ("photos", ("astronaut", "coffee", "chelsea", "rocket", "camera")),
+        ("others", ("coins", "cat")),
+    ):
+        Path(folder).mkdir()
+        for name in names:
+            image = Image.fromarray(getattr(data, name)())
+            image.thumbnail((240, 240))
+            image.save(f"{folder}/{name}.png")
+
+
+@pytest.fixture
+def train(capsys):
+    def call(*arguments):
+        code = main(["train", *(str(argument) for argument in arguments), "--size", "64", "-q"])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_it_lowers_the_loss_on_photographs_that_it_has_not_seen(photos, train):
+    code, out, err = train(
+        "photos", "-o", "my.h5", "--validate", "others", "--iterations", 200, "--rate", 0.002
+    )
+    assert (code, err) == (0, "")
+    before, after = map(float, re.search(r"held out: loss ([\d.]+) before, ([\d.]+) now", out).groups())
+    assert after < before
+    assert "trained on 5 photographs" in out
+    assert sorted(path.name for path in Path().iterdir()) == ["my.h5", "my.png", "others", "photos"]
+    assert Image.open("my.png").size == (960, 420)
+    net, begun = d2np.Net.load("my.h5"), d2np.Net.load("vgg16")
+    changed = [name for name, array in net.arrays.items() if not np.array_equal(array, begun.arrays[name])]
+    assert changed == ["conv4_3/weight", "conv4_3/bias"]
+    assert net.preprocessing == begun.preprocessing
+    assert net.provenance.name.endswith("; conv4_3 trained by d2np for 200 iterations")
+
+
+def test_a_training_that_is_killed_goes_on_to_the_same_weights(photos, train, monkeypatch):
+    assert train("photos", "-o", "whole.h5", "--iterations", 20, "--threads", 1)[0] == 0
+    program = (
+        "import sys; from d2np.training import loop; loop.CHECKPOINT_EVERY = 2; "
+        "from d2np.cli import main; sys.exit(main())"
+    )
+    options = ["train", "photos", "-o", "my.h5", "--iterations", "20", "--size", "64", "-q", "--threads", "1"]
+    process = subprocess.Popen([sys.executable, "-c", program, *options])
+    checkpoint = Path("my.h5.checkpoint.npz")
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not Path("my.h5").exists()
+    with np.load(checkpoint) as saved:
+        assert 0 < np.isfinite(saved["history"]).all(axis=1).sum() < 20
+    assert main(options) == 0
+    assert not checkpoint.exists()
+    whole, resumed = (d2np.Net.load(name).arrays for name in ("whole.h5", "my.h5"))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(resumed[name], array)
+
+
+def test_a_full_disk_keeps_the_checkpoint(photos, train, monkeypatch):
+    options = ("photos", "-o", "my.h5", "--iterations", 6)
+    monkeypatch.setattr(training.loop, "CHECKPOINT_EVERY", 3)
+    savez, saved = np.savez, []
+
+    def save(stream, **arrays):
+        saved.append(arrays["state"])
+        stream.write(b"PK")
+        if len(saved) > 1:
+            raise OSError(28, "No space left on device")
+        stream.seek(0)
+        savez(stream, **arrays)
+
+    monkeypatch.setattr(np, "savez", save)
+    assert train(*options) == (
+        1,
+        "",
+        "d2np: my.h5.checkpoint.npz: cannot be written: No space left on device\n",
+    )
+    monkeypatch.undo()
+    with np.load("my.h5.checkpoint.npz") as found:
+        assert str(found["state"]) == str(saved[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (("photos", "-o", "my.h5", "--layers", "conv4_2"), 2, "--layers conv4_2: conv4_3 alone is trained"),
+        (("photos", "-o", "my.pth"), 2, "use one of .h5, .hdf5"),
+        (("photos", "-o", "none/my.h5"), 1, "there is no folder none"),
+        (("photos", "-o", "my.h5", "--from", "nothing.h5"), 1, "nothing.h5"),
+        (("empty", "-o", "my.h5"), 1, "empty holds no images"),
+        (
+            ("small.png", "-o", "my.h5"),
+            1,
+            "small.png has 90 x 50 px, less than a view of 64 px: leave it out",
+        ),
+        (("photos", "pair.npz", "-o", "my.h5"), 2, "cannot be trained on together"),
+        (("pair.npz", "-o", "my.h5"), 1, "no such file or folder: pair.npz"),
+        (("photos", "photos", "-o", "my.h5", "--colmap", "photos"), 2, "PHOTOS is one folder"),
+        (("photos", "-o", "there.h5"), 1, "there.h5 is there already: choose another name"),
+        (
+            ("photos", "-o", "my.h5", "--rate", "2"),
+            2,
+            "--rate R: a number between 0 and 1 is expected, not '2'",
+        ),
+    ],
+)
+def test_bad_input(photos, train, arguments, code, problem):
+    Path("empty").mkdir()
+    Image.new("RGB", (90, 50)).save("small.png")
+    Path("there.h5").write_bytes(b"")
+    before = sorted(Path().rglob("*"))
+    found, out, err = train(*arguments)
+    assert (found, out) == (code, "")
+    assert problem in err
+    assert len(err.splitlines()) == 1
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_checkpoint_of_other_options(photos, train, monkeypatch):
+    monkeypatch.setattr(
+        training.loop.Training, "trained", lambda _: (_ for _ in ()).throw(d2np.Error("stop"))
+    )
+    assert train("photos", "-o", "my.h5", "--iterations", 2)[2] == "d2np: stop\n"
+    code, _, err = train("photos", "-o", "my.h5", "--iterations", 3)
+    assert code == 1
+    assert "is of a training with other settings, photographs or weights" in err
+
+
+def test_photographs_without_anything_in_common(photos, train):
+    """A view of a smooth gradient has correspondences; an archive without depth has none."""
+    arrays = {f"image{number}": np.zeros((64, 64, 3), np.uint8) for number in (1, 2)}
+    disparity = np.zeros((64, 64))
+    disparity[0, 0] = 1
+    np.savez("pair.npz", **arrays, disparity=disparity)
+    code, _, err = train("pair.npz", "-o", "my.h5", "--iterations", 5)
+    assert code == 1
+    assert "no pair has 128 correspondences: give a larger --size" in err
