@@ -12,7 +12,7 @@ import d2np
 from d2np import layers, options, verification
 from d2np.draw import colours
 from d2np.network import detect
-from d2np.weights import catalogue, onnx_graph
+from d2np.weights import catalogue
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
 FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16, 16))
@@ -24,7 +24,6 @@ FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16,
         (options.Detector, detect.DETECTORS),
         (options.GeometricModel, verification.SAMPLE),
         (options.ColourMap, colours._ANCHORS),
-        (options.Preprocessing, onnx_graph.STEPS),
         (options.PublishedWeights, catalogue.SOURCES),
         (layers.LayerName, [layer.name for layer in layers.LAYERS]),
         (layers.LayerType, dict.fromkeys(layer.type for layer in layers.LAYERS)),
@@ -50,10 +49,6 @@ def test_types_name_what_there_is(alias, known):
         (
             lambda _: d2np.draw.keypoints(IMAGE, FEATURES, colours="viridi"),
             "colours .* viridis, plasma, inferno, magma; .*viridis",
-        ),
-        (
-            lambda net: d2np.weights.onnx.serialize(net.arrays, preprocessing="cafe"),
-            "preprocessing .* caffe, torch, or None .*caffe",
         ),
     ],
 )

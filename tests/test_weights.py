@@ -905,8 +905,7 @@ def test_published_weights_by_hand(name: str, tmp_path: Path, monkeypatch: pytes
         weights.load(name)
     message = str(caught.value)
     assert f"download https://dusmanu.com/files/d2-net/d2_{name}.pth" in message
-    file = "FILE" if name == "ots" else f"d2_{name}.pth"  # whose sources have files of different names
-    assert f"`d2np convert {file} {tmp_path / (name + '.h5')}`" in message
+    assert f"`d2np convert FILE {tmp_path / (name + '.h5')}`" in message
     (tmp_path / f"{name}.h5").write_bytes(b"")
     assert catalogue.resolve(name) == tmp_path / f"{name}.h5"
 

@@ -112,7 +112,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], 
     stream : seekable binary file
         At its beginning.
     path : Path
-        Its name is recorded, and an ONNX file may keep values in files beside it.
+        Its name is recorded.
 
     Raises
     ------

@@ -33,8 +33,6 @@ class Provenance:
         What was read, such as ``"PyTorch checkpoint (zip)"`` or ``"HDF5"``.
     url : str
         Where the source was downloaded from, as far as d2np did it; else empty.
-    beside : tuple of str
-        Names of further files, in the same folder, that the values were read from, as with ONNX.
     preprocessing : {"caffe", "torch"}
         What the weights were trained with.
     """
@@ -43,7 +41,6 @@ class Provenance:
     sha256: str
     format: str
     url: str = ""
-    beside: tuple[str, ...] = ()
     preprocessing: Preprocessing = "caffe"
 
     @classmethod

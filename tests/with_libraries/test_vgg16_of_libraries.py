@@ -226,7 +226,8 @@ def test_torchvision_as_onnx(arrays: Arrays, file: Callable[[str], Path], dynamo
     model = network(torchvision.models.vgg16, arrays)
     model.classifier = nn.Sequential(nn.Dropout(), nn.Linear(25088, 3))
     batch = torch.zeros(1, 3, 224, 224)
-    torch.onnx.export(model.eval(), (batch,), file("vgg16.onnx"), dynamo=dynamo, verbose=False)
+    options = {"dynamo": True, "external_data": False} if dynamo else {"dynamo": False}
+    torch.onnx.export(model.eval(), (batch,), file("vgg16.onnx"), verbose=False, **options)
     format = weights.load(file("vgg16.onnx"))[1].format
     assert format.startswith("ONNX, pytorch 2.")
     assert_holds(file("vgg16.onnx"), arrays, "torch", format)
