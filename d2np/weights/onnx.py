@@ -286,10 +286,10 @@ def _difference(onnx: ModuleType, layer: Layer, node: Any) -> str:
         return ""
     given = _attributes(onnx, node)
     # TensorFlow's words for no padding, and for one that keeps the size, as those of convolutions here do.
-    automatic = given.get("auto_pad", b"NOTSET")
-    if automatic == b"VALID":
+    automatic = given.get("auto_pad", b"NOTSET").decode()
+    if automatic == "VALID":
         given["pads"] = [0] * 4
-    elif automatic != b"NOTSET":
+    elif automatic != "NOTSET":
         given["pads"] = [layer.padding] * 4 if layer.type == "convolution" else automatic
     for key, default, wanted in (
         ("pads", [0] * 4, [layer.padding] * 4),
