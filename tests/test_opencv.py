@@ -14,8 +14,8 @@ from skimage import data
 
 import d2np
 import d2np.opencv
-from d2np import homography
 from d2np.opencv import D2Net, to_dmatches, to_image_features, to_keypoints
+from d2np.verification import transformed
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -49,7 +49,7 @@ def test_two_views_are_registered_by_opencv(analytic, coffee):
     matrix, inliers = cv2.findHomography(from_a, to_b, cv2.USAC_MAGSAC, 3.0)
     assert inliers.sum() > 60
     corners = np.array([[0, 0], [449, 0], [449, 299], [0, 299]])
-    assert np.abs(homography.apply(matrix, corners) - homography.apply(truth, corners)).max() < 4
+    assert np.abs(transformed(matrix, corners) - transformed(truth, corners)).max() < 4
     # The image laid over its view is the view, but for the light.
     laid = cv2.warpPerspective(a, matrix, (450, 300))
     inside = cv2.warpPerspective(np.ones_like(a[..., 0]), matrix, (450, 300)) > 0
