@@ -28,9 +28,6 @@ GeometricModel: TypeAlias = Literal["homography", "fundamental"]
 FeatureFormat: TypeAlias = Literal["h5", "npz", "mat", "kapture"]
 """The files that ``d2np extract`` writes: hloc's HDF5, or those of the published scripts."""
 
-ColourMap: TypeAlias = Literal["viridis", "plasma", "inferno", "magma"]
-"""The colours of heat maps."""
-
 PackagedWeights: TypeAlias = Literal["vgg16", "analytic"]
 """Weights that are part of d2np: trained on ImageNet, and written by hand."""
 

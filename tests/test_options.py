@@ -10,7 +10,6 @@ import pytest
 
 import d2np
 from d2np import layers, options, verification
-from d2np.draw import colours
 from d2np.network import detect
 from d2np.weights import catalogue
 
@@ -23,7 +22,6 @@ FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16,
     [
         (options.Detector, detect.DETECTORS),
         (options.GeometricModel, verification.SAMPLE),
-        (options.ColourMap, colours._ANCHORS),
         (options.PublishedWeights, catalogue.SOURCES),
         (layers.LayerName, [layer.name for layer in layers.LAYERS]),
         (layers.LayerType, dict.fromkeys(layer.type for layer in layers.LAYERS)),
@@ -45,10 +43,6 @@ def test_types_name_what_there_is(alias, known):
         (
             lambda _: d2np.match(FEATURES, FEATURES, verify="homografy"),
             "verify must be one of homography, fundamental, or None; got 'homografy'.*homography",
-        ),
-        (
-            lambda _: d2np.draw.keypoints(IMAGE, FEATURES, colours="viridi"),
-            "colours .* viridis, plasma, inferno, magma; .*viridis",
         ),
     ],
 )

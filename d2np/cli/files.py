@@ -18,17 +18,16 @@ from .console import file_size, note, say
 if TYPE_CHECKING:
     import argparse
 
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     from ..features import Features
-    from ..images.open import ImageLike
     from ..images.remote import RemoteFile
     from ..network.net import Net
 
 DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf")
 PAGES = (".html", ".htm")
-
-_QUALITY: dict[str, dict[str, int]] = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}}
 
 
 # Outputs
@@ -113,8 +112,9 @@ def write(content: Image.Image | str, path: str) -> None:
             else:
                 from PIL import Image
 
+                # Of use for JPEG and WebP; the other formats do not look at it.
                 format = Image.registered_extensions()[extension(path)]
-                content.save(stream, format, **_QUALITY.get(format, {}))
+                content.save(stream, format, quality=92, subsampling=0)
     # Images too large for a format, for one.
     except (OSError, ValueError, KeyError, SystemError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -163,13 +163,12 @@ def opened(path: str, max_pixels: int | None) -> str | RemoteFile:
     return image
 
 
-def shown(image: str | RemoteFile, options: argparse.Namespace) -> ImageLike:
-    """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
+def shown(image: str | RemoteFile, options: argparse.Namespace) -> NDArray[np.uint8]:
+    """Return what goes to :mod:`d2np.draw`: the image as the network was given it, before it was shrunk."""
     from ..images.open import open_rgb
 
-    if options.max_pixels is None and not options.stretch:
-        return image
-    return open_rgb(image, settings(options))
+    with named(image):
+        return open_rgb(image, settings(options))
 
 
 @contextmanager
