@@ -10,7 +10,7 @@ import pytest
 from engines import random_weights
 
 from d2np import matching
-from d2np.kernels import topk
+from d2np.features import strongest
 from d2np.layers import LAYERS
 from d2np.network.bands import Rows
 from d2np.network.detect import MapRows, descriptors, hard_detection, strength
@@ -90,7 +90,7 @@ def test_strength(benchmark, cells):
 
 
 def test_strongest(benchmark):
-    benchmark(topk.strongest, np.random.default_rng(0).random(100_000, np.float32), 1000)
+    benchmark(strongest, np.random.default_rng(0).random(100_000, np.float32), 1000)
 
 
 def test_resize(benchmark, cells):

@@ -173,6 +173,11 @@ def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
     return chosen
 
 
+def strongest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the positions of the ``k`` largest values, largest first; of equals the first one first."""
+    return np.argsort(-values, kind="stable")[: max(0, k)]
+
+
 def checked_mask(name: str, given: Any, count: int) -> NDArray[np.bool_]:
     """Return a mask over that many matches; a FormatError if it is none."""
     return _array(name, given, np.bool_, (count,))

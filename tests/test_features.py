@@ -1,7 +1,11 @@
+import naive
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import d2np
+from d2np.features import strongest
 
 
 def features(n=4):
@@ -140,3 +144,25 @@ def test_every_error_is_one_of_ours_and_a_value_error():
     for error in (d2np.FormatError, d2np.ImageError, d2np.OptionError, d2np.WeightsError):
         assert issubclass(error, d2np.Error)
         assert issubclass(error, ValueError)
+
+
+# Few different values, so that there are many ties.
+VALUES = st.lists(st.integers(-3, 3).map(float) | st.just(-np.inf), max_size=40)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(VALUES, st.integers(-1, 45))
+def test_strongest_equals_the_reference(values, k):
+    found = strongest(np.array(values, np.float32), k)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, naive.strongest(values, k))
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 999, 1000, 1001, np.iinfo(np.int64).max])
+def test_strongest_of_many_different_values(k):
+    values = np.random.RandomState(0).permutation(1000).astype(np.float32)
+    np.testing.assert_array_equal(strongest(values, k), np.argsort(-values)[:k])
+
+
+def test_strongest_keeps_the_order_of_equals():
+    np.testing.assert_array_equal(strongest(np.ones(9, np.float32), 4), [0, 1, 2, 3])

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ImageError
-from ..features import DESCRIPTOR_SIZE, Features
+from ..features import DESCRIPTOR_SIZE, Features, strongest
 from ..images.open import Source, to_array
 from ..images.pixels import preprocess
-from ..kernels import topk
 from ..layers import map_size
 from ..options import Options, Preprocessing
 from ..threads import Team
@@ -162,7 +161,7 @@ class Scan:
             chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
             if options.max_keypoints is not None:
                 # Only these can be among the best of all: no others are described.
-                chosen = np.sort(chosen[topk.strongest(scores[chosen], options.max_keypoints)])
+                chosen = np.sort(chosen[strongest(scores[chosen], options.max_keypoints)])
             # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
             described, _ = detect.descriptors(
                 rows, candidates.positions[chosen], team, relu=options.relu and ranked
@@ -239,7 +238,7 @@ class Gathering:
         """Return all that was added, in that order, or the best of it, the best first."""
         if self._most is None:
             return self._whole
-        return self._whole.select(topk.strongest(self._whole.scores, self._most))
+        return self._whole.select(strongest(self._whole.scores, self._most))
 
     def _enlarged(self, piece: Features) -> list[tuple[FloatArray, FloatArray]]:
         """Return each array with room for those of a piece, and that of the piece."""
