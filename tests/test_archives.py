@@ -355,10 +355,10 @@ def gathered(net, entries, settings, **options):
     return blocks, list(extracted(net, settings, put, options, entries, len(entries)))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_features_of_large_images_come_in_blocks(net, small, photos, workers, assert_same_features):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_of_large_images_come_in_blocks(net, small, photos, threads, assert_same_features):
     before = threading.active_count()
-    blocks, outcomes = gathered(net, photos, UNBOUNDED, workers=workers, threads=2)
+    blocks, outcomes = gathered(net, photos, UNBOUNDED, threads=threads)
     assert [entry for entry, _ in outcomes] == photos
     for (entry, outcome), told in zip(outcomes, ("", "is damaged", "is not an image", ""), strict=True):
         if told:

@@ -226,7 +226,7 @@ def computed(monkeypatch):
     original = d2np.Net.__call__
 
     def counted(self, image, **options):
-        seen.append(Path(image).name)
+        seen.append(Path(getattr(image, "_name", image)).name)
         return original(self, image, **options)
 
     monkeypatch.setattr(d2np.Net, "__call__", counted)
@@ -253,7 +253,7 @@ def test_extract_options_reach_the_network(run, photos, weights_file, assert_sam
     options = (
         *("--detector", "strength", "--max-keypoints", "7", "--multiscale", "--max-edge", "80"),
         *("--max-sum-edges", "none", "--preprocessing", "torch", "--orient", "--no-relu"),
-        *("--threads", "2", "--workers", "2"),
+        *("--threads", "2"),
     )
     assert run("extract", "photos/a.png", "-o", "f.h5", *options)[0] == 0
     expected = d2np.Net.load(weights_file)(

@@ -142,9 +142,9 @@ d2np.draw.keypoints(a, features)
 net.save(f"{folder}/net.h5")
 d2np.Net.load(f"{folder}/net.h5")
 settings = Settings()
-for workers in (1, 2):
-    output = HlocOutput(f"{folder}/{workers}.h5", settings.recorded(net))
-    assert extract(net, listing([a, b]), output, settings, workers=workers).done == 2
+for threads in (1, 2):
+    output = HlocOutput(f"{folder}/{threads}.h5", settings.recorded(net))
+    assert extract(net, listing([a, b]), output, settings, threads=threads).done == 2
 # OpenCV itself changes LD_LIBRARY_PATH when it is imported.
 commands = [
     ["match", a, b, "--weights", "analytic", "--verify", "none", "-o", f"{folder}/view.html"],

@@ -156,7 +156,7 @@ def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features
 
 
 def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_features):
-    """Small images and those that are opened when it is their turn."""
+    """Images that are worked on side by side and those that are worked on alone."""
     fetched = []
     read = type(memory).open
     monkeypatch.setattr(
@@ -164,9 +164,9 @@ def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_f
     )
     entries = listing(["memory://photos"])
     usual = list(features_of(net, entries, Settings()))
-    for bytes_at_once in (1, 83 * 61 * 3 - 1):
+    for free in (1, 1 << 34):
         fetched.clear()
-        monkeypatch.setattr(pipeline, "_DECODED_BYTES", bytes_at_once)
+        monkeypatch.setattr(pipeline, "free_memory", lambda free=free: free)
         for (_, features), (_, expected) in zip(features_of(net, entries, Settings()), usual, strict=True):
             assert_same_features(features, expected)
         assert sorted(fetched) == [f"/photos/{entry.name}" for entry in entries]

@@ -40,9 +40,6 @@ _CLUSTER = """cluster:
     --format  what to write, see below; default: h5
     --half  h5: store float16, as hloc does: half the size, but positions beyond 1024 px lose their fractions
     {QUIET}
-    --workers N  work on N images side by side and share the threads between them: 1 takes the least memory,
-        one for each thread is the fastest (by 1 to 15 %%), each of them up to half a gigabyte; the results do
-        not depend on it; default: one for each thread; where little memory is free, fewer are used
     going on:
     {_BEGIN_ANEW}
     --restart
@@ -141,7 +138,6 @@ def extract(options: argparse.Namespace) -> int:
     job = partial(
         dataset.extract,
         *(net, entries, output, how),
-        workers=options.workers,
         threads=options.threads,
         retry_failed=options.retry_failed or options.overwrite,
     )

@@ -102,7 +102,6 @@ def extract(
     output: Output,
     settings: Settings,
     *,
-    workers: int | None = None,
     threads: int | None = None,
     retry_failed: bool = False,
     progress: Progress | None = None,
@@ -121,8 +120,8 @@ def extract(
     entries : list of Entry
     output : Output
     settings : Settings
-    workers, threads : int, optional
-        Images side by side, and threads in all; see :func:`features_of`. Nothing depends on them.
+    threads : int, optional
+        See :func:`features_of`. Nothing depends on it.
     retry_failed : bool
         Try images again that failed before and have not changed since. By default they are reported only.
     progress : Progress, optional
@@ -171,7 +170,7 @@ def extract(
             fail(entry, reason)
         if progress is not None and report.failed:
             progress.update(len(report.failed))
-        limits = {"workers": workers, "threads": threads, "stop": ended}
+        limits = {"threads": threads, "stop": ended}
         left = len(waiting)
         watched = failures.watched(waiting)
         with closing(_outcomes(client, net, output, settings, limits, place, watched, left)) as results:
