@@ -161,13 +161,13 @@ def text_of_keras(**options: Any) -> keras.Model:
     [
         (
             keras.applications.VGG19,
-            "not a VGG16: it has block3_conv4",
+            "block3_conv4/kernel: expected shape (3, 3, 256, 512), found (3, 3, 256, 256)",
             "layers/conv2d_7/vars/0: expected shape (3, 3, 256, 512), found (3, 3, 256, 256)",
         ),
         (
             keras.applications.ResNet50,
             "is an HDF5 file but not weights written by d2np",
-            "not a VGG16: it has batch normalisation (layers/batch_normalization/vars/0)",
+            "not a VGG16: expected ten convolutions without batch normalisation",
         ),
         (
             text_of_keras,
