@@ -129,7 +129,7 @@ def test_whole_model_of_keras_3(tmp_path):
         for name in ("metadata.json", "config.json", "model.weights.h5"):
             archive.writestr(name, "{}")
     message = refusal(tmp_path / "vgg16.keras")
-    assert message.endswith("is a whole model of Keras 3: unpack model.weights.h5 from it and give that")
+    assert "expected one data.pkl in it, found metadata.json, config.json, model.weights.h5" in message
 
 
 # safetensors

@@ -133,7 +133,7 @@ def test_keras_inside_another_model(
 
 def test_whole_model_of_keras_3(arrays: Arrays, file: Callable[[str], Path]) -> None:
     of_keras(arrays, include_top=False).save(file("vgg16.keras"))
-    assert "is a whole model of Keras 3: unpack model.weights.h5 from it" in refusal(file("vgg16.keras"))
+    assert "expected one data.pkl in it, found metadata.json" in refusal(file("vgg16.keras"))
     with zipfile.ZipFile(file("vgg16.keras")) as archive:
         archive.extract("model.weights.h5", file("vgg16.keras").parent)
     assert_holds(file("model.weights.h5"), arrays, "caffe", "Keras HDF5")
