@@ -268,7 +268,7 @@ def test_sources_are_tried_in_order(run, server, sources, cache):
     a, b, c = sources["tf"]
     lines = err.splitlines()
     assert lines[:3] == [f"fetching {a}", f"{a}: the server answers 404 Not Found", f"fetching {b}"]
-    assert lines[3].startswith(f"{b}: is a text file that starts with `moved elsewhere`")
+    assert lines[3].startswith(f"{b}: is of an unknown kind, and starts with b'moved elsewhere'")
     assert f"fetching {c}" in lines
     assert out.startswith(f"{cache / 'tf.h5'}: from {c}, SHA-256 {sha256(checkpoint())}\n")
     assert weights.load("tf")[1].url == c
@@ -645,9 +645,9 @@ CONTENT = {
         status(200, PAGE, Content_Type="application/octet-stream"),
         "is a web page (HTML), not weights",
     ),
-    "image": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "is an image, not weights"),
-    "text": (status(200, b"moved elsewhere"), "is a text file that starts with `moved elsewhere`"),
-    "noise": (status(200, b"\x01\x02\xff\xfe" * 100), "is of an unknown kind (.pth, "),
+    "image": (status(200, b"\x89PNG\r\n\x1a\n" + bytes(100)), "and starts with b'\\x89PNG"),
+    "text": (status(200, b"moved elsewhere"), "and starts with b'moved elsewhere'"),
+    "noise": (status(200, b"\x01\x02\xff\xfe" * 100), "is of an unknown kind, "),
     "another network": (status(200, _other_network()), "not the 20 arrays of a D2-Net"),
     "another shape": (status(200, _other_shape()), "conv4_3/bias"),
     "not finite": (File(checkpoint(value=np.nan)), "infinite or not a number"),

@@ -246,7 +246,7 @@ def test_zip_with_a_huge_table_of_contents(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as file:
         for number in range(25_000):
             file.writestr(f"{number}", b"")
-    with open(tmp_path / "w.pth", "rb") as stream, pytest.raises(WeightsError, match="table of contents"):
+    with open(tmp_path / "w.pth", "rb") as stream, pytest.raises(WeightsError, match="too many at once"):
         weights.read(stream, Path("w.pth"))
 
 

@@ -126,7 +126,7 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], 
     container = sniff.container(head)
     if container is None:
         raise WeightsError(
-            f"{sniff.describe(head, path.name)}; expected weights as HDF5 written by d2np or Keras, as a "
+            f"{sniff.describe(head)}; expected weights as HDF5 written by d2np or Keras, as a "
             "PyTorch checkpoint, as safetensors or as ONNX"
         )
     reader = {

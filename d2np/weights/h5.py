@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,14 +34,8 @@ from .parameters import Provenance, check_names, known_preprocessing, listed, sh
 FORMAT_VERSION = 2
 ARCHITECTURE = "D2-Net"
 
-_BLOCK = re.compile(r"(?:.*/)?(block\d_conv\d)/(?:.*/)?[^/]+")
-_NUMBERED = re.compile(r"(?:.*/)?conv2d(?:_(\d{1,4}))?/vars/[01]")
-_NORMALISED = re.compile(r"(?:.*/)?batch_normalization[^/]*/.*")
-
-# Names of Keras' layers -> ours.
-_CONVOLUTIONS = {
-    f"block{name[4]}_conv{name[6]}": name for name in (full.split("/")[0] for full in PARAMETER_SHAPES)
-}
+# Numbers of block and layer in Keras 1 and 2, of the layer in Keras 3.
+_CONVOLUTION = re.compile(r"(?:.*/)?(?:block(\d)_conv(\d)/(?:.*/)?[^/]+|conv2d(?:_(\d{1,4}))?/vars/[01])")
 
 _LONGEST_ATTRIBUTE = 4096
 _CHANNELS_IN_A_CHUNK = 16
@@ -202,55 +196,25 @@ def _shapes(file: Any) -> dict[str, tuple[int, ...] | None]:
     return found
 
 
-# --- VGG16 of Keras ----------------------------------------------------------------------------------
+def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str]:
+    """Return the names of the first ten convolutions' arrays in a file of Keras; nothing if it has none.
 
-
-def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str] | None:
-    """Return the names of the network's arrays in a file, or None if it has no convolutions of Keras.
-
-    Parameters
-    ----------
-    shapes : mapping of str to shapes
-        All arrays of the file by their full names.
-
-    Returns
-    -------
-    dict of str to str, or None
-        ``"conv1_1/weight"`` ... in network order -> the name in the file, of arrays of the right number of
-        dimensions.
+    Their shapes are not looked at, beyond what is a kernel.
 
     Raises
     ------
     WeightsError
-        If these are other convolutions than those of VGG16; the first difference is named.
+        If there are fewer convolutions, or normalisation between them.
     """
-    layers = _grouped(shapes, _BLOCK)
-    if not layers:
-        numbered = _grouped(shapes, _NUMBERED)
-        if not numbered:
-            return None
-        if normalised := [name for name in shapes if _NORMALISED.fullmatch(name)]:
-            raise WeightsError(f"not a VGG16: it has batch normalisation ({shortened(normalised[0])})")
-        layers = dict(zip(_CONVOLUTIONS, (numbered[key] for key in sorted(numbered, key=int)), strict=False))
-    # VGG19 has one more convolution in the third and in the fourth block.
-    if more := [layer for layer in layers if layer not in _CONVOLUTIONS and layer < "block5"]:
-        raise WeightsError(f"not a VGG16: it has {more[0]}")
-    found = {}
-    for layer, ours in _CONVOLUTIONS.items():
-        if layer not in layers:
-            raise WeightsError(f"not a VGG16: it has no {layer}")
-        by_dimensions = {len(shapes[name] or ()): name for name in layers[layer]}
-        if len(layers[layer]) != 2 or by_dimensions.keys() != {4, 1}:
-            held = ", ".join(shortened(name) for name in layers[layer][:4])
-            raise WeightsError(f"{layer}: expected one kernel and one bias, found {held}")
-        found[f"{ours}/weight"], found[f"{ours}/bias"] = by_dimensions[4], by_dimensions[1]
-    return found
-
-
-def _grouped(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
-    """Group the names that match by what the pattern's group finds in them, or "0"."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        if match := pattern.fullmatch(name):
-            groups.setdefault(match[1] or "0", []).append(name)
-    return groups
+    found = []
+    for name, shape in shapes.items():
+        if match := _CONVOLUTION.fullmatch(name):
+            numbers = [int(number or 0) for number in match.groups()]
+            found.append((numbers, -len(shape or ()), name))  # a kernel before its bias
+    if not found:
+        return {}
+    if len(found) < len(PARAMETER_SHAPES) or any("batch_normalization" in name for name in shapes):
+        raise WeightsError(
+            f"not a VGG16: expected ten convolutions without batch normalisation, found {listed(shapes)}"
+        )
+    return dict(zip(PARAMETER_SHAPES, (name for *_, name in sorted(found)), strict=False))
