@@ -610,7 +610,7 @@ def test_bad_usage(fails, photos, arguments):
     ("arguments", "message"),
     [
         (["match", "photos/a.png", "none.png"], "no such file or folder: none.png"),
-        (["match", "photos", "photos/a.png"], "is a folder"),
+        (["match", "photos", "photos/a.png"], "photos cannot be read: Is a directory"),
         (["match", "text.png", "photos/a.png"], "is not an image"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.png"], "there is no folder none"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.html"], "there is no folder none"),
