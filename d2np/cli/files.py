@@ -164,10 +164,10 @@ def opened(path: str, max_pixels: int | None) -> str | RemoteFile:
 
 
 def shown(image: str | RemoteFile, options: argparse.Namespace) -> ImageLike:
-    """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
+    """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels``."""
     from ..images.open import open_rgb
 
-    if options.max_pixels is None and not options.stretch:
+    if options.max_pixels is None:
         return image
     return open_rgb(image, settings(options))
 

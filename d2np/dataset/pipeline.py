@@ -276,7 +276,7 @@ class _Line(Generic[AnEntry, Result]):
         self.reader = ThreadPoolExecutor(1, "d2np-reader")
         self.pool = ThreadPoolExecutor(self.workers, "d2np-image")
         options = self.settings.options()
-        names = ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
+        names = ("max_edge", "max_sum_edges", "orient", "max_pixels")
         self.opening = {name: options[name] for name in names}
 
     @property
