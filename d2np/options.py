@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import inf
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
@@ -110,9 +110,6 @@ class Options:
         Turn the image as its EXIF orientation says, as COLMAP and hloc do not; keypoints are those of the
         turned image. Arrays have no orientation, and a PIL image of a TIFF file is one that Pillow has turned
         already.
-    stretch : bool
-        Spread the values that a 16-bit image uses over the full range, but for one pixel in a thousand at
-        each end: thermal and scientific cameras leave most of it empty. Other images are as they are.
     max_pixels : int, optional
         Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
         the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
@@ -133,7 +130,6 @@ class Options:
     max_sum_edges: int | None = 2800
     mask: ArrayLike | None = None
     orient: bool = False
-    stretch: bool = False
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -162,60 +158,39 @@ def _checked_scales(given: Any) -> tuple[float, ...]:
     return scales
 
 
-class InputChanges(TypedDict, total=False):
-    """Options of how an image becomes the input of the network, as keywords."""
-
-    preprocessing: Preprocessing | None
-    max_edge: int | None
-    max_sum_edges: int | None
-    orient: bool
-    stretch: bool
-    max_pixels: int | None
-
-
-class MapChanges(InputChanges, total=False):
-    """Options of how an image becomes a feature map, as keywords."""
-
-    relu: bool
-    centered: bool
-
-
-class OptionChanges(MapChanges, total=False):
+class OptionChanges(TypedDict, total=False):
     """All fields of :class:`Options`, as keywords."""
 
     detector: Detector
     scales: Sequence[float]
     max_keypoints: int | None
+    preprocessing: Preprocessing | None
+    relu: bool
+    centered: bool
+    max_edge: int | None
+    max_sum_edges: int | None
     mask: ArrayLike | None
+    orient: bool
+    max_pixels: int | None
 
 
-def chosen(options: Options | None, meant: Any = OptionChanges, /, **changes: Any) -> Options:
+def chosen(options: Options | None, **changes: Any) -> Options:
     """Return the options that a call was given.
 
     Parameters
     ----------
     options : Options or None
         Fields that mean nothing to the call have no effect: one object serves for all calls.
-    meant : type
-        The class of those keywords that mean something to the call.
     **changes
         Keywords, which count where there are both.
 
     Raises
     ------
     OptionError
-        If a keyword means nothing to the call, or has a value that makes no sense.
+        If a keyword has a value that makes no sense.
     TypeError
         If there is no such option.
     """
-    without_effect = OptionChanges.__optional_keys__ - meant.__optional_keys__
-    for name in changes.keys() & without_effect:
-        raise OptionError(f"{name} has no effect on what this call returns: leave it out")
-    if options is None:
-        return Options(**changes)
-    if not isinstance(options, Options):
+    if options is not None and not isinstance(options, Options):
         raise OptionError(f"options must be d2np.Options; got {type(options).__name__}")
-    by_default: dict[str, Any] = {
-        field.name: field.default for field in fields(Options) if field.name in without_effect
-    }
-    return replace(options, **by_default, **changes)
+    return replace(options or Options(), **changes)

@@ -245,7 +245,7 @@ def test_files_that_cannot_be_read(tmp_path, rgb, monkeypatch):
     for form in (b"no image", io.BytesIO(), io.StringIO("text"), closed, Pipe(["text"])):
         with pytest.raises(d2np.ImageError):
             images.open_image(form)
-    with path.open() as text, pytest.raises(d2np.ImageError, match=r"rgb.png cannot be read .* binary mode"):
+    with path.open() as text, pytest.raises(d2np.ImageError, match=r"rgb.png cannot be read"):
         images.open_image(text)
     monkeypatch.setattr(images, "_MOST_BYTES_AROUND", 0)
     with pytest.raises(d2np.ImageError, match="more than 16 bytes"):
@@ -424,28 +424,17 @@ def test_few_grey_levels_are_remarked_on_once(tmp_path, caplog, monkeypatch):
     for image in (path, path, narrow()):
         images.open_image(image)
     assert re.fullmatch(
-        r".*thermal.png: .* 7000 to 7900, which is 3.5 .* stretch=True .*", caplog.messages[0]
+        r".*thermal.png: .* 7000 to 7900, which is 3.5 .* numpy.interp\(image, \(7000, 7900\), .*",
+        caplog.messages[0],
     )
     assert len(caplog.messages) == 1
     with messages.collected() as records:  # a job
         for image in (path, narrow(), narrow().astype(">u2")):
             with open_source(image, max_edge=None, max_sum_edges=None) as source:
                 source.read(0, 9)
-        images.open_image(path, stretch=True)
         images.open_image(narrow() * 8)
         images.open_image(np.zeros((9, 9), np.uint16))
     assert len(records) == 1
-
-
-def test_stretched_images(tmp_path):
-    path = saved(tmp_path, Image.fromarray(narrow()), "thermal.tif")
-    for image in (path, narrow(), narrow().astype(">u2")):
-        whole = images.open_image(image, stretch=True)
-        assert (whole.min(), whole.max()) == (0, 255)
-        with open_source(image, stretch=True, max_edge=None, max_sum_edges=None) as source:
-            np.testing.assert_array_equal(source.read(2, 7), whole[2:7])
-    rgb = np.full((9, 9, 3), 99, np.uint8)
-    np.testing.assert_array_equal(images.open_image(rgb, stretch=True), rgb)
 
 
 @pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif"])
@@ -460,9 +449,9 @@ def test_what_is_refused_says_why(tmp_path, rgb):
     text.write_text("no image at all")
     with pytest.raises(d2np.ImageError, match=r"text.png is not an image"):
         images.open_image(text)
-    with pytest.raises(d2np.ImageError, match=r"missing.png: there is no such file"):
+    with pytest.raises(d2np.ImageError, match=r"missing.png cannot be read: No such file"):
         images.open_image(tmp_path / "missing.png")
-    with pytest.raises(d2np.ImageError, match="is a folder"):
+    with pytest.raises(d2np.ImageError, match="Is a directory"):
         images.open_image(tmp_path)
     empty = tmp_path / "empty.jpg"
     empty.touch()

@@ -301,7 +301,7 @@ def test_images_without_features_are_handed_out_among_the_others(photos, tmp_pat
     expected[8] = "MemoryError"
     assert kinds == expected
     assert "is not an image" in str(found[2][1])
-    assert "no such file" in str(found[5][1])
+    assert "No such file" in str(found[5][1])
 
 
 @pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, d2np.OptionError])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Error, ImageError, OptionError
-from ..images.names import is_missing, near
+from ..images.names import near
 from .arguments import settings
 from .console import file_size, note, say
 
@@ -139,7 +139,7 @@ def check_there(*paths: str) -> None:
         If one is missing; it proposes what may have been meant.
     """
     for path in paths:
-        if is_missing(path):
+        if not os.path.lexists(path):
             raise Error(f"no such file or folder: {path}{near(path)}")
 
 
@@ -159,8 +159,8 @@ def opened(path: str, max_pixels: int | None) -> str | RemoteFile:
     image: str | RemoteFile = remote.local_path(path) or path
     if remote.is_url(str(image)):
         image = replace(remote.RemoteFile(path), content=remote.RemoteFile(path).read(most_bytes(max_pixels)))
-    open_file(image, max_pixels).close()
-    return image
+    with open_file(image, max_pixels):
+        return image
 
 
 def shown(image: str | RemoteFile, options: argparse.Namespace) -> NDArray[np.uint8]:

@@ -106,7 +106,7 @@ def listing(
 
 
 def _check_there(path: str, what: str = "file or folder") -> None:
-    if names.is_missing(path):
+    if not os.path.lexists(path):
         raise ImageError(f"no such {what}: {path}{names.near(path)}")
 
 

@@ -18,7 +18,7 @@ from ..errors import OptionError
 from ..features import Features
 from ..images.open import ImageLike, Source, open_image, open_source
 from ..layers import LAYERS, PARAMETER_COUNT, Layer
-from ..options import Algorithm, InputChanges, MapChanges, OptionChanges, Options, Preprocessing, chosen
+from ..options import Algorithm, OptionChanges, Options, Preprocessing, chosen
 from ..threads import Clock, Team, Workspace, thread_count
 from .profile import Profile, summarise
 from .scan import Scan
@@ -223,7 +223,7 @@ class Net:
         options: Options | None = None,
         *,
         threads: int | None = None,
-        **changes: Unpack[MapChanges],
+        **changes: Unpack[OptionChanges],
     ) -> FloatArray:
         """Compute the dense feature map.
 
@@ -235,7 +235,7 @@ class Net:
         (h, w, 512) float32
             55 x 55 x 512 for 224 x 224 pixels.
         """
-        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+        with self._scan(image, _at_one_scale(options, changes), threads) as scan:
             return scan.dense()
 
     def strength(
@@ -244,7 +244,7 @@ class Net:
         options: Options | None = None,
         *,
         threads: int | None = None,
-        **changes: Unpack[InputChanges],
+        **changes: Unpack[OptionChanges],
     ) -> FloatArray:
         """Compute the largest element of each cell's L2-normalised vector, without the last ReLU.
 
@@ -254,7 +254,7 @@ class Net:
         -------
         (h, w) float32
         """
-        with self._scan(image, chosen(options, InputChanges, **changes), threads) as scan:
+        with self._scan(image, _at_one_scale(options, changes), threads) as scan:
             return scan.strength()
 
     def describe(
@@ -264,7 +264,7 @@ class Net:
         options: Options | None = None,
         *,
         threads: int | None = None,
-        **changes: Unpack[MapChanges],
+        **changes: Unpack[OptionChanges],
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Compute descriptors at positions of your own.
 
@@ -292,7 +292,7 @@ class Net:
             places = places.reshape(0, 2)
         if places.ndim != 2 or places.shape[1] < 2:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
-        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+        with self._scan(image, _at_one_scale(options, changes), threads) as scan:
             return scan.describe(places[:, :2])
 
     @contextmanager
@@ -318,3 +318,7 @@ class Net:
         # The packed weights depend on the processor: another machine packs its own.
         make = partial(type(self), provenance=self.provenance, algorithm=self._packed.algorithm)
         return make, (self._arrays,)
+
+
+def _at_one_scale(options: Options | None, changes: OptionChanges) -> Options:
+    return chosen(options, **{**changes, "scales": (1.0,)})
