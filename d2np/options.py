@@ -110,6 +110,9 @@ class Options:
         Turn the image as its EXIF orientation says, as COLMAP and hloc do not; keypoints are those of the
         turned image. Arrays have no orientation, and a PIL image of a TIFF file is one that Pillow has turned
         already.
+    stretch : bool
+        Spread the values that a 16-bit image uses over the full range, but for one pixel in a thousand at
+        each end: thermal and scientific cameras leave most of it empty. Other images are as they are.
     max_pixels : int, optional
         Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
         the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
@@ -130,6 +133,7 @@ class Options:
     max_sum_edges: int | None = 2800
     mask: ArrayLike | None = None
     orient: bool = False
+    stretch: bool = False
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -171,6 +175,7 @@ class OptionChanges(TypedDict, total=False):
     max_sum_edges: int | None
     mask: ArrayLike | None
     orient: bool
+    stretch: bool
     max_pixels: int | None
 
 

@@ -328,16 +328,18 @@ def test_extract_reports_what_it_cannot_read(run, photos):
     assert Path("f.h5.failed.txt").read_text() == listed
 
 
-def test_extract_tells_once_what_is_remarkable(run, photos):
+def test_extract_tells_once_what_libraries_say_and_stretches(run, photos):
     narrow = np.linspace(7000, 7900, 60 * 80).reshape(60, 80).astype(np.uint16)
     for name in ("a.png", "b.png"):
         Image.fromarray(narrow).save(name)
     code, _, err = run("extract", "a.png", "b.png", "-o", "f.h5")
     assert code == 0
     lines = err.splitlines()
-    assert sum("numpy.interp" in line for line in lines) == 1
+    assert sum("--stretch" in line for line in lines) == 1
     # Images are opened side by side: the remark names the one that is opened first.
     assert re.match(r"d2np: [ab]\.png: its 16-bit values go from 70", lines[-1])
+    _, _, err = run("extract", "a.png", "b.png", "-o", "g.h5", "--stretch")
+    assert "--stretch" not in err
 
 
 def test_control_characters_never_reach_a_terminal_raw(run, photos):

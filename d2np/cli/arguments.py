@@ -196,6 +196,8 @@ EXTRACTION = f"""network and keypoints:
     --max-sum-edges PX  shrink larger images to this sum of width and height; none: no limit; default: 2800
     --max-pixels N  open files with up to N pixels; default: where Pillow refuses them, about 179 million
     --orient  turn images as their EXIF data says; default: as stored
+    --stretch  spread the values that a 16-bit image uses over the full range, as thermal images need;
+        default: as stored
     --preprocessing  how to scale colours; default: as the weights were trained, which `d2np info` shows"""
 """How images are read and keypoints found; see :func:`settings`."""
 

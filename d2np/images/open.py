@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | ArrayLike"
+class SupportsArray(Protocol):
+    """An array of another library, or one of which parts can be read from a file, as of HDF5."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+ImageLike: TypeAlias = (
+    "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | SupportsArray"
+)
 """A path, the content of a file or the file opened in binary mode, a PIL image, or an array (H, W[, 3 | 4])
 uint8, uint16 or float in 0..255, in memory or in a file (``numpy.memmap``, an h5py dataset). Arrays of other
 libraries are those that NumPy converts (``__array__``, DLPack)."""
@@ -78,7 +86,7 @@ def open_image(
         grey, grey, RGB, RGB with an alpha channel that is left out. uint8; float in 0..255; or uint16, of
         which the full range 0..65535 is brought to 0..255.
     options, **changes
-        See :class:`d2np.Options`, of which ``orient`` and ``max_pixels`` count.
+        See :class:`d2np.Options`, of which ``orient``, ``stretch`` and ``max_pixels`` count.
 
     Returns
     -------
@@ -188,10 +196,10 @@ class Source:
     opened: ExitStack | None = None
 
     def __init__(self, stored: Any, name: str, options: Options) -> None:
-        self._stored, self._name = stored, name
+        self._stored, self._name, self._stretch = stored, name, options.stretch
         self._lock = threading.Lock()
         self._told: set[str] = set()
-        self._low, self._high = 65535, 0
+        self._levels, self._range = pixels.Levels(), pixels.FULL
         self._shrunk: NDArray[Any] | None = None
         pixels.check_form(stored.shape, stored.dtype, name)
         height, width = self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
@@ -203,6 +211,10 @@ class Source:
         self._floats = np.issubdtype(stored.dtype, np.floating)
         if self._floats:
             self._refuse_fractions()
+        if self._stretch:
+            for rows in self._all_rows():
+                self._levels.add(rows)
+            self._range = self._levels.range
         if pixels.network_size(width, height, options) != (width, height):
             self._shrunk = pixels.shrink(self._checked(0, height), options)
             self.shape = (self._shrunk.shape[0], self._shrunk.shape[1])
@@ -229,7 +241,8 @@ class Source:
 
     def close(self) -> None:
         """Close what :func:`open_source` has opened."""
-        pixels.remark_on_range(self._name, self._low, self._high)
+        if not self._stretch:
+            self._levels.remark(self._name)
         self._piece.cache_clear()
         if self.opened is not None:
             self.opened.close()
@@ -244,16 +257,14 @@ class Source:
         rows = self._cut(first, last)
         if self._floats and rows.size:
             pixels.check_floats(rows, self._name)
-        if used := pixels.used_range(rows):
+        if not self._stretch:
             with self._lock:
-                self._low, self._high = min(self._low, used[0]), max(self._high, used[1])
-        return pixels.as_rgb(rows)
+                self._levels.add(rows)
+        return pixels.as_rgb(rows, self._range)
 
     def _refuse_fractions(self) -> None:
         lowest, highest = math.inf, -math.inf
-        height = self.given[0]
-        for first in range(0, height, _LOOKED_AT):
-            rows = self._cut(first, min(first + _LOOKED_AT, height))
+        for rows in self._all_rows():
             low, high = pixels.check_floats(rows, self._name)
             lowest, highest = min(lowest, low), max(highest, high)
             if lowest < 0 or highest > 1:
@@ -263,6 +274,10 @@ class Source:
                 f"{self._name} looks like values in 0..1 (its largest is {highest:g}): multiply it by 255, "
                 "the network takes 0..255"
             )
+
+    def _all_rows(self) -> Iterator[NDArray[Any]]:
+        height = self.given[0]
+        return (self._cut(first, min(first + _LOOKED_AT, height)) for first in range(0, height, _LOOKED_AT))
 
     def _cut(self, first: int, last: int) -> NDArray[Any]:
         """Return rows as they are stored."""

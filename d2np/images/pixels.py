@@ -13,6 +13,8 @@ from ..layers import CAFFE_MEAN, TORCH_DEVIATION, TORCH_MEAN
 from ..options import Options, Preprocessing, check
 from .messages import LOGGER, ONCE
 
+FULL = (0, 65535)
+"""The smallest and the largest value of 16 bits."""
 # An image that uses fewer grey levels of 255 is remarked on.
 _FEW_LEVELS = 16
 
@@ -36,7 +38,7 @@ def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
 
 def check_floats(array: NDArray[Any], name: str) -> tuple[float, float]:
     """Return the smallest and largest colour of floats; raise an ImageError unless they may be in 0..255."""
-    colours = _colours(array)
+    colours = array[..., :3] if array.ndim == 3 else array
     low, high = float(colours.min()), float(colours.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(f"{name} holds values that are not finite (NaN or infinity)")
@@ -46,40 +48,56 @@ def check_floats(array: NDArray[Any], name: str) -> tuple[float, float]:
     return low, high
 
 
-def _colours(array: NDArray[Any]) -> NDArray[Any]:
-    return array[..., :3] if array.ndim == 3 else array
+class Levels:
+    """The values that a 16-bit image uses; other images have none here."""
+
+    def __init__(self) -> None:
+        self._counts: NDArray[np.int64] | None = None
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Count the values of some rows."""
+        if rows.dtype.kind == "u" and rows.dtype.itemsize == 2:
+            colours = rows[:, :, :3] if rows.ndim == 3 else rows
+            counts = np.bincount(colours.ravel(), minlength=1 << 16)
+            self._counts = counts if self._counts is None else self._counts + counts
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The lowest and highest value, but for one pixel in a thousand at each end: dead and hot ones."""
+        if self._counts is None:
+            return FULL
+        below = np.cumsum(self._counts)
+        low, high = np.searchsorted(below, [0.001 * below[-1], 0.999 * below[-1]])
+        return (int(low), int(high)) if low < high else FULL
+
+    def remark(self, name: str) -> None:
+        """Say once if so few values are used that few keypoints will be found."""
+        low, high = self.range
+        if high - low < _FEW_LEVELS * 257:
+            LOGGER.warning(
+                "%s: its 16-bit values go from %d to %d, which is %.1f of 255 grey levels, where few "
+                "keypoints may be found; stretch=True (--stretch on the command line) spreads the values of "
+                "such images over the full range",
+                *(name, low, high, (high - low) / 257),
+                extra=ONCE,
+            )
 
 
-def used_range(array: NDArray[Any]) -> tuple[int, int] | None:
-    """Return the lowest and highest value that 16-bit rows use; None of other types.
+def as_rgb(array: NDArray[Any], levels: tuple[int, int] = FULL) -> NDArray[Any]:
+    """Return rows of a checked array as (rows, W, 3) uint8 or float32 in 0..255.
 
-    Less one pixel in a thousand at each end: dead and hot ones.
+    Of 16 bits, ``levels`` are the values that become 0 and 255.
     """
-    if array.dtype.newbyteorder("=") != np.uint16 or not array.size:
-        return None
-    low, high = np.percentile(_colours(array), (0.1, 99.9), method="nearest")
-    return int(low), int(high)
-
-
-def remark_on_range(name: str, low: int, high: int) -> None:
-    """Say once if 16-bit values use so little of their range that few keypoints will be found."""
-    if 0 < high - low < _FEW_LEVELS * 257:
-        LOGGER.warning(
-            "%s: its 16-bit values go from %d to %d, which is %.1f of 255 grey levels, where few keypoints "
-            "may be found; numpy.interp(image, (%d, %d), (0, 255)) spreads the values of such an array over "
-            "the full range",
-            *(name, low, high, (high - low) / 257, low, high),
-            extra=ONCE,
-        )
-
-
-def as_rgb(array: NDArray[Any]) -> NDArray[Any]:
-    """Return rows of a checked array as (rows, W, 3) uint8 or float32 in 0..255."""
     if array.ndim == 2:
         array = array[:, :, np.newaxis]
     array = array[:, :, :3]
     if array.dtype.newbyteorder("=") == np.uint16:
-        array = array.astype(np.float32) / np.float32(257)
+        low, high = levels
+        array = array.astype(np.float32)
+        if levels == FULL:
+            array /= np.float32(257)
+        else:
+            array = np.clip((array - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
     elif array.dtype != np.uint8:
         array = array.astype(np.float32)
     if array.shape[2] == 1:
