@@ -101,7 +101,7 @@ def test_match(run, photos):
     assert (code, err) == (0, "")
     count = int(re.search(r"photos/a\.png: (\d+) keypoints in 96 x 64 px", out).group(1))
     assert count > 3
-    assert re.search(rf"^{count} matches, similarity 1\.000 to 1\.000$", out, re.M)
+    assert re.search(rf"^{count} matches$", out, re.M)
     assert re.search(r"^\d+\.\d+ s for extraction, \d+\.\d+ s for matching$", out, re.M)
     assert out.endswith("wrote m.png\n")
     with Image.open("m.png") as image:
@@ -170,7 +170,7 @@ def test_show_only_the_best_scores(run, photos):
 def test_match_page(run, photos):
     code, out, _ = run("match", "photos/a.png", "photos/b.jpg", "-o", "view.html")
     assert code == 0
-    assert re.search(r"^wrote view\.html \([\d.]+ kB\): open it in a browser$", out, re.M)
+    assert re.search(r"^wrote view\.html$", out, re.M)
     page = Path("view.html").read_text(encoding="utf-8")
     assert "<title>a.png and b.jpg: matches</title>" in page
     assert files(photos) == ["photos/a.png", "photos/b.jpg", "photos/sub/c.png", "view.html"]

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from d2np import draw
-from d2np.errors import FormatError, ImageError, OptionError
+from d2np.errors import FormatError, ImageError
 from d2np.features import Features, Matches
 
 HOSTILE = """</script><script>alert("1")</script> '"><img src=x onerror=alert(2)> & $style.png"""
@@ -303,9 +303,6 @@ def test_bad_input():
         draw.keypoint_page(A, a, np.full((59, 79), np.nan))
     with pytest.raises(ImageError, match="no such file"):
         draw.keypoint_page("none.png", a)
-    for names in (("one",), "ab"):
-        with pytest.raises(OptionError, match="names must be two"):
-            match_page(names=names)
     nan = Features([[np.nan, 1, 1]], [1], np.zeros((1, 512)), A.size)
     with pytest.raises(FormatError, match="finite"):
         draw.keypoint_page(A, nan)

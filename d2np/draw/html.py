@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ..errors import OptionError, count
+from ..errors import count
 from ..features import Features, Matches
 from .canvas import LOWEST, colour_map, ranks
 from .heat import COLOURS, checked_map, levels
@@ -71,11 +71,7 @@ def match_page(
         if numbers are not finite.
     ImageError
         If an image cannot be read.
-    OptionError
-        If there are not two names.
     """
-    if isinstance(names, str) or len(names) != 2:
-        raise OptionError(f"names must be two, one for each image; got {names!r}")
     both = features_a, features_b
     opened = open_pair((image_a, image_b), both, matches)
     # The most similar first: the page steps through them in this order, and draws them in the opposite one.
