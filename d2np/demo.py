@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,16 +61,12 @@ class Result:
     matches : Matches
     distances : (M,) float64
         How far each match is from where the true homography puts it, in pixels of the second view.
-    extraction, matching : float
-        Seconds; both extractions together.
     """
 
     first: Features
     second: Features
     matches: Matches
     distances: NDArray[np.float64]
-    extraction: float
-    matching: float
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -93,28 +88,12 @@ def views() -> Views:
     return Views(first, Image.fromarray(darker), truth / truth[2, 2])
 
 
-def prepare(net: Net, *, threads: int | None = None) -> float:
-    """Compile or load every kernel of extraction and matching; return the seconds it took."""
-    from .matching import match
-
-    start = perf_counter()
-    features = net(np.zeros((32, 32, 3), np.uint8), threads=threads)
-    unit = np.eye(2, features.descriptors.shape[1], dtype=np.float32)
-    match(unit, unit, threads=threads)
-    return perf_counter() - start
-
-
 def run(net: Net, given: Views, *, threads: int | None = None) -> Result:
-    """Extract, match and measure; kernels not yet loaded count as work, see :func:`prepare`."""
+    """Extract, match and measure."""
     from .matching import match
 
-    start = perf_counter()
     first, second = net(given.first, threads=threads), net(given.second, threads=threads)
-    extraction = perf_counter() - start
-    start = perf_counter()
     matches = match(first, second, threads=threads)
-    matching = perf_counter() - start
-
     a, b = first.keypoints[matches.indices[:, 0], :2], second.keypoints[matches.indices[:, 1], :2]
     distances = np.linalg.norm(verification.transformed(given.truth, a) - b, axis=1)
-    return Result(first, second, matches, distances, extraction, matching)
+    return Result(first, second, matches, distances)

@@ -44,7 +44,7 @@ class D2Net:
     Raises
     ------
     OptionError
-        If an option has a value that makes no sense, or ``net`` is something else.
+        If an option has a value that makes no sense.
     TypeError
         If there is no such option.
     WeightsError
@@ -59,12 +59,8 @@ class D2Net:
         _opencv()
         from .network.net import Net
 
-        if isinstance(net, (str, os.PathLike)):
-            net = Net.load(net)
         if not isinstance(net, Net):
-            raise OptionError(
-                f"D2Net needs a d2np.Net, or a path or name of weights to load; got {type(net).__name__}"
-            )
+            net = Net.load(net)
         self._net, self._threads, self._options = net, threads, Options(**options)
 
     def detectAndCompute(

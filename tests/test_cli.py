@@ -101,7 +101,7 @@ def test_match(run, photos):
     assert (code, err) == (0, "")
     count = int(re.search(r"photos/a\.png: (\d+) keypoints in 96 x 64 px", out).group(1))
     assert count > 3
-    assert re.search(rf"^{count} matches, similarity 1\.000 to 1\.000$", out, re.M)
+    assert re.search(rf"^{count} matches$", out, re.M)
     assert re.search(r"^\d+\.\d+ s for extraction, \d+\.\d+ s for matching$", out, re.M)
     assert out.endswith("wrote m.png\n")
     with Image.open("m.png") as image:
@@ -170,7 +170,7 @@ def test_show_only_the_best_scores(run, photos):
 def test_match_page(run, photos):
     code, out, _ = run("match", "photos/a.png", "photos/b.jpg", "-o", "view.html")
     assert code == 0
-    assert re.search(r"^wrote view\.html \([\d.]+ kB\): open it in a browser$", out, re.M)
+    assert re.search(r"^wrote view\.html$", out, re.M)
     page = Path("view.html").read_text(encoding="utf-8")
     assert "<title>a.png and b.jpg: matches</title>" in page
     assert files(photos) == ["photos/a.png", "photos/b.jpg", "photos/sub/c.png", "view.html"]
@@ -188,17 +188,6 @@ def test_show_keypoints(run, photos, weights_file):
     expected = draw.keypoints("photos/a.png", features, caption=f"weights {Path(weights_file).name}")
     with Image.open("k.png") as image:
         np.testing.assert_array_equal(image, expected)
-
-
-@pytest.mark.parametrize("heat", [[], ["--heatmap"]])
-def test_show_page(run, photos, heat):
-    # A page has keypoints and strength: what keypoints are found how is a question with --heatmap too.
-    code, out, _ = run("show", "photos/a.png", "-o", "VIEW.HTM", "-k", "3", "--multiscale", *heat)
-    assert code == 0
-    assert out.startswith("3 keypoints in 96 x 64 px")
-    page = Path("VIEW.HTM").read_text(encoding="utf-8")
-    assert '"heat":"data:image/png' in page
-    assert ('id="heat" checked' in page) == bool(heat)
 
 
 def test_show_heatmap(run, photos, weights_file):
@@ -787,8 +776,9 @@ def test_warmup(run):
     assert re.fullmatch(r"every kernel is ready after \d+\.\d+ s\n", out)
 
 
-@pytest.mark.parametrize("output", ["drawing.png", "page.html"])
-@pytest.mark.parametrize("command", ["match", "show"])
+@pytest.mark.parametrize(
+    ("command", "output"), [("match", "drawing.png"), ("match", "page.html"), ("show", "drawing.png")]
+)
 def test_the_limit_on_pixels_is_raised_by_name(tmp_path, monkeypatch, capsys, command, output):
     path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (210, 210, 3)).astype(np.uint8)).save(path)

@@ -329,7 +329,7 @@ def told(two, capsys):
 
 AGREEMENT = (
     r"geometric agreement: (\d+) of (\d+) matches fit one {} within (\S+) px; "
-    r"by chance: (1 in|less than 1 in) 10\^\d+"
+    r"by chance: 1 in 10\^\d+"
 )
 
 
@@ -347,7 +347,7 @@ def test_the_command_verifies_unless_told_otherwise(told, arguments, model, thre
     out = told("a.png", image, *arguments)
     fitting, matches, used = re.search(f"^{AGREEMENT.format(model)}$", out, re.M).groups()[:3]
     assert 10 < int(fitting) <= int(matches)
-    assert f"\n{matches} matches, similarity " in out
+    assert f"\n{matches} matches\n" in out
     assert used == threshold
 
 
@@ -377,7 +377,6 @@ def test_quiet_prints_one_line(told):
         (["--threshold", "2", "--verify", "none"], "--threshold is for verified matches"),
         (["--verify", "affine"], "'affine' is none of none, homography, fundamental"),
         (["--verify", "homography", "--threshold", "0"], "a number above 0 is expected"),
-        (["-o", "x.csv", "-o", "./x.csv"], "given twice"),
         (["-o", "x.csv", "-o", "a.png"], "would overwrite"),
         (["-o", "x.csv", "-o", "x.txt"], ".pdf, .html, .htm, .csv, .json, .npz"),
     ],

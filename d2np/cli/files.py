@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import Error, ImageError, OptionError
 from ..images.names import near
 from .arguments import settings
-from .console import file_size, note, say
+from .console import note
 
 if TYPE_CHECKING:
     import argparse
@@ -119,12 +119,6 @@ def write(content: Image.Image | str, path: str) -> None:
     except (OSError, ValueError, KeyError, SystemError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Error(f"{path} cannot be written: {reason}") from None
-
-
-def say_written(path: str) -> None:
-    """Tell that an output is there; of a page also what to do with it."""
-    size = file_size(os.path.getsize(path))
-    say(f"wrote {path}" + (f" ({size}): open it in a browser" if extension(path) in PAGES else ""))
 
 
 # Images

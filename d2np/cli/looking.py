@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -64,10 +64,8 @@ def match(options: argparse.Namespace) -> int:
     from ..formats import tables
 
     outputs = options.output or ["matches.png"]
-    for k, path in enumerate(outputs):
+    for path in outputs:
         files.check_output(path, [options.a, options.b], (*files.DRAWINGS, *files.PAGES, *tables.EXTENSIONS))
-        if os.path.realpath(path) in map(os.path.realpath, outputs[:k]):
-            raise OptionError(f"{path} is given twice as an output")
     model, unverified = _model(options)
     from .. import draw, matching
 
@@ -112,15 +110,11 @@ def match(options: argparse.Namespace) -> int:
     for each, path in ((a, options.a), (b, options.b)):
         width, height = each.image_size
         say(f"{path}: {count(len(each), 'keypoint')} in {width} x {height} px")
-    alike = ""
-    if len(matches):
-        low, high = matches.similarities.min(), matches.similarities.max()
-        alike = f", similarity {low:.3f} to {high:.3f}"
-    say(f"{every}{alike}")
+    say(every)
     say(verdict)
     say(f"{seconds(extracted - start)} for extraction, {seconds(matched - extracted)} for matching")
     for path in outputs:
-        files.say_written(path)
+        say(f"wrote {path}")
     return 0
 
 
@@ -161,18 +155,14 @@ def _verdict(matches: Matches, model: str, threshold: float) -> str:
     )
     if not evidence.sufficient:
         return f"no geometric agreement: {fitting}, as many as chance gives"
-    rarity = -evidence.log10_chance
-    chance = f"1 in 10^{rarity:.0f}" if rarity < 100 else "less than 1 in 10^100"
-    return f"geometric agreement: {fitting}; by chance: {chance}"
+    return f"geometric agreement: {fitting}; by chance: 1 in 10^{-evidence.log10_chance:.0f}"
 
 
 @command(
     f"""
     IMAGE  an image
-    -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
-        a page to explore keypoints and strength in
-    --heatmap  draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows
-        this one first
+    -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf)
+    --heatmap  draw the strength of each cell; -k N marks the N strongest cells
     {MIN_SCORE}
     {EXTRACTION}
     """,
@@ -187,10 +177,8 @@ def show(options: argparse.Namespace) -> int:
     examples:
       d2np show house.jpg -o keypoints.png -k 500
       d2np show house.jpg --heatmap -k 15 -o strength.png
-      d2np show house.jpg -o view.html
     """
-    files.check_output(options.output, [options.image], (*files.DRAWINGS, *files.PAGES))
-    is_page = files.extension(options.output) in files.PAGES
+    files.check_output(options.output, [options.image])
     image = files.opened(options.image, options.max_pixels)
     from .. import draw
     from ..images.pixels import network_size
@@ -201,31 +189,23 @@ def show(options: argparse.Namespace) -> int:
     how = settings(options)
     shown = files.shown(image, options)
     height, width = shown.shape[:2]
-    seen = network_size(width, height, how)
-    drawing: Image.Image | str
-    if options.heatmap or is_page:
+    if options.heatmap:
         with files.named(image):
             strength = net.strength(image, how, threads=options.threads)
-    if options.heatmap and not is_page:
+        seen = network_size(width, height, how)
         strongest = min(options.max_keypoints or 0, strength.size)
         drawing = draw.heatmap(shown, strength, strongest=strongest, network_size=seen, caption=caption)
         summary = f"{strength.shape[1]} x {strength.shape[0]} cells for {width} x {height} px"
         summary += f", strength {strength.min():.3f} to {strength.max():.3f}"
     else:
         features = files.features(net, image, options)
-        if is_page:
-            name = Path(options.image).name
-            drawing = draw.keypoint_page(
-                shown, features, strength, heat=options.heatmap, network_size=seen, name=name
-            )
-        else:
-            drawing = draw.keypoints(shown, features, caption=caption)
+        drawing = draw.keypoints(shown, features, caption=caption)
         summary = f"{count(len(features), 'keypoint')} in {width} x {height} px"
         if len(features):
             summary += f", scores {features.scores.min():.4g} to {features.scores.max():.4g}"
     files.write(drawing, options.output)
     say(summary)
-    files.say_written(options.output)
+    say(f"wrote {options.output}")
     return 0
 
 
@@ -247,38 +227,34 @@ def demo(options: argparse.Namespace) -> int:
     example:
       d2np demo -o demo.png
 
-    In the drawing, green lines are correct matches, within 3 pixels of the truth,
-    and red ones are wrong.
+    In the drawing, wrong matches are faint and red: those that are more than 3
+    pixels off the truth.
     """
     files.check_output(options.output)
     from .. import demo, draw
-    from ..network.net import Net
 
     given = demo.views()
     say("Two views of one image: as it is, and through a known homography, darker.")
-    files.tell_of_compiling()
-    net = Net.load(options.weights)
-    preparation = demo.prepare(net, threads=options.threads)
+    net = files.load(options.weights, options.threads)
+    start = perf_counter()
     result = demo.run(net, given, threads=options.threads)
-    first, second, matches = result.first, result.second, result.matches
-    files.write(
-        draw.matches(given.first, given.second, first, second, matches, correct=result.right), options.output
-    )
-
+    duration = perf_counter() - start
+    matches = replace(result.matches, inliers=result.right)
     correct = f"{result.right.sum()} of {len(matches)}"
     if len(matches):
         correct += f", {result.right.mean():.0%}"
-    keypoints = "; ".join(
-        f"{len(features)} in {image.width} x {image.height} px"
-        for image, features in ((given.first, first), (given.second, second))
-    )
-    times = f"both extractions {seconds(result.extraction)}, matching {seconds(result.matching)}"
+    correct += f", within {demo.TOLERANCE:g} px of the truth"
+    both = ((given.first, result.first), (given.second, result.second))
+    caption = f"correct matches: {correct}"
+    drawing = draw.matches(given.first, given.second, result.first, result.second, matches, caption=caption)
+    files.write(drawing, options.output)
+
     for label, value in (
         ("weights", options.weights),
-        ("keypoints", keypoints),
+        ("keypoints", "; ".join(f"{len(found)} in {view.width} x {view.height} px" for view, found in both)),
         ("matches", count(len(matches), "mutual nearest neighbour")),
-        ("correct", f"{correct}, within {demo.TOLERANCE:g} px of the truth"),
-        ("time", f"kernels compiled or loaded {seconds(preparation)}, {times}"),
+        ("correct", correct),
+        ("time", f"{seconds(duration)} for extraction and matching"),
         ("drawing", options.output),
     ):
         say(f"  {label:<10}{value}")

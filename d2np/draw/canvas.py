@@ -61,13 +61,10 @@ def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> 
 
 
 def ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return ranks in 0 (lowest) .. 1 (highest); equal values share one, and a single one is the highest."""
-    if len(values) < 2:
-        return np.ones(len(values))
-    ordered = np.sort(values)
-    below = np.searchsorted(ordered, values, side="left")
-    not_above = np.searchsorted(ordered, values, side="right")
-    return (below + not_above - 1) / (2.0 * (len(values) - 1))
+    """Return ranks in 0 (lowest) .. 1 (highest); of equal values the first one is the highest."""
+    ranked = np.empty(len(values))
+    ranked[np.argsort(-values, kind="stable")] = np.linspace(1.0, 0.0, len(values))
+    return ranked
 
 
 class Canvas:
@@ -155,12 +152,9 @@ def text_size(width: int) -> int:
     return min(64, max(13, round(0.018 * width)))
 
 
-def drawn_at(*factors: float) -> str:
-    """Return how a caption goes on where images are not drawn at their own size."""
-    if all(abs(factor - 1) < 0.005 for factor in factors):
-        return ""
-    sizes = list(dict.fromkeys(f"{100 * factor:.0f} %" for factor in factors))
-    return f", drawn at {' and '.join(sizes)} of the size"
+def drawn_at(factor: float) -> str:
+    """Return how a caption goes on where an image is not drawn at its own size."""
+    return "" if abs(factor - 1) < 0.005 else f", drawn at {100 * factor:.0f} % of the size"
 
 
 def _ink(colour: ArrayLike, opacity: float) -> tuple[int, ...]:
@@ -169,7 +163,7 @@ def _ink(colour: ArrayLike, opacity: float) -> tuple[int, ...]:
 
 def _strip(items: Sequence[Item], size: int) -> Image.Image:
     """Return texts and colours side by side, with space around each; ``size`` is that of the text."""
-    font = _font(size)
+    font = ImageFont.load_default(size)
     space, height = round(0.6 * size), round(1.8 * size)
     widths = [
         ceil(font.getlength(item)) if isinstance(item, str) else round(size * (7 if len(item) > 1 else 0.72))
@@ -188,11 +182,3 @@ def _strip(items: Sequence[Item], size: int) -> Image.Image:
             strip.paste(bar, (left, (height - bar.height) // 2))
         left += width + space
     return strip
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, ImportError, OSError):
-        # Pillow before 10.1 or built without FreeType: its one bitmap font, at its one size.
-        return ImageFont.load_default()
