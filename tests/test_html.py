@@ -52,6 +52,14 @@ def match_page(**options):
     return draw.match_page(A, B, features(A.size), features(B.size, seed=2), matches(), **options)
 
 
+def keypoint_page(**options):
+    strength = np.random.default_rng(0).random((240 // 4 - 1, 320 // 4 - 1))
+    return draw.keypoint_page(A, features(A.size), strength, **options)
+
+
+PAGES = pytest.mark.parametrize("make", [match_page, keypoint_page])
+
+
 class Elements(HTMLParser):
     """Every element with its attributes, and the text that it begins with."""
 
@@ -110,6 +118,23 @@ def test_matches_are_in_the_page_the_most_similar_first():
     assert data["inliers"] is None
 
 
+def test_keypoints_are_in_the_page_the_strongest_first():
+    given = features(A.size)
+    data = data_of(draw.keypoint_page(A, given))
+    order = np.argsort(-given.scores)
+    np.testing.assert_allclose(data["scores"], given.scores[order], rtol=1e-4)
+    np.testing.assert_allclose(data["points"]["x"], given.keypoints[order, 0], atol=0.51e-2)
+    assert data["shades"] == sorted(data["shades"], reverse=True)
+    assert data["shades"][0] == len(data["colours"]) - 1
+    assert data["heat"] is None
+
+
+def test_small_scores_keep_their_digits():
+    given = features(A.size, 2)
+    small = Features(given.keypoints, [1.2345e-7, 1.2346e-7], given.descriptors, given.image_size)
+    assert data_of(draw.keypoint_page(A, small))["scores"] == [1.2346e-7, 1.2345e-7]
+
+
 def test_inliers_come_with_the_matches():
     mask = np.arange(COUNT) % 3 == 0
     verified = replace(matches(), inliers=mask)
@@ -137,37 +162,54 @@ def test_the_image_is_the_image():
 def test_large_images_are_embedded_smaller_and_positions_stay():
     large = photograph(2500, 1000)
     given = features(large.size)
-    page = draw.match_page(large, B, given, features(B.size), Matches([[3, 4]], [1]))
-    assert embedded(Elements(page).by_id("image-a")[0]["src"]).size == (1600, 640)
+    page = draw.keypoint_page(large, given)
+    assert embedded(Elements(page).by_id("image")[0]["src"]).size == (1600, 640)
     data = data_of(page)
-    assert data["sizes"][0] == {"width": 2500, "height": 1000}
-    assert data["a"]["x"] == [pytest.approx(given.keypoints[3, 0], abs=0.006)]
+    assert data["sizes"] == [{"width": 2500, "height": 1000}]
+    assert max(data["points"]["x"]) == pytest.approx(given.keypoints[:, 0].max(), abs=0.006)
 
 
 def test_drawings_stay_exact():
     drawing = np.zeros((300, 400, 3), np.uint8)
     drawing[100:120] = (255, 0, 0)
-    page = draw.match_page(drawing, B, features((400, 300)), features(B.size), matches())
-    shown = embedded(Elements(page).by_id("image-a")[0]["src"])
+    page = draw.keypoint_page(drawing, features((400, 300)))
+    shown = embedded(Elements(page).by_id("image")[0]["src"])
     assert shown.format == "PNG"
     np.testing.assert_array_equal(np.asarray(shown.convert("RGB")), drawing)
+
+
+def test_the_heat_map_covers_the_image_the_stronger_the_less_transparent():
+    strength = np.zeros((59, 79))
+    strength[:, 40:] = 1
+    data = data_of(draw.keypoint_page(A, features(A.size), strength))
+    heat = np.asarray(embedded(data["heat"]).convert("RGBA"))
+    assert heat.shape == (240, 320, 4)
+    left, right = heat[120, 40], heat[120, 280]
+    assert left[3] < right[3] < 255
+    assert left[:3].sum() < 10
+    assert right[:3].sum() > 600
+    # Cell 40 begins at pixel 160.
+    assert abs(np.argmax(heat[120, :, 3] > (int(left[3]) + right[3]) / 2) - 160) <= 1
 
 
 def test_nothing_found_is_a_page_too():
     none, nobody = features(A.size, 0), features(B.size, 0)
     data = data_of(draw.match_page(A, B, none, nobody, Matches(np.zeros((0, 2), int), np.zeros(0))))
     assert data["similarities"] == []
+    assert data_of(draw.keypoint_page(A, none))["scores"] == []
 
 
 def test_the_same_input_gives_the_same_page():
     assert match_page() == match_page()
+    assert keypoint_page() == keypoint_page()
 
 
 # Nothing reaches out
 
 
-def test_nothing_is_loaded_from_anywhere():
-    page = match_page()
+@PAGES
+def test_nothing_is_loaded_from_anywhere(make):
+    page = make()
     assert not re.search(r"https?:|//[a-z]+\.|wss?:", re.sub(r"base64,[\w+/=]+", "", page))
     for tag, attributes, _ in Elements(page).found:
         assert tag not in ("iframe", "object", "embed", "base", "audio", "video")
@@ -176,8 +218,9 @@ def test_nothing_is_loaded_from_anywhere():
     assert not re.search(r"@import|import\(|url\(|fetch\(|XMLHttpRequest|localStorage", page)
 
 
-def test_the_policy_allows_what_is_there_and_nothing_else():
-    elements = Elements(match_page())
+@PAGES
+def test_the_policy_allows_what_is_there_and_nothing_else(make):
+    elements = Elements(make())
     policy = elements.all("meta")[1][0]
     assert policy["http-equiv"] == "Content-Security-Policy"
     rules = dict(rule.strip().split(" ", 1) for rule in policy["content"].split(";"))
@@ -205,9 +248,11 @@ def test_the_policy_allows_what_is_there_and_nothing_else():
 # Nothing breaks out
 
 
-def test_hostile_names_are_only_text():
-    harmless = Elements(match_page())
-    elements = Elements(match_page(names=(HOSTILE, "x")))
+@PAGES
+def test_hostile_names_are_only_text(make):
+    harmless = Elements(make())
+    names = {"names": (HOSTILE, "x")} if make is match_page else {"name": HOSTILE}
+    elements = Elements(make(**names))
     assert [tag for tag, _, _ in elements.found] == [tag for tag, _, _ in harmless.found]
     assert [set(each) for _, each, _ in elements.found] == [set(each) for _, each, _ in harmless.found]
     assert elements.all("img")[0][0]["alt"] == HOSTILE
@@ -216,7 +261,7 @@ def test_hostile_names_are_only_text():
 
 
 def test_a_name_that_is_no_text():
-    page = match_page(names=(os.fsdecode(b"caf\xe9.png"), "b"))
+    page = keypoint_page(name=os.fsdecode(b"caf\xe9.png"))
     page.encode()
     assert Elements(page).all("bdi")[0][1] == "caf?.png"
 
@@ -230,15 +275,17 @@ def test_data_cannot_end_its_element():
 
 
 def test_scripts_and_styles_cannot_end_their_elements():
-    page = match_page()
-    assert page.count("</script") == page.count("<script") == 2
-    assert page.count("</style") == page.count("<style") == 1
-    assert "<!--" not in Elements(page).all("script")[1][1]
+    for make in (match_page, keypoint_page):
+        page = make()
+        assert page.count("</script") == page.count("<script") == 2
+        assert page.count("</style") == page.count("<style") == 1
+        assert "<!--" not in Elements(page).all("script")[1][1]
 
 
 def test_images_have_names():
     assert Elements(match_page()).all("title")[0][1] == "A and B: matches"
     assert Elements(match_page(names=("1.png", "2.png"))).all("title")[0][1] == "1.png and 2.png: matches"
+    assert Elements(keypoint_page(name="1.png")).all("title")[0][1] == "1.png: keypoints"
 
 
 # Bad input
@@ -250,8 +297,12 @@ def test_bad_input():
         draw.match_page(A, A, a, b, found)
     with pytest.raises(FormatError, match="names keypoint"):
         draw.match_page(A, B, a, features(B.size, 3), found)
+    with pytest.raises(FormatError, match="does not belong"):
+        draw.keypoint_page(A, a, np.zeros((3, 30)))
+    with pytest.raises(FormatError, match="finite"):
+        draw.keypoint_page(A, a, np.full((59, 79), np.nan))
     with pytest.raises(ImageError, match="no such file"):
-        draw.match_page("none.png", B, a, b, found)
+        draw.keypoint_page("none.png", a)
     nan = Features([[np.nan, 1, 1]], [1], np.zeros((1, 512)), A.size)
     with pytest.raises(FormatError, match="finite"):
-        draw.match_page(A, B, nan, b, Matches([[0, 0]], [1]))
+        draw.keypoint_page(A, nan)

@@ -161,8 +161,10 @@ def _verdict(matches: Matches, model: str, threshold: float) -> str:
 @command(
     f"""
     IMAGE  an image
-    -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf)
-    --heatmap  draw the strength of each cell; -k N marks the N strongest cells
+    -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
+        a page to explore keypoints and strength in
+    --heatmap  draw the strength of each cell; -k N marks the N strongest cells; a page has both, and shows
+        this one first
     {MIN_SCORE}
     {EXTRACTION}
     """,
@@ -177,8 +179,10 @@ def show(options: argparse.Namespace) -> int:
     examples:
       d2np show house.jpg -o keypoints.png -k 500
       d2np show house.jpg --heatmap -k 15 -o strength.png
+      d2np show house.jpg -o view.html
     """
-    files.check_output(options.output, [options.image])
+    files.check_output(options.output, [options.image], (*files.DRAWINGS, *files.PAGES))
+    is_page = files.extension(options.output) in files.PAGES
     image = files.opened(options.image, options.max_pixels)
     from .. import draw
     from ..images.pixels import network_size
@@ -189,17 +193,25 @@ def show(options: argparse.Namespace) -> int:
     how = settings(options)
     shown = files.shown(image, options)
     height, width = shown.shape[:2]
-    if options.heatmap:
+    seen = network_size(width, height, how)
+    drawing: Image.Image | str
+    if options.heatmap or is_page:
         with files.named(image):
             strength = net.strength(image, how, threads=options.threads)
-        seen = network_size(width, height, how)
+    if options.heatmap and not is_page:
         strongest = min(options.max_keypoints or 0, strength.size)
         drawing = draw.heatmap(shown, strength, strongest=strongest, network_size=seen, caption=caption)
         summary = f"{strength.shape[1]} x {strength.shape[0]} cells for {width} x {height} px"
         summary += f", strength {strength.min():.3f} to {strength.max():.3f}"
     else:
         features = files.features(net, image, options)
-        drawing = draw.keypoints(shown, features, caption=caption)
+        if is_page:
+            name = Path(options.image).name
+            drawing = draw.keypoint_page(
+                shown, features, strength, heat=options.heatmap, network_size=seen, name=name
+            )
+        else:
+            drawing = draw.keypoints(shown, features, caption=caption)
         summary = f"{count(len(features), 'keypoint')} in {width} x {height} px"
         if len(features):
             summary += f", scores {features.scores.min():.4g} to {features.scores.max():.4g}"

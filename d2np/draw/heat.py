@@ -14,7 +14,7 @@ from ..images.pixels import network_size as size_by_default
 from ..options import whole_number
 from .canvas import OUTLINE, colour_bar, colour_map, with_legend
 
-_COLOURS = "inferno"
+COLOURS = "inferno"
 
 # One cell of the map is this many pixels of the image that the network saw.
 _CELL = 4
@@ -65,26 +65,22 @@ def heatmap(
     """
     whole_number("strongest", strongest, 0)
     pixels = Image.fromarray(open_rgb(image))
-    cells, extent = _checked(strength, pixels.size, network_size)
-    low, high = _span(cells)
-    level = np.clip((cells - low) / (high - low if high > low else np.float32(np.inf)), 0.0, 1.0)
-    # What lies beyond the outermost cells is like them.
-    padded = Image.fromarray(np.pad(level, ((0, 3), (0, 3)), "edge"))
-    level = np.asarray(padded.resize(pixels.size, Image.Resampling.BILINEAR, (0, 0, *extent)))
+    cells, extent = checked_map(strength, pixels.size, network_size)
+    level = levels(cells, extent, pixels.size)
     # The grey image is dimmed, so that its bright parts are not taken for strong ones.
     ground = 12 + 0.62 * np.asarray(pixels.convert("L"), np.float32)[..., np.newaxis]
     opacity = (_OPACITY * (0.25 + 0.75 * level))[..., np.newaxis]
-    blended = ground + opacity * (colour_map(_COLOURS, level) - ground) + 0.5
+    blended = ground + opacity * (colour_map(COLOURS, level) - ground) + 0.5
     drawing = Image.fromarray(blended.astype(np.uint8))
     _mark(drawing, cells, strongest, np.divide(pixels.size, extent))
     if caption is None:
         return drawing
     if strongest:
         caption += f", squares: the {strongest} strongest cells"
-    return with_legend(drawing, colour_bar("strength", _span(cells), ".3f", _COLOURS, 0.0), caption)
+    return with_legend(drawing, colour_bar("strength", _span(cells), ".3f", COLOURS, 0.0), caption)
 
 
-def _checked(
+def checked_map(
     strength: ArrayLike, size: tuple[int, int], network_size: tuple[int, int] | None
 ) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """Return a strength map, and how many cells wide and high the image is that the network saw.
@@ -105,6 +101,18 @@ def _checked(
             f"{size[1]} pixels that the network saw at {width} x {height}: pass network_size"
         )
     return cells, (width / _CELL, height / _CELL)
+
+
+def levels(
+    cells: NDArray[np.float32], extent: tuple[float, float], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return where in the colours each pixel of an image is: linear between centres of cells."""
+    low, high = _span(cells)
+    scale = high - low if high > low else np.inf
+    level = np.clip((cells - low) / np.float32(scale), 0.0, 1.0)
+    # What lies beyond the outermost cells is like them.
+    padded = Image.fromarray(np.pad(level, ((0, 3), (0, 3)), "edge"))
+    return np.asarray(padded.resize(size, Image.Resampling.BILINEAR, (0, 0, *extent)))
 
 
 def _span(cells: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -148,6 +148,13 @@ def match_text(scene):
     return draw.match_page(*scene, names=("first.jpg", "second.jpg"))
 
 
+@pytest.fixture(scope="module")
+def keypoint_text(scene):
+    image, _, features, *_ = scene
+    strength = np.random.default_rng(0).random((image.height // 4 - 1, image.width // 4 - 1))
+    return draw.keypoint_page(image, features, strength, name="first.jpg")
+
+
 # Matches
 
 
@@ -322,9 +329,11 @@ def test_hostile_names_do_nothing(open_page, scene):
 LIGHTNESS = "return getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number)"
 
 
-def test_light_and_dark(open_page, match_text):
-    assert min(open_page(match_text, theme="light").js(LIGHTNESS)) > 230
-    page = open_page(match_text, theme="dark")
+@pytest.mark.parametrize("text", ["match_text", "keypoint_text"])
+def test_light_and_dark(open_page, text, request):
+    text = request.getfixturevalue(text)
+    assert min(open_page(text, theme="light").js(LIGHTNESS)) > 230
+    page = open_page(text, theme="dark")
     assert max(page.js(LIGHTNESS)) < 40
     assert page.element("theme").text == "Light"
     page.element("theme").click()
@@ -334,15 +343,17 @@ def test_light_and_dark(open_page, match_text):
     assert max(page.js(LIGHTNESS)) < 40
 
 
+@pytest.mark.parametrize("text", ["match_text", "keypoint_text"])
 @pytest.mark.parametrize("width", [360, 390, 600, 900])
-def test_narrow_windows(open_page, match_text, width):
-    page = open_page(match_text, width=width, height=760)
+def test_narrow_windows(open_page, text, width, request):
+    page = open_page(request.getfixturevalue(text), width=width, height=760)
     assert page.js("return document.documentElement.scrollWidth") <= width
-    top, other = (
-        page.js("return document.getElementById(arguments[0]).getBoundingClientRect().top", name)
-        for name in ("image-a", "image-b")
-    )
-    assert (other > top + 100) == (width < 640)
+    if text == "match_text":
+        top, other = (
+            page.js("return document.getElementById(arguments[0]).getBoundingClientRect().top", name)
+            for name in ("image-a", "image-b")
+        )
+        assert (other > top + 100) == (width < 640)
     page.press(Keys.ARROW_RIGHT)
     assert page.js(
         "const box = document.getElementById('detail').getBoundingClientRect();"
@@ -414,6 +425,84 @@ def test_a_changed_window_moves_the_lines_along(open_page, scene, match_text):
     assert page.text("similarity") == f"{scene[4].similarities[33]:.3f}"
 
 
+# Keypoints
+
+
+def test_keypoints_and_their_number(open_page, scene, keypoint_text):
+    page = open_page(keypoint_text)
+    assert page.driver.title == "first.jpg: keypoints"
+    assert page.text("count") == "60 keypoints"
+    before = page.ink("all")
+    page.slide("strongest", 10)
+    assert page.text("count") == "10 of 60 keypoints"
+    assert page.ink("all") < before / 3
+    page.slide("strongest", 0)
+    assert page.ink("all") == 0
+
+
+def test_pointing_at_a_keypoint_shows_it(open_page, scene, keypoint_text):
+    page = open_page(keypoint_text)
+    features = scene[2]
+    order = np.argsort(-features.scores)
+    for place in (0, 12, 59):
+        k = order[place]
+        page.point_at("image", *features.keypoints[k, :2], features.image_size)
+        assert float(page.text("score")) == pytest.approx(features.scores[k], rel=1e-3)
+        assert page.text("rank") == f"{place + 1} of 60"
+        assert float(page.text("scale")) == features.keypoints[k, 2]
+        assert page.ink("patch") > 1000
+        assert page.ink("one") > 50
+    page.press(Keys.ESCAPE, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert page.text("rank") == "2 of 60"
+    assert page.text("announcement").startswith("Keypoint 2 of 60")
+
+
+def test_the_radius_follows_the_scale(open_page):
+    grey = np.full((400, 400, 3), 128, np.uint8)
+
+    def ink(scale):
+        one = Features([[200, 200, scale]], [1], np.zeros((1, 512)), (400, 400))
+        return open_page(draw.keypoint_page(grey, one)).ink("all")
+
+    assert ink(2) == pytest.approx(2 * ink(1), rel=0.15)
+
+
+def test_the_strength_map_on_a_toggle(open_page, keypoint_text):
+    page = open_page(keypoint_text)
+    assert not page.shown("heat-map")
+    page.element("heat").click()
+    assert page.shown("heat-map")
+    assert page.js("return document.getElementById('heat-map').naturalWidth") == 512
+    boxes = [
+        page.js(
+            "const box = document.getElementById(arguments[0]).getBoundingClientRect();"
+            "return [box.left, box.top, box.width, box.height]",
+            name,
+        )
+        for name in ("image", "heat-map")
+    ]
+    assert boxes[0] == boxes[1]
+    page.element("heat").click()
+    assert not page.shown("heat-map")
+
+
+def test_the_strength_map_from_the_beginning_or_not_at_all(open_page, scene):
+    image, _, features, *_ = scene
+    page = open_page(draw.keypoint_page(image, features))
+    assert not page.shown("heat")
+    assert page.js("return document.querySelector('.kinds').hidden")
+    page = open_page(draw.keypoint_page(image, features, np.ones((127, 127)), heat=True))
+    assert page.shown("heat-map")
+
+
+def test_no_keypoints(open_page):
+    none = Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (64, 48))
+    page = open_page(draw.keypoint_page(np.zeros((48, 64), np.uint8), none))
+    assert page.text("count") == "0 keypoints"
+    page.press(Keys.ARROW_RIGHT)
+    assert page.ink("one") == 0
+
+
 # Speed
 
 REDRAW = (
@@ -447,5 +536,16 @@ def test_five_thousand_matches_without_lag(open_page, scene, capsys, ratio):
     with capsys.disabled():
         print(f"\n5000 matches, {ratio}x: redraw {np.median(redraw):.1f} ms, hover {np.median(hover):.1f} ms")
     assert page.ink("one") > 0
+    assert np.median(redraw) < LIMIT
+    assert np.median(hover) < LIMIT
+
+
+def test_five_thousand_keypoints_without_lag(open_page, scene, capsys):
+    image = scene[0]
+    page = open_page(draw.keypoint_page(image, random_features(5000, image.size, 0)))
+    page.slide("strongest", 5000)
+    redraw, hover = page.times("all", REDRAW), page.times("one", HOVER)
+    with capsys.disabled():
+        print(f"\n5000 keypoints: redraw {np.median(redraw):.1f} ms, hover {np.median(hover):.1f} ms")
     assert np.median(redraw) < LIMIT
     assert np.median(hover) < LIMIT
