@@ -56,6 +56,7 @@ def is_white(image: Image.Image) -> NDArray[np.bool_]:
 
 GREY = np.full((480, 640), 128, dtype=np.uint8)
 DARK = np.zeros((480, 640), dtype=np.uint8)
+GREEN, RED = (70, 236, 112), (255, 82, 36)
 
 
 # Keypoints
@@ -194,6 +195,27 @@ def test_the_most_similar_match_is_on_top() -> None:
     for similarities in ([0.9, 0.5], [0.5, 0.9]):
         image = np.asarray(draw.matches(DARK, DARK, both, both, paired(2, similarities))).astype(int)
         assert abs(image[240, 320] - (253, 231, 37)).max() <= 2
+
+
+def test_right_and_wrong_matches_are_green_and_red() -> None:
+    both = features([[320, 100], [320, 380]], (640, 480))
+    img = np.asarray(draw.matches(DARK, DARK, both, both, paired(2), correct=[True, False])).astype(int)
+    assert abs(img[100, 320] - GREEN).max() <= 2
+    assert abs(img[380, 320] - RED).max() <= 2
+    crossing = features([[320, 240]] * 2, (640, 480))
+    for correct in ([True, False], [False, True]):
+        image = draw.matches(DARK, DARK, crossing, crossing, paired(2), correct=correct)
+        assert abs(np.asarray(image)[240, 320].astype(int) - RED).max() <= 2, "a wrong match is never hidden"
+
+
+def test_what_is_known_to_be_right_counts_more_than_verification() -> None:
+    both = random_features(6, (640, 480))
+    verified = Matches(paired(6).indices, paired(6).similarities, [True, False] * 3)
+    correct = [True, True, False] * 2
+    assert (
+        draw.matches(GREY, GREY, both, both, verified, correct=correct).tobytes()
+        == draw.matches(GREY, GREY, both, both, paired(6), correct=correct).tobytes()
+    )
 
 
 def test_outliers_are_faint_and_below_the_inliers() -> None:
@@ -553,6 +575,8 @@ UNSURE = features([[10, np.nan]], (640, 480))
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(1, [np.nan]))),
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, [[0, 0]])),
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, None, paired(0))),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), correct=[True])),
+        (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), correct=[0, 1])),
         (FormatError, lambda: draw.heatmap(GREY, np.zeros(5))),
         (FormatError, lambda: draw.heatmap(GREY, np.zeros((0, 5)))),
         (FormatError, lambda: draw.heatmap(GREY, np.full((119, 159), np.nan))),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -239,8 +238,8 @@ def demo(options: argparse.Namespace) -> int:
     example:
       d2np demo -o demo.png
 
-    In the drawing, wrong matches are faint and red: those that are more than 3
-    pixels off the truth.
+    In the drawing, green lines are correct matches, within 3 pixels of the truth,
+    and red ones are wrong.
     """
     files.check_output(options.output)
     from .. import demo, draw
@@ -251,16 +250,14 @@ def demo(options: argparse.Namespace) -> int:
     start = perf_counter()
     result = demo.run(net, given, threads=options.threads)
     duration = perf_counter() - start
-    matches = replace(result.matches, inliers=result.right)
+    first, second, matches = result.first, result.second, result.matches
+    drawing = draw.matches(given.first, given.second, first, second, matches, correct=result.right)
+    files.write(drawing, options.output)
     correct = f"{result.right.sum()} of {len(matches)}"
     if len(matches):
         correct += f", {result.right.mean():.0%}"
     correct += f", within {demo.TOLERANCE:g} px of the truth"
-    both = ((given.first, result.first), (given.second, result.second))
-    caption = f"correct matches: {correct}"
-    drawing = draw.matches(given.first, given.second, result.first, result.second, matches, caption=caption)
-    files.write(drawing, options.output)
-
+    both = ((given.first, first), (given.second, second))
     for label, value in (
         ("weights", options.weights),
         ("keypoints", "; ".join(f"{len(found)} in {view.width} x {view.height} px" for view, found in both)),

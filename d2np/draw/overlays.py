@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..errors import FormatError, count
-from ..features import Features, Matches, check_indices
+from ..features import Features, Matches, check_indices, checked_mask
 from ..images.open import open_rgb
 from .canvas import (
     BACKGROUND,
@@ -27,6 +27,7 @@ from .canvas import (
 )
 
 _COLOURS = "viridis"
+_CORRECT: Colour = (70, 236, 112)
 _WRONG: Colour = (255, 82, 36)
 # Outliers are there for whoever looks for them, and leave the eye to the inliers.
 _OUTLIER_STRENGTH = 0.35
@@ -108,6 +109,7 @@ def matches(
     features_b: Features,
     matches: Matches,
     *,
+    correct: ArrayLike | None = None,
     caption: str | None = None,
 ) -> Image.Image:
     """Draw two images side by side (wide panoramas: one above the other) with a line for each match.
@@ -123,6 +125,9 @@ def matches(
         The images that the features were extracted from.
     features_a, features_b : Features
     matches : Matches
+    correct : (M,) bool, optional
+        Which matches are right, where that is known: these are drawn green, the others red-orange on top,
+        whatever ``matches.inliers`` says.
     caption : str, optional
         What a second row of the legend begins with, such as the weights; it goes on with the size at which
         the images are drawn, if that is another one than their own.
@@ -135,13 +140,14 @@ def matches(
     Raises
     ------
     FormatError
-        If the features belong to images of other sizes, if a match names a keypoint that does not exist, or
-        if numbers are not finite.
+        If the features belong to images of other sizes, if a match names a keypoint that does not exist,
+        if ``correct`` does not fit the matches, or if numbers are not finite.
     ImageError
         If an image cannot be read.
     """
     both = features_a, features_b
     images = open_pair((image_a, image_b), both, matches)
+    known = None if correct is None else checked_mask("correct", correct, len(matches))
     canvas, corners, sizes = _sheet(images)
     ends, scales = [], []
     for side, features in enumerate(both):
@@ -157,7 +163,7 @@ def matches(
     )
     area = width * np.linalg.norm(ends[1] - ends[0], axis=1).sum()
     strongest = float(np.clip(_INK * canvas.width * canvas.height / max(1.0, area), 0.06, 0.9))
-    inks, opacities, order = _looks(matches)
+    inks, opacities, order = _looks(matches, known)
     for k in order:
         alpha = strongest * opacities[k]
         if strongest > 0.5:
@@ -171,7 +177,7 @@ def matches(
             canvas.disc(end[k], radius * scale[k], inks[k], alpha)
     if caption is not None:
         caption += drawn_at(sizes[0][0] / images[0].width)
-    return with_legend(canvas.finished(), _legend(matches), caption or "")
+    return with_legend(canvas.finished(), _legend(matches, known), caption or "")
 
 
 def open_for(image: Any, features: Features, *, which: str) -> Image.Image:
@@ -216,9 +222,14 @@ def _positions(features: Features, size: ArrayLike) -> NDArray[np.float64]:
     return positions
 
 
-def _looks(matches: Matches) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
+def _looks(
+    matches: Matches, correct: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
     """Return the (M, 3) colours of matches, their (M,) opacities, and the order in which they are drawn."""
     order = np.argsort(-matches.similarities, kind="stable")[::-1]
+    if correct is not None:
+        inks = np.where(correct[:, np.newaxis], _CORRECT, _WRONG).astype(np.uint8)
+        return inks, np.ones(len(matches)), np.concatenate([order[correct[order]], order[~correct[order]]])
     inliers = np.ones(len(matches), bool) if matches.inliers is None else matches.inliers
     among = matches.similarities[inliers]
     low, high = among.min(initial=np.inf), among.max(initial=-np.inf)
@@ -252,11 +263,16 @@ def _sheet(images: list[Image.Image]) -> tuple[Canvas, NDArray[np.int64], NDArra
     return Canvas(sheet), corners, whole_sizes
 
 
-def _legend(matches: Matches) -> list[Item]:
+def _legend(matches: Matches, correct: NDArray[np.bool_] | None) -> list[Item]:
     """Return how many matches there are of which kind, and what the colours mean."""
-    if not len(matches):
+    total = len(matches)
+    if not total:
         return ["no matches"]
-    items: list[Item] = [count(len(matches), "match")]
+    items: list[Item] = [count(total, "match")]
+    if correct is not None:
+        good = int(correct.sum())
+        share = f"{good} correct ({good / total:.0%})"
+        return [*items, "", _square(_CORRECT), share, "", _square(_WRONG), f"{total - good} wrong"]
     inliers = matches.inliers
     if inliers is None:
         items = [f"{items[0]}, not verified"]
@@ -265,6 +281,10 @@ def _legend(matches: Matches) -> list[Item]:
     else:
         items.append(f"{count(int(inliers.sum()), 'inlier')} ({inliers.mean():.0%})")
     if inliers is not None and not inliers.all():
-        items += ["", np.array([_WRONG], np.uint8), count(int((~inliers).sum()), "outlier")]
+        items += ["", _square(_WRONG), count(int((~inliers).sum()), "outlier")]
     shown = matches.similarities if inliers is None else matches.similarities[inliers]
     return items + colour_bar("similarity", shown, ".3f", _COLOURS, LOWEST) if len(shown) else items
+
+
+def _square(colour: Colour) -> NDArray[np.uint8]:
+    return np.array([colour], np.uint8)
