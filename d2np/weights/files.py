@@ -116,7 +116,5 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[np.float32]], 
     try:
         arrays, provenance = _READERS[container](stream, path)
         return check(arrays), provenance
-    except Warning:
-        raise
     except Exception as error:
         raise WeightsError(reason(error)) from None
