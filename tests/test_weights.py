@@ -580,8 +580,7 @@ def test_same_content_same_bytes(plain: Arrays, plain_file: bytes, tmp_path: Pat
 @pytest.mark.parametrize("name", ["größe ü.pth", "a\udcff.pth", "", "x" * 255])
 def test_source_names(name: str, plain: Arrays, tmp_path: Path) -> None:
     weights.save(tmp_path / "d2.h5", plain, Provenance(name, "", "PyTorch checkpoint (zip)"))
-    recorded = weights.load(tmp_path / "d2.h5")[1].name
-    assert recorded == name.replace("\udcff", "\\udcff")
+    assert weights.load(tmp_path / "d2.h5")[1].name == name
 
 
 def edited(path: Path, edit: Callable[[h5py.File], None]) -> str:

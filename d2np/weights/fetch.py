@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from dataclasses import replace
-from http.client import responses
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -26,7 +25,8 @@ from ..errors import OptionError, WeightsError
 from ..extras import require
 from ..options import PublishedWeights
 from ..version import __version__
-from . import catalogue, load, read, save
+from . import catalogue
+from .files import load, read, save
 from .parameters import Provenance, digest, shortened
 
 ATTEMPTS = 3
@@ -264,7 +264,7 @@ def _check(response: Any) -> None:
 
     status = response.status_code
     if status != 200:
-        told = f"the server answers {status} {responses.get(status, '')}".rstrip()
+        told = f"the server answers {status} {shortened(response.reason)}".rstrip()
         raise requests.HTTPError(told) if status >= 500 or status in (408, 429) else DownloadError(told)
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise DownloadError("the server sends it compressed, though asked for it as it is")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ..atomic import writing
 from ..errors import WeightsError
-from ..hdf5 import find, read_array, read_attribute, read_text
+from ..hdf5 import find, read_array, read_attribute, read_text, write_text
 from ..layers import PARAMETER_SHAPES
 from .parameters import Provenance, check_names, known_preprocessing, listed, shortened
 
@@ -37,7 +37,6 @@ ARCHITECTURE = "D2-Net"
 # Numbers of block and layer in Keras 1 and 2, of the layer in Keras 3.
 _CONVOLUTION = re.compile(r"(?:.*/)?(?:block(\d)_conv(\d)/(?:.*/)?[^/]+|conv2d(?:_(\d{1,4}))?/vars/[01])")
 
-_LONGEST_ATTRIBUTE = 4096
 _CHANNELS_IN_A_CHUNK = 16
 _MOST_OBJECTS, _DEEPEST = 2000, 10
 
@@ -119,16 +118,12 @@ def _content(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, 
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver="earliest") as file:
         file.attrs["format_version"] = np.int64(FORMAT_VERSION)
-        for key, text in (
-            ("architecture", ARCHITECTURE),
-            ("preprocessing", provenance.preprocessing),
-            ("source_name", provenance.name),
-            ("source_sha256", provenance.sha256),
-            *([("source_url", provenance.url)] if provenance.url else []),
-        ):
-            # File names may hold bytes that are not text.
-            encoded = text.replace("\0", "").encode("utf-8", "backslashreplace")[:_LONGEST_ATTRIBUTE]
-            file.attrs.create(key, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
+        write_text(file, "architecture", ARCHITECTURE)
+        write_text(file, "preprocessing", provenance.preprocessing)
+        write_text(file, "source_name", provenance.name)
+        write_text(file, "source_sha256", provenance.sha256)
+        if provenance.url:
+            write_text(file, "source_url", provenance.url)
         for name, shape in PARAMETER_SHAPES.items():
             # Small chunks, so that a reader needs little beside the array itself; no modification times, so
             # that equal content gives equal bytes.
@@ -174,7 +169,7 @@ def _text(file: Any, name: str) -> str:
     found = read_text(file, name)
     if found is None:
         raise WeightsError(f"expected the attribute {name}, a text of fixed length")
-    return found.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return found
 
 
 def _shapes(file: Any) -> dict[str, tuple[int, ...] | None]:
