@@ -296,7 +296,7 @@ def test_arrays_of_other_libraries(net):
         np.testing.assert_array_equal(net(form).descriptors, expected)
     np.testing.assert_array_equal(net(rgb, mask=Tensor(rgb[:, :, 0] * 0 + 1)).descriptors, expected)
     for error in (RuntimeError("requires grad"), TypeError("on the GPU"), ValueError()):
-        with pytest.raises(d2np.ImageError, match=r"NumPy cannot convert this Tensor.*CPU"):
+        with pytest.raises(d2np.ImageError, match=r"the image cannot be read: .+"):
             net(Tensor(rgb, error))
         with pytest.raises(d2np.ImageError, match="mask"):
             net(rgb, mask=Tensor(rgb, error))

@@ -77,7 +77,7 @@ def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
     except Error:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{name} cannot be read: {reason}") from error
     finally:
         _heard.texts = None

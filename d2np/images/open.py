@@ -305,14 +305,8 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
         If it cannot be converted, as where it is in the memory of a graphics processor.
     """
     only_dlpack = hasattr(thing, "__dlpack__") and not hasattr(thing, "__array__")
-    try:
+    with reading(name):
         return np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
-    # Libraries raise almost anything.
-    except Exception as error:
-        raise ImageError(
-            f"{name}: NumPy cannot convert this {type(thing).__name__}, which must be an array in the CPU's "
-            f"memory: {error or type(error).__name__}"
-        ) from error
 
 
 @contextmanager
