@@ -497,6 +497,13 @@ def test_orientation_is_ignored_unless_asked_for(tmp_path, rgb):
         np.testing.assert_array_equal(images.open_image(opened, orient=True), np.rot90(rgb, -1))
 
 
+def test_tiff_that_pillow_has_turned(tmp_path, grey):
+    """An image of the user, which Pillow would map and turn wrongly."""
+    path = saved(tmp_path, Image.fromarray(grey), "turned.tif", tiffinfo={274: 6})
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(images.open_image(opened), as_rgb(np.rot90(grey, -1)))
+
+
 def test_orientation_through_the_net(tmp_path, net, image, assert_same_features):
     exif = Image.Exif()
     exif[0x0112] = 3

@@ -393,15 +393,15 @@ def _is_plain(image: TiffImageFile) -> bool:
     """
     tag = image.tag_v2.get
     bits, compression, edges = set(tag(258, (1,))), tag(259, 1), (tag(322, 0), tag(323, 0))
-    pixels = math.prod(image.size)
+    count = math.prod(image.size)
     return (
         set(tag(339, (1,))) == {1}
         and (max(bits) <= 8 or (bits == {16} and tag(262) != 0 and tag(284) != 2))
         and compression in _BY_PILLOW
         and (compression != _PACKBITS or tag(317, 1) == 1)
         and all(isinstance(edge, int) for edge in edges)
-        and math.prod(edges) <= max(pixels, _PIXELS_OF_A_TILE)
-        and pixels <= most_pixels()
+        and math.prod(edges) <= max(count, _PIXELS_OF_A_TILE)
+        and count <= most_pixels()
     )
 
 
@@ -467,6 +467,9 @@ def _from_pil(image: Image.Image, orient: bool, name: str, as_stored: bool) -> N
     is_tiff = isinstance(image, TiffImageFile)
     turn = image.getexif().get(_ORIENTATION, 1) if is_tiff and as_stored and not orient else 1
     size = image.size
+    if isinstance(image, TiffImageFile):
+        # Where Pillow knows a path it may map the file, as if its rows and columns were turned already.
+        image.filename = ""
     image.load()
     if sorted(image.size) != sorted(size):
         raise ImageError(f"{name} is damaged: its image has another size than its header says")
