@@ -190,7 +190,6 @@ class Source:
     def __init__(self, stored: Any, name: str, options: Options) -> None:
         self._stored, self._name = stored, name
         self._lock = threading.Lock()
-        self._told: set[str] = set()
         self._low, self._high = 65535, 0
         self._shrunk: NDArray[Any] | None = None
         pixels.check_form(stored.shape, stored.dtype, name)
@@ -277,7 +276,7 @@ class Source:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _fetch(self, first: int, last: int) -> NDArray[Any]:
-        with reading(self._name, self._told):
+        with reading(self._name):
             return np.asarray(self._stored[first:last])
 
 
@@ -420,9 +419,7 @@ def most_pixels(max_pixels: int | None = None) -> float:
 def _open_with_pillow(file: BinaryIO, prefix: bytes, name: str) -> Image.Image:
     """Open one of :data:`FORMATS` without the limit of ``Image.open``, which is one for all threads."""
     Image.init()
-    for format in FORMATS:
-        if format not in Image.OPEN:
-            continue
+    for format in (known for known in FORMATS if known in Image.OPEN):
         factory, accept = Image.OPEN[format]
         fits = accept is None or accept(prefix)
         if not fits or isinstance(fits, str):  # a text says why it does not
@@ -453,13 +450,7 @@ def _decoded(image: Any, orient: bool, name: str, *, as_stored: bool = False) ->
         return pixels.turned(image[0 : image.shape[0]], image.orientation)
     if isinstance(getattr(image, "dtype", None), np.dtype) and hasattr(image, "__getitem__"):
         return image
-    array = to_array(image, name)
-    if array.ndim == 0:
-        raise ImageError(
-            "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
-            f"{type(image).__name__}"
-        )
-    return array
+    return to_array(image, name)
 
 
 def _from_pil(image: Image.Image, orient: bool, name: str, as_stored: bool) -> NDArray[Any]:
