@@ -143,7 +143,7 @@ def read_array(group: Any, name: str, shape: tuple[int, ...] | None = None) -> N
             f"{place}: {size:,} bytes in chunks of {chunk:,}, of which the file holds {held:,}: refused"
         )
     try:
-        _check_chunks(dataset)
+        _check_chunks(dataset, filters)
     except (ValueError, zlib.error) as error:
         raise FormatError(f"{place}: {error}") from None
     values: NDArray[Any] = dataset[()]
@@ -160,7 +160,7 @@ def _filters(dataset: Any) -> list[int]:
     return [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
 
 
-def _check_chunks(dataset: Any) -> None:
+def _check_chunks(dataset: Any, filters: list[int]) -> None:
     """Raise ValueError or zlib.error unless every chunk of an array unpacks to the length it should have.
 
     Chunks that the file does not have are no error: they are read as zeros.
@@ -179,7 +179,6 @@ def _check_chunks(dataset: Any) -> None:
     starts = [range(0, edge, step) for edge, step in zip(dataset.shape, dataset.chunks, strict=True)]
     if prod(map(len, starts)) > _MOST_CHUNKS:
         raise ValueError(f"it is in {prod(map(len, starts)):,} chunks: refused, repack it in larger ones")
-    filters = _filters(dataset)
     file_size = dataset.file.id.get_filesize()
     for place in product(*starts):
         info = dataset.id.get_chunk_info_by_coord(place)

@@ -33,28 +33,16 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """Return the content of a file; see :func:`opened`."""
+    """Return the content of a file (see :func:`opened`), or of standard input for ``-``."""
+    if path == "-":
+        return sys.stdin.buffer.read()
     with opened(path) as stream:
         return stream.read()
 
 
-def standard_input() -> bytes:
-    """Return all that comes from standard input.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    """
-    return sys.stdin.buffer.read()
-
-
 def is_pipe(path: str | os.PathLike[str]) -> bool:
     """Return whether there is something that is neither a file nor a folder."""
-    try:
-        return not (os.path.isfile(path) or os.path.isdir(path)) and os.path.exists(path)
-    except ValueError:
-        return False
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 class Capped:

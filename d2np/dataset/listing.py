@@ -172,12 +172,11 @@ def _listed(path: str) -> Iterator[Entry]:
 def _text(path: str) -> str:
     """The text of a list."""
     try:
-        if path == "-":
-            content = streams.standard_input()
-        elif remote.is_url(path):
+        if remote.is_url(path):
             content = RemoteFile(path).read(_LONGEST_LIST)
         else:
-            _check_there(path, "list")
+            if path != "-":
+                _check_there(path, "list")
             content = streams.read(path)
     except OSError as error:
         raise ImageError(f"{path}: the list cannot be read: {error.strerror or error}") from None

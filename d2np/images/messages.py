@@ -49,15 +49,13 @@ logging.getLogger("tifffile").addFilter(
 
 
 @contextmanager
-def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """Log what libraries have to say while this image is read in this thread, each message once.
 
     Parameters
     ----------
     name : str
         What the image is called.
-    known : set of str, optional
-        Messages on this image that were logged before; those that are new are added.
 
     Raises
     ------
@@ -67,7 +65,6 @@ def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
     if getattr(_heard, "texts", None) is not None:  # the outer block tells all
         yield
         return
-    known = set() if known is None else known
     # At the head again for each image: others may have put theirs in front.
     warnings.filters.insert(0, _FILTER)  # type: ignore[attr-defined]
     texts: dict[str, None] = {}
@@ -77,16 +74,14 @@ def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
     except Error:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{name} cannot be read: {reason}") from error
     finally:
         _heard.texts = None
         with suppress(ValueError):  # another thread has exchanged the list
             warnings.filters.remove(_FILTER)  # type: ignore[attr-defined]
         for text in texts:
-            if text not in known:
-                LOGGER.warning("%s", text if name in text else f"{name}: {text}")
-        known.update(texts)
+            LOGGER.warning("%s", text if name in text else f"{name}: {text}")
 
 
 ONCE = {"d2np_once": True}

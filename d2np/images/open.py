@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
@@ -198,7 +198,6 @@ class Source:
     def __init__(self, stored: Any, name: str, options: Options) -> None:
         self._stored, self._name, self._stretch = stored, name, options.stretch
         self._lock = threading.Lock()
-        self._told: set[str] = set()
         self._levels, self._range = pixels.Levels(), pixels.FULL
         self._shrunk: NDArray[Any] | None = None
         pixels.check_form(stored.shape, stored.dtype, name)
@@ -207,7 +206,8 @@ class Source:
         chunks = getattr(stored, "chunks", None)
         self._step = int(chunks[0]) if isinstance(chunks, tuple) and chunks else 1
         # One piece may reach into the next, so two are kept however large they are.
-        self._piece = lru_cache(max(2, math.ceil(_REMEMBERED / self._step)))(self._fetch)
+        # The cache must not refer to this source, which would keep the image until Python looks for cycles.
+        self._piece = lru_cache(max(2, math.ceil(_REMEMBERED / self._step)))(partial(_fetched, stored, name))
         self._floats = np.issubdtype(stored.dtype, np.floating)
         if self._floats:
             self._refuse_fractions()
@@ -218,8 +218,8 @@ class Source:
         if pixels.network_size(width, height, options) != (width, height):
             self._shrunk = pixels.shrink(self._checked(0, height), options)
             self.shape = (self._shrunk.shape[0], self._shrunk.shape[1])
-            self._piece.cache_clear()
-            self._stored = None
+            # What it was shrunk from is not kept, nor does the cache keep it.
+            self._stored, self._piece = None, lru_cache(0)(partial(_fetched, None, name))
 
     def read(self, first: int, last: int) -> NDArray[Any]:
         """Return rows ``first`` to ``last`` (not included) of the image as the network sees it.
@@ -282,7 +282,7 @@ class Source:
     def _cut(self, first: int, last: int) -> NDArray[Any]:
         """Return rows as they are stored."""
         if self._step == 1 or first >= last:
-            return self._fetch(first, last)
+            return _fetched(self._stored, self._name, first, last)
         starts = range(first // self._step * self._step, last, self._step)
         with self._lock:
             parts = [
@@ -291,9 +291,10 @@ class Source:
             ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _fetch(self, first: int, last: int) -> NDArray[Any]:
-        with reading(self._name, self._told):
-            return np.asarray(self._stored[first:last])
+
+def _fetched(stored: Any, name: str, first: int, last: int) -> NDArray[Any]:
+    with reading(name):
+        return np.asarray(stored[first:last])
 
 
 def _is_encoded(image: object) -> TypeGuard[Encoded]:
@@ -320,14 +321,8 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
         If it cannot be converted, as where it is in the memory of a graphics processor.
     """
     only_dlpack = hasattr(thing, "__dlpack__") and not hasattr(thing, "__array__")
-    try:
+    with reading(name):
         return np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
-    # Libraries raise almost anything.
-    except Exception as error:
-        raise ImageError(
-            f"{name}: NumPy cannot convert this {type(thing).__name__}, which must be an array in the CPU's "
-            f"memory: {error or type(error).__name__}"
-        ) from error
 
 
 @contextmanager
@@ -414,15 +409,15 @@ def _is_plain(image: TiffImageFile) -> bool:
     """
     tag = image.tag_v2.get
     bits, compression, edges = set(tag(258, (1,))), tag(259, 1), (tag(322, 0), tag(323, 0))
-    pixels = math.prod(image.size)
+    count = math.prod(image.size)
     return (
         set(tag(339, (1,))) == {1}
         and (max(bits) <= 8 or (bits == {16} and tag(262) != 0 and tag(284) != 2))
         and compression in _BY_PILLOW
         and (compression != _PACKBITS or tag(317, 1) == 1)
         and all(isinstance(edge, int) for edge in edges)
-        and math.prod(edges) <= max(pixels, _PIXELS_OF_A_TILE)
-        and pixels <= most_pixels()
+        and math.prod(edges) <= max(count, _PIXELS_OF_A_TILE)
+        and count <= most_pixels()
     )
 
 
@@ -441,9 +436,7 @@ def most_pixels(max_pixels: int | None = None) -> float:
 def _open_with_pillow(file: BinaryIO, prefix: bytes, name: str) -> Image.Image:
     """Open one of :data:`FORMATS` without the limit of ``Image.open``, which is one for all threads."""
     Image.init()
-    for format in FORMATS:
-        if format not in Image.OPEN:
-            continue
+    for format in (known for known in FORMATS if known in Image.OPEN):
         factory, accept = Image.OPEN[format]
         fits = accept is None or accept(prefix)
         if not fits or isinstance(fits, str):  # a text says why it does not
@@ -474,13 +467,7 @@ def _decoded(image: Any, orient: bool, name: str, *, as_stored: bool = False) ->
         return pixels.turned(image[0 : image.shape[0]], image.orientation)
     if isinstance(getattr(image, "dtype", None), np.dtype) and hasattr(image, "__getitem__"):
         return image
-    array = to_array(image, name)
-    if array.ndim == 0:
-        raise ImageError(
-            "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
-            f"{type(image).__name__}"
-        )
-    return array
+    return to_array(image, name)
 
 
 def _from_pil(image: Image.Image, orient: bool, name: str, as_stored: bool) -> NDArray[Any]:
@@ -488,6 +475,9 @@ def _from_pil(image: Image.Image, orient: bool, name: str, as_stored: bool) -> N
     is_tiff = isinstance(image, TiffImageFile)
     turn = image.getexif().get(_ORIENTATION, 1) if is_tiff and as_stored and not orient else 1
     size = image.size
+    if isinstance(image, TiffImageFile):
+        # Where Pillow knows a path it may map the file, as if its rows and columns were turned already.
+        image.filename = ""
     image.load()
     if sorted(image.size) != sorted(size):
         raise ImageError(f"{name} is damaged: its image has another size than its header says")

@@ -239,4 +239,4 @@ def reason_of(error: BaseException) -> str:
         return "no permission"
     if "Timeout" in type(error).__name__:
         return "no answer in time"
-    return " ".join(f"cannot be used: {error or type(error).__name__}".split())
+    return " ".join(f"cannot be used: {str(error) or type(error).__name__}".split())
