@@ -216,7 +216,7 @@ def _array(name: str, given: Any, kind: type[Any], shape: tuple[int | None, ...]
         if array.size and array.dtype.kind not in kinds:
             raise TypeError
         with np.errstate(over="ignore", invalid="ignore"):
-            array = np.ascontiguousarray(array, kind)
+            array = np.asarray(array, kind, order="C")
     except (TypeError, ValueError, OverflowError):
         raise FormatError(f"{name} must be {words}") from None
     if len(shape) != array.ndim or any(

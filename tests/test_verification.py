@@ -421,8 +421,8 @@ def test_the_command_writes_several_files(told):
     assert document["images"] == ["a.png", "b.png"]
     assert document["weights"] == "analytic"
     assert document["settings"]["verify"] == "fundamental"
-    assert document["counts"]["matches"] == len(expected) == len(document["matches"])
-    assert document["counts"]["inliers"] == expected.inliers.sum() == document["evidence"]["fitting"]
+    assert len(expected) == len(document["matches"])
+    assert expected.inliers.sum() == document["evidence"]["fitting"]
     assert list(document["matches"][0]) == header
     with np.load("m.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["similarity"], expected.similarities)

@@ -53,11 +53,9 @@ def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> 
     values.shape + (3,) uint8
     """
     anchors = np.array([list(bytes.fromhex(code)) for code in _ANCHORS[name].split()], dtype=np.float64)
-    steps = np.linspace(lowest, 1.0, 256) * (len(anchors) - 1)
-    channels = [np.interp(steps, np.arange(len(anchors)), channel) for channel in anchors.T]
-    table: NDArray[np.uint8] = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
-    colours: NDArray[np.uint8] = table[np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8)]
-    return colours
+    steps = np.linspace(0.0, 1.0, len(anchors))
+    places = lowest + (1.0 - lowest) * np.clip(values, 0.0, 1.0)
+    return np.rint(np.stack([np.interp(places, steps, each) for each in anchors.T], -1)).astype(np.uint8)
 
 
 def ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:

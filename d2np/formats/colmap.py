@@ -9,7 +9,7 @@ centre of the top-left pixel. There are no descriptors: COLMAP's matcher would n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..atomic import sync_folder
 from ..errors import Error, FormatError, ImageError, OptionError, did_you_mean, several
 from ..extras import require
+from ..features import Matches, check_indices
 from ..images.names import inside
 from ..threads import thread_count
 from . import hloc, hloc_matches
@@ -127,29 +127,31 @@ def write(
     shown, target = os.fspath(path), Path(os.path.realpath(path))
     if target.exists() and not (overwrite and target.is_file()):
         raise FormatError(f"{shown} is there already: choose another name, or replace it with --overwrite")
-    sizes = _sizes(features, Path(images))
-    pairs = _pairs(matches, features, sizes)
+    names = _names(features, Path(images))
+    pairs = _pairs(matches, features, names)
     with _new_database(pycolmap, target, shown) as partial:
         pycolmap.Database.open(partial).close()  # it is there now, as the image reader wants it
-        tell(f"reading the cameras of {len(sizes)} images")
+        tell(f"reading the cameras of {len(names)} images")
         pycolmap.import_images(
             partial,
             os.fspath(images),
             pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO,
-            list(sizes),
+            names,
             pycolmap.ImageReaderOptions(camera_model=camera_model),
         )
         with pycolmap.Database.open(partial) as database:
             tell("writing keypoints and matches")
-            numbers = _write_keypoints(database, features, sizes)
-            for pair, indices in _matches(matches, pairs):
+            numbers = _write_keypoints(database, features, names)
+            for pair, found in _matches(matches, pairs):
                 ids = [numbers[name] for name in pair]
-                counts = [database.num_keypoints_for_image(number) for number in ids]
-                if indices.min() < 0 or (indices.max(axis=0) >= counts).any():
+                try:
+                    check_indices(found, *(database.num_keypoints_for_image(number) for number in ids))
+                except FormatError as error:
                     raise FormatError(
-                        f"{os.fspath(matches)} matches keypoints of {' and '.join(pair)} that "
-                        f"{os.fspath(features)} does not hold: it was made from other features"
-                    )
+                        f"{os.fspath(matches)} was made from other features than {os.fspath(features)}: "
+                        f"of {' and '.join(pair)}, {error}"
+                    ) from None
+                indices = found.indices.astype(np.uint32)
                 database.write_matches(*ids, indices)
                 if not verify:
                     geometry = pycolmap.TwoViewGeometry(
@@ -182,19 +184,17 @@ def write(
             )
 
 
-def _sizes(features: PathLike, folder: Path) -> dict[str, tuple[int, int]]:
-    """Return the width and height of each image of a feature file, all of which the folder must hold."""
-    # The keypoints themselves are read again when they are written: there may be many.
-    with hloc.opened(features) as file:
-        sizes = {name: hloc.read_keypoints(file, name)[1] for name in hloc.names(file)}
-    if not sizes:
+def _names(features: PathLike, folder: Path) -> list[str]:
+    """Return the names of the images of a feature file, all of which the folder must hold."""
+    names = hloc.names(features)
+    if not names:
         raise FormatError(f"{os.fspath(features)} holds no features of D2-Net")
-    if missing := [name for name in sizes if not inside(folder, name).is_file()]:
+    if missing := [name for name in names if not inside(folder, name).is_file()]:
         raise ImageError(f"{folder} lacks images that {os.fspath(features)} holds: {several(missing)}")
-    return sizes
+    return names
 
 
-def _pairs(matches: PathLike, features: PathLike, names: Collection[str]) -> dict[str, tuple[str, str]]:
+def _pairs(matches: PathLike, features: PathLike, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return the two images of each group of a match file; of a pair in both orders, those of one group."""
     groups = hloc_matches.pair_names(matches)
     if not groups:
@@ -214,37 +214,35 @@ def _pairs(matches: PathLike, features: PathLike, names: Collection[str]) -> dic
     return dict(pairs.values())
 
 
-def _write_keypoints(
-    database: Any, features: PathLike, sizes: Mapping[str, tuple[int, int]]
-) -> dict[str, int]:
+def _write_keypoints(database: Any, features: PathLike, names: Sequence[str]) -> dict[str, int]:
     """Write the keypoints of all images, which COLMAP has looked at; return its numbers of them."""
     found = {image.name: image for image in database.read_all_images()}
-    if unread := [name for name in sizes if name not in found]:
+    if unread := [name for name in names if name not in found]:
         raise ImageError(
             f"COLMAP cannot read {several(unread)}: damaged, of a kind it does not take, or of another size "
             "than the others of a single camera"
         )
     with hloc.opened(features) as file:
-        for name, size in sizes.items():
-            camera = database.read_camera(found[name].camera_id)
-            if size != (camera.width, camera.height):
+        for name, image in found.items():
+            camera = database.read_camera(image.camera_id)
+            keypoints, (width, height) = hloc.read_keypoints(file, name)
+            if (width, height) != (camera.width, camera.height):
                 raise FormatError(
                     f"{name} has {camera.width} x {camera.height} px, but its features are of an image of "
-                    f"{size[0]} x {size[1]} px: extract them from this one, without --orient"
+                    f"{width} x {height} px: extract them from this one, without --orient"
                 )
-            keypoints, _ = hloc.read_keypoints(file, name)
-            database.write_keypoints(found[name].image_id, keypoints + np.float32(_CENTRE))
+            database.write_keypoints(image.image_id, keypoints + np.float32(_CENTRE))
     return {name: image.image_id for name, image in found.items()}
 
 
 def _matches(
     matches: PathLike, pairs: Mapping[str, tuple[str, str]]
-) -> Iterator[tuple[tuple[str, str], NDArray[np.int64]]]:
-    """Yield the names of each pair that has matches, and the indices of its keypoints."""
+) -> Iterator[tuple[tuple[str, str], Matches]]:
+    """Yield the names and the matches of each pair that has any."""
     with hloc.opened(matches) as file:
         for group, pair in pairs.items():
-            if len(indices := hloc_matches.read_pair(file, group).indices):
-                yield pair, indices
+            if len(found := hloc_matches.read_pair(file, group)):
+                yield pair, found
 
 
 @contextmanager
