@@ -322,9 +322,7 @@ def profile(options: argparse.Namespace) -> int:
     Extracts the features of an image and prints how long each layer and phase took.
 
     Times are added up over the threads. The phases of Winograd convolution are the
-    input transform, the block multiplication and the output transform; GFLOP/s are
-    those of one thread, beside the peak that one thread reaches in the bare
-    multiplication on this machine.
+    input transform, the block multiplication and the output transform.
 
     example:
       d2np profile house.jpg --threads 1

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..errors import OptionError, count
-from ..features import Features, Matches, checked_mask
+from ..features import Features, Matches, checked
 from ..images.remote import RemoteFile
 from ..options import whole_number
 from .colours import colour_map, ranks
@@ -93,7 +93,7 @@ def match_page(
         raise OptionError(f"names must be two, one for each image; got {names!r}")
     both = features_a, features_b
     pixels = open_pair((image_a, image_b), both, matches, orient=orient)
-    mask = matches.inliers if inliers is None else checked_mask("inliers", inliers, len(matches))
+    mask = matches.inliers if inliers is None else checked("inliers", inliers, np.bool_, (len(matches),))
 
     # The most similar first: the page steps through them in this order, and draws them in the opposite one.
     order = np.argsort(-matches.similarities, kind="stable")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..errors import FormatError, OptionError, count
-from ..features import Features, Matches, check_indices, checked_mask
+from ..features import Features, Matches, check_indices, checked
 from ..images.open import open_rgb
 from ..options import ColourMap, whole_number
 from .canvas import Canvas
@@ -175,7 +175,7 @@ def matches(
         whole_number("max_size", max_size)
     both = features_a, features_b
     images = open_pair((image_a, image_b), both, matches, orient=orient)
-    known = None if correct is None else checked_mask("correct", correct, len(matches))
+    known = None if correct is None else checked("correct", correct, np.bool_, (len(matches),))
 
     canvas, corners, sizes = _sheet(images, max_size)
     ends, scales = [], []
