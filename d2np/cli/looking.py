@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, OptionError, count
 from . import files
-from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, checked, command, settings
+from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, Command, checked, settings
 from .console import say, seconds
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _PACKAGED = {
 }
 
 
-@command(
+@Command(
     f"""
     A  an image
     B  another one
@@ -169,7 +169,7 @@ def _verdict(matches: Matches, model: str, threshold: float) -> str:
     return f"geometric agreement: {fitting}; by chance: {chance}"
 
 
-@command(
+@Command(
     f"""
     IMAGE  an image
     -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
@@ -250,7 +250,7 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(
+@Command(
     f"""
     -o, --output FILE  the drawing; default: demo.png
     --weights WEIGHTS  a file or a name; default: vgg16, packaged
@@ -310,7 +310,7 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(
+@Command(
     f"""
     IMAGE  an image
     {EXTRACTION}
@@ -336,7 +336,7 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
-@command()
+@Command()
 def warmup(options: argparse.Namespace) -> int:
     """Compile all kernels now, and say how long it took.
 

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 
 from ..errors import Error, OptionError
-from .arguments import NO_RELU, QUIET, WEIGHTS, checked, command
+from .arguments import NO_RELU, QUIET, WEIGHTS, Command, checked
 from .console import say
 from .files import check_place, weights_or_default
 
@@ -20,7 +20,7 @@ _SIZE = checked(
 )
 
 
-@command(
+@Command(
     f"""
     WEIGHTS  {WEIGHTS}
     --size WxH  the size of the image, in pixels, that shapes are given for; default: 640x480
@@ -111,7 +111,7 @@ def _list_layers(width: int, height: int) -> None:
     say(f"    {'total':<53}{PARAMETER_COUNT:>12,}{multiplications:>18,}")
 
 
-@command(
+@Command(
     f"""
     SRC  a file (.h5, .pth, .safetensors, .onnx), or the name of weights
     DST  the file to write, .h5 or .onnx
@@ -174,7 +174,7 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(
+@Command(
     f"""
     WHAT  names or addresses; default: tf
     -o, --output FILE  write this .h5 file; default: see WHAT

@@ -107,9 +107,8 @@ class Scan:
     ) -> FloatArray:
         result = np.empty((*map_size(*self.frame.seen), *shape), np.float32)
 
-        def keep(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
+        def keep(rows: detect.MapRows, first: int, last: int, *_: object) -> None:
             result[first:last] = compute(rows.between(first, last))
-            return False
 
         deque(self._climb(keep, relu=relu), maxlen=0)
         return result
@@ -120,10 +119,9 @@ class Scan:
         result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
         valid = np.zeros(len(positions), np.bool_)
 
-        def sample(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
+        def sample(rows: detect.MapRows, first: int, last: int, *_: object) -> None:
             here = (positions[:, 0] >= first) & (positions[:, 0] < last)
             result[here], valid[here] = detect.descriptors(rows, positions[here], self.team, relu=False)
-            return False
 
         deque(self._climb(sample, relu=self.options.relu), maxlen=0)
         return result, valid
