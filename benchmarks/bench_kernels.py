@@ -24,6 +24,11 @@ WIDTHS = {"1": 640, "2": 320, "3": 160, "4": 159}
 ROWS = 48
 
 
+def fresh(size):
+    """Memory that no other stage uses."""
+    return np.empty(size, np.float32)
+
+
 @pytest.fixture(scope="module")
 def arrays():
     return random_weights()
@@ -52,16 +57,16 @@ def test_convolution(benchmark, arrays, layer, algorithm):
     packed = PackedWeights(arrays, algorithm)
     width = WIDTHS[layer.name[4]]
     if packed.uses_winograd(layer):
-        stage = WinogradConvolution(layer, packed, width, 0.0, False)
+        stage = WinogradConvolution(layer, packed, width, 0.0, False, fresh, 896)
     else:
-        stage = DirectConvolution(layer, packed, width, 0.0)
+        stage = DirectConvolution(layer, packed, width, 0.0, fresh)
     for once in run(stage, ROWS, layer.in_channels):
         benchmark(once)
 
 
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if "pool" in layer.name], ids=lambda la: la.name)
 def test_pooling(benchmark, layer):
-    for once in run(Pooling(layer, WIDTHS[layer.name[4]]), ROWS, layer.in_channels):
+    for once in run(Pooling(layer, WIDTHS[layer.name[4]], fresh), ROWS, layer.in_channels):
         benchmark(once)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, TypeAlias
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -87,7 +88,7 @@ def match(
         raise OptionError(f"min_similarity must be a number; got {min_similarity!r}")
     if not len(first) or not len(second):
         return Matches(np.empty((0, 2), np.int64), np.empty(0, np.float32))
-    of_a, of_b = _nearest(first, second, threads)
+    of_a, of_b = _two_best(first, second, threads)
     (similarity, partner, runner_up), (back_similarity, back, back_runner_up) = of_a, of_b
     here = np.arange(len(first))
     keep = np.ones(len(first), np.bool_)
@@ -159,43 +160,25 @@ def _multiply(
         team.share(work, spans(len(a), min(_ROWS, _PRODUCTS // len(b))))
 
 
-_TwoBest: TypeAlias = tuple[FloatArray, NDArray[np.int64], FloatArray]
-"""For each row: the largest product, its column, and the second-largest product."""
-
-
-def _two_best(products: FloatArray) -> _TwoBest:
-    """Return the two best of each row; of equals the first one counts."""
-    here, index = np.arange(len(products)), products.argmax(1)
-    best = products[here, index]
-    products[here, index] = -np.inf
-    second = products.max(1)
-    products[here, index] = best
-    return best, index, second
-
-
-def _nearest(a: FloatArray, b: FloatArray, threads: int | None) -> tuple[_TwoBest, _TwoBest]:
-    """Return the best partners for each row of ``a`` in ``b``, and for each row of ``b`` in ``a``."""
-    found: dict[int, _TwoBest] = {}
-    partial: dict[int, _TwoBest] = {}
+def _two_best(a: FloatArray, b: FloatArray, threads: int | None) -> list[tuple[FloatArray, Any, FloatArray]]:
+    """Return the largest product of each row of ``a``, its partner, and the second-largest; then of ``b``."""
+    of_a, of_b = (
+        (np.full(count, -np.inf, np.float32), np.empty(count, np.int32), np.full(count, -np.inf, np.float32))
+        for count in (len(a), len(b))
+    )
+    lock = Lock()
 
     def use(first: int, products: FloatArray) -> None:
-        found[first] = _two_best(products)
-        best, second = np.empty((2, len(b)), np.float32)
-        index = np.empty(len(b), np.int32)
-        nearest.two_best_of_columns(products, best, index, second)
-        partial[first] = best, index.astype(np.int64) + first, second
+        with lock:
+            nearest.two_best_of_columns(products, first, *of_b)
+        here, partner = np.arange(len(products)), products.argmax(1)
+        best, index, second = (array[first : first + len(products)] for array in of_a)
+        best[:], index[:] = products[here, partner], partner
+        products[here, partner] = -np.inf
+        second[:] = products.max(1)
 
     _multiply(a, b, threads, use)
-    here, in_order = np.arange(len(b)), sorted(found)
-    of_a = _joined([found[first] for first in in_order], np.concatenate)
-    best, index, second = _joined([partial[first] for first in in_order], np.column_stack)
-    highest, block, other = _two_best(best)
-    return of_a, (highest, index[here, block], np.maximum(other, second[here, block]))
-
-
-def _joined(parts: list[_TwoBest], join: Callable[..., NDArray[Any]]) -> _TwoBest:
-    best, index, second = zip(*parts, strict=True)
-    return join(best), join(index), join(second)
+    return [of_a, of_b]
 
 
 def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -> NDArray[np.bool_]:
@@ -205,26 +188,20 @@ def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -
 
 
 def _descriptors(*sets: Features | ArrayLike) -> list[FloatArray]:
-    found = []
-    for given in sets:
-        try:
-            array = np.ascontiguousarray(
-                given.descriptors if isinstance(given, Features) else given, np.float32
-            )
-        except (TypeError, ValueError):
-            raise FormatError("descriptors must be an array (N, D) of numbers") from None
-        if array.ndim != 2:
-            raise FormatError(f"descriptors must have shape (N, D); got {array.shape}")
-        # NaN and infinities show in the extremes; no copy is made to look for them.
+    arrays = [given.descriptors if isinstance(given, Features) else given for given in sets]
+    try:
+        found = [np.ascontiguousarray(array, np.float32) for array in arrays]
+    except (TypeError, ValueError):
+        raise FormatError("descriptors must be an array (N, D) of numbers") from None
+    shapes = [array.shape for array in found]
+    if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise FormatError(f"descriptors must be arrays (N, D), both with the same D; got {shapes}")
+    for array in found:
+        # NaN and infinities show in the extremes; no copy is made to look for them. Products that overflow
+        # would have no order.
         largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
-        if not np.isfinite(largest):
-            raise FormatError("descriptors must be finite; there is a NaN or an infinity among them")
-        # Products that overflow would have no order.
-        if largest**2 * array.shape[1] > _LARGEST:
+        if not largest**2 * array.shape[1] <= _LARGEST:
             raise FormatError(
-                f"descriptors must be L2-normalised; there is a value of {largest:g}, too large to compare"
+                f"descriptors must be L2-normalised and finite; there is a value of {largest:g} among them"
             )
-        found.append(array)
-    if len(lengths := {array.shape[1] for array in found}) > 1:
-        raise FormatError(f"both sets of descriptors must have the same length; got {sorted(lengths)}")
     return found

@@ -33,7 +33,7 @@ def test_types_and_length():
         ((np.zeros((4, 3)), np.zeros(4), np.zeros((3, 512)), (1, 1)), "descriptors must have shape"),
         ((np.zeros((4, 3)), np.zeros(4), np.zeros((4, 512)), 640), "image_size"),
         ((np.zeros((4, 3)), np.zeros(4), np.zeros((4, 512)), (1, 2, 3)), "image_size"),
-        (([["a"] * 3], np.zeros(1), np.zeros((1, 512)), (1, 1)), "keypoints must be numbers"),
+        (([["a"] * 3], np.zeros(1), np.zeros((1, 512)), (1, 1)), "keypoints must be float32"),
     ],
 )
 def test_features_that_do_not_fit(arrays, message):
@@ -78,9 +78,9 @@ def test_matches():
     [
         ([[0, 1, 2]], [1], "match indices must have shape"),
         ([0, 1], [1, 1], "match indices must have shape"),
-        ([[0.5, 1]], [1], "must be integers"),
+        ([[0.5, 1]], [1], "must be int64"),
         ([[0, 1]], [1, 2], "similarities must have shape"),
-        ([[0, 1]], ["a"], "similarities must be numbers"),
+        ([[0, 1]], ["a"], "similarities must be float32"),
     ],
 )
 def test_matches_that_do_not_fit(indices, similarities, message):
@@ -132,7 +132,7 @@ def test_select_of_matches_that_are_not_there(which):
         ([0, 1], None, "inliers must be bool"),
         ([[True, False]], None, "inliers must have shape"),
         ([True, False], np.eye(4), "model must have shape"),
-        ([True, False], "abc", "model must be numbers"),
+        ([True, False], "abc", "model must be float64"),
     ],
 )
 def test_verified_matches_that_do_not_fit(inliers, model, message):
@@ -151,7 +151,7 @@ VALUES = st.lists(st.integers(-3, 3).map(float) | st.just(-np.inf), max_size=40)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
-@given(VALUES, st.integers(-1, 45))
+@given(VALUES, st.integers(0, 45))
 def test_strongest_equals_the_reference(values, k):
     found = strongest(np.array(values, np.float32), k)
     assert found.dtype == np.int64

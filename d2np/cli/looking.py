@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Error, OptionError, count
 from . import files
-from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, checked, command, settings
+from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, Command, checked, settings
 from .console import say, seconds
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _THRESHOLD = 3.0
 _NO_MODEL = "none"
 
 
-@command(
+@Command(
     f"""
     A  an image
     B  another one
@@ -157,7 +157,7 @@ def _verdict(matches: Matches, model: str, threshold: float) -> str:
     return f"geometric agreement: {fitting}; by chance: 1 in 10^{-evidence.log10_chance:.0f}"
 
 
-@command(
+@Command(
     f"""
     IMAGE  an image
     -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
@@ -220,7 +220,7 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(
+@Command(
     f"""
     -o, --output FILE  the drawing; default: demo.png
     --weights WEIGHTS  a file or a name; default: vgg16, packaged
@@ -270,7 +270,7 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(
+@Command(
     f"""
     IMAGE  an image
     {EXTRACTION}
@@ -282,9 +282,7 @@ def profile(options: argparse.Namespace) -> int:
     Extracts the features of an image and prints how long each layer and phase took.
 
     Times are added up over the threads. The phases of Winograd convolution are the
-    input transform, the block multiplication and the output transform; GFLOP/s are
-    those of one thread, beside the peak that one thread reaches in the bare
-    multiplication on this machine.
+    input transform, the block multiplication and the output transform.
 
     example:
       d2np profile house.jpg --threads 1
@@ -298,7 +296,7 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
-@command()
+@Command()
 def warmup(options: argparse.Namespace) -> int:
     """Compile all kernels now, and say how long it took.
 

@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import Error, OptionError
-from .arguments import QUIET, WEIGHTS, command
+from .arguments import QUIET, WEIGHTS, Command
 from .console import say
 from .files import weights_or_default
 
 
-@command(f"WEIGHTS  {WEIGHTS}", weights={"nargs": "?"})
+@Command(f"WEIGHTS  {WEIGHTS}", weights={"nargs": "?"})
 def info(options: argparse.Namespace) -> int:
     """List the layers, parameters, origin and licence of weights.
 
@@ -61,7 +61,7 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(
+@Command(
     """
     SRC  a file (.h5, .pth, .safetensors, .onnx), or the name of weights
     DST  the file to write, .h5 or .onnx
@@ -105,7 +105,7 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
-@command(
+@Command(
     f"""
     NAME  of the weights, see below; default: tf
     --url URL  download from this address only

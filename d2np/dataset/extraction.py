@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from ..features import Features
 from ..images.names import check, folders_of
 from ..images.open import Source
 from ..images.pixels import network_size
-from ..network.scan import Gathering, in_blocks
+from ..network.scan import in_blocks
 from ..options import Options
 from . import cluster
 from .changes import Failures
@@ -303,12 +302,9 @@ def extracted(
 
 
 def _put_as_found(net: Net, entry: Entry, image: Source, settings: Settings, threads: int, put: Put) -> int:
-    options = {name: value for name, value in settings.options().items() if name != "max_keypoints"}
     height, width = image.given
-    # There may be no keypoints at all.
-    first = Gathering((width, height)).features()
-    with closing(net.stream(image, threads=threads, **options)) as stream:
-        blocks = chain([first], in_blocks(stream, _KEYPOINTS_OF_A_BLOCK))
+    with closing(net.stream(image, threads=threads, **settings.options())) as stream:
+        blocks = in_blocks(stream, _KEYPOINTS_OF_A_BLOCK)
         return put(entry, blocks, _uncertainty((width, height), settings))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..errors import FormatError, count
-from ..features import Features, Matches, check_indices, checked_mask
+from ..features import Features, Matches, check_indices, checked
 from ..images.open import open_rgb
 from .canvas import (
     BACKGROUND,
@@ -147,7 +147,7 @@ def matches(
     """
     both = features_a, features_b
     images = open_pair((image_a, image_b), both, matches)
-    known = None if correct is None else checked_mask("correct", correct, len(matches))
+    known = None if correct is None else checked("correct", correct, np.bool_, (len(matches),))
     canvas, corners, sizes = _sheet(images)
     ends, scales = [], []
     for side, features in enumerate(both):

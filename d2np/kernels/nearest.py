@@ -51,19 +51,18 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
 
 
 @jit()
-def two_best_of_columns(products, best, index, second):
-    """Find the largest product of each column, its row (the first of equals), and the second-largest product.
+def two_best_of_columns(products, first, best, index, second):
+    """Update each column's largest product, its row (the lowest of equals), and the second-largest product.
 
-    ``products`` is (N, at least M) float32; ``best`` float32, ``index`` int32 and ``second`` float32, each
-    (M,), are written.
+    ``products`` (N, at least M) float32 are the rows from number ``first`` on. ``best`` float32, ``index``
+    int32 and ``second`` float32 are (M,); to begin with -inf, anything, -inf.
     """
-    best[:] = second[:] = np.float32(-np.inf)
     for n in range(products.shape[0]):
-        row, number = products[n], np.int32(n)
+        row, number = products[n], np.int32(first + n)
         # Without branches, so that the compiler turns the loop into vectors.
         for m in range(best.shape[0]):
             value, held, held_index, held_second = row[m], best[m], index[m], second[m]
-            larger = value > held
+            larger = (value > held) | ((value == held) & (number < held_index))
             loser = held if larger else value
             best[m] = value if larger else held
             index[m] = number if larger else held_index

@@ -20,7 +20,7 @@ from ..images.open import ImageLike, Source, open_image, open_source
 from ..layers import LAYERS, PARAMETER_COUNT, Layer
 from ..options import Algorithm, OptionChanges, Options, Preprocessing, chosen
 from ..threads import Clock, Team, Workspace, thread_count
-from .profile import Profile, summarise
+from .profile import Profile, Row
 from .scan import Scan
 from .stages import PackedWeights
 
@@ -182,7 +182,11 @@ class Net:
         with self._scan(pixels, options, threads, clock) as scan:
             scan.features()
         wall_seconds = time.perf_counter() - start
-        return summarise(clock, wall_seconds, thread_count(threads), scan.levels)
+        # In the order of the layers; what is behind the network follows.
+        names = [layer.name for layer in LAYERS]
+        seconds = sorted(clock.seconds.items(), key=lambda item: [*names, item[0][0]].index(item[0][0]))
+        rows = tuple(Row(*step, spent) for step, spent in seconds)
+        return Profile(rows, wall_seconds, thread_count(threads))
 
     def stream(
         self,
@@ -201,21 +205,15 @@ class Net:
         Yields
         ------
         Features
-            The keypoints of some rows of one level of the pyramid, in pixels of the whole image as given:
-            all together those of :meth:`__call__`, and in the same order among those of one scale.
+            The keypoints of some rows of one level of the pyramid, if any, in pixels of the whole image as
+            given: all together those of :meth:`__call__`, and in the same order among those of one scale.
         """
         options = chosen(options, **changes)
         if options.max_keypoints is not None:
             raise OptionError("max_keypoints: the best keypoints are not known before the end of a stream")
-        return self._stream(image, options, threads)
-
-    def _stream(
-        self, image: ImageLike | Source, options: Options, threads: int | None
-    ) -> Generator[Features]:
         with self._scan(image, options, threads) as scan:
             for _, features in scan.pieces():
-                if len(features):
-                    yield features
+                yield features
 
     def dense(
         self,
