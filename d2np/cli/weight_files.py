@@ -44,10 +44,11 @@ def info(options: argparse.Namespace) -> int:
         ("format", provenance.format),
         ("trained", f"with {provenance.preprocessing} preprocessing"),
         ("source", f"{provenance.name}, SHA-256 {provenance.sha256}"),
-        ("fetched", f"from {provenance.url}" if provenance.url else "not by d2np"),
+        ("fetched", provenance.url and f"from {provenance.url}"),
         ("licence", catalogue.licence(source, arrays, provenance)),
     ):
-        say(f"{label:<12}{value}")
+        if value:
+            say(f"{label:<12}{value}")
     say()
     say(f"    {'layer':<9}{'type':<17}{'rows x columns x channels':<27}{'parameters':>12}")
     for number, (layer, rows, columns) in enumerate(output_sizes(480, 640), 1):
