@@ -282,7 +282,7 @@ def test_the_first_that_works_is_taken(run, server, sources):
 
 
 def test_no_source_works(run, server, sources, cache, monkeypatch):
-    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch, "TIMEOUT", 1.0)
     server.answers["/a/d2_tf.pth"] = silence
     server.answers["/b/d2_tf.pth"] = reset
     code, out, err = run()
@@ -697,7 +697,7 @@ def test_what_is_no_checkpoint(run, server, cache, answer, reason):
     "answer", [silence, stalled(checkpoint(), 500_000)], ids=["from the start", "half-way"]
 )
 def test_server_falls_silent(run, server, cache, monkeypatch, answer):
-    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch, "TIMEOUT", 1.0)
     server.answers["/d2_tf.pth"] = answer
     code, _, err = run()
     assert code == 1

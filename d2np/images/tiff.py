@@ -128,13 +128,18 @@ class TiffRows:
 
         Raises
         ------
-        Exception
-            Of almost any kind, if a strip or tile is damaged or missing.
+        ImageError
+            If a strip or tile is damaged or missing.
         """
-        if self._mapped is not None:
-            found = self._mapped[rows, :, : self._colours]
-        else:
-            found = self._decoded(rows.start, rows.stop)
+        try:
+            mapped = self._mapped
+            found = (
+                self._decoded(rows.start, rows.stop) if mapped is None else mapped[rows, :, : self._colours]
+            )
+        except ImageError:
+            raise
+        except Exception as error:  # decoders raise almost anything
+            raise ImageError(f"{self.name} is damaged from row {rows.start} on: {error}") from error
         if self._wide:
             found = as_16_bits(found, self.name)
         else:
