@@ -23,6 +23,7 @@ FloatArray = NDArray[np.float32]
 # Rows of the first set in one task, and products that it may hold. The cut does not depend on the threads.
 _ROWS = 504
 _PRODUCTS = 16 << 20
+_SAMPLE = 1 << 16
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -121,6 +122,8 @@ def nearest_pairs(
     def keep(start: int, products: FloatArray) -> None:
         nonlocal floor
         values = products.ravel()
+        if len(some := values[: max(8 * n, _SAMPLE)]) > n:  # what few values tell leaves few of the others
+            floor = max(floor, np.partition(some, -n)[-n])
         places = np.flatnonzero(values >= floor)
         if len(places) > n:
             floor = max(floor, np.partition(values[places], -n)[-n])
