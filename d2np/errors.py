@@ -26,7 +26,7 @@ class OptionError(Error, ValueError):
 
 
 class CacheWarning(RuntimeWarning):
-    """Compiled kernels cannot be kept for other processes; said once in a process.
+    """Compiled kernels cannot be kept for other processes; said once in a process, and never an error.
 
     Everything works, but each process compiles the kernels that it uses, which takes some seconds.
     """

@@ -85,8 +85,9 @@ def nowhere(tmp_path):
     return {"HOME": home, "XDG_CACHE_HOME": home, "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": None}
 
 
-def test_where_nothing_can_be_written(package, nowhere):
-    done = scripts.run(ORDINARY + "become_ordinary()\n" + WORK, package=package, **nowhere)
+@pytest.mark.parametrize("flags", [(), ("-W", "error")], ids=str)
+def test_where_nothing_can_be_written(package, nowhere, flags):
+    done = scripts.run(ORDINARY + "become_ordinary()\n" + WORK, package=package, flags=flags, **nowhere)
     assert warnings_in(done) == ["no folder can be written"]
     assert "NUMBA_CACHE_DIR" in done.stderr
     assert list(package.rglob("*.nb?")) == []

@@ -170,4 +170,8 @@ def _say_that_nothing_is_kept(reason: str) -> None:
             f"d2np cannot keep its compiled kernels ({reason}), so every process compiles them anew: set "
             "NUMBA_CACHE_DIR to a folder that can be written"
         )
-        warnings.warn(text, CacheWarning, stacklevel=3)
+        try:
+            warnings.warn(text, CacheWarning, stacklevel=3)
+        except CacheWarning as warning:
+            # Where warnings are errors this is none all the same, for everything works; it is shown, though.
+            warnings.showwarning(warning, CacheWarning, __file__, 0)
