@@ -10,7 +10,7 @@ import pytest
 from engines import random_weights
 
 from d2np import matching
-from d2np.kernels import topk
+from d2np.features import strongest
 from d2np.layers import LAYERS
 from d2np.network.bands import Rows
 from d2np.network.detect import MapRows, descriptors, hard_detection, strength
@@ -22,6 +22,11 @@ CONVOLUTIONS = [layer for layer in LAYERS if layer.type == "convolution"]
 # Width of each convolution's input, and a few rows of it: time grows with the rows alone.
 WIDTHS = {"1": 640, "2": 320, "3": 160, "4": 159}
 ROWS = 48
+
+
+def fresh(size):
+    """Memory that no other stage uses."""
+    return np.empty(size, np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +57,16 @@ def test_convolution(benchmark, arrays, layer, algorithm):
     packed = PackedWeights(arrays, algorithm)
     width = WIDTHS[layer.name[4]]
     if packed.uses_winograd(layer):
-        stage = WinogradConvolution(layer, packed, width, 0.0, False)
+        stage = WinogradConvolution(layer, packed, width, 0.0, False, fresh, 896)
     else:
-        stage = DirectConvolution(layer, packed, width, 0.0)
+        stage = DirectConvolution(layer, packed, width, 0.0, fresh)
     for once in run(stage, ROWS, layer.in_channels):
         benchmark(once)
 
 
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if "pool" in layer.name], ids=lambda la: la.name)
 def test_pooling(benchmark, layer):
-    for once in run(Pooling(layer, WIDTHS[layer.name[4]]), ROWS, layer.in_channels):
+    for once in run(Pooling(layer, WIDTHS[layer.name[4]], fresh), ROWS, layer.in_channels):
         benchmark(once)
 
 
@@ -90,7 +95,7 @@ def test_strength(benchmark, cells):
 
 
 def test_strongest(benchmark):
-    benchmark(topk.strongest, np.random.default_rng(0).random(100_000, np.float32), 1000)
+    benchmark(strongest, np.random.default_rng(0).random(100_000, np.float32), 1000)
 
 
 def test_resize(benchmark, cells):

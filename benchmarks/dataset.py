@@ -45,10 +45,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="measure peak memory too, in fresh processes")
     parser.add_argument("--one", metavar="FOLDER", help=argparse.SUPPRESS)
-    parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        extraction(d2np.Net.load("analytic"), Path(options.one), options.workers)()
+        extraction(d2np.Net.load("analytic"), Path(options.one))()
         print(json.dumps(peak_bytes()))
         return 0
     print(f"{machine()}; {options.count} images, median of {options.rounds} rounds\n")
@@ -67,7 +66,6 @@ def compare(net: d2np.Net, size: str, folder: Path, options: argparse.Namespace)
     ways: dict[str, Callable[[], None]] = {
         "one core": on_one_core(extraction(net, folder)),
         f"{cores} cores": extraction(net, folder),
-        f"{cores} cores, --workers 1": extraction(net, folder, 1),
         "computing alone, side by side": computing(net, folder, cores),
         "computing alone, all threads on one": computing(net, folder, 1),
     }
@@ -78,13 +76,12 @@ def compare(net: d2np.Net, size: str, folder: Path, options: argparse.Namespace)
             start, used = time.perf_counter(), time.process_time()
             way()
             wall_row[number], busy_row[number] = time.perf_counter() - start, time.process_time() - used
-    alone = seconds[:, 3:].min(axis=1)
+    alone = seconds[:, 2:].min(axis=1)
     for number, name in enumerate(ways):
         spent = seconds[:, number]
         peak = ""
-        if options.memory and number in (1, 2):
-            workers = ["--workers", 1] if number == 2 else []
-            peak = f"{in_fresh_process(__file__, '--one', folder, *workers) / MB:.0f}"
+        if options.memory and number == 1:
+            peak = f"{in_fresh_process(__file__, '--one', folder) / MB:.0f}"
         print(
             f"| {size.replace('x', ' x ')} | {name} | {options.count / np.median(spent):.2f} "
             f"| {np.median(seconds[:, 0] / spent):.2f} | {np.median(alone / spent):.3f} "
@@ -99,14 +96,14 @@ def write_images(folder: Path, width: int, height: int, count: int) -> None:
         img.save(folder / f"{number:04}.{('png', 'jpg')[number // len(NAMES) % 2]}")
 
 
-def extraction(net: d2np.Net, folder: Path, workers: int | None = None) -> Callable[[], None]:
+def extraction(net: d2np.Net, folder: Path) -> Callable[[], None]:
     """All images of a folder into a file in hloc's layout."""
 
     def run() -> None:
         settings = Settings()
         with tempfile.TemporaryDirectory() as target:
             output = HlocOutput(Path(target) / "features.h5", settings.recorded(net))
-            report = extract(net, listing([folder]), output, settings, workers=workers)
+            report = extract(net, listing([folder]), output, settings)
         assert not report.failed
 
     return run

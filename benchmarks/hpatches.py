@@ -25,10 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 import d2np
-from d2np import homography
 from d2np.atomic import replacing
 from d2np.dataset import Settings
 from d2np.extras import require
+from d2np.verification import transformed
 from d2np.weights import catalogue
 
 THRESHOLDS = tuple(range(1, 11))
@@ -102,7 +102,7 @@ def evaluate(sequence: Path, extract: Extract) -> Result:
     for k in range(2, 7):
         other = extract(sequence / f"{k}.ppm")
         found = d2np.match(first, other)
-        expected = homography.apply(truth(sequence / f"H_1_{k}"), first.keypoints[found.indices[:, 0], :2])
+        expected = transformed(truth(sequence / f"H_1_{k}"), first.keypoints[found.indices[:, 0], :2])
         distances = np.linalg.norm(other.keypoints[found.indices[:, 1], :2] - expected, axis=1)
         keypoints.append(len(other))
         matches.append(len(found))

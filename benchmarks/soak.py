@@ -45,7 +45,6 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--size", default="80x64", metavar="WxH")
-    parser.add_argument("--workers", type=int)
     parser.add_argument("--warm-up", type=int, default=WARM_UP, metavar="N", help="images that do not count")
     options = parser.parse_args()
     net, settings, samples = d2np.Net.load("analytic"), Settings(), Samples()
@@ -54,7 +53,7 @@ def main() -> int:
         photos.mkdir()
         write_images(photos, *map(int, options.size.split("x")), options.count)
         output = HlocOutput(Path(folder) / "features.h5", settings.recorded(net))
-        report = extract(net, listing([photos]), output, settings, workers=options.workers, progress=samples)
+        report = extract(net, listing([photos]), output, settings, progress=samples)
     assert report.done == options.count
     print(f"{machine()}; {options.count} images of {options.size}\n")
     return 0 if tell(np.array(samples.rows), options.warm_up) else 1

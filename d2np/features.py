@@ -41,7 +41,7 @@ class Features:
     image_size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        keypoints = _array("keypoints", self.keypoints, np.float32, (None, 3))
+        keypoints = checked("keypoints", self.keypoints, np.float32, (None, 3))
         n = len(keypoints)
         try:
             width, height = (int(edge) for edge in self.image_size)
@@ -50,8 +50,8 @@ class Features:
         # vars() is what a frozen dataclass lets one write to.
         vars(self).update(
             keypoints=keypoints,
-            scores=_array("scores", self.scores, np.float32, (n,)),
-            descriptors=_array("descriptors", self.descriptors, np.float32, (n, DESCRIPTOR_SIZE)),
+            scores=checked("scores", self.scores, np.float32, (n,)),
+            descriptors=checked("descriptors", self.descriptors, np.float32, (n, DESCRIPTOR_SIZE)),
             image_size=(width, height),
         )
 
@@ -129,15 +129,15 @@ class Matches:
     evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
-        indices = _array("match indices", self.indices, np.int64, (None, 2))
+        indices = checked("match indices", self.indices, np.int64, (None, 2))
         n = len(indices)
         vars(self).update(
-            indices=indices, similarities=_array("similarities", self.similarities, np.float32, (n,))
+            indices=indices, similarities=checked("similarities", self.similarities, np.float32, (n,))
         )
         if self.inliers is not None:
-            vars(self).update(inliers=checked_mask("inliers", self.inliers, n))
+            vars(self).update(inliers=checked("inliers", self.inliers, np.bool_, (n,)))
         if self.model is not None:
-            vars(self).update(model=_array("the model", self.model, np.float64, (3, 3)))
+            vars(self).update(model=checked("the model", self.model, np.float64, (3, 3)))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -173,9 +173,9 @@ def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
     return chosen
 
 
-def checked_mask(name: str, given: Any, count: int) -> NDArray[np.bool_]:
-    """Return a mask over that many matches; a FormatError if it is none."""
-    return _array(name, given, np.bool_, (count,))
+def strongest(values: NDArray[np.float32], k: int | None) -> NDArray[np.int64]:
+    """Return the positions of the ``k`` largest values, largest first; of equals the first one first."""
+    return np.argsort(-values, kind="stable")[:k]
 
 
 def check_indices(matches: Matches, count_a: int, count_b: int) -> None:
@@ -192,12 +192,7 @@ def check_indices(matches: Matches, count_a: int, count_b: int) -> None:
             raise FormatError(f"a match names keypoint {outside[0]} of {which}, which has {count}")
 
 
-# Which kinds of NumPy's types are taken, and how they are called; as floats all but complex numbers.
-_KINDS: dict[type, tuple[str, str]] = {np.bool_: ("b", "bool"), np.int64: ("iu", "integers")}
-_FLOATS = ("biufOSUV", "numbers")
-
-
-def _array(name: str, given: Any, kind: type[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
+def checked(name: str, given: Any, kind: type[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
     """Return a contiguous array of a type and a shape, in which None stands for any number of rows.
 
     Raises
@@ -205,15 +200,13 @@ def _array(name: str, given: Any, kind: type[Any], shape: tuple[int | None, ...]
     FormatError
         If it is of another shape, or of a type that is not taken; where it is empty, all types are.
     """
-    kinds, words = _KINDS.get(kind, _FLOATS)
     try:
         array = np.asarray(given)
-        if array.size and array.dtype.kind not in kinds:
-            raise TypeError
+        casting: Any = "same_kind" if array.size else "unsafe"
         with np.errstate(over="ignore", invalid="ignore"):
-            array = np.ascontiguousarray(array, kind)
-    except (TypeError, ValueError, OverflowError):
-        raise FormatError(f"{name} must be {words}") from None
+            array = array.astype(kind, order="C", casting=casting, copy=False)
+    except (TypeError, ValueError):
+        raise FormatError(f"{name} must be {np.dtype(kind)}") from None
     if len(shape) != array.ndim or any(
         n not in (None, size) for n, size in zip(shape, array.shape, strict=True)
     ):

@@ -6,7 +6,7 @@ What a file says of a value (its type, size, how and where it is kept) is checke
   name, with the user's rights, and wait for ever where that is a pipe; for an array's shape already.
 - Values of variable length are neither read nor written. HDF5 finds them through a heap of the file, and if
   that is damaged it may never return (HDF5 2.0).
-- Other filters than those of :data:`FILTERS` are refused: they could make HDF5 load a plug-in.
+- Other filters than gzip and shuffle are refused: they could make HDF5 load a plug-in.
 - Each chunk is unpacked here first, and its length compared. HDF5 believes that what it unpacks is as long as
   it should be. Where less comes out, it goes on into the memory behind it (HDF5 2.0): what was there becomes
   numbers of the array, or the process ends.
@@ -15,7 +15,6 @@ What a file says of a value (its type, size, how and where it is kept) is checke
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -25,11 +24,7 @@ from numpy.typing import NDArray
 
 from .errors import FormatError
 
-_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
-FILTERS = frozenset({_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF})
-"""Numbers of the filters that are known here: gzip, shuffle, checksums, LZF."""
-
-_CHECKSUM_SIZE = 4
+_DEFLATE, _SHUFFLE = 1, 2  # as HDF5 numbers its filters
 _MOST_CHUNKS = 1 << 16
 _LONGEST_TEXT = 60_000  # an attribute ends at 64 kB
 # Features hardly get smaller when they are compressed. What is this much smaller was made to fill the memory.
@@ -133,10 +128,11 @@ def read_array(group: Any, name: str, shape: tuple[int, ...] | None = None) -> N
         raise FormatError(f"{place}: expected shape {shape}, found {dataset.shape}")
     if dataset.shape is None or dataset.dtype.kind not in "biuf":
         raise FormatError(f"{place}: expected an array of numbers, found {dataset.dtype}")
-    filters = {number for number, *_ in _filters(dataset)}
-    if not filters <= FILTERS:
+    filters = _filters(dataset)
+    if not {_DEFLATE, _SHUFFLE}.issuperset(filters):
         raise FormatError(
-            f"{place}: expected gzip or LZF compression or none, found filters {sorted(filters)}"
+            f"{place}: expected gzip compression or none, found filters {filters}: h5repack -f NONE IN OUT "
+            "unpacks it"
         )
     size = prod(dataset.shape) * dataset.dtype.itemsize
     chunk = prod(dataset.chunks or ()) * dataset.dtype.itemsize
@@ -147,7 +143,7 @@ def read_array(group: Any, name: str, shape: tuple[int, ...] | None = None) -> N
             f"{place}: {size:,} bytes in chunks of {chunk:,}, of which the file holds {held:,}: refused"
         )
     try:
-        _check_chunks(dataset)
+        _check_chunks(dataset, filters)
     except (ValueError, zlib.error) as error:
         raise FormatError(f"{place}: {error}") from None
     values: NDArray[Any] = dataset[()]
@@ -158,32 +154,31 @@ def _place(group: Any, name: str) -> str:
     return f"{group.name.rstrip('/')}/{name}".lstrip("/")
 
 
-def _filters(dataset: Any) -> list[tuple[Any, ...]]:
-    """Return the filters of an array in the order in which they were applied, each with its number first."""
+def _filters(dataset: Any) -> list[int]:
+    """Return the numbers of an array's filters in the order in which they were applied."""
     properties = dataset.id.get_create_plist()
-    return [properties.get_filter(index) for index in range(properties.get_nfilters())]
+    return [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
 
 
-def _check_chunks(dataset: Any) -> None:
+def _check_chunks(dataset: Any, filters: list[int]) -> None:
     """Raise ValueError or zlib.error unless every chunk of an array unpacks to the length it should have.
 
     Chunks that the file does not have are no error: they are read as zeros.
     """
     import h5py
 
-    layout = dataset.id.get_create_plist().get_layout()
+    # As the file has it, which may be less than NumPy's.
     item_size = dataset.id.get_type().get_size()
-    if layout != h5py.h5d.CHUNKED:
+    if dataset.chunks is None:
         held = dataset.id.get_storage_size()
-        missing = layout == h5py.h5d.CONTIGUOUS and held == 0
-        if held != prod(dataset.shape) * item_size and not missing:
+        missing = held == 0 and dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+        if held != dataset.size * item_size and not missing:
             raise ValueError(f"its {held:,} bytes do not fit its shape {dataset.shape}")
         return
     size = prod(dataset.chunks) * item_size
     starts = [range(0, edge, step) for edge, step in zip(dataset.shape, dataset.chunks, strict=True)]
     if prod(map(len, starts)) > _MOST_CHUNKS:
         raise ValueError(f"it is in {prod(map(len, starts)):,} chunks: refused, repack it in larger ones")
-    applied = _filters(dataset)
     file_size = dataset.file.id.get_filesize()
     for place in product(*starts):
         info = dataset.id.get_chunk_info_by_coord(place)
@@ -191,31 +186,14 @@ def _check_chunks(dataset: Any) -> None:
             continue
         if info.size > file_size:
             raise ValueError(f"the chunk at {place} claims more bytes than the file has")
+        # Has a bit for each filter that this chunk does without.
         skipped, packed = dataset.id.read_direct_chunk(place)
-        # Without filters HDF5 makes up what is missing.
-        found = _unpacked_size(packed[: info.size], applied, skipped, size)
-        if found != size:
-            raise ValueError(f"the chunk at {place} unpacks to {found:,} bytes, expected {size:,}")
-
-
-def _unpacked_size(packed: bytes, applied: Sequence[tuple[Any, ...]], skipped: int, size: int) -> int:
-    """Return how long a chunk is once it is unpacked, or some length above ``size`` if it is longer.
-
-    The filters are listed as they were applied; ``skipped`` has a bit for each that this chunk does without.
-    """
-    for index, (number, _, settings, _) in reversed(list(enumerate(applied))):
-        if skipped >> index & 1 or number == _SHUFFLE:
-            continue
-        if number == _FLETCHER32:
-            packed = packed[: max(0, len(packed) - _CHECKSUM_SIZE)]
-        elif number == _DEFLATE:
-            packed = _inflated(packed, size + _CHECKSUM_SIZE)
-        # The room that LZF makes is told by the file.
-        elif len(settings) < 3 or settings[2] > size + _CHECKSUM_SIZE:
-            raise ValueError("its settings of LZF do not fit its chunks")
-        else:
-            packed = bytes(min(_lzf_size(packed), size + _CHECKSUM_SIZE + 1))
-    return len(packed)
+        packed = packed[: info.size]
+        for index, number in enumerate(filters):
+            if number == _DEFLATE and not skipped >> index & 1:
+                packed = _inflated(packed, size)
+        if len(packed) != size:
+            raise ValueError(f"the chunk at {place} unpacks to {len(packed):,} bytes, expected {size:,}")
 
 
 def _inflated(packed: bytes, most: int) -> bytes:
@@ -225,22 +203,3 @@ def _inflated(packed: bytes, most: int) -> bytes:
     if len(found) <= most and not unpacker.eof:
         raise ValueError("a chunk is cut short")
     return found
-
-
-def _lzf_size(packed: bytes) -> int:
-    """Return how many bytes LZF unpacks to: it has plain runs of bytes, and references back."""
-    place = size = 0
-    while place < len(packed):
-        control = packed[place]
-        if control < 1 << 5:
-            place += control + 2
-            size += control + 1
-        elif control >> 5 < 7:
-            place += 2
-            size += (control >> 5) + 2
-        else:
-            size += 7 + 2 + (packed[place + 1] if place + 1 < len(packed) else 0)
-            place += 3
-    if place > len(packed):
-        raise ValueError("a chunk is cut short")
-    return size

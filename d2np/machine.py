@@ -6,20 +6,19 @@ tree of groups for each controller, version 2 one tree for all. A group's limits
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-_PROC = Path("/proc")
+_PROC, _CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use: those it may run on, or fewer by a quota of its groups."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min([allowed or 1, *_quotas(_PROC)]))
+    return max(1, min([allowed or 1, *_quotas()]))
 
 
 def free_memory() -> int | None:
@@ -54,17 +53,14 @@ def user_cache(name: str) -> Path | None:
     return caches and caches / name
 
 
-@functools.cache  # asked for by every call of a network
-def _quotas(proc: Path) -> list[int]:
-    """Return cores, rounded up: a thread more than the quota loses less than one fewer."""
-    found = []
-    for folder in _groups(proc, "cpu"):
+def _quotas() -> Iterator[int]:
+    """Yield cores, rounded up: a thread more than the quota loses less than one fewer."""
+    for folder in _groups("cpu"):
         limit = _numbers(folder / "cpu.max")
         limit = limit or _numbers(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
         # No quota is written as "max", which is no number, or as -1.
         if len(limit) == 2 and min(limit) > 0:
-            found.append(-(-limit[0] // limit[1]))
-    return found
+            yield -(-limit[0] // limit[1])
 
 
 def _of_the_system() -> Iterator[int]:
@@ -76,7 +72,7 @@ def _of_the_system() -> Iterator[int]:
 
 
 def _of_the_groups() -> Iterator[int]:
-    for folder in _groups(_PROC, "memory"):
+    for folder in _groups("memory"):
         limits = _numbers(*(folder / f"memory.{name}" for name in ("max", "high", "limit_in_bytes")))
         if limits:
             used = max(_numbers(folder / "memory.current", folder / "memory.usage_in_bytes"), default=0)
@@ -100,25 +96,16 @@ def _of_the_process() -> Iterator[int]:
             yield bytes_at_most - pages * resource.getpagesize()
 
 
-@functools.cache
-def _groups(proc: Path, controller: str) -> list[Path]:
-    """Return the folders of the control groups that this process is in, and of those above them."""
-    own: dict[str, PurePosixPath] = {}
-    folders: list[Path] = []
-    with suppress(ValueError):  # what is not as Linux writes it is passed over
-        for line in _lines(proc / "self" / "cgroup"):
-            _, controllers, path = line.split(":", 2)
-            own.update({name: PurePosixPath(path) for name in controllers.split(",")})
-        for line in _lines(proc / "self" / "mountinfo"):
-            here, _, there = line.partition(" - ")
-            (_, _, _, root, mounted, *_), (kind, _, options) = here.split(), there.split(maxsplit=2)
-            name = "" if kind == "cgroup2" else controller
-            if kind not in ("cgroup", "cgroup2") or name not in own or name not in ("", *options.split(",")):
-                continue
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups that this process is in, and of those above them."""
+    for line in _lines(_PROC / "self" / "cgroup"):
+        _, _, group = line.partition(":")
+        controllers, _, path = group.partition(":")
+        if not controllers or controller in controllers.split(","):  # version 2 or 1
+            top = _CONTROL_GROUPS / controller if controllers else _CONTROL_GROUPS
+            own = PurePosixPath(path.lstrip("/"))
             # A container may see its own group only, mounted as if it were the top.
-            below = own[name].relative_to(root) if own[name].is_relative_to(root) else PurePosixPath()
-            folders += [Path(mounted, part) for part in (below, *below.parents)]
-    return folders
+            yield from (top / part for part in (own, *own.parents))
 
 
 def _numbers(*paths: Path) -> list[int]:

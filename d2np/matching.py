@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
-from typing import TypeAlias
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import verification
 from .errors import FormatError, OptionError
-from .features import Features, Matches
+from .features import Features, Matches, strongest
 from .kernels import nearest
 from .kernels.simd import host_block
 from .options import GeometricModel, whole_number
@@ -18,9 +20,10 @@ from .threads import Team, spans
 
 FloatArray = NDArray[np.float32]
 
-# Rows of the first set in one task. The cut does not depend on the number of threads.
-_ROWS = 512
-_NOBODY = np.iinfo(np.int64).max
+# Rows of the first set in one task, and products that it may hold. The cut does not depend on the threads.
+_ROWS = 504
+_PRODUCTS = 16 << 20
+_SAMPLE = 1 << 16
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -86,9 +89,8 @@ def match(
         raise OptionError(f"min_similarity must be a number; got {min_similarity!r}")
     if not len(first) or not len(second):
         return Matches(np.empty((0, 2), np.int64), np.empty(0, np.float32))
-    (similarity, partner, runner_up), (back_similarity, back, back_runner_up) = _two_best(
-        first, second, threads
-    )
+    of_a, of_b = _two_best(first, second, threads)
+    (similarity, partner, runner_up), (back_similarity, back, back_runner_up) = of_a, of_b
     here = np.arange(len(first))
     keep = np.ones(len(first), np.bool_)
     if mutual:
@@ -114,52 +116,72 @@ def nearest_pairs(
     n = min(whole_number("n", n, 0), len(first) * len(second))
     if n == 0:
         return Matches(np.empty((0, 2), np.int64), np.empty(0, np.float32))
-    block = host_block()
-    kernel = nearest.closest_kernel(block.lanes, block.rows)
-    padded, packed = _padded(first, block.rows), nearest.pack(second, block)
-    heaps: dict[int, tuple[FloatArray, NDArray[np.int64]]] = {}
+    found: list[tuple[FloatArray, NDArray[np.int64]]] = []
+    floor = -_LARGEST  # at most the n-th best of all
 
-    def work(span: tuple[int, int]) -> None:
-        values = np.full(n, -np.inf, np.float32)
-        keys = np.full(n, _NOBODY, np.int64)
-        kernel(padded, packed, len(second), values, keys, *span)
-        heaps[span[0]] = values, keys
+    def keep(start: int, products: FloatArray) -> None:
+        nonlocal floor
+        values = products.ravel()
+        if len(some := values[: max(8 * n, _SAMPLE)]) > n:  # what few values tell leaves few of the others
+            floor = max(floor, np.partition(some, -n)[-n])
+        places = np.flatnonzero(values >= floor)
+        if len(places) > n:
+            floor = max(floor, np.partition(values[places], -n)[-n])
+            places = places[values[places] >= floor]
+            places = places[np.sort(strongest(values[places], n))]
+        row, column = np.divmod(places, products.shape[1])
+        found.append((values[places], (start + row) * len(second) + column))
 
-    with Team(threads) as team:
-        team.share(work, spans(len(first), _ROWS))
-    values = np.concatenate([heap[0] for heap in heaps.values()])
-    keys = np.concatenate([heap[1] for heap in heaps.values()])
+    _multiply(first, second, threads, keep)
+    values, keys = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((keys, -values))[:n]
     return Matches(np.stack(np.divmod(keys[order], len(second)), axis=1), values[order])
 
 
-_TwoBest: TypeAlias = tuple[FloatArray, NDArray[np.int64], FloatArray]
-"""For each row: the largest product, its partner, and the second-largest product."""
+def _multiply(
+    a: FloatArray, b: FloatArray, threads: int | None, use: Callable[[int, FloatArray], None]
+) -> None:
+    """Call ``use(first, products)`` with the products of rows of ``a``, from ``first`` on, and all of ``b``.
 
-
-def _nothing(count: int) -> _TwoBest:
-    lowest = np.full(count, -np.inf, np.float32)
-    return lowest, np.full(count, _NOBODY, np.int64), lowest.copy()
-
-
-def _two_best(a: FloatArray, b: FloatArray, threads: int | None) -> tuple[_TwoBest, _TwoBest]:
-    """Return the best partners for each row of ``a`` in ``b``, and for each row of ``b`` in ``a``."""
+    It is called from several threads, in any order, for some rows at a time; the next call overwrites them.
+    Behind the columns of ``b`` there may be some that hold -inf.
+    """
     block = host_block()
-    kernel = nearest.kernel(block.lanes, block.rows)
-    padded, packed = _padded(a, block.rows), nearest.pack(b, block)
-    of_a, of_b = _nothing(len(a)), _nothing(len(b))
-    partial: dict[int, _TwoBest] = {}
+    kernel, packed = nearest.kernel(block.lanes, block.rows), nearest.pack(b, block)
 
     def work(span: tuple[int, int]) -> None:
-        # Rows of a belong to this task alone; columns are shared with the others and merged afterwards.
-        partial[span[0]] = _nothing(len(b))
-        kernel(padded, packed, len(b), *of_a, *partial[span[0]], *span)
+        first, last = span
+        filled = -(last - first) % block.rows
+        rows = np.concatenate([a[first:last], np.zeros((filled, a.shape[1]), np.float32)])
+        width = len(packed) * block.columns
+        products = team.scratch(len(rows) * width).reshape(len(rows), width)
+        kernel(rows, packed, products)
+        products[:, len(b) :] = -np.inf
+        use(first, products[: last - first])
 
     with Team(threads) as team:
-        team.share(work, spans(len(a), _ROWS))
-    for start in sorted(partial):
-        nearest.merge(*of_b, *partial[start])
-    return of_a, of_b
+        team.share(work, spans(len(a), min(_ROWS, _PRODUCTS // len(b))))
+
+
+def _two_best(a: FloatArray, b: FloatArray, threads: int | None) -> list[tuple[FloatArray, Any, FloatArray]]:
+    """Return the largest product of each row of ``a``, its partner, and the second-largest; then of ``b``."""
+    of_a, of_b = (
+        (np.full(count, -np.inf, np.float32), np.empty(count, np.int32), np.full(count, -np.inf, np.float32))
+        for count in (len(a), len(b))
+    )
+    lock = Lock()
+
+    def use(first: int, products: FloatArray) -> None:
+        with lock:
+            nearest.two_best_of_columns(products, first, *of_b)
+        here, partner = np.arange(len(products)), products.argmax(1)
+        best, index, second = (array[first : first + len(products)] for array in of_a)
+        best[:], index[:] = products[here, partner], partner
+        products[here, partner] = -np.inf
+        second[:] = products.max(1)
+
+    _multiply(a, b, threads, use)
+    return [of_a, of_b]
 
 
 def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -> NDArray[np.bool_]:
@@ -168,32 +190,21 @@ def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -
     return near <= ratio**2 * far
 
 
-def _padded(a: FloatArray, rows: int) -> FloatArray:
-    """Return a copy with the rows behind the last one that the kernel may read."""
-    return np.concatenate([a, np.zeros((rows, a.shape[1]), np.float32)])
-
-
 def _descriptors(*sets: Features | ArrayLike) -> list[FloatArray]:
-    found = []
-    for given in sets:
-        try:
-            array = np.ascontiguousarray(
-                given.descriptors if isinstance(given, Features) else given, np.float32
-            )
-        except (TypeError, ValueError):
-            raise FormatError("descriptors must be an array (N, D) of numbers") from None
-        if array.ndim != 2:
-            raise FormatError(f"descriptors must have shape (N, D); got {array.shape}")
-        # NaN and infinities show in the extremes; no copy is made to look for them.
+    arrays = [given.descriptors if isinstance(given, Features) else given for given in sets]
+    try:
+        found = [np.ascontiguousarray(array, np.float32) for array in arrays]
+    except (TypeError, ValueError):
+        raise FormatError("descriptors must be an array (N, D) of numbers") from None
+    shapes = [array.shape for array in found]
+    if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise FormatError(f"descriptors must be arrays (N, D), both with the same D; got {shapes}")
+    for array in found:
+        # NaN and infinities show in the extremes; no copy is made to look for them. Products that overflow
+        # would have no order.
         largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
-        if not np.isfinite(largest):
-            raise FormatError("descriptors must be finite; there is a NaN or an infinity among them")
-        # Products that overflow would have no order.
-        if largest**2 * array.shape[1] > _LARGEST:
+        if not largest**2 * array.shape[1] <= _LARGEST:
             raise FormatError(
-                f"descriptors must be L2-normalised; there is a value of {largest:g}, too large to compare"
+                f"descriptors must be L2-normalised and finite; there is a value of {largest:g} among them"
             )
-        found.append(array)
-    if len(lengths := {array.shape[1] for array in found}) > 1:
-        raise FormatError(f"both sets of descriptors must have the same length; got {sorted(lengths)}")
     return found

@@ -5,7 +5,7 @@ OpenCV's arrays are blue first, and so are the images here, unlike everywhere el
 :class:`D2Net` is no subclass of ``cv2.Feature2D``: OpenCV lets Python derive from it, but its C++ functions
 look for a C++ object inside, find none, and crash the process (seen in 4.14 and 5.0). So functions that call
 back from C++, such as ``cv2.detail.computeImageFeatures2``, cannot use it; whatever takes keypoints and
-descriptors can, and ``cv2.detail``'s matchers and estimators take :func:`to_image_features`.
+descriptors can.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class D2Net:
     Raises
     ------
     OptionError
-        If an option has a value that makes no sense, or ``net`` is something else.
+        If an option has a value that makes no sense.
     TypeError
         If there is no such option.
     WeightsError
@@ -59,37 +59,21 @@ class D2Net:
         _opencv()
         from .network.net import Net
 
-        if isinstance(net, (str, os.PathLike)):
-            net = Net.load(net)
         if not isinstance(net, Net):
-            raise OptionError(
-                f"D2Net needs a d2np.Net, or a path or name of weights to load; got {type(net).__name__}"
-            )
+            net = Net.load(net)
         self._net, self._threads, self._options = net, threads, Options(**options)
 
     def detectAndCompute(
-        self,
-        image: Any,
-        mask: Any = None,
-        descriptors: Any = None,
-        useProvidedKeypoints: bool = False,
-        *,
-        keypoints: Sequence[Any] | None = None,
+        self, image: Any, mask: Any = None
     ) -> tuple[tuple[Any, ...], NDArray[np.float32] | None]:
         """Find keypoints and describe them.
 
         Parameters
         ----------
-        image : (H, W) or (H, W, 3 | 4) uint8, or cv2.UMat
+        image : (H, W) or (H, W, 3 | 4) uint8
             Grey, or blue first: as ``cv2.imread`` returns it. Deeper images as in :class:`d2np.Net`.
         mask : (H, W) array, optional
             Keypoints only where it is not zero.
-        descriptors
-            Has no effect; OpenCV has it here.
-        useProvidedKeypoints : bool
-            Describe ``keypoints`` instead, as :meth:`compute` does.
-        keypoints : sequence of cv2.KeyPoint, optional
-            For ``useProvidedKeypoints``; OpenCV's own Python functions have no way to take them.
 
         Returns
         -------
@@ -103,37 +87,25 @@ class D2Net:
         ImageError
             If the image or the mask cannot be used.
         OptionError
-            If there are no keypoints to describe, or there is no such number of threads.
+            If there is no such number of threads.
         """
-        if useProvidedKeypoints:
-            if keypoints is None:
-                raise OptionError(
-                    "useProvidedKeypoints needs keypoints=...; or call compute(image, keypoints)"
-                )
-            return self.compute(image, keypoints)
-        options = self._options if mask is None else replace(self._options, mask=_array(mask))
+        options = self._options if mask is None else replace(self._options, mask=mask)
         features = self._net(_red_first(image), options, threads=self._threads)
         return to_keypoints(features), features.descriptors if len(features) else None
 
     def detect(self, image: Any, mask: Any = None) -> tuple[Any, ...]:
-        """Find keypoints; of a list of images, with a list of masks or None, those of each."""
-        if isinstance(image, (list, tuple)):
-            masks = [None] * len(image) if mask is None else mask
-            return tuple(self.detect(*pair) for pair in zip(image, masks, strict=True))
+        """Find keypoints; for the parameters and errors see :meth:`detectAndCompute`."""
         return self.detectAndCompute(image, mask)[0]
 
-    def compute(
-        self, image: Any, keypoints: Sequence[Any], descriptors: Any = None
-    ) -> tuple[tuple[Any, ...], Any]:
-        """Describe keypoints from anywhere, at the image's own size; for the rest see above.
+    def compute(self, image: Any, keypoints: Sequence[Any]) -> tuple[tuple[Any, ...], Any]:
+        """Describe keypoints from anywhere, at the image's own size.
 
-        Those too near the border to be described are left out, as with OpenCV. Of lists of images and of
-        their keypoints, it describes those of each.
+        Those too near the border to be described are left out, as with OpenCV.
         """
-        if isinstance(image, (list, tuple)):
-            found = [self.compute(*pair) for pair in zip(image, keypoints, strict=True)]
-            return tuple(kept for kept, _ in found), tuple(vectors for _, vectors in found)
-        xy = np.array([_position(keypoint) for keypoint in keypoints], np.float64).reshape(-1, 2)
+        try:
+            xy = np.array([keypoint.pt for keypoint in keypoints], np.float64).reshape(-1, 2)
+        except (AttributeError, TypeError, ValueError):
+            raise OptionError("keypoints must be cv2.KeyPoint") from None
         vectors, valid = self._net.describe(_red_first(image), xy, self._options, threads=self._threads)
         kept = tuple(keypoint for keypoint, inside in zip(keypoints, valid, strict=True) if inside)
         return kept, vectors[valid] if len(kept) else None
@@ -142,21 +114,9 @@ class D2Net:
         """Return 512."""
         return DESCRIPTOR_SIZE
 
-    def descriptorType(self) -> int:
-        """Return ``cv2.CV_32F``."""
-        return int(_opencv().CV_32F)
-
     def defaultNorm(self) -> int:
         """Return ``cv2.NORM_L2``: the distance that matchers are to use."""
         return int(_opencv().NORM_L2)
-
-    def empty(self) -> bool:
-        """Return False: there is a network."""
-        return False
-
-    def getDefaultName(self) -> str:
-        """Return the name that OpenCV would give it."""
-        return "Feature2D.D2Net"
 
 
 def to_keypoints(features: Features) -> tuple[Any, ...]:
@@ -183,44 +143,14 @@ def to_dmatches(matches: Matches) -> tuple[Any, ...]:
     return tuple(DMatch(i, j, each) for (i, j), each in zip(matches.indices.tolist(), distances, strict=True))
 
 
-def to_image_features(features: Features, number: int = 0) -> Any:
-    """Return features as ``cv2.detail.ImageFeatures``, for the parts of a ``cv2.Stitcher``.
-
-    Parameters
-    ----------
-    features : Features
-    number : int
-        Of the image, from 0: ``img_idx``.
-    """
-    cv2 = _opencv()
-    # One that Python makes itself crashes OpenCV 4.14; one that OpenCV makes can be filled.
-    found = cv2.detail.computeImageFeatures2(cv2.ORB_create(), np.zeros((8, 8), np.uint8))
-    found.keypoints = to_keypoints(features)
-    found.descriptors = cv2.UMat(features.descriptors)
-    found.img_size, found.img_idx = features.image_size, number
-    return found
-
-
 def _opencv() -> Any:
     return require("cv2", "OpenCV's types need", "opencv", FormatError, "opencv-python-headless")
 
 
-def _array(given: Any) -> Any:
-    return given.get() if isinstance(given, _opencv().UMat) else given
-
-
 def _red_first(image: Any) -> NDArray[Any]:
-    array = _array(image)
-    if array is None:
-        raise ImageError("the image is None, which cv2.imread returns for a file that it cannot read")
-    if not isinstance(array, np.ndarray):
-        raise ImageError(f"an image is an array or a cv2.UMat here; got {type(image).__name__}")
-    return array[..., 2::-1] if array.ndim == 3 and array.shape[2] in (3, 4) else array
-
-
-def _position(keypoint: Any) -> tuple[float, float]:
-    try:
-        x, y = keypoint.pt
-    except (AttributeError, TypeError, ValueError):
-        raise OptionError(f"keypoints must be cv2.KeyPoint; got {type(keypoint).__name__}") from None
-    return x, y
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"an image is an array here, not {type(image).__name__}; cv2.imread returns None for a file that "
+            "it cannot read"
+        )
+    return image[..., 2::-1] if image.ndim == 3 and image.shape[2] in (3, 4) else image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import inf
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
@@ -27,9 +27,6 @@ GeometricModel: TypeAlias = Literal["homography", "fundamental"]
 
 FeatureFormat: TypeAlias = Literal["h5", "npz", "mat", "kapture"]
 """The files that ``d2np extract`` writes: hloc's HDF5, or those of the published scripts."""
-
-ColourMap: TypeAlias = Literal["viridis", "plasma", "inferno", "magma"]
-"""The colours of heat maps."""
 
 PackagedWeights: TypeAlias = Literal["vgg16", "analytic"]
 """Weights that are part of d2np: trained on ImageNet, and written by hand."""
@@ -165,60 +162,40 @@ def _checked_scales(given: Any) -> tuple[float, ...]:
     return scales
 
 
-class InputChanges(TypedDict, total=False):
-    """Options of how an image becomes the input of the network, as keywords."""
-
-    preprocessing: Preprocessing | None
-    max_edge: int | None
-    max_sum_edges: int | None
-    orient: bool
-    stretch: bool
-    max_pixels: int | None
-
-
-class MapChanges(InputChanges, total=False):
-    """Options of how an image becomes a feature map, as keywords."""
-
-    relu: bool
-    centered: bool
-
-
-class OptionChanges(MapChanges, total=False):
+class OptionChanges(TypedDict, total=False):
     """All fields of :class:`Options`, as keywords."""
 
     detector: Detector
     scales: Sequence[float]
     max_keypoints: int | None
+    preprocessing: Preprocessing | None
+    relu: bool
+    centered: bool
+    max_edge: int | None
+    max_sum_edges: int | None
     mask: ArrayLike | None
+    orient: bool
+    stretch: bool
+    max_pixels: int | None
 
 
-def chosen(options: Options | None, meant: Any = OptionChanges, /, **changes: Any) -> Options:
+def chosen(options: Options | None, **changes: Any) -> Options:
     """Return the options that a call was given.
 
     Parameters
     ----------
     options : Options or None
         Fields that mean nothing to the call have no effect: one object serves for all calls.
-    meant : type
-        The class of those keywords that mean something to the call.
     **changes
         Keywords, which count where there are both.
 
     Raises
     ------
     OptionError
-        If a keyword means nothing to the call, or has a value that makes no sense.
+        If a keyword has a value that makes no sense.
     TypeError
         If there is no such option.
     """
-    without_effect = OptionChanges.__optional_keys__ - meant.__optional_keys__
-    for name in changes.keys() & without_effect:
-        raise OptionError(f"{name} has no effect on what this call returns: leave it out")
-    if options is None:
-        return Options(**changes)
-    if not isinstance(options, Options):
+    if options is not None and not isinstance(options, Options):
         raise OptionError(f"options must be d2np.Options; got {type(options).__name__}")
-    by_default: dict[str, Any] = {
-        field.name: field.default for field in fields(Options) if field.name in without_effect
-    }
-    return replace(options, **by_default, **changes)
+    return replace(options or Options(), **changes)

@@ -15,9 +15,9 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from . import homography, options
+from . import options
 from .errors import Error, FormatError, OptionError
 from .extras import require
 from .features import Evidence, Features, Matches, check_indices
@@ -113,6 +113,15 @@ def verify(
     return replace(matches, inliers=fits, model=matrix, evidence=evidence)
 
 
+def transformed(homography: ArrayLike, points: ArrayLike) -> FloatArray:
+    """Return where a homography takes points: (N, 2) to (N, 2), infinity where that is beyond the horizon."""
+    xy = np.asarray(points, np.float64)
+    mapped = np.column_stack([xy, np.ones(len(xy))]) @ np.asarray(homography, np.float64).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = mapped[:, :2] / mapped[:, 2:]
+    return np.where(np.isfinite(found), found, np.inf)
+
+
 def check(model: GeometricModel, threshold: float) -> None:
     """Find out before any work is done whether matches can be verified like this.
 
@@ -167,7 +176,7 @@ def _fit(a: FloatArray, b: FloatArray, model: GeometricModel, threshold: float) 
 def _distances(matrix: FloatArray, a: FloatArray, b: FloatArray, model: str) -> FloatArray:
     """Return how far each match is from fitting, in pixels."""
     if model == "homography":
-        return homography.distances(matrix, a, b)
+        return np.asarray(np.linalg.norm(transformed(matrix, a) - b, axis=1))
     one, other = (np.column_stack([points, np.ones(len(points))]) for points in (a, b))
     lines_b, lines_a = one @ matrix.T, other @ matrix
     nearer = np.minimum(np.hypot(*lines_a[:, :2].T), np.hypot(*lines_b[:, :2].T))

@@ -215,10 +215,7 @@ def onnx() -> list[bytes]:
 
     check, package.checker.check_model = package.checker.check_model, lambda *_, **__: None
     try:
-        return [
-            serialize(_arrays(), relu=relu, preprocessing=how)
-            for relu, how in ((True, None), (False, "torch"))
-        ]
+        return [serialize(_arrays())]
     finally:
         package.checker.check_model = check
 
@@ -327,16 +324,16 @@ def entries() -> list[bytes]:
 
 
 def index_pages() -> list[bytes]:
-    """A pattern, and pages."""
+    """Pages, one after the other."""
     top = b"""<html><a href="../">up</a> <a href="?C=N">sort</a> <A class=x HREF='a%20b.jpg'>a</A>
         <a href="sub/">s</a>"""
     sub = b"""<a href="/a b/c.jpg">x</a><a href=http://host/a%20b/sub/deep/>y</a>
         <a href="d.jpg?x=1&amp;y=2#z">"""
     return [
-        b"**\n--\n" + top + b"\n--\n" + sub + b"\n--\n" + top,
-        b"*/**/d*\n--\n" + top + b"\n--\n" + sub + b"\n--\n" + sub,
-        b"s[tu]b/*\n--\n" + sub + b"\n--\n" + top,
-        b"**\n--\n" + b"<a " * 100 + b"\n--\n" + b"<a href= " * 30,
+        top + b"\n--\n" + sub + b"\n--\n" + top,
+        top + b"\n--\n" + sub + b"\n--\n" + sub,
+        sub + b"\n--\n" + top,
+        b"<a " * 100 + b"\n--\n" + b"<a href= " * 30,
     ]
 
 

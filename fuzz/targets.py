@@ -287,7 +287,7 @@ def _names(data: bytes) -> None:
     (root / "list.txt").write_bytes(data)
     listed: list[dataset.Entry] = []
     _each(lambda: listed.extend(dataset.listing([f"@{root / 'list.txt'}"])[:_MOST_ENTRIES]))
-    page = {f"/in/{text}": {"size": 0} for text in texts}
+    page = [f"/in/{text}" for text in texts]
     for file, name in remote._entries(SimpleNamespace(unstrip_protocol=str), "http://in/", page, "/in"):
         listed.append(dataset.Entry(file, name))
     _written(root / "out", [*listed, *(dataset.Entry(image, text) for text in texts)])
@@ -319,8 +319,8 @@ def _written(out: Path, entries: list[dataset.Entry]) -> None:
 
 
 def _index_pages(data: bytes) -> None:
-    """A pattern, and pages that a server sends one after the other: what is asked for is in the folder."""
-    pattern, *pages = data.split(b"\n--\n")
+    """Pages that a server sends one after the other: what is asked for is in the folder."""
+    pages = data.split(b"\n--\n")
     top = "http://host/a%20b/"
     asked: list[str] = []
 
@@ -330,7 +330,7 @@ def _index_pages(data: bytes) -> None:
             raise FileNotFoundError(url)
         return b"".join(pages[len(asked) - 1 : len(asked)])
 
-    found = index_pages.files(top, read, pattern.decode("utf-8", "replace"))
+    found = index_pages.files(top, read)
     if len({*asked, *found}) < len(asked) + len(found):
         raise AssertionError("something is asked for twice")
     for url in (*asked, *found):

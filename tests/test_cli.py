@@ -20,13 +20,14 @@ from parted import kept, killed_after
 from PIL import Image
 
 import d2np
-from d2np import demo, draw, homography
+from d2np import demo, draw
 from d2np.cli import _parser, main
 from d2np.cli.console import finishing
-from d2np.draw.legend import BACKGROUND
+from d2np.draw.canvas import BACKGROUND
 from d2np.errors import count
 from d2np.formats import hloc, npz
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
+from d2np.verification import transformed
 from d2np.weights import catalogue
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +101,7 @@ def test_match(run, photos):
     assert (code, err) == (0, "")
     count = int(re.search(r"photos/a\.png: (\d+) keypoints in 96 x 64 px", out).group(1))
     assert count > 3
-    assert re.search(rf"^{count} matches, similarity 1\.000 to 1\.000$", out, re.M)
+    assert re.search(rf"^{count} matches$", out, re.M)
     assert re.search(r"^\d+\.\d+ s for extraction, \d+\.\d+ s for matching$", out, re.M)
     assert out.endswith("wrote m.png\n")
     with Image.open("m.png") as image:
@@ -169,7 +170,7 @@ def test_show_only_the_best_scores(run, photos):
 def test_match_page(run, photos):
     code, out, _ = run("match", "photos/a.png", "photos/b.jpg", "-o", "view.html")
     assert code == 0
-    assert re.search(r"^wrote view\.html \([\d.]+ kB\): open it in a browser$", out, re.M)
+    assert re.search(r"^wrote view\.html$", out, re.M)
     page = Path("view.html").read_text(encoding="utf-8")
     assert "<title>a.png and b.jpg: matches</title>" in page
     assert files(photos) == ["photos/a.png", "photos/b.jpg", "photos/sub/c.png", "view.html"]
@@ -225,7 +226,7 @@ def computed(monkeypatch):
     original = d2np.Net.__call__
 
     def counted(self, image, **options):
-        seen.append(Path(image).name)
+        seen.append(Path(getattr(image, "_name", image)).name)
         return original(self, image, **options)
 
     monkeypatch.setattr(d2np.Net, "__call__", counted)
@@ -252,7 +253,7 @@ def test_extract_options_reach_the_network(run, photos, weights_file, assert_sam
     options = (
         *("--detector", "strength", "--max-keypoints", "7", "--multiscale", "--max-edge", "80"),
         *("--max-sum-edges", "none", "--preprocessing", "torch", "--orient", "--no-relu"),
-        *("--threads", "2", "--workers", "2"),
+        *("--threads", "2"),
     )
     assert run("extract", "photos/a.png", "-o", "f.h5", *options)[0] == 0
     expected = d2np.Net.load(weights_file)(
@@ -401,14 +402,13 @@ def test_demo(run, photos):
     code, out, err = run("demo", "-o", "d.png", weights=False)
     assert code == 0
     assert "Traceback" not in err
-    assert re.search(r"weights +vgg16 \(packaged, trained on ImageNet\)", out)
+    assert re.search(r"weights +vgg16\n", out)
     right, matches, share = (
         int(value) for value in re.search(r"correct +(\d+) of (\d+), (\d+)%, within 3 px", out).groups()
     )
     assert matches > 100
     assert share == round(100 * right / matches)
     assert share >= 65
-    assert float(re.search(r"off by ([\d.]+) px", out).group(1)) < 3
     assert out.rstrip().endswith("d.png")
     with Image.open("d.png") as image:
         assert image.width > 900
@@ -428,7 +428,7 @@ def test_the_demo_knows_its_own_view():
     first, second = (np.asarray(view, np.float64).mean(axis=2) for view in (given.first, given.second))
     rng = np.random.default_rng(0)
     there = rng.uniform(20, 430, (4000, 2))
-    here = homography.apply(np.linalg.inv(given.truth), there)
+    here = transformed(np.linalg.inv(given.truth), there)
 
     def at(image, xy):
         x, y = np.floor(xy).astype(int).T
@@ -440,30 +440,6 @@ def test_the_demo_knows_its_own_view():
     assert right < 2
     for shift in ([0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]):
         assert np.abs(at(second, there) - (at(first, here + shift) * 0.8 + 15)).mean() > right
-
-
-def test_homography_among_wrong_matches():
-    rng = np.random.default_rng(3)
-    truth = np.array([[1.1, 0.08, -20], [-0.05, 0.95, 12], [1e-4, -5e-5, 1]])
-    a = rng.uniform(0, 500, (200, 2))
-    b = homography.apply(truth, a) + rng.normal(0, 0.3, (200, 2))
-    b[:120] = rng.uniform(0, 500, (120, 2))
-    found = homography.fit(a, b)
-    corners = np.array([[0, 0], [499, 0], [499, 499], [0, 499]])
-    assert np.abs(homography.apply(found, corners) - homography.apply(truth, corners)).max() < 1.5
-    assert (homography.distances(found, a, b)[120:] <= 3).all()
-    np.testing.assert_array_equal(homography.fit(a, b), found)
-
-
-def test_homography_of_nothing():
-    rng = np.random.default_rng(3)
-    assert homography.fit(np.zeros((0, 2)), np.zeros((0, 2))) is None
-    assert homography.fit(rng.random((4, 2)), rng.random((4, 2))) is None
-    assert homography.fit(rng.random((8, 2)) * 900, rng.random((8, 2)) * 900) is None
-    same = np.ones((9, 2))
-    homography.fit(same, same)
-    line = np.arange(18.0).reshape(9, 2)
-    homography.fit(line, line)
 
 
 # --- info and convert -------------------------------------------------------------------------------------
@@ -479,10 +455,6 @@ def test_info(capsys, weights_file):
     assert re.search(rf"^total +{PARAMETER_COUNT:,}$", out, re.M)
     assert "119 x 159 x 512" in out
     assert f"{os.path.getsize(weights_file):,} bytes" in out
-    overhead = 100 * (os.path.getsize(weights_file) / (4 * PARAMETER_COUNT) - 1)
-    assert f"the parameters are 30,541,056 bytes of float32: overhead {overhead:+.2f} %" in out
-    assert main(["info", weights_file, "--size", "224x224"]) == 0
-    assert "55 x 55 x 512" in capsys.readouterr().out
 
 
 def test_info_tells_the_licence(capsys, tmp_path):
@@ -524,13 +496,14 @@ def test_convert(capsys, tmp_path, monkeypatch):
     out = capsys.readouterr().out
     assert hashlib.sha256(checkpoint).hexdigest() in out
     content = Path("d2.h5").read_bytes()
-    assert hashlib.sha256(content).hexdigest() in out
     assert f"{len(content):,} bytes" in out
     loaded, provenance = d2np.weights.load(Path("d2.h5"))
     assert provenance.name == "d2.pth"
     assert all((loaded[name] == value).all() for name, value in values.items())
 
-    assert main(["convert", "d2.h5", "d2.h5"]) == 2
+    assert main(["convert", "d2.h5", "d2.h5"]) == 1
+    assert main(["convert", "d2.h5", "d2.h5", "--overwrite"]) == 0
+    assert Path("d2.h5").read_bytes() == content
     Path("other.h5").write_text("mine")
     assert main(["convert", "d2.pth", "other.h5"]) == 1
     assert "--overwrite" in capsys.readouterr().err
@@ -572,7 +545,6 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["match", "photos/a.png", "photos/b.jpg", "-o", "photos/b.jpg"],
         ["match", "photos/a.png", "photos/b.jpg", "--ratio", "1.5"],
         ["match", "photos/a.png", "photos/b.jpg", "--min-score", "nan"],
-        ["show", "photos/a.png", "-o", "k.png", "--heatmap", "--min-score", "3"],
         ["match", "photos/a.png", "photos/b.jpg", "--ratio", "0"],
         ["match", "photos/a.png", "photos/b.jpg", "--min-similarity", "nan"],
         ["match", "photos/a.png", "photos/b.jpg", "--detector", "sift"],
@@ -583,12 +555,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["show", "photos/a.png"],
         ["show", "photos/a.png", "-o", "photos/../photos/a.png"],
         ["demo", "-o", "view.html"],
-        ["show", "photos/a.png", "-o", "h.png", "--heatmap", "--multiscale"],
         ["info", "--size", "640"],
-        ["info", "--size", "4x4"],
-        ["convert", "w.pth", "w.h5", "--no-relu"],
-        ["convert", "w.pth", "w.h5", "--preprocessing", "caffe"],
-        ["convert", "w.pth", "w.onnx", "--preprocessing", "none"],
         ["convert", "w.pth", "w.bin"],
         ["extract", "-o", "f.h5"],
         ["extract", "photos"],
@@ -610,17 +577,17 @@ def test_bad_usage(fails, photos, arguments):
     ("arguments", "message"),
     [
         (["match", "photos/a.png", "none.png"], "no such file or folder: none.png"),
-        (["match", "photos", "photos/a.png"], "is a folder"),
+        (["match", "photos", "photos/a.png"], "photos cannot be read: Is a directory"),
         (["match", "text.png", "photos/a.png"], "is not an image"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.png"], "there is no folder none"),
         (["match", "photos/a.png", "photos/b.jpg", "-o", "none/m.html"], "there is no folder none"),
         (["show", "photos/a.png", "-o", "folder.png"], "it is a folder"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "none.h5"], "none.h5: no such file"),
-        (["show", "photos/a.png", "-o", "k.png", "--weights", "text.png"], "is a text file"),
+        (["show", "photos/a.png", "-o", "k.png", "--weights", "text.png"], "and starts with b'hello'"),
         (["show", "photos/a.png", "-o", "k.png", "--weights", "ots"], "download https://"),
-        (["info", "photos/a.png"], "is an image, not weights"),
+        (["info", "photos/a.png"], "unknown kind, and starts with b'\\x89PNG"),
         (["convert", "none.pth", "w.h5"], "none.pth: no such file"),
-        (["convert", "text.png", "w.h5"], "is a text file"),
+        (["convert", "text.png", "w.h5"], "and starts with b'hello'"),
         (["extract", "@none.txt", "-o", "f.h5"], "no such list: none.txt"),
         (["extract", "*.tif", "-o", "f.h5"], "fits no image"),
         (["extract", "folder.png", "-o", "f.h5"], "holds no images"),

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageFont
+from PIL import Image
 
 import d2np.draw as draw
-from d2np.draw.canvas import Canvas
-from d2np.draw.colours import colour_map, ranks, stretched
-from d2np.draw.legend import drawn_at, text_size
+from d2np.draw.canvas import colour_map, drawn_at, ranks, text_size
 from d2np.errors import Error, FormatError, ImageError, OptionError
 from d2np.features import Evidence, Features, Matches
 
@@ -80,22 +78,21 @@ def test_a_keypoint_is_a_circle_around_its_pixel_and_nothing_else() -> None:
 
 def test_positions_are_exact_below_a_pixel() -> None:
     xy = (300.37, 200.81)
-    image = draw.keypoints(DARK, features([xy], (640, 480)), colours=(255, 255, 255))
-    ink = np.asarray(image)[..., 0].astype(float)
+    ink = np.asarray(draw.keypoints(DARK, features([xy], (640, 480)))).astype(float).sum(axis=2)
     rows, columns = np.mgrid[:480, :640]
-    assert (ink * columns).sum() / ink.sum() == pytest.approx(xy[0], abs=0.05)
-    assert (ink * rows).sum() / ink.sum() == pytest.approx(xy[1], abs=0.05)
+    assert (ink * columns).sum() / ink.sum() == pytest.approx(xy[0], abs=0.13)
+    assert (ink * rows).sum() / ink.sum() == pytest.approx(xy[1], abs=0.13)
 
 
 def test_edges_are_smooth() -> None:
-    image = draw.keypoints(DARK, features([[300, 200]], (640, 480)), colours=(255, 255, 255))
-    assert len(np.unique(np.asarray(image))) > 20
+    image = draw.keypoints(DARK, features([[300, 200]], (640, 480)))
+    assert len(np.unique(np.asarray(image)[..., 0])) > 12
 
 
 def test_the_radius_follows_the_scale() -> None:
     reach = []
     for scale in (0.5, 1.0, 2.0):
-        image = draw.keypoints(DARK, features([[320, 240]], (640, 480), scale=scale), colours=(255, 255, 255))
+        image = draw.keypoints(DARK, features([[320, 240]], (640, 480), scale=scale))
         row = np.asarray(image)[240, 320:, 0]
         reach.append(float(row.argmax()))
     assert reach[0] < reach[1] < reach[2]
@@ -112,11 +109,10 @@ def test_the_colour_follows_the_rank_of_the_score() -> None:
 
 
 def test_the_best_keypoint_is_on_top() -> None:
-    colours = np.array([[255, 0, 0], [0, 255, 0]])
-    for scores, top in (([2.0, 1.0], 0), ([1.0, 2.0], 1), ([1.0, 1.0], 0)):
+    """Of two in one place, the brighter one is seen; of equal ones, so is the first."""
+    for scores in ([2.0, 1.0], [1.0, 2.0]):
         both = features([[320, 240]] * 2, (640, 480), scores=scores)
-        image = np.asarray(draw.keypoints(DARK, both, colours=colours)).astype(int)
-        assert image[..., top].max() > image[..., 1 - top].max()
+        assert abs(np.asarray(draw.keypoints(DARK, both)).astype(int) - (253, 231, 37)).sum(axis=2).min() < 9
 
 
 def test_circles_are_seen_on_bright_and_on_dark_images() -> None:
@@ -130,7 +126,7 @@ def test_circles_are_seen_on_bright_and_on_dark_images() -> None:
 
 def test_small_images_are_enlarged_by_a_whole_factor_and_keep_positions() -> None:
     small = np.zeros((100, 150), dtype=np.uint8)
-    image = draw.keypoints(small, features([[20, 30]], (150, 100)), colours=(255, 255, 255))
+    image = draw.keypoints(small, features([[20, 30]], (150, 100)))
     assert image.size == (450, 300)
     rows, columns = np.nonzero(np.asarray(image)[..., 0])
     assert columns.mean() == pytest.approx(20.5 * 3 - 0.5)
@@ -212,6 +208,16 @@ def test_right_and_wrong_matches_are_green_and_red() -> None:
         assert abs(np.asarray(image)[240, 320].astype(int) - RED).max() <= 2, "a wrong match is never hidden"
 
 
+def test_what_is_known_to_be_right_counts_more_than_verification() -> None:
+    both = random_features(6, (640, 480))
+    verified = Matches(paired(6).indices, paired(6).similarities, [True, False] * 3)
+    correct = [True, True, False] * 2
+    assert (
+        draw.matches(GREY, GREY, both, both, verified, correct=correct).tobytes()
+        == draw.matches(GREY, GREY, both, both, paired(6), correct=correct).tobytes()
+    )
+
+
 def test_outliers_are_faint_and_below_the_inliers() -> None:
     both = features([[320, 100], [320, 380]], (640, 480))
     plain = draw.matches(GREY, GREY, both, both, paired(0))
@@ -248,22 +254,12 @@ def test_matches_without_inliers_are_drawn(count: int) -> None:
     assert draw.matches(GREY, GREY, both, both, verified).mode == "RGB"
 
 
-def test_what_is_known_to_be_right_counts_more_than_verification() -> None:
-    both = random_features(6, (640, 480))
-    verified = Matches(paired(6).indices, paired(6).similarities, [True, False] * 3)
-    correct = [True, True, False] * 2
-    assert (
-        draw.matches(GREY, GREY, both, both, verified, correct=correct).tobytes()
-        == draw.matches(GREY, GREY, both, both, paired(6), correct=correct).tobytes()
-    )
-
-
 @pytest.mark.parametrize("known", [False, True])
 def test_the_images_stay_visible_below_2000_matches(known: bool) -> None:
     img = photograph(640, 480)
     a, b = random_features(2000, (640, 480), 1), random_features(2000, (640, 480), 2)
-    correct = np.arange(2000) % 2 == 0 if known else None
-    image = draw.matches(img, img, a, b, paired(2000), correct=correct)
+    inliers = np.arange(2000) % 2 == 0 if known else None
+    image = draw.matches(img, img, a, b, replace(paired(2000), inliers=inliers))
     for drawn in (np.asarray(image)[:480, :640], np.asarray(image)[:480, -640:]):
         assert np.corrcoef(drawn.ravel(), img.ravel())[0, 1] > 0.8
         assert (abs(drawn.astype(int) - img).max(axis=2) < 64).mean() > 0.6
@@ -287,12 +283,6 @@ def test_different_sizes_keep_their_relative_scale() -> None:
     assert rows.mean() == pytest.approx(239.5, abs=1), "in the middle of the height"
 
 
-def test_a_thumbnail_is_enlarged_just_enough() -> None:
-    large, small = np.full((1000, 1000), 128, np.uint8), np.full((90, 90), 255, np.uint8)
-    image = draw.matches(large, small, features([], (1000, 1000)), features([], (90, 90)), paired(0))
-    assert np.ptp(np.nonzero(is_white(image)[:1000])[1]) + 1 == 270
-
-
 def test_both_small_images_grow_by_one_factor() -> None:
     a, b = np.full((100, 200), 128, np.uint8), np.full((100, 100), 255, np.uint8)
     image = draw.matches(a, b, features([], (200, 100)), features([], (100, 100)), paired(0))
@@ -312,15 +302,16 @@ def test_panoramas_lie_one_above_the_other_and_portraits_side_by_side() -> None:
 
 
 def test_large_images_are_reduced_together() -> None:
-    large = np.full((1500, 2000), 128, dtype=np.uint8)
-    found = features([[1000, 750]], (2000, 1500))
-    image = draw.matches(large, large, found, found, paired(1), max_size=1000)
-    assert image.width in range(990, 1001)
-    scale = np.count_nonzero((np.asarray(image)[0] == 128).all(axis=1)) / 4000
-    changed = difference(image, draw.matches(large, large, found, found, paired(0), max_size=1000))
-    row = round(750.5 * scale - 0.5)
-    assert changed[row, round(1000.5 * scale - 0.5)] > 100
-    assert draw.matches(large, large, found, found, paired(1), max_size=None).width > 4000
+    large = np.full((600, 3000), 128, dtype=np.uint8)
+    found = features([[1500, 300]], (3000, 600))
+    tall = np.rot90(large), features([[300, 1500]], (600, 3000))
+    for image, given, size in ((large, found, "width"), (*tall, "height")):
+        drawn = draw.matches(image, image, given, given, paired(1))
+        assert getattr(drawn, size) < 4096 + 200
+    image = draw.matches(tall[0], large, tall[1], found, paired(1))
+    assert image.width in range(3600, 4097)
+    both = draw.matches(large, np.zeros((2400, 3000), np.uint8), found, features([], (3000, 2400)), paired(0))
+    assert both.width in range(4086, 4097)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (300, 1), (1, 300), (7, 5)])
@@ -328,27 +319,9 @@ def test_images_of_hardly_any_pixels(size: tuple[int, int]) -> None:
     img = np.full(size[::-1], 128, dtype=np.uint8)
     found = features([[0, 0], [size[0] - 1, size[1] - 1]], size, scores=[1, 2])
     assert draw.keypoints(img, found).mode == "RGB"
-    image = draw.matches(img, img, found, found, paired(2), max_size=500)
+    image = draw.matches(img, img, found, found, paired(2))
     assert image.mode == "RGB"
     assert image.width >= 100, "wide enough for the legend"
-
-
-@pytest.mark.parametrize("failure", [TypeError, ImportError, OSError])
-def test_the_legend_does_without_scalable_fonts(
-    failure: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # In older Pillow the bitmap font is the only one, and the function for it has the general name.
-    bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
-
-    def old(*size: float) -> ImageFont.ImageFont:
-        if size:
-            raise failure
-        return bitmap
-
-    monkeypatch.setattr(ImageFont, "load_default", old)
-    both = random_features(5, (640, 480))
-    image = draw.matches(DARK, DARK, both, both, paired(5))
-    assert np.asarray(image)[480:, :200].max() > 150
 
 
 def below(image: Image.Image, height: int) -> NDArray[np.uint8]:
@@ -365,14 +338,17 @@ def test_a_caption_adds_a_row_to_the_legend_of_matches() -> None:
     row = below(image, 480)[-20:]
     assert (row[:, :200] > 150).any()
     # At another size than its own, the drawing says so.
-    half = draw.matches(GREY, GREY, both, both, paired(5), caption="weights analytic", max_size=640)
+    small = np.zeros((100, 150), dtype=np.uint8)
+    one = features([], (150, 100))
     long, short = (
         int(np.nonzero((below(each, each.height - 18) > 150).any(axis=(0, 2)))[0].max())
-        for each in (half, draw.matches(GREY, GREY, both, both, paired(5), caption="x", max_size=640))
+        for each in (
+            draw.matches(small, small, one, one, paired(0), caption="weights analytic"),
+            draw.matches(GREY, GREY, both, both, paired(5), caption="weights analytic"),
+        )
     )
     assert long > short
-    assert drawn_at(0.5, 0.5) == ", drawn at 50 % of the size"
-    assert drawn_at(1.0, 2.0) == ", drawn at 100 % and 200 % of the size"
+    assert drawn_at(0.5) == ", drawn at 50 % of the size"
     assert drawn_at(1.0) == ""
 
 
@@ -381,14 +357,10 @@ def test_text_is_readable_where_a_page_shows_drawings_small() -> None:
         assert text_size(width) * min(1, 830 / width) >= 11
 
 
-@pytest.mark.parametrize("colours", ["viridis", (255, 0, 0)])
-def test_the_legend_of_keypoints_has_a_colour_bar_where_colours_mean_something(
-    colours: str | tuple[int, int, int],
-) -> None:
-    image = draw.keypoints(GREY, random_features(9, (640, 480)), colours=colours, caption="weights analytic")
+def test_the_legend_of_keypoints_has_a_colour_bar() -> None:
+    image = draw.keypoints(GREY, random_features(9, (640, 480)), caption="weights analytic")
     strip = below(image, 480).astype(int)
-    yellow = (abs(strip - (253, 231, 37)).max(axis=2) < 12).any()
-    assert yellow == (colours == "viridis")
+    assert (abs(strip - (253, 231, 37)).max(axis=2) < 12).any()
     assert (strip[:, :100] > 150).any()
 
 
@@ -428,36 +400,35 @@ def test_no_agreement_is_told_in_the_legend() -> None:
 # Heat maps
 
 
-def test_the_map_alone_has_the_size_and_the_alignment_of_the_image() -> None:
+def level_of(image: Image.Image) -> NDArray[np.float64]:
+    level = np.asarray(image).astype(float).sum(axis=2)
+    return level - level.min()
+
+
+def test_a_map_has_the_size_and_the_alignment_of_the_image() -> None:
     strength = np.zeros((119, 159), dtype=np.float32)
     i, j = 40, 100
     strength[i, j] = 1
-    image = draw.heatmap(GREY, strength, over=False)
+    image = draw.heatmap(DARK, strength)
     assert image.size == (640, 480)
-    level = np.asarray(image).astype(float).sum(axis=2)
-    level -= level.min()
-    rows, columns = np.nonzero(level > 0.5 * level.max())
+    rows, columns = np.nonzero(level_of(image) > 0.5 * level_of(image).max())
     assert columns.mean() == pytest.approx(4 * j + 1.5)
     assert rows.mean() == pytest.approx(4 * i + 1.5)
     assert np.ptp(columns) < 6
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_a_map_of_a_resized_image_is_aligned(given: bool) -> None:
-    network_size = (320, 240)
+def test_a_map_of_a_resized_image_is_aligned() -> None:
     strength = np.zeros((59, 79), dtype=np.float32)
     i, j = 50, 70
     strength[i, j] = 1
-    image = draw.heatmap(GREY, strength, over=False, network_size=network_size if given else None)
-    level = np.asarray(image).astype(float).sum(axis=2)
+    level = level_of(draw.heatmap(DARK, strength, network_size=(320, 240)))
     rows, columns = np.nonzero(level > 0.6 * level.max())
-    tolerance = 0.01 if given else 6  # three pixels of the network's image
-    assert columns.mean() == pytest.approx((4 * j + 2) * 2 - 0.5, abs=tolerance)
-    assert rows.mean() == pytest.approx((4 * i + 2) * 2 - 0.5, abs=tolerance)
+    assert columns.mean() == pytest.approx((4 * j + 2) * 2 - 0.5, abs=0.01)
+    assert rows.mean() == pytest.approx((4 * i + 2) * 2 - 0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("size", [(2000, 1333), (1601, 1203), (1512, 2016), (2400, 300), (1600, 1210)])
-def test_the_size_after_the_published_resizing_is_found_from_the_map(size: tuple[int, int]) -> None:
+def test_the_size_after_the_published_resizing_is_known(size: tuple[int, int]) -> None:
     width, height = size
     if max(width, height) > 1600:
         factor = 1600 / max(width, height)
@@ -468,26 +439,24 @@ def test_the_size_after_the_published_resizing_is_found_from_the_map(size: tuple
     strength = np.zeros((height // 4 - 1, width // 4 - 1), dtype=np.float32)
     strength[-1, -1] = 1
     small = Image.new("L", size)
-    found = np.asarray(draw.heatmap(small, strength, over=False, strongest=1)).astype(int)
-    exact = draw.heatmap(small, strength, over=False, strongest=1, network_size=(width, height))
-    centres = [np.array(np.nonzero((p == 255).all(axis=2))).mean(axis=1) for p in (found, np.asarray(exact))]
-    # At the far corner an error of the size would show in full.
-    np.testing.assert_array_equal(centres[0], centres[1])
+    found = draw.heatmap(small, strength, strongest=1)
+    exact = draw.heatmap(small, strength, strongest=1, network_size=(width, height))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(exact))
 
 
 def test_the_colours_span_the_map_whatever_its_range() -> None:
     ramp = np.tile(np.linspace(0.2, 0.3, 159, dtype=np.float32), (119, 1))
-    image = np.asarray(draw.heatmap(GREY, ramp, over=False, colours="magma"))
-    np.testing.assert_array_equal(image[200, 0], (0, 0, 4))
-    np.testing.assert_array_equal(image[200, -1], (252, 253, 191))
+    image = np.asarray(draw.heatmap(DARK, ramp)).astype(int)
+    assert image[200, 0].max() <= 12
+    assert image[200, -1].min() > 120
     ramp[0, 0] = 1e6
-    outlier = np.asarray(draw.heatmap(GREY, ramp, over=False, colours="magma"))
+    outlier = np.asarray(draw.heatmap(DARK, ramp))
     assert abs(outlier[200].astype(int) - image[200]).max() < 12
 
 
 def test_a_flat_map_is_fine() -> None:
     for value in (0.0, 0.7):
-        image = np.asarray(draw.heatmap(GREY, np.full((119, 159), value, np.float32), over=False))
+        image = np.asarray(draw.heatmap(GREY, np.full((119, 159), value, np.float32)))
         assert (image == image[0, 0]).all()
 
 
@@ -501,8 +470,6 @@ def test_over_shows_the_image_in_grey_where_nothing_is() -> None:
     assert np.corrcoef(image[:, :300, 0].ravel(), brightness[:, :300].ravel())[0, 1] > 0.99
     strong = image[:, 340:].reshape(-1, 3).mean(axis=0)
     assert strong[0] > strong[2] + 60
-    bare = np.asarray(draw.heatmap(img, strength, alpha=0.0))
-    assert np.ptp(bare.astype(int), axis=2).max() == 0
 
 
 def square_centres(image: Image.Image) -> NDArray[np.float64]:
@@ -603,10 +570,6 @@ UNSURE = features([[10, np.nan]], (640, 480))
         (FormatError, lambda: draw.keypoints(GREY, "features")),
         (FormatError, lambda: draw.keypoints(GREY, UNSURE)),
         (FormatError, lambda: draw.keypoints(GREY, features([[1, 1]], (640, 480), scores=[np.nan]))),
-        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours="rainbow")),
-        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours=[[1, 2, 3]] * 3)),
-        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours=(0.1, 0.2, 0.3))),
-        (OptionError, lambda: draw.keypoints(GREY, FOUND, colours=(0, 0, 256))),
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(3))),
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, Matches([[0, -1]], [1.0]))),
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(1, [np.nan]))),
@@ -614,18 +577,14 @@ UNSURE = features([[10, np.nan]], (640, 480))
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, None, paired(0))),
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), correct=[True])),
         (FormatError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), correct=[0, 1])),
-        (OptionError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), max_size=0)),
-        (OptionError, lambda: draw.matches(GREY, GREY, FOUND, FOUND, paired(2), colours="jet")),
         (FormatError, lambda: draw.heatmap(GREY, np.zeros(5))),
         (FormatError, lambda: draw.heatmap(GREY, np.zeros((0, 5)))),
         (FormatError, lambda: draw.heatmap(GREY, np.full((119, 159), np.nan))),
         (FormatError, lambda: draw.heatmap(GREY, [["a"]])),
         (FormatError, lambda: draw.heatmap(GREY, np.zeros((119, 100)))),
         (FormatError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), network_size=(320, 240))),
-        (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), network_size=640)),
-        (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), alpha=1.5)),
+        (FormatError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), network_size=640)),
         (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), strongest=-1)),
-        (OptionError, lambda: draw.heatmap(GREY, np.zeros((119, 159)), colours="hot")),
     ],
 )
 def test_bad_input_is_one_clear_sentence(error: type[Error], call: Callable[[], Image.Image]) -> None:
@@ -638,7 +597,7 @@ def test_bad_input_is_one_clear_sentence(error: type[Error], call: Callable[[], 
 # The parts
 
 
-@pytest.mark.parametrize("name", ["viridis", "plasma", "inferno", "magma"])
+@pytest.mark.parametrize("name", ["viridis", "inferno"])
 def test_colour_maps_grow_brighter_all_the_way(name: str) -> None:
     colours = colour_map(name, np.linspace(0, 1, 256)).astype(float)
     luminance = colours @ (0.2126, 0.7152, 0.0722)
@@ -647,47 +606,8 @@ def test_colour_maps_grow_brighter_all_the_way(name: str) -> None:
     np.testing.assert_array_equal(colour_map(name, np.array([-1.0, 2.0])), colours[[0, -1]])
 
 
-def test_ranks_and_stretching() -> None:
+def test_ranks() -> None:
     np.testing.assert_allclose(ranks(np.float32([3, 1, 2])), [1, 0, 0.5])
-    np.testing.assert_allclose(ranks(np.float32([5, 5, 5])), 0.5)
+    np.testing.assert_allclose(ranks(np.float32([5, 5, 5])), [1, 0.5, 0])
     np.testing.assert_allclose(ranks(np.float32([5])), 1)
     assert ranks(np.float32([])).shape == (0,)
-    np.testing.assert_allclose(stretched(np.float32([2, 4, 3])), [0, 1, 0.5])
-    np.testing.assert_allclose(stretched(np.float32([2, 2])), 1)
-    assert stretched(np.float32([])).shape == (0,)
-
-
-@pytest.mark.parametrize("angle", np.arange(0, 360, 15))
-def test_a_line_has_its_width_and_length_at_any_angle(angle: float) -> None:
-    canvas = Canvas(np.zeros((200, 200, 3), dtype=np.uint8))
-    dx, dy = 60 * np.cos(np.radians(angle)), 60 * np.sin(np.radians(angle))
-    canvas.line((99.3 - dx, 100.2 - dy), (99.3 + dx, 100.2 + dy), 3.0, (255, 255, 255))
-    ink = canvas.pixels[..., 0] / 255
-    # Two round ends make one circle.
-    assert ink.sum() == pytest.approx(120 * 3 + np.pi * 1.5**2, rel=0.03)
-    rows, columns = np.mgrid[:200, :200]
-    assert (ink * columns).sum() / ink.sum() == pytest.approx(99.3, abs=0.05)
-    assert (ink * rows).sum() / ink.sum() == pytest.approx(100.2, abs=0.05)
-
-
-def test_thin_lines_are_faint_and_points_are_dots() -> None:
-    ink = []
-    for width in (0.5, 1.0):
-        canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
-        canvas.line((5, 25), (45, 25), width, (255, 255, 255))
-        ink.append(canvas.pixels[25, 25, 0])
-    assert ink[0] < ink[1] == 255
-    canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
-    canvas.line((25, 25), (25, 25), 3, (255, 255, 255))
-    assert canvas.pixels[25, 25, 0] == 255
-    assert canvas.pixels[25, 30, 0] == 0
-
-
-def test_what_lies_outside_changes_nothing() -> None:
-    canvas = Canvas(np.zeros((50, 50, 3), dtype=np.uint8))
-    canvas.line((-90, -90), (-10, -10), 2, (255, 255, 255))
-    canvas.line((0, 1e6), (50, 1e6), 2, (255, 255, 255))
-    canvas.disc((80, 80), 9, (255, 255, 255))
-    canvas.ring((-50, 0), 9, 2, (255, 255, 255))
-    canvas.frame((60, 60, 70, 70), 2, (255, 255, 255))
-    assert not canvas.pixels.any()

@@ -1,7 +1,11 @@
+import naive
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import d2np
+from d2np.features import strongest
 
 
 def features(n=4):
@@ -29,7 +33,7 @@ def test_types_and_length():
         ((np.zeros((4, 3)), np.zeros(4), np.zeros((3, 512)), (1, 1)), "descriptors must have shape"),
         ((np.zeros((4, 3)), np.zeros(4), np.zeros((4, 512)), 640), "image_size"),
         ((np.zeros((4, 3)), np.zeros(4), np.zeros((4, 512)), (1, 2, 3)), "image_size"),
-        (([["a"] * 3], np.zeros(1), np.zeros((1, 512)), (1, 1)), "keypoints must be numbers"),
+        (([["a"] * 3], np.zeros(1), np.zeros((1, 512)), (1, 1)), "keypoints must be float32"),
     ],
 )
 def test_features_that_do_not_fit(arrays, message):
@@ -74,9 +78,9 @@ def test_matches():
     [
         ([[0, 1, 2]], [1], "match indices must have shape"),
         ([0, 1], [1, 1], "match indices must have shape"),
-        ([[0.5, 1]], [1], "must be integers"),
+        ([[0.5, 1]], [1], "must be int64"),
         ([[0, 1]], [1, 2], "similarities must have shape"),
-        ([[0, 1]], ["a"], "similarities must be numbers"),
+        ([[0, 1]], ["a"], "similarities must be float32"),
     ],
 )
 def test_matches_that_do_not_fit(indices, similarities, message):
@@ -128,7 +132,7 @@ def test_select_of_matches_that_are_not_there(which):
         ([0, 1], None, "inliers must be bool"),
         ([[True, False]], None, "inliers must have shape"),
         ([True, False], np.eye(4), "model must have shape"),
-        ([True, False], "abc", "model must be numbers"),
+        ([True, False], "abc", "model must be float64"),
     ],
 )
 def test_verified_matches_that_do_not_fit(inliers, model, message):
@@ -140,3 +144,25 @@ def test_every_error_is_one_of_ours_and_a_value_error():
     for error in (d2np.FormatError, d2np.ImageError, d2np.OptionError, d2np.WeightsError):
         assert issubclass(error, d2np.Error)
         assert issubclass(error, ValueError)
+
+
+# Few different values, so that there are many ties.
+VALUES = st.lists(st.integers(-3, 3).map(float) | st.just(-np.inf), max_size=40)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(VALUES, st.integers(0, 45))
+def test_strongest_equals_the_reference(values, k):
+    found = strongest(np.array(values, np.float32), k)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, naive.strongest(values, k))
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 999, 1000, 1001, np.iinfo(np.int64).max])
+def test_strongest_of_many_different_values(k):
+    values = np.random.RandomState(0).permutation(1000).astype(np.float32)
+    np.testing.assert_array_equal(strongest(values, k), np.argsort(-values)[:k])
+
+
+def test_strongest_keeps_the_order_of_equals():
+    np.testing.assert_array_equal(strongest(np.ones(9, np.float32), 4), [0, 1, 2, 3])

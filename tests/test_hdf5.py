@@ -42,17 +42,12 @@ def dataset(tmp_path):
 
 
 @given(
-    ARRAYS,
-    st.data(),
-    st.sampled_from([None, "gzip", "lzf"]),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from(["earliest", "latest"]),
+    ARRAYS, st.data(), st.sampled_from([None, "gzip"]), st.booleans(), st.sampled_from(["earliest", "latest"])
 )
 @settings(deadline=None)
-def test_what_hdf5_writes_passes(array, data, compression, shuffle, checksum, version):
+def test_what_hdf5_writes_passes(array, data, compression, shuffle, version):
     steps = data.draw(st.none() | st.tuples(*(st.integers(1, edge) for edge in array.shape)))
-    options = {"chunks": steps, "compression": compression, "shuffle": shuffle, "fletcher32": checksum}
+    options = {"chunks": steps, "compression": compression, "shuffle": shuffle}
     with in_memory(version) as file:
         file.create_dataset("x", data=array, **(options if steps or compression else {}))
         np.testing.assert_array_equal(read(file["x"]), array)
@@ -75,20 +70,16 @@ def test_arrays_without_values_pass():
 
 
 @pytest.mark.parametrize("length", [0, 14, SIZE - 1, SIZE + 1, 100 * SIZE])
-@pytest.mark.parametrize("checksum", [False, True])
-def test_gzip_of_another_length(dataset, length, checksum):
-    array = dataset(
-        zlib.compress(bytes(length)) + bytes(4 * checksum), compression="gzip", fletcher32=checksum
-    )
+def test_gzip_of_another_length(dataset, length):
+    array = dataset(zlib.compress(bytes(length)), compression="gzip")
     with pytest.raises(ValueError, match=r"chunk at \(64,\) unpacks to .* bytes, expected 256"):
         read(array)
 
 
-@pytest.mark.parametrize("compression", ["gzip", "lzf"])
-def test_filters_left_out_of_few_bytes(dataset, compression):
-    read(dataset(bytes(SIZE), 1, compression=compression))
+def test_filters_left_out_of_few_bytes(dataset):
+    read(dataset(bytes(SIZE), 1, compression="gzip"))
     with pytest.raises(ValueError, match="unpacks to 14 bytes"):
-        read(dataset(bytes(14), 1, compression=compression))
+        read(dataset(bytes(14), 1, compression="gzip"))
 
 
 @pytest.mark.parametrize("packed", [b"no zlib", zlib.compress(bytes(SIZE))[:-5]])
@@ -97,36 +88,10 @@ def test_damaged_gzip(dataset, packed):
         read(dataset(packed, compression="gzip"))
 
 
-# A run of 32 bytes, and references back: 2 + length, and 9 + one more byte.
-LZF = b"\x1f" + bytes(range(32))
-
-
-@pytest.mark.parametrize(
-    ("packed", "length"),
-    [
-        (LZF, 32),
-        (LZF * 8, SIZE),
-        (LZF * 9, SIZE + 5),
-        (LZF + b"\xe0\xd7\x00", SIZE),
-        (LZF + b"\xe0\xd6\x00", SIZE - 1),
-        (LZF + b"\xc0\x00" * 28, SIZE),
-    ],
-)
-def test_lzf(dataset, packed, length):
-    """The length is the one that h5py's own filter comes to."""
-    array = dataset(packed, compression="lzf")
-    if length == SIZE:
-        read(array)
-        assert array[64:].tobytes()[:32] == bytes(range(32))
-    else:
-        with pytest.raises(ValueError, match=f"unpacks to {length} bytes"):
-            read(array)
-
-
-@pytest.mark.parametrize("packed", [LZF[:-1], LZF + b"\xe0", LZF + b"\x20"])
-def test_damaged_lzf(dataset, packed):
-    with pytest.raises(ValueError, match=r"chunk is cut short|while decompressing"):
-        read(dataset(packed, compression="lzf"))
+@pytest.mark.parametrize("options", [{"compression": "lzf"}, {"fletcher32": True}, {"scaleoffset": 3}])
+def test_other_filters_are_refused(options):
+    with in_memory("earliest") as file, pytest.raises(FormatError, match="h5repack -f NONE"):
+        read(file.create_dataset("x", data=np.ones(100), **options))
 
 
 def test_very_many_chunks():

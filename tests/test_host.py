@@ -62,35 +62,9 @@ def test_the_command_line_under_options_of_the_interpreter(flags, name, images, 
     assert (tmp_path / name).stat().st_size > 1000
 
 
-PLAIN = """
-import sys
-import numpy as np
-import d2np
-image = np.load(sys.argv[1])
-net = d2np.Net.load(sys.argv[4], algorithm=sys.argv[3])
-features = net(image, threads=1)
-kept = features.select(np.arange(min(len(features), 6)))
-matches = d2np.match(kept, kept, ratio=1.0)
-pairs = d2np.nearest_pairs(kept, kept, 3)
-np.savez(sys.argv[2], dense=net.dense(image, threads=1), strength=net.strength(image, threads=1),
-         keypoints=features.keypoints, descriptors=features.descriptors,
-         indices=matches.indices, closest=pairs.similarities)
-"""
-
-
-@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
-def test_without_the_compiler(net, make_image, tmp_path, algorithm):
-    np.save(tmp_path / "image.npy", make_image(25, 28))
-    net.save(tmp_path / "d2.h5")
-    for name, changes in (("compiled", {}), ("plain", {"NUMBA_DISABLE_JIT": "1"})):
-        path = tmp_path / f"{name}.npz"
-        given = (tmp_path / "image.npy", path, algorithm, tmp_path / "d2.h5")
-        scripts.run(PLAIN, *given, flags=("-W", "error"), **changes)
-    with np.load(tmp_path / "compiled.npz") as compiled, np.load(tmp_path / "plain.npz") as plain:
-        assert len(compiled["keypoints"])
-        for name in compiled:
-            size = np.abs(compiled[name]).max()
-            np.testing.assert_allclose(plain[name], compiled[name], atol=1e-4 * size, err_msg=name)
+def test_without_the_compiler():
+    script = "import d2np\ntry:\n    d2np.Net\nexcept d2np.Error as error:\n    print(error)"
+    assert "d2np.reference computes the same" in scripts.run(script, NUMBA_DISABLE_JIT="1").stdout
 
 
 STATE = """
@@ -168,9 +142,9 @@ d2np.draw.keypoints(a, features)
 net.save(f"{folder}/net.h5")
 d2np.Net.load(f"{folder}/net.h5")
 settings = Settings()
-for workers in (1, 2):
-    output = HlocOutput(f"{folder}/{workers}.h5", settings.recorded(net))
-    assert extract(net, listing([a, b]), output, settings, workers=workers).done == 2
+for threads in (1, 2):
+    output = HlocOutput(f"{folder}/{threads}.h5", settings.recorded(net))
+    assert extract(net, listing([a, b]), output, settings, threads=threads).done == 2
 # OpenCV itself changes LD_LIBRARY_PATH when it is imported.
 commands = [
     ["match", a, b, "--weights", "analytic", "--verify", "none", "-o", f"{folder}/view.html"],

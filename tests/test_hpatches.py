@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import d2np
-from d2np import homography
+from d2np.verification import transformed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import hpatches
@@ -53,7 +53,7 @@ class Planted:
         xy = self._first
         if k > 1:
             matrix = VIEW if path.parent.name.startswith("v_") else LIGHT
-            xy = homography.apply(np.linalg.matrix_power(matrix, k - 1), xy) + self._shifts
+            xy = transformed(np.linalg.matrix_power(matrix, k - 1), xy) + self._shifts
         vectors = np.eye(100, 512)
         if k > 1:
             xy, vectors = xy[self._order][: self._matches], vectors[self._order][: self._matches]

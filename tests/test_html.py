@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from d2np import draw
-from d2np.errors import FormatError, ImageError, OptionError
+from d2np.errors import FormatError, ImageError
 from d2np.features import Features, Matches
 
 HOSTILE = """</script><script>alert("1")</script> '"><img src=x onerror=alert(2)> & $style.png"""
@@ -134,20 +135,14 @@ def test_small_scores_keep_their_digits():
     assert data_of(draw.keypoint_page(A, small))["scores"] == [1.2346e-7, 1.2345e-7]
 
 
-def test_inliers_are_given_or_come_with_the_matches():
+def test_inliers_come_with_the_matches():
     mask = np.arange(COUNT) % 3 == 0
-    order = np.argsort(-matches().similarities)
-    expected = mask[order].astype(int).tolist()
-    page = match_page(inliers=mask)
-    assert data_of(page)["inliers"] == expected
+    verified = replace(matches(), inliers=mask)
+    page = draw.match_page(A, B, features(A.size), features(B.size, seed=2), verified)
+    order = np.argsort(-verified.similarities)
+    assert data_of(page)["inliers"] == mask[order].astype(int).tolist()
     assert "hidden" not in Elements(page).by_id("kinds")[0]
     assert "hidden" in Elements(match_page()).by_id("kinds")[0]
-
-    verified = matches()
-    object.__setattr__(verified, "inliers", mask)
-    a, b = features(A.size), features(B.size, seed=2)
-    assert data_of(draw.match_page(A, B, a, b, verified))["inliers"] == expected
-    assert data_of(draw.match_page(A, B, a, b, verified, inliers=~mask))["inliers"] != expected
 
 
 def test_numbers_are_compact():
@@ -172,8 +167,6 @@ def test_large_images_are_embedded_smaller_and_positions_stay():
     data = data_of(page)
     assert data["sizes"] == [{"width": 2500, "height": 1000}]
     assert max(data["points"]["x"]) == pytest.approx(given.keypoints[:, 0].max(), abs=0.006)
-    page = draw.keypoint_page(large, given, max_edge=100)
-    assert embedded(Elements(page).by_id("image")[0]["src"]).size == (100, 40)
 
 
 def test_drawings_stay_exact():
@@ -267,19 +260,8 @@ def test_hostile_names_are_only_text(make):
     assert elements.all("bdi")[0][1] == HOSTILE
 
 
-def test_a_hostile_file_name(tmp_path):
-    path = tmp_path / """<script>alert('1')<"&amp;.png"""
-    A.save(path)
-    elements = Elements(draw.keypoint_page(path, features(A.size)))
-    assert len(elements.all("script")) == 2
-    assert elements.all("bdi")[0][1] == path.name
-
-
-def test_a_name_that_is_no_text(tmp_path):
-    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
-    with open(path, "wb") as stream:
-        A.save(stream, "PNG")
-    page = draw.keypoint_page(os.fsdecode(path), features(A.size))
+def test_a_name_that_is_no_text():
+    page = keypoint_page(name=os.fsdecode(b"caf\xe9.png"))
     page.encode()
     assert Elements(page).all("bdi")[0][1] == "caf?.png"
 
@@ -300,25 +282,10 @@ def test_scripts_and_styles_cannot_end_their_elements():
         assert "<!--" not in Elements(page).all("script")[1][1]
 
 
-# Names
-
-
-def test_names_come_from_the_files(tmp_path):
-    for folder in ("left", "right"):
-        (tmp_path / folder).mkdir()
-        A.save(tmp_path / folder / "1.png")
-    A.save(tmp_path / "2.png")
-
-    def title(image_a, image_b):
-        found = Matches(np.zeros((0, 2), int), np.zeros(0))
-        page = draw.match_page(image_a, image_b, features(A.size), features(A.size), found)
-        return Elements(page).all("title")[0][1]
-
-    one, other = tmp_path / "left" / "1.png", tmp_path / "right" / "1.png"
-    assert title(one, tmp_path / "2.png") == "1.png and 2.png: matches"
-    assert title(str(one), other) == "left/1.png and right/1.png: matches"
-    assert title(one, A) == "1.png and B: matches"
-    assert title(A, np.asarray(A)) == "A and B: matches"
+def test_images_have_names():
+    assert Elements(match_page()).all("title")[0][1] == "A and B: matches"
+    assert Elements(match_page(names=("1.png", "2.png"))).all("title")[0][1] == "1.png and 2.png: matches"
+    assert Elements(keypoint_page(name="1.png")).all("title")[0][1] == "1.png: keypoints"
 
 
 # Bad input
@@ -330,22 +297,12 @@ def test_bad_input():
         draw.match_page(A, A, a, b, found)
     with pytest.raises(FormatError, match="names keypoint"):
         draw.match_page(A, B, a, features(B.size, 3), found)
-    with pytest.raises(FormatError, match="inliers must have shape"):
-        match_page(inliers=np.ones(COUNT - 1, bool))
-    with pytest.raises(FormatError, match="inliers must be bool"):
-        match_page(inliers=np.ones(COUNT))
     with pytest.raises(FormatError, match="does not belong"):
         draw.keypoint_page(A, a, np.zeros((3, 30)))
     with pytest.raises(FormatError, match="finite"):
         draw.keypoint_page(A, a, np.full((59, 79), np.nan))
-    with pytest.raises(ImageError, match="no such file"):
+    with pytest.raises(ImageError, match=r"(?i)no such file"):
         draw.keypoint_page("none.png", a)
-    for max_edge in (0, -1, 2.5, True, None):
-        with pytest.raises(OptionError, match="max_edge"):
-            keypoint_page(max_edge=max_edge)
-    for names in (("one",), "ab"):
-        with pytest.raises(OptionError, match="names must be two"):
-            match_page(names=names)
     nan = Features([[np.nan, 1, 1]], [1], np.zeros((1, 512)), A.size)
     with pytest.raises(FormatError, match="finite"):
         draw.keypoint_page(A, nan)

@@ -261,7 +261,7 @@ def test_names_that_tables_cannot_hold(tmp_path, root, name):
     [
         ("sensors/sensors.txt", "# kapture format: 1.0\n", r"1\.1' is expected .* '# kapture format: 1\.0'"),
         ("sensors/sensors.txt", "", "is expected"),
-        ("sensors/sensors.txt", b"\xff\xfe", "not a text"),
+        ("sensors/sensors.txt", b"\xff\xfe", "cannot be read"),
         ("sensors/records_camera.txt", "a diary\n", "is expected"),
         ("sensors/records_camera.txt", "# kapture format: 1.1\n1, a\n", "not kapture's records: 1, a"),
         ("sensors/records_camera.txt", "# kapture format: 1.1\nx, a, b\n", "not kapture's records"),

@@ -37,7 +37,7 @@ def test_zeros_stay_zeros():
     normalize.l2_normalize(found, 0, 2)
     assert (found == 0).all()
     target = np.full(2, 5, np.float32)
-    normalize.strength(found, target, 0, 2)
+    normalize.strength(found, found.max(axis=1), target)
     assert (target == 0).all()
 
 
@@ -48,18 +48,8 @@ def test_strength_equals_the_reference(rows, channels, negative, seed):
     if negative:
         cells = -abs(cells)
     target = np.full(rows, np.nan, np.float32)
-    normalize.strength(cells, target, 0, rows // 2)
-    assert np.isnan(target[rows // 2 :]).all()
-    normalize.strength(cells, target, rows // 2, rows)
+    normalize.strength(cells, cells.max(axis=1), target)
     np.testing.assert_allclose(target, reference.strength(cells.astype(np.float64)), rtol=1e-6)
-
-
-@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 512])
-def test_largest_wherever_it_stands(channels):
-    for place in range(channels):
-        cells = np.full((3, channels), -3, np.float32)
-        cells[1, place] = -2
-        assert normalize.largest_channel(cells, 1) == -2
 
 
 def test_norm_of_the_networks_length():

@@ -135,8 +135,9 @@ def test_features_and_arrays_of_any_layout():
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (unit(3, 16), unit(3, 17), "same length"),
-        (unit(3)[0], unit(3), "shape"),
+        (unit(3, 16), unit(3, 17), "the same D"),
+        (unit(3)[0], unit(3), "arrays"),
+        (unit(3), unit(3)[0], "arrays"),
         (np.full((2, 16), np.nan), unit(3), "finite"),
         (unit(3), np.full((2, 16), np.inf), "finite"),
         ("words", unit(3), "numbers"),

@@ -10,9 +10,8 @@ import pytest
 
 import d2np
 from d2np import layers, options, verification
-from d2np.draw import colours
 from d2np.network import detect
-from d2np.weights import catalogue, onnx_graph
+from d2np.weights import catalogue
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
 FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16, 16))
@@ -23,8 +22,6 @@ FEATURES = d2np.Features(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 512)), (16,
     [
         (options.Detector, detect.DETECTORS),
         (options.GeometricModel, verification.SAMPLE),
-        (options.ColourMap, colours._ANCHORS),
-        (options.Preprocessing, onnx_graph.STEPS),
         (options.PublishedWeights, catalogue.SOURCES),
         (layers.LayerName, [layer.name for layer in layers.LAYERS]),
         (layers.LayerType, dict.fromkeys(layer.type for layer in layers.LAYERS)),
@@ -46,14 +43,6 @@ def test_types_name_what_there_is(alias, known):
         (
             lambda _: d2np.match(FEATURES, FEATURES, verify="homografy"),
             "verify must be one of homography, fundamental, or None; got 'homografy'.*homography",
-        ),
-        (
-            lambda _: d2np.draw.keypoints(IMAGE, FEATURES, colours="viridi"),
-            "colours .* viridis, plasma, inferno, magma; .*viridis",
-        ),
-        (
-            lambda net: d2np.weights.onnx.serialize(net.arrays, preprocessing="cafe"),
-            "preprocessing .* caffe, torch, or None .*caffe",
         ),
     ],
 )
@@ -122,14 +111,7 @@ def test_calls_take_the_options_that_have_an_effect(net, make_image):
     np.testing.assert_array_equal(net.dense(image, one), net.dense(image, max_edge=40))
     np.testing.assert_array_equal(net.strength(image, one), net.strength(image, max_edge=40))
     np.testing.assert_array_equal(net.describe(image, xy, one)[0], net.describe(image, xy, max_edge=40)[0])
-    for call, name in (
-        (net.dense, "detector"),
-        (net.strength, "relu"),
-        (lambda *given, **changes: net.describe(*given, [[1, 1]], **changes), "max_keypoints"),
-    ):
-        with pytest.raises(d2np.OptionError, match=f"^{name} has no effect"):
-            call(image, **{name: getattr(one, name)})
-        with pytest.raises(TypeError, match="no_such_option"):
-            call(image, no_such_option=1)
+    with pytest.raises(TypeError, match="no_such_option"):
+        net.dense(image, no_such_option=1)
     with pytest.raises(d2np.OptionError, match=r"d2np\.Options; got str"):
         net(image, "strength")

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice, repeat
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import ExifTags, Image
 
 import d2np
 from d2np.dataset import Entry, Settings, features_of, pipeline
-from d2np.images.open import open_source
+from d2np.images.open import Source, open_source
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -34,9 +35,15 @@ def some_features(count=3, size=(8, 8)):
 
 
 def interrupt():
-    """Ctrl-C, while the main thread waits."""
+    """Ctrl-C, while the main thread waits for a result."""
     main = threading.main_thread().ident
-    wait_for(lambda: sys._current_frames()[main].f_code is threading.Condition.wait.__code__)
+
+    def waits():
+        frame = sys._current_frames()[main]
+        is_waiting = frame.f_code is threading.Condition.wait.__code__
+        return is_waiting and frame.f_back.f_code is Future.result.__code__
+
+    wait_for(waits)
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -124,14 +131,9 @@ def alive(monkeypatch):
 
 
 @hypothesis_settings(deadline=None, max_examples=25, derandomize=True)
-@given(
-    st.lists(st.sampled_from([0, 0, 0.001, 0.01]), max_size=20),
-    st.integers(1, 5),
-    st.integers(1, 5),
-    st.integers(1, 9),
-)
-def test_everything_comes_once_and_in_order(pauses, workers, threads, ahead):
-    """Of a network that opens its images itself."""
+@given(st.lists(st.sampled_from([0, 0, 0.001, 0.01]), max_size=20), st.integers(1, 5))
+def test_everything_comes_once_and_in_order(pauses, threads):
+    """Of a network that opens its images itself, one at a time."""
     entries = entries_of(map(str, range(len(pauses))))
     seen = []
 
@@ -142,29 +144,22 @@ def test_everything_comes_once_and_in_order(pauses, workers, threads, ahead):
         seen.append(threads)
         return some_features(int(path.name))
 
-    found = list(features_of(net, entries, Settings(), workers=workers, threads=threads, ahead=ahead))
+    found = list(features_of(net, entries, Settings(), threads=threads))
     assert [entry for entry, _ in found] == entries
     for number, (_, features) in enumerate(found):
         if number % 5 == 3:
             assert isinstance(features, d2np.ImageError)
         else:
             assert len(features) == number
-    assert all(max(1, threads // workers) <= count <= threads for count in seen)
+    assert set(seen) <= {threads}
 
 
-@pytest.mark.parametrize("workers", [None, 1, 2, 3, 7])
-def test_no_more_threads_than_asked_for(photos, workers):
-    net = Crowd(workers or 3)
-    assert len(list(features_of(net, photos, Settings(), workers=workers, threads=3))) == 12
-    assert net.most_running == (workers or 3)
-    assert net.most_busy <= max(3, workers or 0)
-
-
-def test_images_side_by_side(photos):
-    """Three that wait for each other can only end if they are worked on at the same time."""
-    barrier = threading.Barrier(3, timeout=600)
-    net = Stub(lambda image, threads: barrier.wait())
-    assert len(list(features_of(net, photos, Settings(), workers=3, threads=3))) == 12
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_no_more_threads_than_asked_for(photos, threads):
+    """Images side by side, as many as there are threads: they wait for each other."""
+    net = Crowd(threads)
+    assert len(list(features_of(net, photos, Settings(), threads=threads))) == 12
+    assert net.most_running == net.most_busy == threads
 
 
 @pytest.mark.parametrize(("count", "shares"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 1])])
@@ -179,32 +174,29 @@ def test_few_images_share_all_threads(photos, count, shares):
     assert sorted(seen) == shares
 
 
-def test_memory_decides_how_many_side_by_side(photos):
-    one = pipeline.working_bytes(8, 21, (1.0,))
-    for times, running in ((1, 1), (2.5, 2), (4, 4)):
-        net = Crowd(running)
-        list(features_of(net, [photos[-1]] * 12, Settings(), threads=4, memory=int(one * times)))
-        assert net.most_running == running
+def memory_of(height, width):
+    """What an image is taken to need while it is worked on."""
+    return pipeline.working_bytes(height, width, (1.0,)) + 2 * 3 * height * width
 
 
-@pytest.mark.parametrize("workers", [None, 4, 3])
-def test_little_memory_means_fewer_side_by_side(photos, monkeypatch, caplog, workers):
-    """So do options that say otherwise; and it is said once in a job."""
-    one = pipeline.working_bytes(8, 21, (1.0,))
-    fewer = f"at a time instead of {workers or 4}: little memory is free"
+def test_little_memory_means_fewer_side_by_side(photos, monkeypatch, caplog):
+    """It is said once in a job."""
+    fewer = "at a time instead of 4: little memory is free"
     for share, running, told in (
         (None, 4, []),
         (8, 4, []),
-        (2, 2, [f"2 images {fewer}"]),
+        (2.5, 2, [f"2 images {fewer}"]),
         (1, 1, [f"1 image {fewer}"]),
         (0, 1, [f"1 image {fewer}"]),
     ):
         caplog.clear()
-        free = None if share is None else 2 * int(one * share)
+        free = None if share is None else 2 * int(memory_of(8, 21) * share)
         monkeypatch.setattr(pipeline, "free_memory", lambda free=free: free)
-        net = Crowd(min(running, workers or 4))
-        list(features_of(net, [photos[-1]] * 12, Settings(), workers=workers, threads=4, ahead=8))
-        assert net.most_running == min(running, workers or 4)
+        # Too little for the features that wait, too, which are counted by themselves.
+        monkeypatch.setattr(pipeline, "_FEATURE_BYTES", 1000)
+        net = Crowd(running)
+        list(features_of(net, [photos[-1]] * 12, Settings(), threads=4))
+        assert net.most_running == running
         assert net.most_busy <= 4
         assert caplog.messages == told
         assert {record.name for record in caplog.records} <= {"d2np"}
@@ -223,59 +215,43 @@ def test_little_memory_means_fewer_that_wait(photos, monkeypatch):
         assert len(list(found)) == 12
 
 
-@pytest.mark.parametrize(("threads", "workers", "fit"), [(4, None, 3), (3, 7, 2.5), (16, 5, 1.2)])
-def test_images_of_all_sizes_share_the_memory(tmp_path, threads, workers, fit):
+@pytest.mark.parametrize(("threads", "fit"), [(4, 3), (7, 2.5), (5, 1.2)])
+def test_images_of_all_sizes_share_the_memory(tmp_path, monkeypatch, threads, fit):
     """Those that are worked on at a time fit into the memory together, or there is one of them only."""
     entries = []
     for width in (8, 300, 40, 90, 8, 8, 200, 150, 8, 120, 60, 8, 300):
         path = tmp_path / f"{len(entries)}.png"
         Image.new("RGB", (width, 40)).save(path)
         entries.append(Entry(path, path.name))
-    memory = int(fit * pipeline.working_bytes(40, 200, (1.0,)))
+    memory = int(fit * memory_of(40, 200))
+    monkeypatch.setattr(pipeline, "free_memory", lambda: 2 * memory)
+    monkeypatch.setattr(pipeline, "_FEATURE_BYTES", 1000)
     used, most = [], []
 
     def work(image, threads):
-        used.append(pipeline.working_bytes(*image.shape[:2], (1.0,)))
+        used.append(memory_of(*image.shape[:2]))
         most.append((sum(used), len(used)))
         time.sleep(0.01)
-        used.remove(pipeline.working_bytes(*image.shape[:2], (1.0,)))
+        used.remove(memory_of(*image.shape[:2]))
 
-    options = {"threads": threads, "workers": workers, "memory": memory}
-    assert len(list(features_of(Stub(work), entries, Settings(), **options))) == len(entries)
+    assert len(list(features_of(Stub(work), entries, Settings(), threads=threads))) == len(entries)
     assert all(total <= memory or running == 1 for total, running in most)
-    assert max(running for _, running in most) <= (workers or threads)
+    assert max(running for _, running in most) <= threads
 
 
-def test_no_more_decoded_images_than_allowed(photos, alive):
-    net = Stub(lambda image, threads: time.sleep(0.002))
-    for ahead in (1, 3, 5):
-        alive["most"] = 0
-        for _ in features_of(net, photos, Settings(), workers=2, threads=2, ahead=ahead):
-            time.sleep(0.005)
-            assert alive["now"] <= ahead
-        assert alive["now"] == 0
-        assert 1 <= alive["most"] <= ahead
-
-
-def test_images_are_decoded_ahead_up_to_so_many_bytes(photos, alive, monkeypatch):
-    # So many of the largest ones; one is worked on, and the next one waits.
-    for fit, most in ((1, 1), (2, 2), (5, 2)):
-        monkeypatch.setattr(pipeline, "_DECODED_BYTES", fit * 3 * 8 * 21)
-        alive["most"] = 0
-        net = Stub(lambda image, threads, most=most: wait_for(lambda: alive["most"] >= most))
-        list(features_of(net, [photos[-1]] * 12, Settings(), workers=1, threads=1, ahead=8))
-        assert alive["most"] == most
+def test_no_more_decoded_images_than_are_worked_on(photos, alive):
+    list(features_of(Stub(lambda image, threads: time.sleep(0.002)), photos, Settings(), threads=2))
+    assert (alive["now"], alive["most"]) == (0, 2)
 
 
 def test_large_images_are_opened_when_it_is_their_turn_and_alone(photos, alive, monkeypatch):
-    monkeypatch.setattr(pipeline, "_DECODED_BYTES", 3 * 8 * 21 - 1)
-    widths = []
+    monkeypatch.setattr(pipeline, "free_memory", lambda: 2 * (2 * memory_of(8, 21) - 1))
+    monkeypatch.setattr(pipeline, "_FEATURE_BYTES", 1000)
 
     def work(image, threads):
-        widths.append(image.shape[1])
         time.sleep(0.005)
         if image.shape[1] == 21:
-            assert (net.running, threads) == (1, 2)
+            assert (alive["now"], net.running, threads) == (1, 1, 2)
 
     net = Stub(work)
     found = list(features_of(net, [photos[-1], *photos] * 2, Settings(), threads=2))
@@ -298,7 +274,7 @@ def test_an_endless_stream_of_images(photos):
             taken.append(None)
             yield photos[len(taken) % 12]
 
-    found = features_of(Counting(), endless(), Settings(), workers=2, threads=2, ahead=4)
+    found = features_of(Counting(), endless(), Settings(), threads=1)
     with closing(found):
         for number, _ in zip(range(100), found, strict=False):
             assert len(taken) <= number + 5
@@ -318,24 +294,24 @@ def test_images_without_features_are_handed_out_among_the_others(photos, tmp_pat
         if image.shape[1] == 18:
             raise MemoryError
 
-    found = list(features_of(Stub(work), photos, Settings(), workers=2, threads=2))
+    found = list(features_of(Stub(work), photos, Settings(), threads=2))
     kinds = [type(features).__name__ for _, features in found]
     expected = ["Features"] * 12
     expected[2] = expected[5] = "ImageError"
     expected[8] = "MemoryError"
     assert kinds == expected
     assert "is not an image" in str(found[2][1])
-    assert "no such file" in str(found[5][1])
+    assert "No such file" in str(found[5][1])
 
 
 @pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, d2np.OptionError])
-@pytest.mark.parametrize("workers", [1, 3])
-def test_other_errors_are_raised_where_they_belong(photos, alive, error, workers):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_other_errors_are_raised_where_they_belong(photos, alive, error, threads):
     def work(image, threads):
         if image.shape[1] == 14:
             raise error
 
-    found = features_of(Stub(work), photos, Settings(), workers=workers, threads=3)
+    found = features_of(Stub(work), photos, Settings(), threads=threads)
     assert [entry.name for entry, _ in islice(found, 4)] == [f"{width}.png" for width in range(10, 14)]
     with pytest.raises(error):
         next(found)
@@ -351,10 +327,9 @@ def test_an_error_of_the_entries_is_raised(photos):
         list(features_of(Stub(), entries(), Settings()))
 
 
-@pytest.mark.parametrize("name", ["workers", "threads", "memory", "ahead"])
-def test_senseless_options(name):
-    with pytest.raises(d2np.OptionError, match=f"{name} must be a whole number"):
-        features_of(Stub(), [], Settings(), **{name: 0})
+def test_senseless_options():
+    with pytest.raises(d2np.OptionError, match="threads must be a whole number"):
+        features_of(Stub(), [], Settings(), threads=0)
 
 
 # Ending early
@@ -366,13 +341,13 @@ def reading_for_ever(image, threads):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_what_is_worked_on_is_given_up_when_closed(photos, alive, workers):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_worked_on_is_given_up_when_closed(photos, alive, threads):
     def work(image, threads):
         if image.shape[1] > 10:
             reading_for_ever(image, threads)
 
-    found = features_of(Stub(work), photos, Settings(), workers=workers, threads=3)
+    found = features_of(Stub(work), photos, Settings(), threads=threads)
     assert next(found)[0] == photos[0]
     found.close()
     assert alive["now"] == 0
@@ -380,7 +355,7 @@ def test_what_is_worked_on_is_given_up_when_closed(photos, alive, workers):
 
 
 def test_an_iterator_that_is_forgotten_ends_its_threads(photos, alive):
-    found = features_of(Stub(), photos, Settings(), workers=2)
+    found = features_of(Stub(), photos, Settings(), threads=2)
     next(found)
     del found
     gc.collect()
@@ -397,11 +372,11 @@ def test_an_error_of_the_caller_ends_the_threads(photos, alive):
         reading_for_ever(image, threads)
 
     with pytest.raises(KeyboardInterrupt):
-        next(features_of(Stub(work), photos, Settings(), workers=2))
+        next(features_of(Stub(work), photos, Settings(), threads=2))
     assert alive["now"] == 0
 
     def write():
-        with closing(features_of(Stub(), photos, Settings(), workers=2)) as found:
+        with closing(features_of(Stub(), photos, Settings(), threads=2)) as found:
             for _ in found:
                 raise LookupError
 
@@ -410,9 +385,8 @@ def test_an_error_of_the_caller_ends_the_threads(photos, alive):
     assert alive["now"] == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("opens", [True, False])
-def test_once_stopped_only_what_was_begun_is_handed_out(photos, alive, workers, opens):
+@pytest.mark.parametrize(("opens", "threads"), [(True, 1), (True, 2), (False, 1)])
+def test_once_stopped_only_what_was_begun_is_handed_out(photos, alive, opens, threads):
     stop, begun, go_on = threading.Event(), threading.Semaphore(0), threading.Event()
 
     def work(image, threads):
@@ -424,7 +398,7 @@ def test_once_stopped_only_what_was_begun_is_handed_out(photos, alive, workers, 
         return some_features()
 
     def press():
-        for _ in range(workers):
+        for _ in range(threads):
             assert begun.acquire(timeout=600)
         stop.set()
         go_on.set()
@@ -432,10 +406,10 @@ def test_once_stopped_only_what_was_begun_is_handed_out(photos, alive, workers, 
     presser = threading.Thread(target=press)
     presser.start()
     # Endless, as it must not be gone through to its end.
-    options = {"workers": workers, "threads": workers, "stop": stop}
-    found = list(features_of(Stub(work) if opens else net, repeat(photos[0]), Settings(), **options))
+    net = Stub(work) if opens else net
+    found = list(features_of(net, repeat(photos[0]), Settings(), threads=threads, stop=stop))
     presser.join()
-    assert [entry for entry, _ in found] == [photos[0]] * workers
+    assert [entry for entry, _ in found] == [photos[0]] * threads
     assert alive["now"] == 0
 
 
@@ -478,9 +452,9 @@ def test_features_are_those_of_the_paths(net, assorted, settings, assert_same_fe
         except d2np.ImageError as error:
             expected.append(str(error))
     assert sum(isinstance(features, str) for features in expected) >= 2
-    for options in ({}, {"workers": 1, "threads": 2}, {"workers": 3, "threads": 4}, "late"):
-        if options == "late":
-            monkeypatch.setattr(pipeline, "_DECODED_BYTES", 1)
+    for options in ({}, {"threads": 1}, {"threads": 4}, "alone"):
+        if options == "alone":
+            monkeypatch.setattr(pipeline, "free_memory", lambda: 1)
             options = {}
         found = list(features_of(net, assorted, settings, **options))
         assert [entry for entry, _ in found] == assorted
@@ -497,18 +471,17 @@ def test_the_network_itself_is_given_up(net, tmp_path, make_image, monkeypatch):
     settings = Settings(max_edge=None, max_sum_edges=None)
     rows, interrupted = [], threading.Event()
 
-    def opened(*arguments, **options):
-        source = open_source(*arguments, **options)
-        read = source.read
-
-        def reading(first, last):
+    class Slow(Source):
+        def read(self, first, last):
             if not rows:
                 interrupt()
                 assert interrupted.wait(timeout=600)
             rows.append(last)
-            return read(first, last)
+            return super().read(first, last)
 
-        source.read = reading
+    def opened(*arguments, **options):
+        source = open_source(*arguments, **options)
+        source.__class__ = Slow
         return source
 
     def handler(*_):

@@ -4,7 +4,6 @@ import pytest
 import d2np
 from d2np.kernels import winograd
 from d2np.layers import LAYERS
-from d2np.network.profile import peak_gflops
 
 IMAGE = np.random.RandomState(0).randint(0, 256, (48, 56, 3)).astype(np.uint8)
 CONVOLUTIONS = [layer.name for layer in LAYERS if layer.type == "convolution"]
@@ -30,13 +29,12 @@ def test_every_layer_and_phase(net):
 def test_direct_convolution(weights_arrays):
     profile = d2np.Net(weights_arrays, algorithm="direct").profile(IMAGE, scales=(0.5, 1.0))
     assert {row.name for row in profile.rows if row.phase == "direct convolution"} == set(CONVOLUTIONS)
-    assert all(row.gflops > 0 for row in profile.rows if row.phase == "direct convolution")
 
 
 def test_table(net):
     profile = net.profile(IMAGE, threads=1)
     lines = str(profile).splitlines()
-    assert "GFLOP/s" in lines[0]
+    assert lines[0].split() == ["layer", "phase", "ms", "share"]
     for name in CONVOLUTIONS:
         assert any(line.startswith(name) for line in lines)
     assert "on 1 thread," in lines[-1]
@@ -47,7 +45,3 @@ def test_options_are_checked(net):
         net.profile(IMAGE, detecter="d2")
     with pytest.raises(d2np.OptionError, match="detector must be one of"):
         net.profile(IMAGE, detector="sift")
-
-
-def test_peak_is_a_rate():
-    assert 0.1 < peak_gflops(0.01) < 10_000

@@ -96,15 +96,15 @@ def test_what_is_a_url():
         assert not remote.is_url(text)
 
 
-def test_folders_files_and_patterns(memory):
+def test_folders_and_files(memory):
     everything = ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.tif"]
     assert names("memory://photos") == everything
     assert names("memory://photos/") == everything
     assert names("memory://") == [f"photos/{name}" for name in everything]
     assert names("memory://photos/sub/a.jpg", "memory://photos/b.png") == ["a.jpg", "b.png"]
-    assert names("memory://photos/*.png") == ["b.png"]
-    assert names("memory://photos/**/*.jpg") == ["sub/a.jpg"]
-    assert names("memory://photos/s*") == ["sub/a.jpg", "sub/deep/c.tif"]
+    for pattern in ("memory://photos/*.png", "http://host/**"):
+        with pytest.raises(ImageError, match="patterns are for files of this machine"):
+            names(pattern)
     memory.mv("/photos/b.png", "/photos/b[1].png")
     assert names("memory://photos/b[1].png") == ["b[1].png"]
     assert names("memory://photos", "memory://photos") == sorted({*everything, "b[1].png"} - {"b.png"})
@@ -156,7 +156,7 @@ def test_features_are_those_of_files(memory, net, tmp_path, assert_same_features
 
 
 def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_features):
-    """Small images and those that are opened when it is their turn."""
+    """Images that are worked on side by side and those that are worked on alone."""
     fetched = []
     read = type(memory).open
     monkeypatch.setattr(
@@ -164,9 +164,9 @@ def test_what_is_fetched_is_fetched_once(memory, net, monkeypatch, assert_same_f
     )
     entries = listing(["memory://photos"])
     usual = list(features_of(net, entries, Settings()))
-    for bytes_at_once in (1, 83 * 61 * 3 - 1):
+    for free in (1, 1 << 34):
         fetched.clear()
-        monkeypatch.setattr(pipeline, "_DECODED_BYTES", bytes_at_once)
+        monkeypatch.setattr(pipeline, "free_memory", lambda free=free: free)
         for (_, features), (_, expected) in zip(features_of(net, entries, Settings()), usual, strict=True):
             assert_same_features(features, expected)
         assert sorted(fetched) == [f"/photos/{entry.name}" for entry in entries]
@@ -208,9 +208,7 @@ def test_limits(memory):
 
 def test_versions(memory):
     (entry,) = listing(["memory://photos/b.png"])
-    listed = next(entry for entry in listing(["memory://photos"]) if entry.name == "b.png")
     before = entry.path.version()
-    assert before == listed.path.version()
     assert before["size"] == len(memory.cat_file("/photos/b.png"))
     memory.pipe("/photos/b.png", b"other")
     assert entry.path.version() != before
@@ -219,7 +217,6 @@ def test_versions(memory):
 def test_web_server(web, image):
     photos = f"{web.address}/photos/"
     assert names(photos) == ["a.png", "sub/b c.png"]
-    assert names(f"{photos}*.png") == ["a.png"]
     assert names(f"{photos}a.png?size=full") == ["a.png"]
     assert names(f"@{web.address}/list.txt") == ["photos/a.png"]
     for entry in [*listing([photos]), *listing([f"{photos}a.png?size=full"])]:
@@ -312,21 +309,20 @@ def test_images_that_are_read_again_end(web, image, tmp_path, monkeypatch):
     assert first.path.sha256() == hashlib.sha256(encoded(image, "PNG")).hexdigest()
 
 
-def test_answers_to_parts_end(web, monkeypatch):
-    """An archive on a server is read in parts, each of which may be without end."""
-    monkeypatch.setattr(remote, "_MOST_AT_ONCE", 1000)
-    answer = web.answers["/a.zip"] = sends(bytes(2**18))
-    with pytest.raises(ImageError, match="more than 1,000 bytes come in one answer"):
-        RemoteFile(f"zip://a.png::{web.address}/a.zip").read(1000)
-    assert answer.sent < 100 * 2**18
+@pytest.mark.parametrize("url", ["zip://a.png::{}/a.zip", "simplecache::{}/a.png"])
+def test_web_servers_are_not_asked_for_parts(web, url):
+    """Each part might be without end, and what is kept on the disk as well."""
+    with pytest.raises(ImageError, match="cannot be read in parts from a web server: download the archive"):
+        RemoteFile(url.format(web.address)).read(1000)
+    assert not web.requests
 
 
-@pytest.mark.parametrize("path", ["/a.png", "/a/", "/a/*.png"])
-def test_compressed_answers_are_refused(web, path, monkeypatch):
+@pytest.mark.parametrize(("path", "message"), [("/a.png", "is not an image"), ("/a/", "holds no images")])
+def test_compressed_answers_are_not_unpacked(web, path, message):
     """Few bytes may be gigabytes once they are unpacked. They are not asked for, either."""
     page = gzip.compress(b'<a href="a.png">')
-    web.answers[path] = web.answers["/a/"] = status(200, page, Content_Encoding="GZip")
-    with pytest.raises(ImageError, match=r"it comes compressed \('GZip'\), though asked for as it is"):
+    web.answers[path] = status(200, page, Content_Encoding="GZip")
+    with pytest.raises(ImageError, match=message):
         open_image(listing([web.address + path])[0].path)
     assert {asked["Accept-Encoding"] for asked in web.requests} == {"identity"}
 
@@ -356,10 +352,10 @@ def continues(request):
     ],
     ids=["body", "headers", "100"],
 )
-@pytest.mark.parametrize("path", ["/slow.png", "/slow/", "/slow/*.png"])
+@pytest.mark.parametrize("path", ["/slow.png", "/slow/"])
 def test_servers_that_take_their_time(web, answer, path, monkeypatch):
     monkeypatch.setattr(remote, "_SECONDS", 0.2)
-    web.answers[path] = web.answers["/slow/"] = answer
+    web.answers[path] = answer
     with pytest.raises(ImageError, match="no answer in time"):
         open_image(listing([web.address + path])[0].path)
 
@@ -373,25 +369,24 @@ def test_settings_for_fsspec_are_kept(web, monkeypatch):
 
 
 def test_few_requests(web):
-    """One for an image, one for a page, and none for folders in which nothing can be."""
+    """One for an image, and one for a page."""
     RemoteFile(f"{web.address}/photos/a.png").read(10**6)
     assert len(web.requests) == 1
     names(f"{web.address}/photos/")
     assert len(web.requests) == 3
 
 
-@pytest.mark.parametrize("source", ["/tree/", "/tree/**"])
-def test_index_pages_without_end(web, source, monkeypatch):
+def test_index_pages_without_end(web, monkeypatch):
     """Each leads to two more. What they may take by default is in test_index_pages.py."""
     monkeypatch.setattr(index_pages, "MOST_FOLDERS", 50)
 
     class Everywhere(dict):
         def get(self, path, default):
-            return default if "*" in path else status(200, b'<a href="a/">a</a><a href="b/">b</a>')
+            return status(200, b'<a href="a/">a</a><a href="b/">b</a>')
 
     web.answers = Everywhere()
     with pytest.raises(ImageError, match="more than 50 folders"):
-        listing([web.address + source])
+        listing([f"{web.address}/tree/"])
     assert len(web.requests) < 60
 
 
@@ -403,14 +398,11 @@ def test_what_goes_wrong_is_said(web, memory):
         ("memory://photos/notes.txt", "not an image in a format"),
         (f"{web.address}/none.png", "there is no such file"),
         (f"{web.address}/private.png", "no permission"),
-        (f"{web.address}/broken.png", "the server answers 500"),
+        (f"{web.address}/broken.png", "500"),
         (f"{web.address}/reset.png", "reset by peer|cannot be used"),
         (f"{closed}/a.png", "Connect call failed|Cannot connect"),
         (f"{closed}/", "Connect call failed|Cannot connect"),
-        (f"{closed}/*.png", "Connect call failed|Cannot connect"),
-        (f"{web.address}/photos/*.jpg", "fits no image"),
         (f"{web.address}/none/", "there is no such file"),
-        ("memory://none/*.png", "fits no image"),
         ("nonsense://a.png", "cannot be used: Protocol not known"),
         ("file://elsewhere/a.png", "on another machine"),
         ("@memory://none.txt", "there is no such file"),
@@ -432,10 +424,8 @@ def test_file_urls(tmp_path):
     ("url", "path"),
     [
         ("file:///C:/photos/a%20b.png", "C:\\photos\\a b.png"),
-        ("FILE:///c|/a.png", "c:\\a.png"),
         ("file://localhost/C:/a.png", "C:\\a.png"),
         ("file:///C:/", "C:\\"),
-        ("file://server/share/a.png", "\\\\server\\share\\a.png"),
     ],
 )
 def test_file_urls_of_windows(url, path):
@@ -471,5 +461,5 @@ except ImageError as error:
     assert done.returncode == 0, done.stderr
     without, half = done.stdout.splitlines()
     assert without == "s3://bucket/a.png: URLs need the package fsspec: pip install 'd2np[cloud]'"
-    assert half.startswith("s3://bucket/a.png: a package for this kind of URL is missing: ")
+    assert half.startswith("s3://bucket/a.png: cannot be used: ")
     assert "s3fs" in half

@@ -26,6 +26,7 @@ from PIL import Image
 from stubbed import run
 
 import d2np
+from d2np import streams
 from d2np.atomic import Lock
 from d2np.cli import main
 from d2np.dataset import HlocOutput, NpzOutput, Settings, archives, assembly, extract, extraction, listing
@@ -503,7 +504,7 @@ def test_a_file_that_cannot_be_written_loses_no_archive(photos, monkeypatch):
 
 
 def test_damage_again_and_again(photos, monkeypatch):
-    monkeypatch.setattr(archives, "_array", lambda *_: 1 / 0)
+    monkeypatch.setattr(streams, "read_array", lambda *_: 1 / 0)
     with pytest.raises(FormatError, match="does again what was in 12 archives"):
         run(photos, "f.h5", "calls")
 

@@ -190,8 +190,6 @@ def test_a_bad_row_of_a_memmap_is_found_when_it_is_read(tmp_path):
         assert (source.read(400, 500) == 99).all()
         with pytest.raises(d2np.ImageError, match="not finite"):
             source.read(490, 510)
-    with pytest.raises(d2np.ImageError, match="not finite"):
-        open_source(array, **WHOLE)
     array[500, 3] = 1000
     with (
         open_source(mapped(tmp_path / "high", array), **WHOLE) as source,
@@ -213,7 +211,7 @@ def test_a_closed_hdf5_file(tmp_path, rgb):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         dataset = file.create_dataset("a", data=rgb)
         source = open_source(dataset, **WHOLE)
-    with pytest.raises(d2np.ImageError, match="cannot be read from row 3"):
+    with pytest.raises(d2np.ImageError, match="/a cannot be read: "):
         source.read(3, 9)
 
 
@@ -223,7 +221,8 @@ def test_a_closed_hdf5_file(tmp_path, rgb):
 def test_inverted_grey_and_left_out_tiles(tmp_path, deep):
     path = tiff(tmp_path / "w.tif", deep[:, :, 0], photometric="miniswhite", compression="zstd")
     expected = (65535 - deep[:, :, [0, 0, 0]]) / np.float32(257)
-    with images.TiffRows(path) as rows:
+    with open(path, "rb") as file:
+        rows = images.TiffRows(file, "w.tif")
         np.testing.assert_array_equal(pixels.as_rgb(rows[0:HEIGHT]), expected)
 
 
@@ -231,7 +230,8 @@ def test_jpeg_tiles(tmp_path):
     rgb = np.zeros((96, 80, 3), np.uint8)
     rgb[:, 40:, 0] = 200
     path = tiff(tmp_path / "j.tif", rgb, compression="jpeg", tile=(32, 32))
-    with images.TiffRows(path) as rows:
+    with open(path, "rb") as file:
+        rows = images.TiffRows(file, "w.tif")
         np.testing.assert_allclose(rows[32:96], rgb[32:], atol=40)
         assert abs(rows[0:32].astype(int) - rgb[:32]).mean() < 2
 
@@ -245,9 +245,9 @@ def test_a_damaged_tile_is_found_when_it_is_read(tmp_path, deep):
         file.write(b"\xff" * 50)
     with open_source(path, **WHOLE) as source:
         np.testing.assert_array_equal(source.read(0, 64), deep[:64] / np.float32(257))
-        with pytest.raises(d2np.ImageError, match=r"d.tif is damaged.* at row 64"):
+        with pytest.raises(d2np.ImageError, match=r"d.tif is damaged from row 64 on"):
             source.read(60, 70)
-    with pytest.raises(d2np.ImageError, match=r"d.tif is damaged"):
+    with pytest.raises(d2np.ImageError, match=r"d.tif is damaged from row 64 on"):
         images.open_image(path, **MOST)
 
 
@@ -277,8 +277,8 @@ def test_without_tifffile(tmp_path, deep, monkeypatch):
 
 DEPTHS = [(np.uint8, 1), (np.uint8, 2), (np.uint8, 4), (np.uint8, 8), (np.uint16, 12), (np.uint16, 16)]
 DEPTHS += [(np.int16, 16), (np.uint32, 32), (np.float16, 16), (np.float32, 32), (np.float64, 64)]
-COMPRESSIONS = [None, "packbits", "lzw", "zlib", "lzma", "zstd", "png", "webp", "jpeg", "jpeg2000"]
-COMPRESSIONS += ["jpegxl", "jpegxr", "lerc"]
+COMPRESSIONS = [None, "packbits", "lzw", "zlib", "lzma", "zstd", "jpeg"]
+REFUSED = ["png", "webp", "jpeg2000", "jpegxl", "jpegxr", "lerc"]
 
 
 def writable(byteorder, dtype, bits):
@@ -296,11 +296,9 @@ def writable(byteorder, dtype, bits):
         COMPRESSIONS,
     ):
         array, options = arrays[photometric], {"photometric": photometric, **layout}
-        # Not defined; and tifffile gives the codec bytes in the wrong order.
-        if (
-            (photometric == "miniswhite" and np.dtype(dtype).kind not in "u")
-            or (byteorder == ">" and compression in ("jpeg2000", "jpegxl", "jpegxr", "lerc", "png"))
-            or (compression == "jpeg" and bits not in (8, 12))
+        # Not defined.
+        if (photometric == "miniswhite" and np.dtype(dtype).kind not in "u") or (
+            compression == "jpeg" and bits != 8
         ):
             continue
         if photometric == "rgb":
@@ -402,41 +400,40 @@ def changed(path, code, compressed):
 
 
 @pytest.mark.parametrize(
-    ("code", "codec"),
-    [
-        *((7, "jpeg8"), (34712, "jpeg2k"), (33005, "jpeg2k"), (34933, "png"), (50002, "jpegxl")),
-        *((34934, "jpegxr"), (34887, "lerc"), (8, "zlib"), (50000, "zstd"), (34925, "lzma")),
-    ],
+    ("code", "codec"), [(7, "jpeg8"), (8, "zlib"), (50000, "zstd"), (34925, "lzma"), (5, "lzw")]
 )
 def test_a_larger_image_inside_is_not_decoded(tmp_path, code, codec):
     large = np.zeros((1500, 1500), np.uint8)
-    compressed = getattr(imagecodecs, f"{codec}_encode")(large if codec[-1] not in "bda" else large.tobytes())
+    compressed = getattr(imagecodecs, f"{codec}_encode")(large if code == 7 else large.tobytes())
     path = changed(tmp_path / "small.tif", code, compressed)
-    tracemalloc.start()
-    try:
-        # Of what has no size in it, the beginning may be taken.
-        with suppress(d2np.ImageError):
-            assert not images.open_image(path).any()
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 1 << 20
+    for most in (10**6, 64 * 64):  # Pillow's limit: it reads the first ones
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Image, "MAX_IMAGE_PIXELS", most // 2 - 1)
+            tracemalloc.start()
+            try:
+                # Of what has no size in it, the beginning may be taken.
+                with suppress(d2np.ImageError):
+                    assert not images.open_image(path, max_pixels=10**6).any()
+            finally:
+                peak = tracemalloc.get_traced_memory()[1]
+                tracemalloc.stop()
+            assert peak < 1 << 20
 
 
-def test_the_size_of_the_image_inside_is_told(tmp_path):
-    # A head that says less, in front of the true one, does not help.
-    large = imagecodecs.jpeg2k_encode(np.zeros((300, 200), np.uint8))
-    small = imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint8))
-    head = small[small.find(b"\xff\x4f\xff\x51") :][:60]
-    where = large.find(b"jp2c") - 4
-    disguised = large[:where] + struct.pack(">I4s", 8 + len(head), b"free") + head + large[where:]
-    for content in (large, disguised):
-        path = changed(tmp_path / "small.tif", 34712, content)
-        with pytest.raises(d2np.ImageError, match=r"image of 200 x 300 px where 64 x 64 px belong"):
-            images.open_image(path)
-    path = changed(tmp_path / "odd.tif", 34661, b"anything")
-    with pytest.raises(d2np.ImageError, match=r"compressed in a way that is not read \(JBIG\)"):
-        images.open_image(path)
+def test_the_size_of_the_image_inside_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
+    path = changed(tmp_path / "small.tif", 7, imagecodecs.jpeg8_encode(np.zeros((300, 200), np.uint8)))
+    with pytest.raises(d2np.ImageError, match=r"image of 200 x 300 px where 64 x 64 px belong"):
+        images.open_image(path, **MOST)
+
+
+@pytest.mark.parametrize("compression", REFUSED)
+def test_other_files_inside_are_refused(tmp_path, rgb, compression):
+    path = tiff(tmp_path / "odd.tif", rgb, compression=compression, tile=(32, 32))
+    with pytest.raises(
+        d2np.ImageError, match=r"odd.tif is a TIFF of a kind that is not read \(RGB, \w+, 8 bits"
+    ):
+        images.open_image(path, **MOST)
 
 
 def with_tiles(path, kind, edge):
@@ -489,7 +486,7 @@ def test_the_limit_is_raised_by_name_only(tmp_path, rgb, suffix):
 def test_a_reader_with_a_limit_of_its_own(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "large.webp")
     for most in (None, 10**6):
-        with pytest.raises(d2np.ImageError, match=r"large.webp is too large.*MAX_IMAGE_PIXELS"):
+        with pytest.raises(d2np.ImageError, match=r"large.webp cannot be read.*exceeds limit"):
             open_source(tmp_path / "large.webp", max_pixels=most)
 
 
@@ -497,7 +494,7 @@ def test_large_tiffs_are_read_by_rows(tmp_path, rgb):
     path = tiff(tmp_path / "large.tif", rgb, compression="zlib", tile=(16, 16))
     with open_source(path, **WHOLE) as source:
         np.testing.assert_array_equal(source.read(17, 50), rgb[17:50])
-        assert len(source._pieces) == 3
+        assert source._piece.cache_info().currsize == 3
     np.testing.assert_array_equal(images.open_image(path, max_pixels=10**6), rgb)
     turned = tiff(tmp_path / "turned.tif", rgb, extratags=[(274, "H", 1, 6, True)])
     with pytest.raises(d2np.ImageError, match="too large to be turned"):

@@ -20,9 +20,10 @@ from PIL import Image
 from skimage import data
 
 import d2np
-from d2np import homography, verification
+from d2np import verification
 from d2np.cli import main
 from d2np.formats import tables
+from d2np.verification import transformed
 
 MATRIX = np.array([[1.1, 0.08, -20], [-0.05, 0.95, 12], [1e-4, -5e-5, 1]])
 
@@ -43,7 +44,7 @@ def planar(count, right, seed=0):
     """Keypoints of which the first ``right`` obey ``MATRIX`` within about a pixel, the others nothing."""
     rng = np.random.default_rng(seed)
     a = rng.uniform(0, 600, (count, 2))
-    b = homography.apply(MATRIX, a) + rng.normal(0, 0.4, (count, 2))
+    b = transformed(MATRIX, a) + rng.normal(0, 0.4, (count, 2))
     b[right:] = rng.uniform(0, 600, (count - right, 2))
     return features(a), features(b)
 
@@ -79,13 +80,13 @@ def net_of_analytic():
 def test_a_homography_among_wrong_matches(count, right, threshold):
     a, b = planar(count, right)
     found = verification.verify(a, b, paired(count), "homography", threshold=threshold)
-    distances = np.linalg.norm(homography.apply(found.model, a.keypoints[:, :2]) - b.keypoints[:, :2], axis=1)
+    distances = np.linalg.norm(transformed(found.model, a.keypoints[:, :2]) - b.keypoints[:, :2], axis=1)
     # What the docstring promises, and the planted ones.
     np.testing.assert_array_equal(found.inliers, distances <= threshold)
     assert found.inliers[:right].mean() > 0.95
     assert found.inliers[right:].mean() < 0.05
     corners = np.array([[0, 0], [600, 0], [600, 600], [0, 600]])
-    assert np.abs(homography.apply(found.model, corners) - homography.apply(MATRIX, corners)).max() < 4
+    assert np.abs(transformed(found.model, corners) - transformed(MATRIX, corners)).max() < 4
 
 
 def test_a_fundamental_matrix_among_wrong_matches():
@@ -177,7 +178,7 @@ def test_matches_at_random_are_no_evidence(model, count):
 
 def test_one_match_many_times_is_no_evidence():
     points = np.repeat(planar(6, 0)[0].keypoints[:, :2], 50, axis=0)
-    one, other = features(points), features(homography.apply(MATRIX, points))
+    one, other = features(points), features(transformed(MATRIX, points))
     assert not verification.verify(one, other, paired(300), "homography").evidence.sufficient
 
 
@@ -247,7 +248,7 @@ def test_a_real_pair():
 
     def right(matches):
         there, here = (each.keypoints[matches.indices[:, k], :2] for k, each in enumerate((a, b)))
-        return (np.linalg.norm(homography.apply(truth, there) - here, axis=1) <= 3).mean()
+        return (np.linalg.norm(transformed(truth, there) - here, axis=1) <= 3).mean()
 
     assert right(found) < 0.6
     assert right(found.select(found.inliers)) > 0.9
@@ -328,7 +329,7 @@ def told(two, capsys):
 
 AGREEMENT = (
     r"geometric agreement: (\d+) of (\d+) matches fit one {} within (\S+) px; "
-    r"by chance: (1 in|less than 1 in) 10\^\d+"
+    r"by chance: 1 in 10\^\d+"
 )
 
 
@@ -346,7 +347,7 @@ def test_the_command_verifies_unless_told_otherwise(told, arguments, model, thre
     out = told("a.png", image, *arguments)
     fitting, matches, used = re.search(f"^{AGREEMENT.format(model)}$", out, re.M).groups()[:3]
     assert 10 < int(fitting) <= int(matches)
-    assert f"\n{matches} matches, similarity " in out
+    assert f"\n{matches} matches\n" in out
     assert used == threshold
 
 
@@ -361,10 +362,8 @@ def test_the_command_says_where_scenes_are_different(told):
 
 
 def test_too_few_matches_to_tell(told):
-    assert told("a.png", "b.png", "--max-keypoints", "3", "-q") in [
-        f"no geometric agreement: {count}, and one fundamental matrix takes at least 8\n"
-        for count in ("0 matches", "1 match", "2 matches", "3 matches")
-    ]
+    out = told("a.png", "b.png", "--max-keypoints", "3", "-q")
+    assert re.fullmatch(r"no geometric agreement: 0 of [0-3] match(es)? fit one .+ chance gives\n", out)
 
 
 def test_quiet_prints_one_line(told):
@@ -378,7 +377,6 @@ def test_quiet_prints_one_line(told):
         (["--threshold", "2", "--verify", "none"], "--threshold is for verified matches"),
         (["--verify", "affine"], "'affine' is none of none, homography, fundamental"),
         (["--verify", "homography", "--threshold", "0"], "a number above 0 is expected"),
-        (["-o", "x.csv", "-o", "./x.csv"], "given twice"),
         (["-o", "x.csv", "-o", "a.png"], "would overwrite"),
         (["-o", "x.csv", "-o", "x.txt"], ".pdf, .html, .htm, .csv, .json, .npz"),
     ],
@@ -423,8 +421,8 @@ def test_the_command_writes_several_files(told):
     assert document["images"] == ["a.png", "b.png"]
     assert document["weights"] == "analytic"
     assert document["settings"]["verify"] == "fundamental"
-    assert document["counts"]["matches"] == len(expected) == len(document["matches"])
-    assert document["counts"]["inliers"] == expected.inliers.sum() == document["evidence"]["fitting"]
+    assert len(expected) == len(document["matches"])
+    assert expected.inliers.sum() == document["evidence"]["fitting"]
     assert list(document["matches"][0]) == header
     with np.load("m.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["similarity"], expected.similarities)

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import did_you_mean
@@ -21,17 +21,32 @@ if TYPE_CHECKING:
     from ..dataset import Settings
 
 
-@dataclass(frozen=True)
 class Command:
-    """A command: the function that does its work, and its arguments.
+    """Make a function a command with these arguments.
 
     The function has the command's name, and its docstring is the help text: what it does in a few words, what
     it does in a sentence or two, and the rest.
+
+    Parameters
+    ----------
+    arguments : str
+        For each argument its form, two spaces, and what the help says of it; lines that are indented further
+        go on with that. One of which nothing is said is not shown. The form is ``IMAGE``; ``-k,
+        --max-keypoints N``; ``--orient``, an option that is there or not; or ``--no-relu``, which makes
+        ``relu`` False. A line that ends with a colon is the heading of those below it.
+    **settings
+        What an argument is beside that, as ``add_argument`` of :mod:`argparse` has it, by its name in Python;
+        of those that several commands share, see below.
     """
 
     run: Callable[[argparse.Namespace], int]
-    arguments: str
-    settings: Mapping[str, Mapping[str, Any]]
+
+    def __init__(self, arguments: str = "", **settings: Mapping[str, Any]) -> None:
+        self.arguments, self.settings = arguments, {**_SHARED, **settings}
+
+    def __call__(self, run: Callable[[argparse.Namespace], int]) -> Command:
+        self.run = run
+        return self
 
     def add(self, commands: argparse._SubParsersAction[Parser]) -> None:
         """Add the command to those of the parser."""
@@ -50,25 +65,6 @@ class Command:
                 group = parser.add_argument_group(form[:-1])
             elif form:
                 _add(group, form, " ".join(meaning.split()), self.settings)
-
-
-def command(
-    arguments: str = "", **settings: Mapping[str, Any]
-) -> Callable[[Callable[[argparse.Namespace], int]], Command]:
-    """Make a function a command with these arguments.
-
-    Parameters
-    ----------
-    arguments : str
-        For each argument its form, two spaces, and what the help says of it; lines that are indented further
-        go on with that. One of which nothing is said is not shown. The form is ``IMAGE``; ``-k,
-        --max-keypoints N``; ``--orient``, an option that is there or not; or ``--no-relu``, which makes
-        ``relu`` False. A line that ends with a colon is the heading of those below it.
-    **settings
-        What an argument is beside that, as ``add_argument`` of :mod:`argparse` has it, by its name in Python;
-        of those that several commands share, see below.
-    """
-    return lambda run: Command(run, arguments, {**_SHARED, **settings})
 
 
 def _add(
@@ -166,7 +162,6 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
     "threads": _WHOLE_NUMBER,
-    "workers": _WHOLE_NUMBER,
 }
 
 WEIGHTS = (

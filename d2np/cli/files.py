@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Error, ImageError, OptionError
-from ..images.names import is_missing, near
+from ..images.names import near
 from .arguments import settings
-from .console import file_size, note, say
+from .console import note
 
 if TYPE_CHECKING:
     import argparse
 
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     from ..features import Features
-    from ..images.open import ImageLike
     from ..images.remote import RemoteFile
     from ..network.net import Net
 
 DRAWINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf")
 PAGES = (".html", ".htm")
-
-_QUALITY: dict[str, dict[str, int]] = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}}
 
 
 # Outputs
@@ -113,18 +112,13 @@ def write(content: Image.Image | str, path: str) -> None:
             else:
                 from PIL import Image
 
+                # Of use for JPEG and WebP; the other formats do not look at it.
                 format = Image.registered_extensions()[extension(path)]
-                content.save(stream, format, **_QUALITY.get(format, {}))
+                content.save(stream, format, quality=92, subsampling=0)
     # Images too large for a format, for one.
     except (OSError, ValueError, KeyError, SystemError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Error(f"{path} cannot be written: {reason}") from None
-
-
-def say_written(path: str) -> None:
-    """Tell that an output is there; of a page also what to do with it."""
-    size = file_size(os.path.getsize(path))
-    say(f"wrote {path}" + (f" ({size}): open it in a browser" if extension(path) in PAGES else ""))
 
 
 # Images
@@ -139,7 +133,7 @@ def check_there(*paths: str) -> None:
         If one is missing; it proposes what may have been meant.
     """
     for path in paths:
-        if is_missing(path):
+        if not os.path.lexists(path):
             raise Error(f"no such file or folder: {path}{near(path)}")
 
 
@@ -159,17 +153,16 @@ def opened(path: str, max_pixels: int | None) -> str | RemoteFile:
     image: str | RemoteFile = remote.local_path(path) or path
     if remote.is_url(str(image)):
         image = replace(remote.RemoteFile(path), content=remote.RemoteFile(path).read(most_bytes(max_pixels)))
-    open_file(image, max_pixels).close()
-    return image
+    with open_file(image, max_pixels):
+        return image
 
 
-def shown(image: str | RemoteFile, options: argparse.Namespace) -> ImageLike:
-    """Return what goes to :mod:`d2np.draw`, which knows nothing of ``--max-pixels`` and ``--stretch``."""
+def shown(image: str | RemoteFile, options: argparse.Namespace) -> NDArray[np.uint8]:
+    """Return what goes to :mod:`d2np.draw`: the image as the network was given it, before it was shrunk."""
     from ..images.open import open_rgb
 
-    if options.max_pixels is None and not options.stretch:
-        return image
-    return open_rgb(image, settings(options))
+    with named(image):
+        return open_rgb(image, settings(options))
 
 
 @contextmanager

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import Error, OptionError, count
 from . import files
-from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, checked, command, settings
+from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, Command, checked, settings
 from .console import say, seconds
 
 if TYPE_CHECKING:
@@ -23,13 +22,9 @@ if TYPE_CHECKING:
 _MODELS = {"homography": "homography", "fundamental": "fundamental matrix"}
 _THRESHOLD = 3.0
 _NO_MODEL = "none"
-_PACKAGED = {
-    "vgg16": "packaged, trained on ImageNet",
-    "analytic": "packaged, written by hand, not trained",
-}
 
 
-@command(
+@Command(
     f"""
     A  an image
     B  another one
@@ -68,10 +63,8 @@ def match(options: argparse.Namespace) -> int:
     from ..formats import tables
 
     outputs = options.output or ["matches.png"]
-    for k, path in enumerate(outputs):
+    for path in outputs:
         files.check_output(path, [options.a, options.b], (*files.DRAWINGS, *files.PAGES, *tables.EXTENSIONS))
-        if os.path.realpath(path) in map(os.path.realpath, outputs[:k]):
-            raise OptionError(f"{path} is given twice as an output")
     model, unverified = _model(options)
     from .. import draw, matching
 
@@ -86,24 +79,29 @@ def match(options: argparse.Namespace) -> int:
     matches = matching.match(a, b, **chosen, verify=model, threshold=threshold, threads=options.threads)
     matched = perf_counter()
 
-    if model is None:
-        verdict = unverified.format(count(len(matches), "match"))
-    else:
-        verdict = _verdict(matches, model, threshold)
-    about = {"images": [options.a, options.b], "weights": Path(weights).name, "verdict": verdict}
-    recorded = {"min_score": options.min_score, "verify": model, "threshold": model and threshold}
-    recorded = {**settings(options).recorded(net), **chosen, **recorded}
+    every = count(len(matches), "match")
+    verdict = f"{every}, {unverified}" if model is None else _verdict(matches, model, threshold)
+    used = f"weights {Path(weights).name}"
     for path in outputs:
         if files.extension(path) in tables.EXTENSIONS:
-            tables.write(path, a, b, matches, about={**about, "settings": recorded})
+            recorded = {"min_score": options.min_score, "verify": model, "threshold": model and threshold}
+            about = {
+                "images": [options.a, options.b],
+                "weights": Path(weights).name,
+                "verdict": verdict,
+                "settings": {**settings(options).recorded(net), **chosen, **recorded},
+            }
+            tables.write(path, a, b, matches, about=about)
             continue
-        drawn: Any = draw.matches
-        caption = f"weights {Path(weights).name}"
+        first, second = (files.shown(image, options) for image in images)
+        drawing: Image.Image | str
         if files.extension(path) in files.PAGES:
-            drawn = draw.match_page
-            caption = f"{verdict[0].upper()}{verdict[1:]} ({caption})"
-        shown = [files.shown(image, options) for image in images]
-        files.write(drawn(*shown, a, b, matches, caption=caption, orient=options.orient), path)
+            names = Path(options.a).name, Path(options.b).name
+            caption = f"{verdict[0].upper()}{verdict[1:]} ({used})"
+            drawing = draw.match_page(first, second, a, b, matches, names=names, caption=caption)
+        else:
+            drawing = draw.matches(first, second, a, b, matches, caption=used)
+        files.write(drawing, path)
 
     if options.quiet:
         say(verdict)
@@ -111,35 +109,29 @@ def match(options: argparse.Namespace) -> int:
     for each, path in ((a, options.a), (b, options.b)):
         width, height = each.image_size
         say(f"{path}: {count(len(each), 'keypoint')} in {width} x {height} px")
-    alike = ""
-    if len(matches):
-        low, high = matches.similarities.min(), matches.similarities.max()
-        alike = f", similarity {low:.3f} to {high:.3f}"
-    say(f"{count(len(matches), 'match')}{alike}")
+    say(every)
     say(verdict)
     say(f"{seconds(extracted - start)} for extraction, {seconds(matched - extracted)} for matching")
     for path in outputs:
-        files.say_written(path)
+        say(f"wrote {path}")
     return 0
 
 
 def _model(options: argparse.Namespace) -> tuple[GeometricModel | None, str]:
-    """Return the model to verify with; and what to say of so many matches where that is none."""
+    """Return the model to verify with; and what to say of the matches where that is none."""
     from .. import verification
 
-    unverified = "{}, not verified"
+    unverified = "not verified"
     if options.verify != _NO_MODEL:
-        chosen: GeometricModel = options.verify or "fundamental"
         try:
-            verification.check(chosen, options.threshold or _THRESHOLD)
-            return chosen, ""
-        except OptionError:
-            raise
+            model: GeometricModel = options.verify or "fundamental"
+            verification.check(model, _THRESHOLD)
+            return model, ""
         except Error as error:
             if options.verify is not None:
                 raise
             kind = "mutual nearest neighbours" if options.mutual else "nearest neighbours"
-            unverified = f"{{}}, unverified {kind}, of which any may be wrong: {error}"
+            unverified = f"unverified {kind}, of which any may be wrong: {error}"
     if options.threshold is not None:
         raise OptionError("--threshold is for verified matches, and these are not: see --verify")
     return None, unverified
@@ -154,22 +146,18 @@ def _shrinking(features: Features, options: argparse.Namespace) -> float:
 
 
 def _verdict(matches: Matches, model: str, threshold: float) -> str:
-    from ..verification import SAMPLE
-
-    what, evidence = _MODELS[model], matches.evidence
+    evidence = matches.evidence
     assert evidence is not None
-    every = count(len(matches), "match")
-    if len(matches) <= SAMPLE[model]:
-        return f"no geometric agreement: {every}, and one {what} takes at least {SAMPLE[model] + 1}"
-    fitting = f"{evidence.fitting:,} of {every} fit one {what} within {threshold:.3g} px"
+    fitting = (
+        f"{evidence.fitting:,} of {count(len(matches), 'match')} fit one {_MODELS[model]} within "
+        f"{threshold:.3g} px"
+    )
     if not evidence.sufficient:
         return f"no geometric agreement: {fitting}, as many as chance gives"
-    rarity = -evidence.log10_chance
-    chance = f"1 in 10^{rarity:.0f}" if rarity < 100 else "less than 1 in 10^100"
-    return f"geometric agreement: {fitting}; by chance: {chance}"
+    return f"geometric agreement: {fitting}; by chance: 1 in 10^{-evidence.log10_chance:.0f}"
 
 
-@command(
+@Command(
     f"""
     IMAGE  an image
     -o, --output FILE  the drawing, in the format of its extension (png, jpg, webp, tif, bmp, pdf), or .html:
@@ -194,63 +182,45 @@ def show(options: argparse.Namespace) -> int:
     """
     files.check_output(options.output, [options.image], (*files.DRAWINGS, *files.PAGES))
     is_page = files.extension(options.output) in files.PAGES
-    if options.heatmap and not is_page:
-        given = options.detector, options.scales, options.relu, options.min_score
-        if given != ("d2", (1.0,), True, None):
-            raise OptionError(
-                "--heatmap needs no --detector, --multiscale, --no-relu or --min-score: strength has none"
-            )
     image = files.opened(options.image, options.max_pixels)
     from .. import draw
-    from ..images.open import open_image
     from ..images.pixels import network_size
 
     weights = files.weights_or_default(options.weights)
     net = files.load(weights, options.threads)
     caption = f"weights {Path(weights).name}"
     how = settings(options)
+    shown = files.shown(image, options)
+    height, width = shown.shape[:2]
+    seen = network_size(width, height, how)
     drawing: Image.Image | str
-    if options.heatmap and not is_page:
+    if options.heatmap or is_page:
         with files.named(image):
-            pixels = open_image(image, how)
-            strength = net.strength(pixels, how, threads=options.threads)
-        height, width = pixels.shape[:2]
-        drawing = draw.heatmap(
-            pixels,
-            strength,
-            strongest=min(options.max_keypoints or 0, strength.size),
-            network_size=network_size(width, height, how),
-            caption=caption,
-        )
-        rows, columns = strength.shape
-        summary = f"{columns} x {rows} cells for {width} x {height} px"
+            strength = net.strength(image, how, threads=options.threads)
+    if options.heatmap and not is_page:
+        strongest = min(options.max_keypoints or 0, strength.size)
+        drawing = draw.heatmap(shown, strength, strongest=strongest, network_size=seen, caption=caption)
+        summary = f"{strength.shape[1]} x {strength.shape[0]} cells for {width} x {height} px"
         summary += f", strength {strength.min():.3f} to {strength.max():.3f}"
     else:
         features = files.features(net, image, options)
-        width, height = features.image_size
-        with files.named(image):
-            shown = files.shown(image, options)
-            if is_page:
-                drawing = draw.keypoint_page(
-                    shown,
-                    features,
-                    net.strength(image, how, threads=options.threads),
-                    heat=options.heatmap,
-                    network_size=network_size(width, height, how),
-                    orient=options.orient,
-                )
-            else:
-                drawing = draw.keypoints(shown, features, orient=options.orient, caption=caption)
+        if is_page:
+            name = Path(options.image).name
+            drawing = draw.keypoint_page(
+                shown, features, strength, heat=options.heatmap, network_size=seen, name=name
+            )
+        else:
+            drawing = draw.keypoints(shown, features, caption=caption)
         summary = f"{count(len(features), 'keypoint')} in {width} x {height} px"
         if len(features):
             summary += f", scores {features.scores.min():.4g} to {features.scores.max():.4g}"
     files.write(drawing, options.output)
     say(summary)
-    files.say_written(options.output)
+    say(f"wrote {options.output}")
     return 0
 
 
-@command(
+@Command(
     f"""
     -o, --output FILE  the drawing; default: demo.png
     --weights WEIGHTS  a file or a name; default: vgg16, packaged
@@ -273,44 +243,34 @@ def demo(options: argparse.Namespace) -> int:
     """
     files.check_output(options.output)
     from .. import demo, draw
-    from ..network.net import Net
 
     given = demo.views()
     say("Two views of one image: as it is, and through a known homography, darker.")
-    files.tell_of_compiling()
-    net = Net.load(options.weights)
-    preparation = demo.prepare(net, threads=options.threads)
+    net = files.load(options.weights, options.threads)
+    start = perf_counter()
     result = demo.run(net, given, threads=options.threads)
+    duration = perf_counter() - start
     first, second, matches = result.first, result.second, result.matches
-    files.write(
-        draw.matches(given.first, given.second, first, second, matches, correct=result.right), options.output
-    )
-
+    drawing = draw.matches(given.first, given.second, first, second, matches, correct=result.right)
+    files.write(drawing, options.output)
     correct = f"{result.right.sum()} of {len(matches)}"
     if len(matches):
         correct += f", {result.right.mean():.0%}"
-    corners = "no homography fits the matches"
-    if isfinite(result.corner_error):
-        corners = f"off by {result.corner_error:.2f} px at most"
-    keypoints = "; ".join(
-        f"{len(features)} in {image.width} x {image.height} px"
-        for image, features in ((given.first, first), (given.second, second))
-    )
-    times = f"both extractions {seconds(result.extraction)}, matching {seconds(result.matching)}"
+    correct += f", within {demo.TOLERANCE:g} px of the truth"
+    both = ((given.first, first), (given.second, second))
     for label, value in (
-        ("weights", f"{options.weights} ({_PACKAGED.get(options.weights, 'as given')})"),
-        ("keypoints", keypoints),
+        ("weights", options.weights),
+        ("keypoints", "; ".join(f"{len(found)} in {view.width} x {view.height} px" for view, found in both)),
         ("matches", count(len(matches), "mutual nearest neighbour")),
-        ("correct", f"{correct}, within {demo.TOLERANCE:g} px of the truth"),
-        ("corners", f"{corners} (homography fitted to the matches, against the true one)"),
-        ("time", f"kernels compiled or loaded {seconds(preparation)}, {times}"),
+        ("correct", correct),
+        ("time", f"{seconds(duration)} for extraction and matching"),
         ("drawing", options.output),
     ):
         say(f"  {label:<10}{value}")
     return 0
 
 
-@command(
+@Command(
     f"""
     IMAGE  an image
     {EXTRACTION}
@@ -322,9 +282,7 @@ def profile(options: argparse.Namespace) -> int:
     Extracts the features of an image and prints how long each layer and phase took.
 
     Times are added up over the threads. The phases of Winograd convolution are the
-    input transform, the block multiplication and the output transform; GFLOP/s are
-    those of one thread, beside the peak that one thread reaches in the bare
-    multiplication on this machine.
+    input transform, the block multiplication and the output transform.
 
     example:
       d2np profile house.jpg --threads 1
@@ -338,7 +296,7 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
-@command()
+@Command()
 def warmup(options: argparse.Namespace) -> int:
     """Compile all kernels now, and say how long it took.
 

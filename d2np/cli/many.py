@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError, count
 from ..options import FeatureFormat, names
 from . import files
-from .arguments import EXTRACTION, MATCHING, QUIET, THREADS, command, settings
+from .arguments import EXTRACTION, MATCHING, QUIET, THREADS, Command, settings
 from .console import complain, file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _CLUSTER = """cluster:
         that fsspec knows, such as s3://bucket/folder; default: OUT.parts"""
 
 
-@command(
+@Command(
     f"""
     IMAGES  images, folders, patterns, lists
     -o, --output OUT  the file to write; with --format npz, mat or kapture a folder; without it, npz and mat
@@ -40,9 +40,6 @@ _CLUSTER = """cluster:
     --format  what to write, see below; default: h5
     --half  h5: store float16, as hloc does: half the size, but positions beyond 1024 px lose their fractions
     {QUIET}
-    --workers N  work on N images side by side and share the threads between them: 1 takes the least memory,
-        one for each thread is the fastest (by 1 to 15 %%), each of them up to half a gigabyte; the results do
-        not depend on it; default: one for each thread; where little memory is free, fewer are used
     going on:
     {_BEGIN_ANEW}
     --restart
@@ -141,7 +138,6 @@ def extract(options: argparse.Namespace) -> int:
     job = partial(
         dataset.extract,
         *(net, entries, output, how),
-        workers=options.workers,
         threads=options.threads,
         retry_failed=options.retry_failed or options.overwrite,
     )
@@ -209,7 +205,7 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
     return dataset.HlocOutput(path, recorded, half=options.half, checksum=options.checksum, restart=restart)
 
 
-@command(
+@Command(
     f"""
     FEATURES.h5  what d2np extract or hloc wrote
     -o, --output MATCHES.h5  the file to write
@@ -350,7 +346,7 @@ def _cluster(address: str | None) -> AbstractContextManager[Any]:
     return cluster.connected(address)
 
 
-@command(
+@Command(
     f"""
     FEATURES.h5  what d2np extract or hloc wrote
     MATCHES.h5  what d2np pairs or hloc wrote

@@ -19,7 +19,6 @@ file, so a group is whole and as it was written, or it is done again.
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import re
@@ -30,7 +29,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -167,7 +165,7 @@ class Archive:
             self._members: dict[str, list[str]] = {}
             for member in members:
                 self._members.setdefault(member.filename.rpartition("/")[0], []).append(member.filename)
-            about = json.loads(_array(self._zip, f"{_ABOUT}.npy", "S").item())
+            about = json.loads(streams.read_array(self._zip, f"{_ABOUT}.npy", "S").item())
             # The table of contents has no checksum.
             if about["members"] != self._zip.namelist()[:-1]:
                 raise ValueError("a member is missing")
@@ -185,7 +183,7 @@ class Archive:
         for block in range(self.groups[name].blocks):
             with _checked():
                 members = self._members[f"{self._numbers[name]}/{block}"]
-                arrays = {_key(member): _array(self._zip, member, "biuf") for member in members}
+                arrays = {_key(member): streams.read_array(self._zip, member, "biuf") for member in members}
             yield arrays
 
 
@@ -199,20 +197,6 @@ def _group(name: str, stamp: str | None, count: int, blocks: int, attributes: Ma
     if group.count < 0 or group.blocks < 1:
         raise ValueError("there must be at least one block")
     return group
-
-
-def _array(archive: zipfile.ZipFile, member: str, kinds: str) -> NDArray[Any]:
-    """Read an array of some kinds, whose checksum is right, without running any code."""
-    content = archive.read(member)
-    stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    size = prod(shape)
-    if dtype.kind not in kinds or size * dtype.itemsize != len(content) - stream.tell():
-        raise ValueError(f"{member} is no array of its size")
-    values = np.frombuffer(content, dtype, size, stream.tell()) if size else np.empty(0, dtype)
-    return values.reshape(shape, order="F" if fortran else "C")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from ..features import Features
 from ..images.names import check, folders_of
 from ..images.open import Source
 from ..images.pixels import network_size
-from ..network.scan import Gathering, in_blocks
+from ..network.scan import in_blocks
 from ..options import Options
 from . import cluster
 from .changes import Failures
@@ -102,7 +101,6 @@ def extract(
     output: Output,
     settings: Settings,
     *,
-    workers: int | None = None,
     threads: int | None = None,
     retry_failed: bool = False,
     progress: Progress | None = None,
@@ -121,8 +119,8 @@ def extract(
     entries : list of Entry
     output : Output
     settings : Settings
-    workers, threads : int, optional
-        Images side by side, and threads in all; see :func:`features_of`. Nothing depends on them.
+    threads : int, optional
+        See :func:`features_of`. Nothing depends on it.
     retry_failed : bool
         Try images again that failed before and have not changed since. By default they are reported only.
     progress : Progress, optional
@@ -171,7 +169,7 @@ def extract(
             fail(entry, reason)
         if progress is not None and report.failed:
             progress.update(len(report.failed))
-        limits = {"workers": workers, "threads": threads, "stop": ended}
+        limits = {"threads": threads, "stop": ended}
         left = len(waiting)
         watched = failures.watched(waiting)
         with closing(_outcomes(client, net, output, settings, limits, place, watched, left)) as results:
@@ -304,12 +302,9 @@ def extracted(
 
 
 def _put_as_found(net: Net, entry: Entry, image: Source, settings: Settings, threads: int, put: Put) -> int:
-    options = {name: value for name, value in settings.options().items() if name != "max_keypoints"}
     height, width = image.given
-    # There may be no keypoints at all.
-    first = Gathering((width, height)).features()
-    with closing(net.stream(image, threads=threads, **options)) as stream:
-        blocks = chain([first], in_blocks(stream, _KEYPOINTS_OF_A_BLOCK))
+    with closing(net.stream(image, threads=threads, **settings.options())) as stream:
+        blocks = in_blocks(stream, _KEYPOINTS_OF_A_BLOCK)
         return put(entry, blocks, _uncertainty((width, height), settings))
 
 

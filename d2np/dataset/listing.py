@@ -70,7 +70,7 @@ def listing(
           before its first such character
         * anything else: an image, named as its file; one that is missing must have the extension of an image
 
-        Each may be a URL that fsspec knows, as may a list and its lines: folders and patterns where the file
+        An image, a list and its lines may be URLs that fsspec knows, and so may a folder where the file
         system can list what is there (of a web server's index pages, those whose URL ends with a slash).
     beside : bool
         The features go beside the images, as with ``NpzOutput()``: a file is named by its path from the root
@@ -106,7 +106,7 @@ def listing(
 
 
 def _check_there(path: str, what: str = "file or folder") -> None:
-    if names.is_missing(path):
+    if not os.path.lexists(path):
         raise ImageError(f"no such {what}: {path}{names.near(path)}")
 
 
@@ -121,7 +121,7 @@ def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
     if source.startswith("@"):
         entries, what = list(_listed(source[1:])), "names no images"
     elif remote.is_url(source):
-        entries, what = _at_url(source, left_out)
+        entries, what = _at_url(source, left_out), _NO_IMAGES
     elif os.path.isdir(source):
         folder = Path(source)
         entries = [Entry(path, _name(path, folder)) for path in _files(folder, (), left_out)]
@@ -138,16 +138,15 @@ def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
     return entries
 
 
-def _at_url(url: str, left_out: dict[str, str]) -> tuple[list[Entry], str]:
-    """The images that a URL means, and what to say if there are none."""
-    found = remote.fitting(url)
-    if found is not None:
-        return [Entry(file, name) for file, name in found], "fits no image"
+def _at_url(url: str, left_out: dict[str, str]) -> list[Entry]:
+    if "*" in url.partition("?")[0]:
+        raise ImageError(
+            f"{url}: patterns are for files of this machine: name the folder, or list the images"
+        )
     found = remote.below(url)
-    if found is not None:
-        return [Entry(file, name) for file, name in found if _is_taken(file, name, left_out)], _NO_IMAGES
-    file = RemoteFile(url)
-    return [Entry(file, file.name)], ""
+    if found is None:
+        return [Entry(RemoteFile(url), RemoteFile(url).name)]
+    return [Entry(file, name) for file, name in found if _is_taken(file, name, left_out)]
 
 
 def _listed(path: str) -> Iterator[Entry]:
@@ -173,12 +172,11 @@ def _listed(path: str) -> Iterator[Entry]:
 def _text(path: str) -> str:
     """The text of a list."""
     try:
-        if path == "-":
-            content = streams.standard_input()
-        elif remote.is_url(path):
+        if remote.is_url(path):
             content = RemoteFile(path).read(_LONGEST_LIST)
         else:
-            _check_there(path, "list")
+            if path != "-":
+                _check_there(path, "list")
             content = streams.read(path)
     except OSError as error:
         raise ImageError(f"{path}: the list cannot be read: {error.strerror or error}") from None

@@ -1,9 +1,5 @@
 """Work on many images at once, within the memory there is.
 
-One thread reads images, in their order, so that none waits for memory that a later one holds: it opens,
-decodes and shrinks each, and waits until there is a share of the memory and the cores for it. Other threads
-then have the caller's function work on an image each.
-
 Whether the cores work on one image together or each on an image of its own was measured
 (``benchmarks/NOTES.md``): each on its own is faster at every size, most of all for small images, and takes
 the working memory of an image for each. So images are worked on side by side, as many as the memory allows
@@ -20,22 +16,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..images.messages import reading
-from ..images.open import Source, most_bytes, open_file, open_source
+from ..images.open import most_bytes, open_file, open_source
 from ..images.pixels import network_size
 from ..images.remote import RemoteFile
 from ..images.tiff import TiffRows
 from ..machine import free_memory
-from ..options import whole_number
 from ..threads import thread_count
 from .listing import Entry
 
@@ -49,15 +43,11 @@ Result = TypeVar("Result")
 
 MB = 1 << 20
 
-_LOGGER = logging.getLogger("d2np")
-
-# Of decoded images that wait or are worked on. One that is larger is opened when it is its turn, and alone.
-_DECODED_BYTES = 256 * MB
-# Working memory that comes with each thread by default: enough for an image of its own at one scale.
-_MEMORY_PER_THREAD = 512 * MB
-# Of the memory that is free, working memory takes a half at most, decoded images an eighth, and features
-# that wait a quarter: each of so many bytes, about. The rest is for what others do, and for estimates.
-_WORKING_SHARE, _DECODED_SHARE, _WAITING_SHARE = 2, 8, 4
+# Memory that comes with each thread: enough for a photograph of its own, at one scale or three.
+_MEMORY_PER_THREAD = 640 * MB
+# Of the memory that is free, images that are worked on take a half at most, and features that wait a quarter:
+# each of so many bytes, about. The rest is for what others do, and for estimates.
+_WORKING_SHARE, _WAITING_SHARE = 2, 4
 _FEATURE_BYTES = 50 * MB
 # What the network works in, as measured: it grows with the pixels until the layers have all the rows that
 # they wait for, and then only with the width.
@@ -71,39 +61,26 @@ def features_of(
     entries: Iterable[Entry],
     settings: Settings,
     *,
-    workers: int | None = None,
     threads: int | None = None,
-    memory: int | None = None,
-    ahead: int | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[tuple[Entry, Features | Exception]]:
     """Features of images, worked out while the caller deals with those before them.
 
     They come in the order of the entries and not in that of their completion. An image that takes long keeps
-    back the few behind it that are done, which are bounded by ``ahead``.
+    back the few behind it that are done: no more than four for each thread.
 
     The features are those of ``net(entry.path, ...)``, bit for bit, whatever these options say.
 
     Parameters
     ----------
     net : Net
-        Anything else that is called like one opens the images itself, from their paths; by default one at a
-        time.
+        Anything else that is called like one opens the images itself, from their paths, one at a time.
     entries : iterable of Entry
     settings : Settings
-    workers : int, optional
-        Images side by side, with ``threads // workers`` threads each. By default as many as there are
-        threads. Fewer if they take more than ``memory`` together.
     threads : int, optional
-        In all, but for the one that reads; by default every core that this process may use.
-    memory : int, optional
-        Bytes of working memory that images worked on side by side take together, about; by default half of
-        what this process may still use (:func:`d2np.machine.free_memory`), and without ``workers`` no more
-        than 512 MB for each thread. An image that takes more is worked on alone. Where too little memory is
-        free for as many as there would be, that is logged on ``d2np``.
-    ahead : int, optional
-        Most images that are read, worked on or done, and not handed out yet; by default four for each of
-        those side by side, or fewer where little memory is free.
+        By default every core that this process may use. Images are worked on side by side, one for each
+        thread if there are as many and if there is memory for them; where too little is free, that is logged
+        on ``d2np``.
     stop : threading.Event, optional
         Once it is set, no further image is begun, and those that were begun are the last ones.
 
@@ -123,13 +100,12 @@ def features_of(
     Closing the iterator (``contextlib.closing``) ends all threads before it returns; images that are being
     worked on are given up.
     """
-    options = settings.options()
 
     def work(entry: Entry, image: Any, threads: int) -> Features:
-        return net(image, threads=threads, **options)
+        return net(image, threads=threads, **settings.options())
 
-    limits = {"workers": workers, "threads": threads, "memory": memory, "ahead": ahead}
-    return worked_on(net, entries, settings, work, stop=stop, **limits)
+    count = len(entries) if isinstance(entries, Sequence) else None
+    return worked_on(net, entries, settings, work, threads=threads, stop=stop, count=count)
 
 
 def worked_on(
@@ -138,10 +114,7 @@ def worked_on(
     settings: Settings,
     work: Callable[[AnEntry, Any, int], Result],
     *,
-    workers: int | None = None,
     threads: int | None = None,
-    memory: int | None = None,
-    ahead: int | None = None,
     stop: threading.Event | None = None,
     count: int | None = None,
 ) -> Generator[tuple[AnEntry, Result | Exception]]:
@@ -153,36 +126,19 @@ def worked_on(
         Called in several threads with an entry, the image, which was opened if the network takes that, and
         how many threads to use.
     count : int, optional
-        How many entries there are, if they do not tell.
+        How many entries there are, if that is known.
     """
     from ..network.net import Net  # here, since it takes a second and the caller has it already
 
     cores = thread_count(threads)
     opens = isinstance(net, Net)
+    workers = max(1, min(cores, count or cores)) if opens else 1
     free = free_memory()
     free = sys.maxsize if free is None else free
-    wanted = sys.maxsize if workers else _MEMORY_PER_THREAD * cores
-    at_work = min(wanted, free // _WORKING_SHARE) if memory is None else whole_number("memory", memory)
-    if workers is not None:
-        workers = whole_number("workers", workers)
-    elif not opens:
-        # Of images that somebody else opens no size is known: one at a time.
-        workers, ahead = 1, ahead or 1
-    waiting = max(1, free // _WAITING_SHARE // _FEATURE_BYTES)
-    most = min(4 * (workers or cores), waiting) if ahead is None else whole_number("ahead", ahead)
-    count = len(entries) if isinstance(entries, Sequence) else count
-    line = _Line(
-        work=work,
-        settings=settings,
-        opens=opens,
-        cores=cores,
-        workers=max(1, min(workers or cores, count or sys.maxsize)),
-        memory=at_work,
-        wanted=wanted if memory is None else at_work,
-        room=_Semaphore(min(_DECODED_BYTES, free // _DECODED_SHARE)),
-        stop=stop or threading.Event(),
-    )
-    return _in_order(line, entries, most)
+    # Images that somebody else opens are not begun before those before them are dealt with.
+    most = min(4 * workers, max(1, free // _WAITING_SHARE // _FEATURE_BYTES)) if opens else 1
+    line = _Line(work, settings, opens, cores, workers, free, stop or threading.Event())
+    return line.in_order(entries, most)
 
 
 def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
@@ -197,59 +153,6 @@ class _Stopped(Exception):
     """Raised in our own threads where work that nobody waits for any more is given up."""
 
 
-class _Semaphore:
-    """A semaphore of which several units are taken at once, by one thread after the other."""
-
-    def __init__(self, total: float | Fraction) -> None:
-        self.total = self._free = total
-        self._closed = False
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def holding(self, units: float | Fraction) -> Iterator[None]:
-        """Wait until so many units are free, and hold them; raise _Stopped if the semaphore is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._free >= units)
-            if self._closed:
-                raise _Stopped
-            self._free -= units
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += units
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody wait any more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-
-class _Opened(Source):
-    """An image file that was opened, which is still a path for those who want to know which one it is.
-
-    Once the work is given up it cannot be read further, so that the network comes to an end.
-    """
-
-    def __init__(self, path: os.PathLike[str], source: Source, given_up: threading.Event) -> None:
-        self.given, self.shape = source.given, source.shape
-        self._path, self._source, self._given_up = path, source, given_up
-
-    def __fspath__(self) -> str:
-        return os.fspath(self._path)
-
-    def read(self, first: int, last: int) -> NDArray[Any]:
-        if self._given_up.is_set():
-            raise _Stopped
-        return self._source.read(first, last)
-
-    def close(self) -> None:
-        self._source.close()
-
-
-@dataclass(eq=False, kw_only=True)
 class _Line(Generic[AnEntry, Result]):
     """The threads, and what they do with an image.
 
@@ -257,122 +160,106 @@ class _Line(Generic[AnEntry, Result]):
     side: so the parts of all that are worked on make no more than a whole.
     """
 
-    work: Callable[[AnEntry, Any, int], Result]
-    settings: Settings
-    opens: bool
-    cores: int
-    workers: int
-    memory: int
-    wanted: int
-    """Return what ``memory`` would be if enough of it were free."""
-    room: _Semaphore
-    """Bytes of decoded images that wait or are worked on."""
-    stop: threading.Event
-    given_up: threading.Event = field(default_factory=threading.Event)
-    parts: _Semaphore = field(default_factory=lambda: _Semaphore(Fraction(1)))
-    told_of_shortage: bool = False
+    def __init__(
+        self,
+        work: Callable[[AnEntry, Any, int], Result],
+        settings: Settings,
+        opens: bool,
+        cores: int,
+        workers: int,
+        free: int,
+        stop: threading.Event,
+    ) -> None:
+        self._work, self._settings, self._opens = work, settings, opens
+        self._cores, self._workers, self._stop = cores, workers, stop
+        self._wanted = _MEMORY_PER_THREAD * cores
+        self._memory = min(self._wanted, free // _WORKING_SHARE)
+        self._told_of_shortage = self._given_up = False
+        self._left = Fraction(1)
+        self._changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(workers, "d2np-image")
 
-    def __post_init__(self) -> None:
-        self.reader = ThreadPoolExecutor(1, "d2np-reader")
-        self.pool = ThreadPoolExecutor(self.workers, "d2np-image")
-        options = self.settings.options()
-        names = ("max_edge", "max_sum_edges", "orient", "stretch", "max_pixels")
-        self.opening = {name: options[name] for name in names}
+    def in_order(
+        self, entries: Iterable[AnEntry], most: int
+    ) -> Generator[tuple[AnEntry, Result | Exception]]:
+        """Yield the results, of which at most so many are under way or wait to be handed out."""
+        coming = iter(entries)
+        waiting: deque[tuple[AnEntry, Future[Result]]] = deque()
+        try:
+            while True:
+                for entry in islice(coming, 0 if self._stop.is_set() else most - len(waiting)):
+                    waiting.append((entry, self._pool.submit(self._do, entry)))
+                if not waiting:
+                    return
+                entry, future = waiting.popleft()
+                found: Result | Exception
+                try:
+                    found = future.result()
+                except (ImageError, MemoryError) as error:
+                    found = error
+                except _Stopped:
+                    continue
+                del future
+                yield entry, found
+                # Not held while the next one is awaited.
+                del found
+        finally:
+            with self._changed:
+                self._given_up = True
+                self._changed.notify_all()
+            self._pool.shutdown(cancel_futures=True)
 
-    @property
-    def stopping(self) -> bool:
-        """Whether nothing more is to be begun."""
-        return self.stop.is_set() or self.given_up.is_set()
-
-    def read(self, entry: AnEntry) -> Future[Result]:
-        """Open an image, and have it worked on once there is a part of the memory for it."""
+    def _do(self, entry: AnEntry) -> Result:
+        """Work on an image once there is a part of the memory for it."""
+        if self._stop.is_set() or self._given_up:
+            raise _Stopped
+        if not self._opens:
+            return self._work(entry, entry.path, self._cores)
         with ExitStack() as held:
-            if self.stopping:
-                raise _Stopped
-            if not self.opens:
-                held.enter_context(self.parts.holding(Fraction(1, self.workers)))
-                return self.pool.submit(self._worked_on, entry, entry.path, self.workers, held.pop_all())
-            limit = self.settings.max_pixels
             with reading(os.fspath(entry.path)):
                 if isinstance(entry.path, RemoteFile):
                     # Its content is asked for once.
-                    content = entry.path.read(most_bytes(limit))
+                    content = entry.path.read(most_bytes(self._settings.max_pixels))
                     entry = replace(entry, path=replace(entry.path, content=content))
-                width, height, pixel_bytes = _header(entry, limit)
-            seen = network_size(width, height, self.settings)
-            decoded = width * height * pixel_bytes
-            waits = decoded > self.room.total
-            side_by_side = 1 if waits else self._side_by_side(seen, self.memory)
-            if not waits or decoded <= _DECODED_BYTES:
-                self._tell_of_shortage(side_by_side, self._side_by_side(seen, self.wanted))
-            if not waits:
-                # The image as it is before it is shrunk is soon gone.
-                held.enter_context(self.room.holding(seen[0] * seen[1] * pixel_bytes))
-                source = self._open(entry, held)
-            held.enter_context(self.parts.holding(Fraction(1, side_by_side)))
-            if waits:
-                source = self._open(entry, held)
-            return self.pool.submit(self._worked_on, entry, source, side_by_side, held.pop_all())
+                side_by_side = self._side_by_side(entry)
+                held.enter_context(self._part(Fraction(1, side_by_side)))
+                source = held.enter_context(open_source(entry.path, self._settings))
+            source.on_read = self._go_on
+            return self._work(entry, source, max(1, self._cores // side_by_side))
 
-    def close(self) -> None:
-        """Give up what is being worked on, and end all threads."""
-        self.given_up.set()
-        self.parts.close()
-        self.room.close()
-        self.reader.shutdown(cancel_futures=True)
-        self.pool.shutdown()
-
-    def _worked_on(self, entry: AnEntry, image: Any, side_by_side: int, held: ExitStack) -> Result:
-        with held:
-            if self.stopping:
-                raise _Stopped
-            return self.work(entry, image, max(1, self.cores // side_by_side))
-
-    def _side_by_side(self, seen: tuple[int, int], memory: int) -> int:
-        """Return how many images of this width and height are worked on at a time."""
-        fit = memory // working_bytes(seen[1], seen[0], self.settings.scales)
-        return max(1, min(self.workers, fit))
-
-    def _open(self, entry: Entry, held: ExitStack) -> Source:
-        if self.stopping:
-            raise _Stopped
-        with reading(os.fspath(entry.path)):
-            return held.enter_context(
-                _Opened(entry.path, open_source(entry.path, **self.opening), self.given_up)
-            )
-
-    def _tell_of_shortage(self, now: int, wanted: int) -> None:
-        if now < wanted and not self.told_of_shortage:
-            self.told_of_shortage = True
+    def _side_by_side(self, entry: Entry) -> int:
+        """Return how many images of this size are worked on at a time."""
+        width, height, pixel_bytes = _header(entry, self._settings.max_pixels)
+        seen = network_size(width, height, self._settings)
+        # An image may be held twice while it is shrunk.
+        size = working_bytes(seen[1], seen[0], self._settings.scales) + 2 * width * height * pixel_bytes
+        now, wanted = (max(1, min(self._workers, memory // size)) for memory in (self._memory, self._wanted))
+        if now < wanted and not self._told_of_shortage:
+            self._told_of_shortage = True
             images = "1 image" if now == 1 else f"{now} images"
-            _LOGGER.warning("%s at a time instead of %d: little memory is free", images, wanted)
+            logging.getLogger("d2np").warning(
+                "%s at a time instead of %d: little memory is free", images, wanted
+            )
+        return now
 
+    @contextmanager
+    def _part(self, part: Fraction) -> Iterator[None]:
+        """Wait until such a part of the memory and the cores is free, and hold it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._given_up or self._left >= part)
+            self._go_on()
+            self._left -= part
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += part
+                self._changed.notify_all()
 
-def _in_order(
-    line: _Line[AnEntry, Result], entries: Iterable[AnEntry], most: int
-) -> Generator[tuple[AnEntry, Result | Exception]]:
-    coming = iter(entries)
-    waiting: deque[tuple[AnEntry, Future[Future[Result]]]] = deque()
-    try:
-        while True:
-            for entry in islice(coming, 0 if line.stopping else most - len(waiting)):
-                waiting.append((entry, line.reader.submit(line.read, entry)))
-            if not waiting:
-                return
-            entry, future = waiting.popleft()
-            found: Result | Exception
-            try:
-                found = future.result().result()
-            except (ImageError, MemoryError) as error:
-                found = error
-            except _Stopped:
-                continue
-            del future
-            yield entry, found
-            # Not held while the next one is awaited.
-            del found
-    finally:
-        line.close()
+    def _go_on(self, rows: int = 0) -> None:
+        """Raise _Stopped once the work is given up: asked whenever rows have been read."""
+        if self._given_up:
+            raise _Stopped
 
 
 def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:

@@ -1,23 +1,68 @@
-"""An image to draw on, with smooth edges.
+"""An image to draw on, with smooth edges and a legend, and the colours for it.
 
-Pillow draws shapes with jagged edges at whole pixels and does not blend them. Here each shape is given by
-the distance of a pixel's centre from it, which yields the pixel's share of ink directly: edges are smooth,
-positions are exact to a fraction of a pixel, and nothing larger than the image itself is ever in memory.
+Pillow draws shapes with jagged edges at whole pixels. Here it draws them on an enlarged image, which is then
+reduced: edges are smooth, and positions exact to an eighth of a pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from math import ceil, floor, hypot
+from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from .colours import Colour
-
-Array = NDArray[np.floating]
+Colour = tuple[int, int, int]
 Point = Sequence[float] | NDArray[np.floating]
-Distance = Callable[[Array, Array], Array]
+Item = str | NDArray[np.uint8]
+"""A text; or (N, 3) colours: one for a small square, several for a wide bar."""
+
+BACKGROUND: Colour = (28, 28, 31)
+OUTLINE: Colour = (12, 12, 16)
+LOWEST = 0.3
+"""Where in the colours the lowest score and the least similar match lie: the maps begin almost black."""
+
+_TEXT: Colour = (226, 226, 228)
+_NEAREST = Image.Resampling.NEAREST
+# How much larger than its result an image is drawn, unless that is longer than so many pixels.
+_ENLARGED = 4
+_LONGEST = 8192
+
+# Nine equally spaced anchors of matplotlib's perceptually uniform maps. Between them the maps are smooth
+# enough that linear interpolation cannot be told from the full table of 256.
+_ANCHORS = {
+    "viridis": "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
+    "inferno": "000004 210c4a 57106e 8a226a bc3754 e45a31 f98e09 f9cb35 fcffa4",
+}
+
+
+def colour_map(name: str, values: NDArray[np.floating], lowest: float = 0.0) -> NDArray[np.uint8]:
+    """Return the colours of ``values`` in 0..1.
+
+    Parameters
+    ----------
+    name : {"viridis", "inferno"}
+    values : array of any shape
+        What lies outside 0..1 gets the colour of the nearer end.
+    lowest : float
+        Where in the map 0 lies.
+
+    Returns
+    -------
+    values.shape + (3,) uint8
+    """
+    anchors = np.array([list(bytes.fromhex(code)) for code in _ANCHORS[name].split()], dtype=np.float64)
+    steps = np.linspace(0.0, 1.0, len(anchors))
+    places = lowest + (1.0 - lowest) * np.clip(values, 0.0, 1.0)
+    return np.rint(np.stack([np.interp(places, steps, each) for each in anchors.T], -1)).astype(np.uint8)
+
+
+def ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return ranks in 0 (lowest) .. 1 (highest); of equal values the first one is the highest."""
+    ranked = np.empty(len(values))
+    ranked[np.argsort(-values, kind="stable")] = np.linspace(1.0, 0.0, len(values))
+    return ranked
 
 
 class Canvas:
@@ -25,89 +70,113 @@ class Canvas:
 
     Parameters
     ----------
-    pixels : (H, W, 3) uint8
-        Copied.
+    image : PIL.Image.Image
+        RGB; it is not changed.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self.pixels = np.array(pixels, dtype=np.uint8, order="C")
-        self.height, self.width = self.pixels.shape[:2]
+    def __init__(self, image: Image.Image) -> None:
+        self.width, self.height = image.size
+        self._factor = max(1, min(_ENLARGED, _LONGEST // max(image.size)))
+        self._image = image.resize((self.width * self._factor, self.height * self._factor), _NEAREST)
+        self._pen = ImageDraw.Draw(self._image, "RGBA")
 
-    def disc(self, place: Point, radius: float, colour: Colour, opacity: float = 1.0) -> None:
+    def line(self, start: Point, end: Point, width: float, colour: ArrayLike, opacity: float = 1.0) -> None:
+        """Draw a straight line. One thinner than a pixel cannot be drawn thinner, only fainter."""
+        ends = self._places([start, end])
+        self._pen.line(ends, _ink(colour, opacity * min(1.0, width)), self._pixels(width))
+
+    def disc(self, place: Point, radius: float, colour: ArrayLike, opacity: float = 1.0) -> None:
         """Draw a filled circle."""
-        self._shape(place, (radius, radius), lambda dx, dy: np.hypot(dx, dy) - radius, colour, opacity)
+        self._pen.ellipse(self._box(place, radius), _ink(colour, opacity))
 
-    def ring(self, place: Point, radius: float, width: float, colour: Colour, opacity: float = 1.0) -> None:
+    def ring(
+        self, place: Point, radius: float, width: float, colour: ArrayLike, opacity: float = 1.0
+    ) -> None:
         """Draw a circle whose line, ``width`` wide, runs along ``radius``."""
-        half = width / 2
-        reach = radius + half, radius + half
-        self._shape(place, reach, lambda dx, dy: abs(np.hypot(dx, dy) - radius) - half, colour, opacity)
+        box = self._box(place, radius + width / 2)
+        self._pen.ellipse(box, None, _ink(colour, opacity), self._pixels(width))
 
-    def frame(self, box: Iterable[float], width: float, colour: Colour, opacity: float = 1.0) -> None:
-        """Draw a rectangle whose line, ``width`` wide, runs along its left, top, right and lower edge."""
-        left, top, right, bottom = box
-        across, down, half = (right - left) / 2, (bottom - top) / 2, width / 2
+    def finished(self) -> Image.Image:
+        """Return the drawing at its size."""
+        return self._image.reduce(self._factor)
 
-        def distance(dx: Array, dy: Array) -> Array:
-            return abs(np.maximum(abs(dx) - across, abs(dy) - down)) - half
+    def _pixels(self, width: float) -> int:
+        return max(1, round(width * self._factor))
 
-        centre, reach = ((left + right) / 2, (top + bottom) / 2), (across + half, down + half)
-        self._shape(centre, reach, distance, colour, opacity)
+    def _places(self, points: Sequence[Point]) -> list[float]:
+        """Return points on the enlarged image; those far outside of it lie just outside."""
+        reach = 2.0 * max(self.width, self.height)
+        near = np.clip(np.asarray(points, np.float64), -reach, 2 * reach)
+        places: list[float] = np.rint((near + 0.5) * self._factor - 0.5).ravel().tolist()
+        return places
 
-    def line(self, start: Point, end: Point, width: float, colour: Colour, opacity: float = 1.0) -> None:
-        """Draw a straight line with round ends."""
-        (x0, y0), (x1, y1) = start, end
-        pixels = self.pixels
-        # Walk along the longer direction; across it, a few pixels around the line are touched.
-        if abs(y1 - y0) > abs(x1 - x0):
-            x0, y0, x1, y1 = y0, x0, y1, x1
-            pixels = pixels.swapaxes(0, 1)
-        if x0 > x1:
-            x0, y0, x1, y1 = x1, y1, x0, y0
-        across_size, along_size = pixels.shape[:2]
-        reach = width / 2 + 1
-        first, last = np.clip([x0 - reach, x1 + reach + 1], 0, along_size).astype(np.int64)
-        along = np.arange(first, last)[:, None]
-        # Measured across the longer direction a line is up to the square root of 2 wider.
-        spread = ceil(reach * 1.4143)
-        # Far outside is far enough just outside: positions there need not fit an integer.
-        middle = y0 + (y1 - y0) / max(x1 - x0, 1e-9) * (along - x0)
-        middle = np.rint(np.clip(middle, -2 * spread, across_size + 2 * spread)).astype(np.int64)
-        across = middle + np.arange(-spread, spread + 1)
-
-        length = hypot(x1 - x0, y1 - y0)
-        dx, dy = (x1 - x0) / max(length, 1e-9), (y1 - y0) / max(length, 1e-9)
-        forward = (along - x0) * dx + (across - y0) * dy
-        sideways = (across - y0) * dx - (along - x0) * dy
-        beyond = np.maximum(np.maximum(-forward, forward - length), 0.0)
-        # A line thinner than a pixel cannot be drawn thinner, only fainter.
-        share = _share(np.hypot(beyond, sideways) - width / 2) * min(1.0, width)
-
-        touched = (share > 0) & (across >= 0) & (across < across_size)
-        place = across[touched], np.broadcast_to(along, across.shape)[touched]
-        pixels[place] = _blended(pixels[place], share[touched] * opacity, colour)
-
-    def _shape(self, centre: Point, reach: Point, distance: Distance, colour: Colour, opacity: float) -> None:
-        """Draw a shape that reaches so far from its centre.
-
-        ``distance`` tells how far outside it a place lies, given its coordinates relative to the centre.
-        """
-        x, y = centre
-        left, right = max(0, floor(x - reach[0])), min(self.width, ceil(x + reach[0]) + 1)
-        top, bottom = max(0, floor(y - reach[1])), min(self.height, ceil(y + reach[1]) + 1)
-        if left >= right or top >= bottom:
-            return
-        share = _share(distance(np.arange(left, right) - x, np.arange(top, bottom)[:, None] - y))
-        under = self.pixels[top:bottom, left:right]
-        under[:] = _blended(under, share * opacity, colour)
+    def _box(self, place: Point, radius: float) -> list[float]:
+        """Return the first and the last pixel, left to right and downwards, of a circle."""
+        # A pixel of the enlarged image reaches half of one beyond its centre.
+        beyond = radius - 0.5 / self._factor
+        return self._places([np.subtract(place, beyond), np.add(place, beyond)])
 
 
-def _share(distance: Array) -> Array:
-    """Return how much of a pixel a shape covers whose edge lies ``distance`` from the pixel's centre."""
-    return np.clip(0.5 - distance, 0.0, 1.0)
+def with_legend(drawing: Image.Image, items: Sequence[Item], caption: str = "") -> Image.Image:
+    """Return a drawing with a legend below it, as wide as the wider of both.
+
+    Parameters
+    ----------
+    drawing : PIL.Image.Image
+    items : list of str and (N, 3) uint8
+        Texts and colours in one row. An empty text widens the space between its neighbours.
+    caption : str
+        A second row, where it is not empty.
+    """
+    size = text_size(drawing.width)
+    strips = [_strip(row, size) for row in ([*items], [caption] if caption else []) if row]
+    width = max(drawing.width, *(strip.width for strip in strips))
+    height = drawing.height + sum(strip.height for strip in strips)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    sheet.paste(drawing, ((width - drawing.width) // 2, 0))
+    for number, strip in enumerate(strips):
+        sheet.paste(strip, (0, drawing.height + number * strip.height))
+    return sheet
 
 
-def _blended(under: NDArray[np.uint8], alpha: Array, colour: Colour) -> NDArray[np.uint8]:
-    """Return pixels with so much of a colour over each."""
-    ink = np.array(colour, dtype=np.float64)
-    return (under + alpha[..., None] * (ink - under) + 0.5).astype(np.uint8)
+def colour_bar(what: str, values: NDArray[np.floating], digits: str, name: str, lowest: float) -> list[Item]:
+    """Return the items that say which colours stand for the range of some numbers."""
+    low, high = (format(float(value), digits) for value in (values.min(), values.max()))
+    return ["", f"{what} {low}", colour_map(name, np.linspace(0.0, 1.0, 256), lowest), high]
+
+
+def text_size(width: int) -> int:
+    """Return the height of the text below a drawing: readable where a page shows it 830 pixels wide."""
+    return min(64, max(13, round(0.018 * width)))
+
+
+def drawn_at(factor: float) -> str:
+    """Return how a caption goes on where an image is not drawn at its own size."""
+    return "" if abs(factor - 1) < 0.005 else f", drawn at {100 * factor:.0f} % of the size"
+
+
+def _ink(colour: ArrayLike, opacity: float) -> tuple[int, ...]:
+    return (*np.asarray(colour).tolist(), round(255 * opacity))
+
+
+def _strip(items: Sequence[Item], size: int) -> Image.Image:
+    """Return texts and colours side by side, with space around each; ``size`` is that of the text."""
+    font = ImageFont.load_default(size)
+    space, height = round(0.6 * size), round(1.8 * size)
+    widths = [
+        ceil(font.getlength(item)) if isinstance(item, str) else round(size * (7 if len(item) > 1 else 0.72))
+        for item in items
+    ]
+    strip = Image.new("RGB", (sum(widths) + space * (len(items) + 1), height), BACKGROUND)
+    # The extent of digits, not of this text, so that every text stands on the same line.
+    _, top, _, bottom = font.getbbox("0")
+    left = space
+    for item, width in zip(items, widths, strict=True):
+        if isinstance(item, str):
+            place = left, round((height - top - bottom) / 2)
+            ImageDraw.Draw(strip).text(place, item, fill=_TEXT, font=font)
+        else:
+            bar = Image.fromarray(item[np.newaxis]).resize((width, max(3, round(0.65 * size))), _NEAREST)
+            strip.paste(bar, (left, (height - bar.height) // 2))
+        left += width + space
+    return strip

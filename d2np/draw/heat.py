@@ -6,36 +6,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from ..errors import FormatError, OptionError
+from ..errors import FormatError
 from ..images.open import open_rgb
 from ..images.pixels import network_size as size_by_default
-from ..options import ColourMap, whole_number
-from .canvas import Canvas
-from .colours import Colour, colour_map
-from .legend import colour_bar, with_legend
+from ..options import whole_number
+from .canvas import OUTLINE, colour_bar, colour_map, with_legend
+
+COLOURS = "inferno"
 
 # One cell of the map is this many pixels of the image that the network saw.
 _CELL = 4
-
-_MARK: Colour = (255, 255, 255)
-_OUTLINE: Colour = (8, 8, 12)
+# Opacity of the strongest cells over the image.
+_OPACITY = 0.75
 
 
 def heatmap(
     image: Any,
     strength: ArrayLike,
     *,
-    over: bool = True,
     strongest: int = 0,
-    alpha: float = 0.75,
-    colours: ColourMap = "inferno",
     network_size: tuple[int, int] | None = None,
-    orient: bool = False,
     caption: str | None = None,
 ) -> Image.Image:
-    """Draw the strength of each cell as a colour, over the greyed image or alone.
+    """Draw the strength of each cell as a colour over the greyed image.
 
     Colours span the 1st to the 99th percentile of the map, so that a single outlier does not flatten the
     rest. A map that is the same everywhere is drawn in the lowest colour.
@@ -46,19 +41,11 @@ def heatmap(
         The image as it was given to the network.
     strength : (h, w) float
         The map, as :meth:`d2np.Net.strength` returns it.
-    over : bool
-        Blend over the image. ``False``: the colours alone, in the image's size.
     strongest : int
         Mark this many of the strongest cells with a square; among equal ones the first in reading order.
-    alpha : float
-        Opacity of the strongest cells over the image, 0..1; weaker ones are more transparent.
-    colours : {"viridis", "plasma", "inferno", "magma"}
-        The colour map.
     network_size : (int, int), optional
-        (width, height) of the image that the network saw. When not given it is found from the sizes of
-        image and map: exactly for the default limits, to about two pixels for others.
-    orient : bool
-        Turn the image as its EXIF data says; as it was chosen for the network.
+        (width, height) of the image that the network saw, where ``max_edge`` and ``max_sum_edges`` were not
+        the default ones.
     caption : str, optional
         Add a legend below the image: this text, and which colour is which strength.
 
@@ -74,108 +61,81 @@ def heatmap(
     ImageError
         If the image cannot be read.
     OptionError
-        If an option makes no sense.
+        If ``strongest`` makes no sense.
     """
-    if not 0 <= alpha <= 1:
-        raise OptionError(f"alpha must lie in 0..1; got {alpha}")
     whole_number("strongest", strongest, 0)
-    pixels = open_rgb(image, orient=orient)
-    size = pixels.shape[1], pixels.shape[0]
-    cells = checked_map(strength)
-    extent = extent_of(cells, size, network_size)
-    level = levels(cells, extent, size)
-    drawing = colour_map(colours, level)
-    if over:
-        grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[..., None]
-        # The grey image is dimmed, so that its bright parts are not taken for strong ones.
-        ground = 12 + 0.62 * grey
-        opacity = (alpha * (0.25 + 0.75 * level))[..., None]
-        drawing = (ground + opacity * (drawing - ground) + 0.5).astype(np.uint8)
-    canvas = Canvas(drawing)
-    _mark(canvas, cells, strongest, np.divide(size, extent))
+    pixels = Image.fromarray(open_rgb(image))
+    cells, extent = checked_map(strength, pixels.size, network_size)
+    level = levels(cells, extent, pixels.size)
+    # The grey image is dimmed, so that its bright parts are not taken for strong ones.
+    ground = 12 + 0.62 * np.asarray(pixels.convert("L"), np.float32)[..., np.newaxis]
+    opacity = (_OPACITY * (0.25 + 0.75 * level))[..., np.newaxis]
+    blended = ground + opacity * (colour_map(COLOURS, level) - ground) + 0.5
+    drawing = Image.fromarray(blended.astype(np.uint8))
+    _mark(drawing, cells, strongest, np.divide(pixels.size, extent))
     if caption is None:
-        return Image.fromarray(canvas.pixels)
+        return drawing
     if strongest:
         caption += f", squares: the {strongest} strongest cells"
-    low, high = _range(cells)
-    bar = colour_bar("strength", f"{low:.3f}", f"{high:.3f}", colours)
-    return with_legend(canvas.pixels, [], bar, caption)
+    return with_legend(drawing, colour_bar("strength", _span(cells), ".3f", COLOURS, 0.0), caption)
 
 
-def checked_map(strength: ArrayLike) -> NDArray[np.float32]:
-    """Return a strength map as an array, once it is sure that it is one."""
+def checked_map(
+    strength: ArrayLike, size: tuple[int, int], network_size: tuple[int, int] | None
+) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    """Return a strength map, and how many cells wide and high the image is that the network saw.
+
+    Two poolings halve that image, rounding down, and the average pooling takes one cell more: n pixels give
+    n // 4 - 1 cells.
+    """
     try:
         cells = np.asarray(strength, dtype=np.float32)
+        width, height = size_by_default(*size) if network_size is None else network_size
     except (TypeError, ValueError):
-        raise FormatError("a strength map must be numbers") from None
+        raise FormatError("a strength map must be numbers, and network_size (width, height)") from None
     if cells.ndim != 2 or not cells.size or not np.isfinite(cells).all():
         raise FormatError(f"a strength map must be finite numbers of shape (h, w); got shape {cells.shape}")
-    return cells
-
-
-def extent_of(
-    cells: NDArray[np.float32], size: tuple[int, int], given: tuple[int, int] | None
-) -> tuple[float, float]:
-    """Return how many cells wide and high the image is that the network saw.
-
-    Two poolings halve it, rounding down, and the average pooling takes one cell more: n pixels give
-    n // 4 - 1 cells, so a map tells its network image's size to within four pixels. Most often that is
-    the image's own size or what the default limits make of it; if not, that resizing keeps the aspect
-    ratio narrows it down.
-    """
-    if given is not None and np.shape(given) != (2,):
-        raise OptionError(f"network_size must be (width, height); got {given!r}")
-    for width, height in [size, size_by_default(*size)] if given is None else [given]:
-        if cells.shape == (height // _CELL - 1, width // _CELL - 1):
-            return width / _CELL, height / _CELL
-    # The published rule truncates sizes twice: up to two pixels less than the ratio says.
-    rows, columns = cells.shape
-    smallest = max((columns + 1) / size[0], (rows + 1) / size[1])
-    largest = min((columns + 2.5) / size[0], (rows + 2.5) / size[1])
-    if given is not None or smallest >= largest:
-        width, height = given or size
+    if cells.shape != (height // _CELL - 1, width // _CELL - 1):
         raise FormatError(
-            f"a map of {columns} x {rows} cells does not belong to an image of {width} x {height} pixels"
+            f"a map of {cells.shape[1]} x {cells.shape[0]} cells does not belong to an image of {size[0]} x "
+            f"{size[1]} pixels that the network saw at {width} x {height}: pass network_size"
         )
-    ratio = (smallest + largest) / 2
-    return ratio * size[0], ratio * size[1]
+    return cells, (width / _CELL, height / _CELL)
 
 
 def levels(
     cells: NDArray[np.float32], extent: tuple[float, float], size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Return where in the colours each pixel of an image is: linear between centres of cells."""
-    low, high = _range(cells)
+    low, high = _span(cells)
     scale = high - low if high > low else np.inf
-    level = np.clip((cells - np.float32(low)) / np.float32(scale), 0.0, 1.0)
+    level = np.clip((cells - low) / np.float32(scale), 0.0, 1.0)
     # What lies beyond the outermost cells is like them.
     padded = Image.fromarray(np.pad(level, ((0, 3), (0, 3)), "edge"))
     return np.asarray(padded.resize(size, Image.Resampling.BILINEAR, (0, 0, *extent)))
 
 
-def _range(cells: NDArray[np.float32]) -> tuple[float, float]:
+def _span(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the strengths of the lowest and the highest colour."""
     low, high = np.percentile(cells, [1, 99])
-    if high <= low:
-        # Nearly everywhere the same; what stands out, if anything does, still shows.
-        low, high = cells.min(), cells.max()
-    return float(low), float(high)
+    # Where nearly everything is the same, what stands out, if anything does, still shows.
+    return np.array([low, high] if high > low else [cells.min(), cells.max()], np.float32)
 
 
-def _mark(canvas: Canvas, cells: NDArray[np.float32], count: int, cell: NDArray[np.float64]) -> None:
+def _mark(drawing: Image.Image, cells: NDArray[np.float32], count: int, cell: NDArray[np.float64]) -> None:
     """Draw squares around the strongest cells, which are so many pixels wide and high."""
     strongest = np.argsort(-cells, axis=None, kind="stable")[:count]
-    edge = max(canvas.width, canvas.height)
-    line = float(max(1, round(edge / 640)))
+    edge = max(drawing.size)
+    line = max(1, round(edge / 640))
     # A cell of a large image is too small to be seen; many marks must not hide what they mark.
     least = edge * float(np.interp(len(strongest), [15, 200], [0.018, 0.006]))
-    reach = np.maximum(cell, least) / 2 + line
+    reach = np.maximum(cell, least) / 2 + line - 0.5
     rows, columns = np.unravel_index(strongest[::-1], cells.shape)
     centres = (np.stack([columns, rows], axis=1) + 0.5) * cell - 0.5
-    # Lines on whole pixels are sharp.
     boxes = np.rint(np.hstack([centres - reach, centres + reach]))
+    pen = ImageDraw.Draw(drawing, "RGBA")
     # All outlines before all marks, or neighbours would cut each other's lines.
-    for box in boxes:
-        canvas.frame(box, line + 2, _OUTLINE, 0.6)
-    for box in boxes:
-        canvas.frame(box, line, _MARK)
+    for box in np.add(boxes, [-1, -1, 1, 1]).tolist():
+        pen.rectangle(box, outline=(*OUTLINE, 153), width=line + 2)
+    for box in boxes.tolist():
+        pen.rectangle(box, outline="white", width=line)

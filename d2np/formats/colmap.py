@@ -9,10 +9,11 @@ centre of the top-left pixel. There are no descriptors: COLMAP's matcher would n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ import numpy as np
 from ..atomic import sync_folder
 from ..errors import Error, FormatError, ImageError, OptionError, did_you_mean, several
 from ..extras import require
-from ..images.names import inside, near
+from ..features import Matches, check_indices
+from ..images.names import inside
 from ..threads import thread_count
 from . import hloc, hloc_matches
+
+PathLike = str | os.PathLike[str]
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
 """COLMAP's own choice: one focal length and one coefficient of radial distortion."""
@@ -31,7 +35,6 @@ ENOUGH = 30
 """Matches that COLMAP's mapper wants before it places an image (its ``abs_pose_min_num_inliers``)."""
 
 _CENTRE = 0.5
-_LEAST_VERSION = 4
 
 # As hloc verifies: learned features have more outliers than COLMAP's default of at least a quarter inliers
 # reckons with. The seed makes the result the same each time.
@@ -66,10 +69,10 @@ class Summary:
 
 
 def write(
-    path: str | os.PathLike[str],
-    features: str | os.PathLike[str],
-    matches: str | os.PathLike[str],
-    images: str | os.PathLike[str],
+    path: PathLike,
+    features: PathLike,
+    matches: PathLike,
+    images: PathLike,
     *,
     camera_model: str = CAMERA_MODEL,
     single_camera: bool = False,
@@ -83,7 +86,7 @@ def write(
     Parameters
     ----------
     path : path
-        The database. While it is being written it is ``PATH.partial``.
+        The database.
     features : path
         hloc's feature file; all its images get into the database.
     matches : path
@@ -111,34 +114,50 @@ def write(
         If pycolmap is missing, the files cannot be read or do not fit each other, or the database is there
         already or cannot be written.
     ImageError
-        If images are missing, or COLMAP cannot read them.
+        If images are missing, or COLMAP cannot read them, or a single camera cannot have taken them.
     OptionError
-        If there is no such camera model, or a single camera cannot have taken the images.
+        If there is no such camera model.
     """
-    pycolmap = _pycolmap()
-    models = [name for name in pycolmap.CameraModelId.__members__ if name != "INVALID"]
-    if camera_model not in models:
+    pycolmap = require("pycolmap", "COLMAP databases need", "colmap", FormatError)
+    if camera_model not in pycolmap.CameraModelId.__members__:
+        models = sorted(pycolmap.CameraModelId.__members__)
         hint = did_you_mean(camera_model, models)
         raise OptionError(f"no camera model {camera_model!r}: use one of {', '.join(models)}{hint}")
     workers = thread_count(threads)
     shown, target = os.fspath(path), Path(os.path.realpath(path))
     if target.exists() and not (overwrite and target.is_file()):
         raise FormatError(f"{shown} is there already: choose another name, or replace it with --overwrite")
-    source = _Source(features, matches)
-    source.check_images(Path(images), single_camera)
+    names = _names(features, Path(images))
+    pairs = _pairs(matches, features, names)
     with _new_database(pycolmap, target, shown) as partial:
         pycolmap.Database.open(partial).close()  # it is there now, as the image reader wants it
-        tell(f"reading the cameras of {len(source.sizes)} images")
+        tell(f"reading the cameras of {len(names)} images")
         pycolmap.import_images(
             partial,
             os.fspath(images),
             pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO,
-            list(source.sizes),
+            names,
             pycolmap.ImageReaderOptions(camera_model=camera_model),
         )
         with pycolmap.Database.open(partial) as database:
             tell("writing keypoints and matches")
-            source.copy(pycolmap, database, geometries=not verify)
+            numbers = _write_keypoints(database, features, names)
+            for pair, found in _matches(matches, pairs):
+                ids = [numbers[name] for name in pair]
+                try:
+                    check_indices(found, *(database.num_keypoints_for_image(number) for number in ids))
+                except FormatError as error:
+                    raise FormatError(
+                        f"{os.fspath(matches)} was made from other features than {os.fspath(features)}: "
+                        f"of {' and '.join(pair)}, {error}"
+                    ) from None
+                indices = found.indices.astype(np.uint32)
+                database.write_matches(*ids, indices)
+                if not verify:
+                    geometry = pycolmap.TwoViewGeometry(
+                        config=pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED, inlier_matches=indices
+                    )
+                    database.write_two_view_geometry(*ids, geometry)
         if verify:
             tell("verifying the matches")
             options = pycolmap.TwoViewGeometryOptions()
@@ -150,8 +169,8 @@ def write(
             )
         with pycolmap.Database.open(partial) as database:
             # Pairs that failed verification have a geometry too, of no inliers.
-            pairs, inliers = database.read_two_view_geometry_num_inliers()
-            enough = [pair for pair, number in zip(pairs, inliers, strict=True) if number >= ENOUGH]
+            verified, inliers = database.read_two_view_geometry_num_inliers()
+            enough = [pair for pair, number in zip(verified, inliers, strict=True) if number >= ENOUGH]
             strong = {image for pair in enough for image in pycolmap.pair_id_to_image_pair(pair)}
             return Summary(
                 images=database.num_images(),
@@ -165,95 +184,65 @@ def write(
             )
 
 
-class _Source:
-    """The features and matches, which must fit each other.
-
-    Attributes
-    ----------
-    sizes : dict
-        Width and height of each image.
-    pairs : dict
-        The two images of each group of the match file; of a pair that is there in both orders, of one group.
-    """
-
-    def __init__(self, features: str | os.PathLike[str], matches: str | os.PathLike[str]) -> None:
-        self._features, self._matches = os.fspath(features), os.fspath(matches)
-        # The keypoints themselves are read again when they are written: there may be many.
-        with hloc.opened(features) as file:
-            self.sizes = {name: hloc.read_keypoints(file, name)[1] for name in hloc.names(file)}
-        if not self.sizes:
-            raise FormatError(f"{self._features} holds no features of D2-Net")
-        groups = [group.split("/") for group in hloc_matches.pair_names(matches)]
-        if not groups:
-            raise FormatError(f"{self._matches} holds no matches")
-        used = {flat for group in groups for flat in group}
-        known = hloc_matches.by_flat_name(name for name in self.sizes if hloc_matches.flat_name(name) in used)
-        if missing := sorted(used - known.keys()):
-            raise FormatError(
-                f"{self._matches} has matches of images that {self._features} does not hold: "
-                f"{several(missing)}"
-            )
-        unordered: dict[frozenset[str], list[str]] = {}
-        for group in groups:
-            if group[0] != group[1]:
-                unordered.setdefault(frozenset(group), group)
-        self.pairs = {"/".join(group): (known[group[0]], known[group[1]]) for group in unordered.values()}
-
-    def check_images(self, folder: Path, single_camera: bool) -> None:
-        """Find out whether all images are there, and can be of one camera if they should be."""
-        if not folder.is_dir():
-            raise ImageError(f"{folder}: there is no such folder of images{near(folder)}")
-        if missing := [name for name in self.sizes if not inside(folder, name).is_file()]:
-            raise ImageError(f"{folder} lacks images that {self._features} holds: {several(missing)}")
-        if single_camera and len(sizes := {size: name for name, size in self.sizes.items()}) > 1:
-            found = several(f"{name} has {_size(size)} px" for size, name in sizes.items())
-            raise OptionError(f"a single camera takes images of one size, but {found}")
-
-    def copy(self, pycolmap: Any, database: Any, *, geometries: bool) -> None:
-        """Write everything into a database that has the images."""
-        images = {image.name: image for image in database.read_all_images()}
-        if unread := [name for name in self.sizes if name not in images]:
-            raise ImageError(f"COLMAP cannot read {several(unread)}: damaged, or of a kind it does not take")
-        with hloc.opened(self._features) as file:
-            for name, size in self.sizes.items():
-                camera = database.read_camera(images[name].camera_id)
-                if size != (camera.width, camera.height):
-                    raise FormatError(
-                        f"{name} has {camera.width} x {camera.height} px, but its features are of an image "
-                        f"of {_size(size)} px: extract them from this one, without --orient"
-                    )
-                keypoints, _ = hloc.read_keypoints(file, name)
-                database.write_keypoints(images[name].image_id, keypoints + np.float32(_CENTRE))
-        with hloc.opened(self._matches) as file:
-            for group, pair in self.pairs.items():
-                indices = hloc_matches.read_pair(file, group).indices
-                if not len(indices):
-                    continue
-                numbers = [images[name].image_id for name in pair]
-                counts = [database.num_keypoints_for_image(number) for number in numbers]
-                if indices.min() < 0 or (indices.max(axis=0) >= counts).any():
-                    raise FormatError(
-                        f"{self._matches} matches keypoints of {' and '.join(pair)} that {self._features} "
-                        "does not hold: it was made from other features"
-                    )
-                indices = indices.astype(np.uint32)
-                database.write_matches(*numbers, indices)
-                if geometries:
-                    geometry = pycolmap.TwoViewGeometry(
-                        config=pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED, inlier_matches=indices
-                    )
-                    database.write_two_view_geometry(*numbers, geometry)
+def _names(features: PathLike, folder: Path) -> list[str]:
+    """Return the names of the images of a feature file, all of which the folder must hold."""
+    names = hloc.names(features)
+    if not names:
+        raise FormatError(f"{os.fspath(features)} holds no features of D2-Net")
+    if missing := [name for name in names if not inside(folder, name).is_file()]:
+        raise ImageError(f"{folder} lacks images that {os.fspath(features)} holds: {several(missing)}")
+    return names
 
 
-def _pycolmap() -> Any:
-    pycolmap = require("pycolmap", "COLMAP databases need", "colmap", FormatError)
-    version = str(pycolmap.__version__)
-    if int(version.partition(".")[0]) < _LEAST_VERSION:
+def _pairs(matches: PathLike, features: PathLike, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the two images of each group of a match file; of a pair in both orders, those of one group."""
+    groups = hloc_matches.pair_names(matches)
+    if not groups:
+        raise FormatError(f"{os.fspath(matches)} holds no matches")
+    used = {flat for group in groups for flat in group.split("/")}
+    known = hloc_matches.by_flat_name(name for name in names if hloc_matches.flat_name(name) in used)
+    if missing := sorted(used - known.keys()):
         raise FormatError(
-            f"COLMAP databases need pycolmap {_LEAST_VERSION}.0 or newer, this is {version}: "
-            "pip install -U 'd2np[colmap]'"
+            f"{os.fspath(matches)} has matches of images that {os.fspath(features)} does not hold: "
+            f"{several(missing)}"
         )
-    return pycolmap
+    pairs: dict[frozenset[str], tuple[str, tuple[str, str]]] = {}
+    for group in groups:
+        first, second = group.split("/")
+        if first != second:
+            pairs.setdefault(frozenset((first, second)), (group, (known[first], known[second])))
+    return dict(pairs.values())
+
+
+def _write_keypoints(database: Any, features: PathLike, names: Sequence[str]) -> dict[str, int]:
+    """Write the keypoints of all images, which COLMAP has looked at; return its numbers of them."""
+    found = {image.name: image for image in database.read_all_images()}
+    if unread := [name for name in names if name not in found]:
+        raise ImageError(
+            f"COLMAP cannot read {several(unread)}: damaged, of a kind it does not take, or of another size "
+            "than the others of a single camera"
+        )
+    with hloc.opened(features) as file:
+        for name, image in found.items():
+            camera = database.read_camera(image.camera_id)
+            keypoints, (width, height) = hloc.read_keypoints(file, name)
+            if (width, height) != (camera.width, camera.height):
+                raise FormatError(
+                    f"{name} has {camera.width} x {camera.height} px, but its features are of an image of "
+                    f"{width} x {height} px: extract them from this one, without --orient"
+                )
+            database.write_keypoints(image.image_id, keypoints + np.float32(_CENTRE))
+    return {name: image.image_id for name, image in found.items()}
+
+
+def _matches(
+    matches: PathLike, pairs: Mapping[str, tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], Matches]]:
+    """Yield the names and the matches of each pair that has any."""
+    with hloc.opened(matches) as file:
+        for group, pair in pairs.items():
+            if len(found := hloc_matches.read_pair(file, group)):
+                yield pair, found
 
 
 @contextmanager
@@ -262,42 +251,20 @@ def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
 
     COLMAP's own messages are kept back: what goes wrong is raised, as an error of ours.
     """
-    partial = target.with_name(f"{target.name}.partial")
-    # SQLite's own, beside a database that is open or was when its process died.
-    besides = [partial.with_name(partial.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     try:
-        for path in besides:
-            path.unlink(missing_ok=True)
-        _check_locks(partial, shown)
-        yield os.fspath(partial)
-        os.replace(partial, target)
-        sync_folder(target.parent)
+        # A folder, since SQLite makes files of its own beside a database.
+        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            partial = os.path.join(folder, target.name)
+            yield partial
+            os.replace(partial, target)
+            sync_folder(target.parent)
     except Error:
         raise
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise FormatError(f"{shown}: cannot be written: {hloc.one_line(error)}") from None
+        raise FormatError(
+            f"{shown}: COLMAP cannot write it, which needs room and file locks there: {hloc.one_line(error)}"
+        ) from None
     finally:
         pycolmap.logging.minloglevel = level
-        for path in besides:
-            with suppress(OSError):
-                path.unlink()
-
-
-def _check_locks(path: Path, shown: str) -> None:
-    """Create a file, and find out whether it can be locked: SQLite cannot do without, nor say so."""
-    with open(path, "wb") as stream, suppress(ImportError):
-        import fcntl  # not on Windows
-
-        try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FormatError(
-                f"{shown}: file locks do not work there, which COLMAP's databases need: write it to another "
-                "file system"
-            ) from None
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

@@ -195,11 +195,10 @@ def read(source: Any, name: str) -> Features:
         scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
         rows = np.ascontiguousarray(descriptors.T)
         if rows.dtype == np.float16:
+            rows = rows.astype(np.float32)
             # Values that are not finite stay what they are, without a warning.
             with np.errstate(invalid="ignore"):
-                rows = rows.astype(np.float32)
-                lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-                rows /= np.where(lengths > 0, lengths, 1)
+                rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return Features(np.column_stack([keypoints, scales]), scores, rows, tuple(size))
 
 
@@ -293,8 +292,6 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Any:
         # HDF5's own messages go on about its internals; only those of the system have a number.
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else "not an HDF5 file, or a damaged one"
-        if number in NO_LOCKS and (setting := os.environ.get("HDF5_USE_FILE_LOCKING")):
-            reason += f": HDF5_USE_FILE_LOCKING={setting} asks for file locks, which do not work there"
         raise FormatError(f"{os.fspath(path)}: {reason}") from None
 
 

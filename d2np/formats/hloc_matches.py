@@ -205,7 +205,7 @@ def read_pair_list(path: str | os.PathLike[str], names: Collection[str] = ()) ->
     shown = os.fspath(path)
     try:
         # File names may hold bytes that are not text; some editors begin a file with a mark.
-        content = streams.standard_input() if shown == "-" else streams.read(path)
+        content = streams.read(shown)
         text = content.decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise FormatError(f"{shown}: the list of pairs cannot be read: {error.strerror or error}") from None

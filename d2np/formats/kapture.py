@@ -227,10 +227,9 @@ def _rows(path: Path) -> Iterator[list[str]]:
     """
     try:
         text = streams.read(path).decode("utf-8") if path.exists() else FORMAT
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise FormatError(f"{path}: not a text") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FormatError(f"{path}: cannot be read: {reason}") from None
     first, *_ = lines = text.split("\n")
     if first.strip() != FORMAT:
         raise FormatError(

@@ -38,9 +38,8 @@ def write(
         ``similarity`` and ``inlier`` (1 or 0, empty where the matches have not been verified).
     ``.json``
         ``matches``: a list with an object of these columns for each match, ``inlier`` being true, false or
-        null. ``counts``: how many ``keypoints_a``, ``keypoints_b``, ``matches`` and ``inliers``.
-        ``image_size_a`` and ``image_size_b``, ``model`` and ``evidence`` as in :class:`d2np.Matches`; and
-        what ``about`` has.
+        null. ``image_size_a`` and ``image_size_b``, ``model`` and ``evidence`` as in :class:`d2np.Matches`;
+        and what ``about`` has.
     ``.npz``
         An array for each column, without ``inlier`` where the matches have not been verified;
         ``image_size_a``, ``image_size_b``; ``model`` and ``log10_chance`` where there are. Nothing in it is
@@ -99,12 +98,6 @@ def write(
             document = {
                 **(about or {}),
                 **sizes,
-                "counts": {
-                    "keypoints_a": len(a),
-                    "keypoints_b": len(b),
-                    "matches": len(matches),
-                    "inliers": None if inliers is None else int(inliers.sum()),
-                },
                 "model": None if matches.model is None else matches.model.tolist(),
                 "evidence": evidence
                 and {**vars(evidence), "log10_chance": _numbers([evidence.log10_chance])[0]},

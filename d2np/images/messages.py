@@ -14,6 +14,9 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..errors import Error, ImageError
 
 LOGGER = logging.getLogger("d2np")
 
@@ -34,11 +37,11 @@ def _take(text: str) -> bool:
 class _Pattern:
     """Passes for the compiled pattern of a warning's message."""
 
-    is_done = False
-
     def match(self, text: str) -> bool:
-        return not self.is_done and _take(text)
+        return _take(text)
 
+
+_FILTER: Any = ("ignore", _Pattern(), Warning, None, 0)
 
 logging.getLogger("tifffile").addFilter(
     lambda record: record.levelno < logging.WARNING or not _take(record.getMessage())
@@ -46,52 +49,51 @@ logging.getLogger("tifffile").addFilter(
 
 
 @contextmanager
-def reading(name: str, known: set[str] | None = None) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """Log what libraries have to say while this image is read in this thread, each message once.
 
     Parameters
     ----------
     name : str
         What the image is called.
-    known : set of str, optional
-        Messages on this image that were logged before; those that are new are added.
+
+    Raises
+    ------
+    ImageError
+        In place of whatever else is raised meanwhile: readers raise almost anything on a damaged file.
     """
     if getattr(_heard, "texts", None) is not None:  # the outer block tells all
         yield
         return
-    # At the head again for each image: others may have put theirs in front. Other threads may exchange the
-    # list meanwhile, so what they bring back of earlier images is taken out.
-    pattern = _Pattern()
-    warnings.filters.insert(0, ("ignore", pattern, Warning, None, 0))  # type: ignore[attr-defined]
-    _heard.texts = {}
+    # At the head again for each image: others may have put theirs in front.
+    warnings.filters.insert(0, _FILTER)  # type: ignore[attr-defined]
+    texts: dict[str, None] = {}
+    _heard.texts = texts
     try:
         yield
+    except Error:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"{name} cannot be read: {reason}") from error
     finally:
-        texts, _heard.texts = _heard.texts, None
-        pattern.is_done = True
-        for other in [*warnings.filters]:
-            if isinstance(other[1], _Pattern) and other[1].is_done:
-                with suppress(ValueError):  # another thread was faster
-                    warnings.filters.remove(other)
+        _heard.texts = None
+        with suppress(ValueError):  # another thread has exchanged the list
+            warnings.filters.remove(_FILTER)  # type: ignore[attr-defined]
         for text in texts:
-            if known is None or text not in known:
-                LOGGER.warning("%s", text if name in text else f"{name}: {text}")
-        if known is not None:
-            known.update(texts)
+            LOGGER.warning("%s", text if name in text else f"{name}: {text}")
 
 
 ONCE = {"d2np_once": True}
 """``extra`` of a message that is to be shown for one image of a job only, in a process without jobs once."""
 
-_collectors = 0
 _shown = False
 
 
 def _first_of_its_kind(record: logging.LogRecord) -> bool:
     global _shown
-    if not hasattr(record, "d2np_once") or _collectors:
-        return True
-    first, _shown = not _shown, True
+    first = not (_shown and hasattr(record, "d2np_once"))
+    _shown = _shown or hasattr(record, "d2np_once")
     return first
 
 
@@ -107,7 +109,8 @@ def collected() -> Iterator[list[logging.LogRecord]]:
     list of LogRecord
         Filled when the block ends.
     """
-    global _collectors
+    global _shown
+    _shown = False
     found: dict[str, logging.LogRecord] = {}
     records: list[logging.LogRecord] = []
 
@@ -118,11 +121,9 @@ def collected() -> Iterator[list[logging.LogRecord]]:
     handler, propagated = Collector(logging.WARNING), LOGGER.propagate
     LOGGER.addHandler(handler)
     LOGGER.propagate = False
-    _collectors += 1
     try:
         yield records
     finally:
-        _collectors -= 1
         LOGGER.removeHandler(handler)
         LOGGER.propagate = propagated
         records.extend(found.values())

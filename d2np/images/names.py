@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import stat
-from itertools import islice
 from pathlib import Path
 
 from ..errors import FormatError, ImageError, closest
@@ -91,33 +90,20 @@ def make_room(path: Path, root: Path | None = None) -> None:
         raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def is_missing(path: str) -> bool:
-    """Return whether there is nothing of this path, as far as the system lets one see."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
-
-
 def near(path: str | os.PathLike[str]) -> str:
     """Return the end of a message on a missing path, which proposes one like it that is there, if any is."""
-    given = Path(path)
-    found = Path(given.anchor)
-    for part in given.relative_to(given.anchor).parts:
-        if not os.path.lexists(found / part):
-            try:
-                with os.scandir(found) as entries:
-                    beside = closest(part, [entry.name for entry in islice(entries, _LOOKED_AT)])
-            except OSError:
-                return ""
-            if beside is None:
-                return ""
-            part = beside
-        found /= part
-    return f"; did you mean {found}?"
+    found = _nearest(Path(path))
+    return f"; did you mean {found}?" if found else ""
+
+
+def _nearest(path: Path) -> Path | None:
+    if os.path.lexists(path):
+        return path
+    above = _nearest(path.parent)
+    if above is None or not os.path.isdir(above) or not os.access(above, os.R_OK):
+        return None
+    name = closest(path.name, os.listdir(above)[:_LOOKED_AT])
+    return above / name if name else None
 
 
 def printable(text: str) -> str:

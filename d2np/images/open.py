@@ -12,25 +12,24 @@ import math
 import os
 import struct
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from importlib.util import find_spec
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
+from .. import streams
 from ..errors import ImageError
-from ..options import InputChanges, Options, chosen
-from ..streams import IS_A_PIPE, is_pipe
+from ..options import OptionChanges, Options, chosen
 from . import pixels
 from .messages import reading
 from .remote import RemoteFile
-from .tiff import MOST_BYTES_PER_PIXEL, TiffRows, as_16_bits, first_bytes, is_tiff
+from .tiff import MOST_BYTES_PER_PIXEL, SIGNATURES, TiffRows, as_16_bits
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,7 +62,7 @@ _PIECE = 1 << 20
 _AVIF_LIMIT = 1 << 26
 # Of a TIFF that Pillow decodes, however small the image is.
 _PIXELS_OF_A_TILE = 1 << 22
-# Of a TIFF: none, CCITT, LZW, JPEG, Deflate; not every Pillow has others.
+# Of a TIFF: none, CCITT, LZW, JPEG, PackBits, Deflate; not every Pillow has others.
 _PACKBITS = 32773
 _BY_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, _PACKBITS, 32946)
 _ORIENTATION = ExifTags.Base.Orientation
@@ -75,7 +74,7 @@ _LOOKED_AT = 64
 
 
 def open_image(
-    image: ImageLike, options: Options | None = None, **changes: Unpack[InputChanges]
+    image: ImageLike, options: Options | None = None, **changes: Unpack[OptionChanges]
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Return any image as an (H, W, 3) array, red first, in 0..255, of its own size.
 
@@ -101,13 +100,13 @@ def open_image(
     OptionError
         If an option makes no sense.
     """
-    options = chosen(options, InputChanges, **changes)
+    options = chosen(options, **changes)
     with open_source(image, replace(options, max_edge=None, max_sum_edges=None)) as source:
         return source.read(0, source.given[0])
 
 
 def open_rgb(
-    image: ImageLike, options: Options | None = None, **changes: Unpack[InputChanges]
+    image: ImageLike, options: Options | None = None, **changes: Unpack[OptionChanges]
 ) -> NDArray[np.uint8]:
     """Return an image as :func:`open_image` does, rounded to uint8: for looking at."""
     found = open_image(image, options, **changes)
@@ -117,7 +116,7 @@ def open_rgb(
 
 
 def open_source(
-    image: ImageLike | Source, options: Options | None = None, **changes: Unpack[InputChanges]
+    image: ImageLike | Source, options: Options | None = None, **changes: Unpack[OptionChanges]
 ) -> Source:
     """Open an image to be read by rows.
 
@@ -149,31 +148,23 @@ def open_source(
     OptionError
         If an option has a value that makes no sense.
     """
-    options = chosen(options, InputChanges, **changes)
+    options = chosen(options, **changes)
     if isinstance(image, Source):
         return image
-    stored: Any = image
-    if _is_encoded(image):
-        name = name_of(image)
-        stored = open_file(image, options.max_pixels)
-        if not isinstance(stored, TiffRows) or (options.orient and stored.orientation != 1):
-            stored = _decoded(stored, options.orient, name)
-    elif isinstance(image, Image.Image):
-        name = getattr(image, "filename", "") or "the image"
-        with reading(name):
-            stored = _from_pil(image, options.orient, name)
-    elif isinstance(image, np.ndarray):
-        name = "the image array"
-    elif isinstance(getattr(image, "dtype", None), np.dtype) and hasattr(image, "__getitem__"):
-        name = "the image dataset"
-    else:
-        name, stored = "the image array", to_array(image, "the image")
-        if stored.ndim == 0:
-            raise ImageError(
-                "an image is a path, bytes, a binary file, a PIL image, an array or an HDF5 dataset; got "
-                f"{type(image).__name__}"
-            )
-    return Source(stored, name, options)
+    name = name_of(image)
+    with ExitStack() as stack:
+        if _is_encoded(image):
+            opened = stack.enter_context(open_file(image, options.max_pixels))
+            with reading(name):
+                stored = _decoded(opened, options.orient, name, as_stored=True)
+            if isinstance(stored, np.ndarray):
+                stack.close()
+        else:
+            with reading(name):
+                stored = _decoded(image, options.orient, name)
+        source = Source(stored, name, options)
+        source.opened = stack.pop_all()
+    return source
 
 
 class Source:
@@ -183,7 +174,7 @@ class Source:
     ----------
     stored : array-like (H, W[, 3 | 4])
         Anything with a shape and a type of which rows can be cut: an array, in memory or in a file, or a
-        :class:`~d2np.images.tiff.TiffRows`, which is closed with the source.
+        :class:`~d2np.images.tiff.TiffRows`.
     name : str
         What the image is called in messages.
     options : Options
@@ -197,39 +188,38 @@ class Source:
         Height and width as the network sees it.
     on_read : callable or None
         Called with the number of rows whenever some have been read.
+    opened : ExitStack or None
+        What is to be closed with the source.
     """
 
     on_read: Callable[[int], object] | None = None
+    opened: ExitStack | None = None
 
     def __init__(self, stored: Any, name: str, options: Options) -> None:
         self._stored, self._name, self._stretch = stored, name, options.stretch
+        self._lock = threading.Lock()
+        self._levels, self._range = pixels.Levels(), pixels.FULL
+        self._shrunk: NDArray[Any] | None = None
+        pixels.check_form(stored.shape, stored.dtype, name)
+        height, width = self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
         # Rows that are decoded at once, those of a strip, tile or chunk.
         chunks = getattr(stored, "chunks", None)
         self._step = int(chunks[0]) if isinstance(chunks, tuple) and chunks else 1
         # One piece may reach into the next, so two are kept however large they are.
-        self._pieces: OrderedDict[int, NDArray[Any]] = OrderedDict()
-        self._most_pieces = max(2, math.ceil(_REMEMBERED / self._step))
-        self._lock = threading.Lock()
-        self._told: set[str] = set()
-        self._levels, self._range = pixels.Levels(), pixels.FULL
-        self._shrunk: NDArray[Any] | None = None
-        try:
-            pixels.check_form(stored.shape, stored.dtype, name)
-            height, width = self.given = self.shape = (int(stored.shape[0]), int(stored.shape[1]))
-            self._floats = np.issubdtype(stored.dtype, np.floating)
-            if self._floats:
-                self._refuse_fractions()
-            if self._stretch:
-                for rows in self._all_rows():
-                    self._levels.add(rows)
-                self._range = self._levels.range
-            if pixels.network_size(width, height, options) != (width, height):
-                self._shrunk = pixels.shrink(self._checked(0, height), options)
-                self.shape = (self._shrunk.shape[0], self._shrunk.shape[1])
-                self.close()
-        except BaseException:
-            self.close()
-            raise
+        # The cache must not refer to this source, which would keep the image until Python looks for cycles.
+        self._piece = lru_cache(max(2, math.ceil(_REMEMBERED / self._step)))(partial(_fetched, stored, name))
+        self._floats = np.issubdtype(stored.dtype, np.floating)
+        if self._floats:
+            self._refuse_fractions()
+        if self._stretch:
+            for rows in self._all_rows():
+                self._levels.add(rows)
+            self._range = self._levels.range
+        if pixels.network_size(width, height, options) != (width, height):
+            self._shrunk = pixels.shrink(self._checked(0, height), options)
+            self.shape = (self._shrunk.shape[0], self._shrunk.shape[1])
+            # What it was shrunk from is not kept, nor does the cache keep it.
+            self._stored, self._piece = None, lru_cache(0)(partial(_fetched, None, name))
 
     def read(self, first: int, last: int) -> NDArray[Any]:
         """Return rows ``first`` to ``last`` (not included) of the image as the network sees it.
@@ -253,11 +243,9 @@ class Source:
         """Close what :func:`open_source` has opened."""
         if not self._stretch:
             self._levels.remark(self._name)
-        self._pieces.clear()
-        if isinstance(self._stored, TiffRows):
-            self._stored.close()
-        if self._shrunk is not None:
-            self._stored = None
+        self._piece.cache_clear()
+        if self.opened is not None:
+            self.opened.close()
 
     def __enter__(self) -> Source:
         return self
@@ -276,14 +264,12 @@ class Source:
 
     def _refuse_fractions(self) -> None:
         lowest, highest = math.inf, -math.inf
-        # Arrays in memory are checked before any work is done on them.
-        everything = isinstance(self._stored, np.ndarray) and not isinstance(self._stored, np.memmap)
         for rows in self._all_rows():
             low, high = pixels.check_floats(rows, self._name)
             lowest, highest = min(lowest, low), max(highest, high)
-            if not everything and (lowest < 0 or highest > 1):
+            if lowest < 0 or highest > 1:
                 return
-        if lowest >= 0 and 0 < highest <= 1:  # not black
+        if highest > 0:  # not black
             raise ImageError(
                 f"{self._name} looks like values in 0..1 (its largest is {highest:g}): multiply it by 255, "
                 "the network takes 0..255"
@@ -296,28 +282,19 @@ class Source:
     def _cut(self, first: int, last: int) -> NDArray[Any]:
         """Return rows as they are stored."""
         if self._step == 1 or first >= last:
-            return self._fetch(first, last)
-        parts = []
+            return _fetched(self._stored, self._name, first, last)
+        starts = range(first // self._step * self._step, last, self._step)
         with self._lock:
-            for top in range(first // self._step * self._step, last, self._step):
-                piece = self._pieces.pop(top, None)
-                if piece is None:
-                    if len(self._pieces) == self._most_pieces:
-                        self._pieces.popitem(last=False)  # the one not used for longest
-                    piece = self._fetch(top, min(top + self._step, self.given[0]))
-                self._pieces[top] = piece
-                parts.append(piece[max(first - top, 0) : last - top])
+            parts = [
+                self._piece(top, min(top + self._step, self.given[0]))[max(first - top, 0) : last - top]
+                for top in starts
+            ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _fetch(self, first: int, last: int) -> NDArray[Any]:
-        try:
-            with reading(self._name, self._told):
-                return np.asarray(self._stored[first:last])
-        except ImageError:
-            raise
-        # A damaged or a closed HDF5 file, or what another library's array raises.
-        except Exception as error:
-            raise ImageError(f"{self._name} cannot be read from row {first} on: {error}") from error
+
+def _fetched(stored: Any, name: str, first: int, last: int) -> NDArray[Any]:
+    with reading(name):
+        return np.asarray(stored[first:last])
 
 
 def _is_encoded(image: object) -> TypeGuard[Encoded]:
@@ -327,12 +304,12 @@ def _is_encoded(image: object) -> TypeGuard[Encoded]:
     return isinstance(image, (str, os.PathLike, bytes, bytearray)) or callable(getattr(image, "read", None))
 
 
-def name_of(image: Encoded) -> str:
-    """Return what an encoded image is called in messages: its path, if it has one."""
+def name_of(image: object) -> str:
+    """Return what an image is called in messages: its path, if it has one."""
     if isinstance(image, (str, os.PathLike)):
         return os.fsdecode(image)
-    name = getattr(image, "name", None)
-    return name if isinstance(name, str) else "the encoded image"
+    name = getattr(image, "name", None) or getattr(image, "filename", None)
+    return name if isinstance(name, str) and name else "the image"
 
 
 def to_array(thing: Any, name: str) -> NDArray[Any]:
@@ -344,17 +321,12 @@ def to_array(thing: Any, name: str) -> NDArray[Any]:
         If it cannot be converted, as where it is in the memory of a graphics processor.
     """
     only_dlpack = hasattr(thing, "__dlpack__") and not hasattr(thing, "__array__")
-    try:
+    with reading(name):
         return np.from_dlpack(thing) if only_dlpack else np.asarray(thing)
-    # Libraries raise almost anything.
-    except Exception as error:
-        raise ImageError(
-            f"{name}: NumPy cannot convert this {type(thing).__name__}, which must be an array in the CPU's "
-            f"memory: {error or type(error).__name__}"
-        ) from error
 
 
-def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | TiffRows:
+@contextmanager
+def open_file(image: Encoded, max_pixels: int | None = None) -> Iterator[Image.Image | TiffRows]:
     """Open an image's file, of which only the head is read.
 
     Parameters
@@ -364,94 +336,42 @@ def open_file(image: Encoded, max_pixels: int | None = None) -> Image.Image | Ti
     max_pixels : int, optional
         See :class:`d2np.Options`.
 
-    Returns
-    -------
+    Yields
+    ------
     PIL.Image or TiffRows
-        To be closed. TiffRows where Pillow does not read the TIFF, or would not without ``max_pixels``.
+        TiffRows where Pillow does not read the TIFF, or would not without ``max_pixels``.
 
     Raises
     ------
     ImageError
         If there is no such file, or it is no image, or too large.
     """
-    name = name_of(image)
-    if isinstance(image, (str, os.PathLike)) and is_pipe(image):
-        raise ImageError(f"{name} is {IS_A_PIPE}")
-    allowed = most_pixels(max_pixels)
-    opened: Image.Image | TiffRows
-    with reading(name):
-        file = _content(image, name, max_pixels)
-        try:
-            opened = _open_with_pillow(file, name)
-        except FileNotFoundError:
-            raise ImageError(f"{name}: there is no such file") from None
-        except IsADirectoryError:
-            raise ImageError(f"{name} is a folder, not an image") from None
-        except Image.DecompressionBombError as error:
-            # WebP, for one, which holds no more than 16383 x 16383 px.
-            raise ImageError(
-                f"{name} is too large, and Pillow's reader of this format has a limit that only "
-                f"PIL.Image.MAX_IMAGE_PIXELS raises: {error}"
-            ) from None
-        # Pillow's readers raise almost anything on a damaged file.
-        except Exception as error:
-            if not is_tiff(file):
-                if isinstance(error, UnidentifiedImageError):
-                    raise ImageError(f"{name} is not an image in a format that d2np reads") from None
-                raise ImageError(f"{name} cannot be read as an image: {error}") from error
-            opened = TiffRows(file, name)
-        width, height = opened.size
-        count, problem = width * height, ""
-        if count > allowed:
-            problem = (
-                f"is too large to open unasked: {width} x {height} = {count} px, above the limit of "
-                f"{allowed} that guards against files made to fill the memory; to read it, raise the "
-                f"limit with max_pixels={count} (--max-pixels {count} on the command line)"
-            )
-        elif getattr(opened, "format", None) == "AVIF" and allowed < _AVIF_LIMIT:
-            problem = (
-                f"is an AVIF image, which is not opened where max_pixels is below {_AVIF_LIMIT}: its decoder "
-                "decodes up to 268 million pixels whatever the file says; convert it to PNG"
-            )
-        if problem:
-            opened.close()
-            raise ImageError(f"{name} {problem}")
-        if isinstance(opened, TiffImageFile) and (count > most_pixels() or _misread(opened)):
-            if isinstance(file, str):  # what is in memory would be closed with it
-                opened.close()
-            opened = TiffRows(file, name)
-    return opened
+    name, allowed = name_of(image), most_pixels(max_pixels)
+    with ExitStack() as stack:
+        with reading(name):
+            file = stack.enter_context(_stream(image, name, max_pixels))
+            opened = _reader(file, name)
+            width, height = opened.size
+            count = width * height
+            if count > allowed:
+                raise ImageError(
+                    f"{name} is too large to open unasked: {width} x {height} = {count} px, above the limit "
+                    f"of {allowed} that guards against files made to fill the memory; to read it, raise the "
+                    f"limit with max_pixels={count} (--max-pixels {count} on the command line)"
+                )
+            if getattr(opened, "format", None) == "AVIF" and allowed < _AVIF_LIMIT:
+                raise ImageError(
+                    f"{name} is an AVIF image, which is not opened where max_pixels is below {_AVIF_LIMIT}: "
+                    "its decoder decodes up to 268 million pixels whatever the file says; convert it to PNG"
+                )
+        yield opened
 
 
-def _misread(image: TiffImageFile) -> bool:
-    """Return whether Pillow would read this TIFF file wrongly, or fail only when it is to decode it.
-
-    Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
-    knows nothing between 8 and 16 bits; signed integers may become unsigned ones. It decodes tiles of any
-    size.
-    """
-    tag = image.tag_v2.get
-    bits, signs, predictor = set(tag(258, (1,))), set(tag(339, (1,))), tag(317, 1)
-    misread = max(bits) > 8 and (bits not in ({16}, {32}) or tag(262) == 0 or tag(284) == 2)
-    compression, edges = tag(259, 1), (tag(322, 0), tag(323, 0))
-    return (
-        misread
-        or 2 in signs
-        or (compression not in _BY_PILLOW and find_spec("tifffile") is not None)
-        or (compression == _PACKBITS and predictor != 1)
-        or (compression in (6, 7) and bits != {8})
-        or (compression != 1 and bits == {32})
-        or not all(isinstance(edge, int) for edge in edges)
-        or math.prod(edges) > max(math.prod(image.size), _PIXELS_OF_A_TILE)
-    )
-
-
-def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryIO:
-    """Return a path, or a file in memory."""
+def _stream(image: Encoded, name: str, max_pixels: int | None) -> BinaryIO:
     if isinstance(image, RemoteFile):
         return io.BytesIO(image.read(most_bytes(max_pixels)))
     if isinstance(image, (str, os.PathLike)):
-        return name
+        return streams.opened(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
         return io.BytesIO(image)
     most = most_bytes(max_pixels)
@@ -459,17 +379,46 @@ def _content(image: Encoded, name: str, max_pixels: int | None) -> str | BinaryI
     # A pipe is read from where it is; one that is closed says so again.
     with suppress(AttributeError, OSError, ValueError):
         image.seek(0)
-    try:
-        while len(found) <= most and (piece := image.read(_PIECE)):
-            found += piece
-    # Anything may call itself a file.
-    except Exception as error:
-        raise ImageError(
-            f"{name} cannot be read as a file that is open in binary mode: {error or type(error).__name__}"
-        ) from error
+    while len(found) <= most and (piece := image.read(_PIECE)):
+        found += piece
     if len(found) > most:
         raise ImageError(f"{name} is too large: it has more than {most:.0f} bytes")
     return io.BytesIO(found)
+
+
+def _reader(file: BinaryIO, name: str) -> Image.Image | TiffRows:
+    """Open an image with Pillow, or as a TIFF of which Pillow would not read all, or too much at once."""
+    prefix = file.read(16)
+    is_tiff = prefix[:4] in SIGNATURES
+    try:
+        opened = _open_with_pillow(file, prefix, name)
+        if not isinstance(opened, TiffImageFile) or _is_plain(opened):
+            return opened
+    except Exception:
+        if not is_tiff:
+            raise
+    return TiffRows(file, name)
+
+
+def _is_plain(image: TiffImageFile) -> bool:
+    """Return whether Pillow reads this TIFF file, and reads it rightly.
+
+    Of more than eight bits it inverts no grey, takes planes and compressed floats for something else, and
+    knows nothing between 8 and 16 bits; signed integers may become unsigned ones. It decodes tiles of any
+    size.
+    """
+    tag = image.tag_v2.get
+    bits, compression, edges = set(tag(258, (1,))), tag(259, 1), (tag(322, 0), tag(323, 0))
+    count = math.prod(image.size)
+    return (
+        set(tag(339, (1,))) == {1}
+        and (max(bits) <= 8 or (bits == {16} and tag(262) != 0 and tag(284) != 2))
+        and compression in _BY_PILLOW
+        and (compression != _PACKBITS or tag(317, 1) == 1)
+        and all(isinstance(edge, int) for edge in edges)
+        and math.prod(edges) <= max(count, _PIXELS_OF_A_TILE)
+        and count <= most_pixels()
+    )
 
 
 def most_bytes(max_pixels: int | None) -> float:
@@ -484,67 +433,64 @@ def most_pixels(max_pixels: int | None = None) -> float:
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
-def _open_with_pillow(file: str | BinaryIO, name: str) -> Image.Image:
+def _open_with_pillow(file: BinaryIO, prefix: bytes, name: str) -> Image.Image:
     """Open one of :data:`FORMATS` without the limit of ``Image.open``, which is one for all threads."""
-    prefix = first_bytes(file, 16)
     Image.init()
-    for format in FORMATS:
-        if format not in Image.OPEN:
-            continue
+    for format in (known for known in FORMATS if known in Image.OPEN):
         factory, accept = Image.OPEN[format]
         fits = accept is None or accept(prefix)
         if not fits or isinstance(fits, str):  # a text says why it does not
             continue
         try:
-            if not isinstance(file, str):
-                file.seek(0)
-            # A stream's name may be that of another file, which must not be opened instead.
-            return factory(file, name if isinstance(file, str) else "")  # type: ignore[arg-type]
+            file.seek(0)
+            return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # it only looked like this format
-    raise UnidentifiedImageError(name)
+    raise ImageError(f"{name} is not an image in a format that d2np reads")
 
 
-def _decoded(opened: Image.Image | TiffRows, orient: bool, name: str) -> NDArray[Any]:
-    """Return all of a file's image; the file is closed."""
-    with opened, reading(name):
-        if not isinstance(opened, TiffRows):
-            return _from_pil(opened, orient, name, file=True)
-        if math.prod(opened.size) > most_pixels():
+def _decoded(image: Any, orient: bool, name: str, *, as_stored: bool = False) -> Any:
+    """Return what rows can be cut of: an array, or TiffRows that need not be turned.
+
+    A PIL image is decoded; ``as_stored`` if Pillow is to turn no TIFF.
+    """
+    if isinstance(image, Image.Image):
+        return _from_pil(image, orient, name, as_stored)
+    if isinstance(image, TiffRows):
+        if not orient or image.orientation == 1:
+            return image
+        if math.prod(image.size) > most_pixels():
             raise ImageError(
-                f"{name} is too large to be turned as its orientation {opened.orientation} says: "
+                f"{name} is too large to be turned as its orientation {image.orientation} says: "
                 "turn it first, or leave orient out"
             )
-        return pixels.turned(opened[0 : opened.shape[0]], opened.orientation)
+        return pixels.turned(image[0 : image.shape[0]], image.orientation)
+    if isinstance(getattr(image, "dtype", None), np.dtype) and hasattr(image, "__getitem__"):
+        return image
+    return to_array(image, name)
 
 
-def _from_pil(image: Image.Image, orient: bool, name: str, *, file: bool = False) -> NDArray[Any]:
-    """Return the array of a PIL image; of that of a ``file`` as it is stored there."""
-    try:
-        size, turn = image.size, 1
-        if isinstance(image, TiffImageFile):
-            # Where Pillow knows a path it may map the file, as if its rows and columns were turned already.
-            image.filename = ""
-            # Pillow turns TIFF files, and only these, when it loads them.
-            turn = image.getexif().get(_ORIENTATION, 1) if file and not orient else 1
-        image.load()
-        if sorted(image.size) != sorted(size):
-            raise ImageError(f"{name} is damaged: its image has another size than its header says")
-        if orient and not isinstance(image, TiffImageFile):
-            image = ImageOps.exif_transpose(image)
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # Pillow warns where transparency is dropped at once
-        deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-        if image.mode != "RGB" and not deep:
-            image = image.convert("RGB")
-        array = np.asarray(image)
-        # Grey of more than eight bits; Pillow opens 16-bit files as ``I;16`` or, older ones, as ``I``.
-        if deep and image.mode != "F":
-            array = as_16_bits(array, name)
-        # Quarter turns undo each other; all other orientations undo themselves.
-        return array if turn == 1 else pixels.turned(array, {6: 8, 8: 6}.get(turn, turn))
-    except ImageError:
-        raise
-    # As above: decoders.
-    except Exception as error:
-        raise ImageError(f"{name} cannot be read as an image: {error or type(error).__name__}") from error
+def _from_pil(image: Image.Image, orient: bool, name: str, as_stored: bool) -> NDArray[Any]:
+    # Pillow turns TIFF files, and only these, when it loads them.
+    is_tiff = isinstance(image, TiffImageFile)
+    turn = image.getexif().get(_ORIENTATION, 1) if is_tiff and as_stored and not orient else 1
+    size = image.size
+    if isinstance(image, TiffImageFile):
+        # Where Pillow knows a path it may map the file, as if its rows and columns were turned already.
+        image.filename = ""
+    image.load()
+    if sorted(image.size) != sorted(size):
+        raise ImageError(f"{name} is damaged: its image has another size than its header says")
+    if orient and not is_tiff:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns where transparency is dropped at once
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if image.mode != "RGB" and not deep:
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    # Grey of more than eight bits; Pillow opens 16-bit files as ``I;16`` or, older ones, as ``I``.
+    if deep and image.mode != "F":
+        array = as_16_bits(array, name)
+    # Quarter turns undo each other; all other orientations undo themselves.
+    return array if turn == 1 else pixels.turned(array, {6: 8, 8: 6}.get(turn, turn))

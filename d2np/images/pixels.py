@@ -23,8 +23,8 @@ def check_form(shape: tuple[int, ...], dtype: Any, name: str) -> None:
     """Raise an ImageError unless arrays of this shape and type are images."""
     if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
         raise ImageError(
-            f"{name} must have shape (H, W), (H, W, 3) or (H, W, 4); got {shape}: where the channels come "
-            "first, numpy.moveaxis(image, 0, -1) brings them to the end"
+            f"{name} must be a file or an array (H, W), (H, W, 3) or (H, W, 4); got shape {shape}: where the "
+            "channels come first, numpy.moveaxis(image, 0, -1) brings them to the end"
         )
     if 0 in shape:
         raise ImageError(f"{name} is empty: its shape is {shape}")

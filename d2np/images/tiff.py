@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import re
-import struct
-from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ..errors import ImageError
 from ..extras import require
@@ -18,35 +16,15 @@ from ..extras import require
 MOST_BYTES_PER_PIXEL = 16
 """No image within the limit on pixels needs more: four channels of four bytes."""
 
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF files begin: little and big endian; the last two are BigTIFF, for files above 4 GB."""
+
 _ALWAYS_READ = 16 << 20
-# Little and big endian; the last two are BigTIFF, for files above 4 GB.
-_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SIZ = re.compile(rb"\xff\x4f\xff\x51")
 _GREY_INVERTED, _GREY, _RGB, _YCBCR = 0, 1, 2, 6
-_JPEG = (6, 7, 33007, 34892)
-# Strips and tiles that are files of their own, and say themselves how large they are.
-_JPEG_2000 = (33003, 33004, 33005, 34712)
-_LERC, _WEBP = 34887, 50001
-_IMAGES = (_LERC, _WEBP, 22610, 34927, 34933, 34934, 50002, 52546)  # WebP, JPEG XR, PNG, JPEG XL
-_OTHERS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013)
-_COMPRESSIONS = (*_JPEG, *_JPEG_2000, *_IMAGES, *_OTHERS)
-
-
-def is_tiff(file: str | os.PathLike[str] | BinaryIO) -> bool:
-    """Return whether the file begins as TIFF files do."""
-    try:
-        return first_bytes(file, 4) in _SIGNATURES
-    except (OSError, ValueError):  # a NUL character in the path
-        return False
-
-
-def first_bytes(file: str | os.PathLike[str] | BinaryIO, count: int) -> bytes:
-    """Return the first bytes of a file; one that is open is read from its beginning."""
-    if isinstance(file, (str, os.PathLike)):
-        with open(file, "rb") as stream:
-            return stream.read(count)
-    file.seek(0)
-    return file.read(count)
+_JPEG = 7
+# None, LZW, JPEG, Deflate, PackBits, LZMA, Zstandard. Others hold files of their own, and say themselves how
+# large they are.
+_COMPRESSIONS = (1, 5, _JPEG, 8, 32773, 32946, 34925, 50000)
 
 
 def as_16_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
@@ -60,33 +38,6 @@ def as_16_bits(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Return the rows, columns and components that a JPEG file says it has."""
-    position = 2
-    while data[position] == 0xFF:
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            rows, columns, components = struct.unpack_from(">HHB", data, position + 5)
-            return rows, columns, components
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
-            position += 1 if marker == 0xFF else 2
-        else:
-            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    raise ImageError("the size of a JPEG file in it cannot be found")
-
-
-def _jpeg_2000_size(data: bytes) -> tuple[int, int, int]:
-    """Return the rows, columns and components that a JPEG 2000 file says it has.
-
-    If what looks like a head is there more than once, the largest counts.
-    """
-    heads = [struct.unpack_from(">4I16xH", data, head.end() + 4) for head in re.finditer(_SIZ, data)]
-    if not heads:
-        raise ImageError("the size of a JPEG 2000 file in it cannot be found")
-    right, bottom, left, top, components = np.array(heads, np.int64).T
-    return int((bottom - top).max()), int((right - left).max()), int(components.max())
-
-
 class TiffRows:
     """The first page of a TIFF file, of which no more is decoded than the rows asked for need.
 
@@ -95,10 +46,10 @@ class TiffRows:
 
     Parameters
     ----------
-    file : path or stream
-        The file, or its content.
-    name : str, optional
-        What it is called in messages; by default its path.
+    file : stream
+        The file, which stays open as long as rows are read.
+    name : str
+        What it is called in messages.
 
     Attributes
     ----------
@@ -115,87 +66,62 @@ class TiffRows:
     Raises
     ------
     ImageError
-        If tifffile is missing, or the file is damaged or holds another kind of image.
+        If tifffile is missing, or the file holds another kind of image.
+    Exception
+        Of almost any kind, if the file is damaged.
     """
 
-    def __init__(self, file: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> None:
-        self.name = name or (os.fspath(file) if isinstance(file, (str, os.PathLike)) else "the TIFF")
-        purpose = f"{self.name}: TIFF files that are large, or that Pillow does not read, need"
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        purpose = f"{name}: TIFF files that are large, or that Pillow does not read, need"
         tifffile = require("tifffile", purpose, "tiff", ImageError)
-        if not isinstance(file, (str, os.PathLike)):
-            file.seek(0)
-        with ExitStack() as stack:
-            try:
-                self._file = stack.enter_context(tifffile.TiffFile(file))
-                self._open(self._file.pages[0])
-            except Exception as error:  # tifffile raises almost anything on a damaged file
-                is_ours = isinstance(error, ImageError)
-                problem = error if is_ours else f"cannot be read as a TIFF: {error or type(error).__name__}"
-                raise ImageError(f"{self.name} {problem}") from error
-            stack.pop_all()
-
-    def _open(self, page: Any) -> None:
-        self._page = page
+        file.seek(0)
+        self.name = name
+        self._file = tifffile.TiffFile(file)
+        page = self._page = self._file.pages[0]
         orientation = getattr(page.tags.get("Orientation"), "value", 1)
         self.orientation = int(orientation) if isinstance(orientation, int) else 1
+        height, width = int(page.imagelength), int(page.imagewidth)
+        # What stands behind the colours, such as an alpha channel, is left out.
+        self._colours = 1 if page.photometric in (_GREY_INVERTED, _GREY) else 3
         # Colours of JPEG strips come out of the decoder as RGB.
-        kinds = (_GREY_INVERTED, _GREY, _RGB, *([_YCBCR] if page.compression in _JPEG else []))
-        for value, known, what, advice in (
-            (page.photometric, kinds, "holds an image of a kind", "as grey or RGB"),
-            (page.imagedepth, (1,), "holds an image of a depth", "as a flat one"),
-            (page.compression, _COMPRESSIONS, "is compressed in a way", "with another compression"),
+        kinds = (_GREY_INVERTED, _GREY, _RGB, *([_YCBCR] if page.compression == _JPEG else []))
+        if (
+            page.photometric not in kinds
+            or page.compression not in _COMPRESSIONS
+            or (page.imagedepth, page.tiledepth) != (1, 1)
+            or page.dtype is None
+            or not isinstance(page.bitspersample, int)
+            or min(height, width, len(page.dataoffsets)) < 1
+            or page.samplesperpixel < self._colours
         ):
-            if value not in known:
-                raise ImageError(
-                    f"{what} that is not read ({getattr(value, 'name', value)}): save it {advice}"
-                )
-        if page.dtype is None or not isinstance(page.bitspersample, int):
-            raise ImageError(f"has {page.bitspersample} bits per sample: save it with 8 or 16 bits")
-        stored = np.dtype(page.dtype)
-        self._stored = stored
+            kind = ", ".join(
+                str(getattr(value, "name", value)) for value in (page.photometric, page.compression)
+            )
+            raise ImageError(
+                f"{name} is a TIFF of a kind that is not read ({kind}, {page.bitspersample} bits): save it "
+                "as grey or RGB of 8 or 16 bits, with the compression Deflate, LZW or none"
+            )
+        stored = self._stored = np.dtype(page.dtype)
         self._bits = page.bitspersample if stored.kind in "bu" else 8 * stored.itemsize
         self._wide = stored in (np.int16, np.int32, np.uint32)
         self.dtype = np.dtype(np.uint16 if self._wide else np.uint8 if stored.kind == "b" else stored)
         self._inverted = page.photometric == _GREY_INVERTED and stored.kind in "bu"
-        # What stands behind the colours, such as an alpha channel, is left out.
-        self._colours = 1 if page.photometric in (_GREY_INVERTED, _GREY) else 3
-        height, width = int(page.imagelength), int(page.imagewidth)
-        if min(height, width, len(page.dataoffsets)) < 1 or page.samplesperpixel < self._colours:
-            raise ImageError("cannot be read as an image: its size or its data are missing")
+        self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
         self.size = (width, height)
         self.shape = (height, width, 3) if self._colours == 3 else (height, width)
-        self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
-        self._mapped: NDArray[Any] | None = None
-        step = 1
-        if page.is_final and self._bits == 8 * stored.itemsize and self._file.filehandle.is_file:
-            self._mapped = self._map()
-        else:
-            step = min(int(page.tilelength if page.is_tiled else page.rowsperstrip), height)
-            self._across = math.ceil(width / page.tilewidth) if page.is_tiled else 1
-            self._down = math.ceil(height / step)
-        self.chunks = (step,)
+        self._tile = (
+            (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
+        )
         # The limit on the image's size must not be got round by its strips and tiles.
-        unpacked = math.prod(self._expected(0)) * stored.itemsize
-        if page.tiledepth != 1 or unpacked > max(MOST_BYTES_PER_PIXEL * height * width, _ALWAYS_READ):
-            raise ImageError("has strips or tiles that are far larger than the image")
-        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
-        self._jpeg: dict[str, Any] = tables if page.compression in _JPEG else {}
-
-    def _map(self) -> NDArray[Any]:
-        height, width = self.shape[:2]
-        samples = self._page.samplesperpixel
-        shape = (samples, height, width) if self._separate else (height, width, samples)
-        try:
-            mapped: NDArray[Any] = np.memmap(
-                self.name,
-                self._stored.newbyteorder(self._file.byteorder),
-                "r",
-                self._page.dataoffsets[0],
-                shape,
-            )
-        except ValueError:
-            raise ImageError("is cut short") from None
-        return np.moveaxis(mapped, 0, 2) if self._separate else mapped
+        unpacked = math.prod(self._tile) * (1 if self._separate else page.samplesperpixel) * stored.itemsize
+        if unpacked > max(MOST_BYTES_PER_PIXEL * height * width, _ALWAYS_READ):
+            raise ImageError(f"{name} has strips or tiles that are far larger than the image")
+        self._mapped: NDArray[Any] | None = None
+        self.chunks = (min(self._tile[0], height),)
+        if page.is_memmappable:
+            self.chunks = (1,)
+            planes = page.asarray(out="memmap", squeeze=False)[:, 0]
+            self._mapped = np.moveaxis(planes, 0, 2).reshape(height, width, -1)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Return rows, from a multiple of a strip's or tile's height on.
@@ -205,14 +131,15 @@ class TiffRows:
         ImageError
             If a strip or tile is damaged or missing.
         """
-        first, last = rows.start, rows.stop
-        if self._mapped is not None:
-            found = self._mapped[first:last, :, : self._colours]
-        else:
-            step = self.chunks[0]
-            found = np.zeros((last - first, self.shape[1], self._colours), self._stored)
-            for band in range(first // step, math.ceil(last / step)):
-                self._decode(band, found[band * step - first :])
+        try:
+            mapped = self._mapped
+            found = (
+                self._decoded(rows.start, rows.stop) if mapped is None else mapped[rows, :, : self._colours]
+            )
+        except ImageError:
+            raise
+        except Exception as error:  # decoders raise almost anything
+            raise ImageError(f"{self.name} is damaged from row {rows.start} on: {error}") from error
         if self._wide:
             found = as_16_bits(found, self.name)
         else:
@@ -224,89 +151,38 @@ class TiffRows:
             found = np.iinfo(self.dtype).max - found
         return found if self._colours == 3 else found[:, :, 0]
 
-    def _decode(self, band: int, target: NDArray[Any]) -> None:
-        """Decode one row of tiles, or one strip, into the rows it covers, or as many of them as there are."""
+    def _decoded(self, first: int, last: int) -> NDArray[Any]:
+        """Decode all strips or tiles that lie in some rows; what is left out of the file is zeros."""
+        height, width = self.shape[:2]
+        rows, columns = self._tile
+        found = np.zeros((last - first, width, self._colours), self._stored)
+        across, down = math.ceil(width / columns), math.ceil(height / rows)
         for plane in range(self._colours if self._separate else 1):
-            channels = slice(plane, plane + 1) if self._separate else slice(0, self._colours)
-            for column in range(self._across):
-                try:
-                    tile = self._tile((plane * self._down + band) * self._across + column, band)
-                except Exception as error:  # decoders raise almost anything on damaged data
-                    raise ImageError(
-                        f"{self.name} is damaged, or compressed in a way that is not read, at row "
-                        f"{band * self.chunks[0]}: {error or type(error).__name__}"
-                    ) from error
-                if tile is not None:  # what is left out of the file is zeros
-                    left = column * self._page.tilewidth
-                    covered = target[:, left : left + tile.shape[1], channels]
-                    rows, columns, samples = covered.shape
-                    covered[: tile.shape[0]] = tile[:rows, :columns, :samples]
+            begin = plane * down * across
+            for index in range(begin + first // rows * across, begin + math.ceil(last / rows) * across):
+                tile, (_, _, top, left, _), _ = self._page.decode(
+                    self._data(index), index, jpegtables=self._page.jpegtables
+                )
+                if tile is not None:
+                    target = found[top - first :, left : left + columns, plane : plane + tile.shape[3]]
+                    target[: tile.shape[1]] = tile[0, : target.shape[0], : target.shape[1], : target.shape[2]]
+        return found
 
-    def _tile(self, index: int, band: int) -> NDArray[Any] | None:
-        """Return a strip or tile (rows, columns, samples); None if the file has none of its data."""
-        page, handle = self._page, self._file.filehandle
-        offset, count = page.dataoffsets[index], page.databytecounts[index]
+    def _data(self, index: int) -> bytes | None:
+        """Return what the file has of a strip or tile."""
+        offset, count = self._page.dataoffsets[index], self._page.databytecounts[index]
         if not count:
             return None
-        with handle.lock:
-            handle.seek(offset)
-            data = handle.read(count)
+        self._file.filehandle.seek(offset)
+        data: bytes = self._file.filehandle.read(count)
         if len(data) < count:
-            raise ImageError("the file is cut short")
-        if page.compression in _IMAGES:
-            return self._image(data, band)
-        self._check_size(data)
-        tile, _, _ = page.decode(data, index, **self._jpeg)
-        return None if tile is None else tile[0]
-
-    def _expected(self, band: int) -> tuple[int, int, int]:
-        """Return rows, columns and samples of a strip or tile."""
-        page, samples = self._page, 1 if self._separate else self._page.samplesperpixel
-        if page.is_tiled:
-            return page.tilelength, page.tilewidth, samples
-        height, width = self.shape[:2]
-        return min(page.rowsperstrip, height - band * page.rowsperstrip), width, samples
-
-    def _image(self, data: bytes, band: int) -> NDArray[Any]:
-        """Decode a strip or tile that is an image file, into memory of the size that it should have.
-
-        imagecodecs compares the size in the file's head with that before it decodes anything.
-        """
-        from tifffile import TIFF
-
-        rows, columns, samples = self._expected(band)
-        tile = np.empty((rows, columns, samples) if samples > 1 else (rows, columns), self._stored)
-        options = {"hasalpha": True} if self._page.compression == _WEBP and samples == 4 else {}
-        TIFF.DECOMPRESSORS[self._page.compression](data, out=tile, **options)
-        tile = tile.reshape(rows, columns, samples)
-        # As tifffile has it: image files know no predictor, but LERC is none of them.
-        if self._page.predictor != 1 and self._page.compression not in TIFF.IMAGE_COMPRESSIONS:
-            tile = TIFF.UNPREDICTORS[self._page.predictor](tile, axis=-2)
-        return tile
-
-    def _check_size(self, data: bytes) -> None:
-        """Fail if a JPEG or JPEG 2000 file in a strip or tile has more pixels than that may have."""
-        compression = self._page.compression
-        if compression in _JPEG:
-            rows, columns, samples = _jpeg_size((self._jpeg["jpegheader"] or b"") + data)
-        elif compression in _JPEG_2000:
-            rows, columns, samples = _jpeg_2000_size(data)
-        else:
-            return
-        expected = self._expected(0)
-        if rows > expected[0] or columns > expected[1] or samples > self._page.samplesperpixel:
-            raise ImageError(
-                f"its data hold an image of {columns} x {rows} px where {expected[1]} x {expected[0]} px "
-                "belong"
-            )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._mapped = None
-        self._file.close()
-
-    def __enter__(self) -> TiffRows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+            raise ImageError(f"{self.name} is damaged: it is cut short")
+        if self._page.compression == _JPEG:
+            rows, columns = self._tile
+            width, height = JpegImageFile(io.BytesIO(data)).size
+            if width > columns or height > rows:
+                raise ImageError(
+                    f"{self.name} is damaged: its data hold an image of {width} x {height} px where "
+                    f"{columns} x {rows} px belong"
+                )
+        return data

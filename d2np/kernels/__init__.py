@@ -7,10 +7,14 @@ NumPy what it computes.
 
 from ..errors import Error
 
+_INSTEAD = "d2np.reference computes the same in plain NumPy"
+
 try:
-    import numba  # noqa: F401
+    import numba
 except ImportError as problem:
     raise Error(
-        f"kernels are compiled by the package numba, which cannot be imported ({problem}); "
-        "d2np.reference computes the same in plain NumPy"
+        f"kernels are compiled by the package numba, which cannot be imported ({problem}); {_INSTEAD}"
     ) from None
+
+if getattr(numba.config, "DISABLE_JIT", False):
+    raise Error(f"kernels run only where they are compiled, and NUMBA_DISABLE_JIT is set; {_INSTEAD}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import jit
-from .normalize import largest_channel
 
 LEAST_CURVATURE = np.float32(1e-4)
 """Least second difference of a keypoint, over the feature's value.
@@ -42,7 +41,7 @@ def _is_local_maximum(cells, top, height, i, j, c):
 
 
 @jit()
-def detect(cells, top, height, blocked, edge_threshold, found, positions, scores, first, last):
+def detect(cells, top, height, largest, blocked, edge_threshold, positions, scores, first, last):
     """Find the keypoints of the rows ``first`` to ``last`` of a map, row by row.
 
     Parameters
@@ -52,13 +51,13 @@ def detect(cells, top, height, blocked, edge_threshold, found, positions, scores
         and the one below.
     top, height : int
         Number of the first row in ``cells``; rows of the whole map.
+    largest : (last - first, w) float32
+        The largest element of each cell of the rows asked for.
     blocked : (h, w) bool, updated
         Cells of the whole map that may not hold a keypoint. Those that hold a detection, wherever its
         sub-cell position falls, are added.
     edge_threshold : float32
         Largest ratio of the principal curvatures.
-    found : (capacity, 3) int64, written
-        Row, column and channel of each keypoint.
     positions : (capacity, 2) float32, written
         Row and column with the sub-cell displacement.
     scores : (capacity,) float32, written
@@ -69,7 +68,6 @@ def detect(cells, top, height, blocked, edge_threshold, found, positions, scores
         How many keypoints there are. If that exceeds the capacity, the surplus was not written.
     """
     _, width, channels = cells.shape
-    rows = cells.reshape(cells.shape[0] * width, channels)
     limit = (edge_threshold + np.float32(1)) ** 2 / edge_threshold
     half, quarter, two = np.float32(0.5), np.float32(0.25), np.float32(2)
     count = 0
@@ -77,10 +75,9 @@ def detect(cells, top, height, blocked, edge_threshold, found, positions, scores
         for j in range(width):
             if blocked[i, j]:
                 continue
-            largest = largest_channel(rows, (i - top) * width + j)
             for c in range(channels):
                 value = cells[i - top, j, c]
-                if value != largest or not _is_local_maximum(cells, top, height, i, j, c):
+                if value != largest[i - first, j] or not _is_local_maximum(cells, top, height, i, j, c):
                     continue
                 up, down = _at(cells, top, height, i - 1, j, c), _at(cells, top, height, i + 1, j, c)
                 left, right = _at(cells, top, height, i, j - 1, c), _at(cells, top, height, i, j + 1, c)
@@ -109,8 +106,7 @@ def detect(cells, top, height, blocked, edge_threshold, found, positions, scores
                 y, x = np.float32(i) + step_i, np.float32(j) + step_j
                 if y < 0 or x < 0 or y > height - 1 or x > width - 1:
                     continue
-                if count < found.shape[0]:
-                    found[count, 0], found[count, 1], found[count, 2] = i, j, c
+                if count < scores.shape[0]:
                     positions[count, 0], positions[count, 1] = y, x
                     scores[count] = value
                 count += 1

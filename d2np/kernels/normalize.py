@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import jit
-from .simd import largest
 
 # Sums may be taken in the order that suits the vector registers; it is the same order for every row.
 _REORDER = {"reassoc", "contract", "nsz"}
@@ -17,19 +16,6 @@ def squared_norm(vector):
     for c in range(vector.shape[0]):
         total += vector[c] * vector[c]
     return total
-
-
-@jit()
-def largest_channel(cells, n):
-    """Return the largest element of row ``n`` of ``cells`` (N, C), C-contiguous float32."""
-    channels = cells.shape[1]
-    whole = channels // 16
-    found = np.float32(-np.inf)
-    if whole > 0:
-        found = largest(cells, n * channels, whole, 16)
-    for c in range(whole * 16, channels):
-        found = max(found, cells[n, c])
-    return found
 
 
 @jit()
@@ -45,8 +31,10 @@ def l2_normalize(vectors, first, last):
 
 
 @jit()
-def strength(cells, target, first, last):
-    """Write the largest element of each L2-normalised row of ``cells`` (N, C) to ``target`` (N,), float32."""
-    for n in range(first, last):
-        length = max(np.sqrt(squared_norm(cells[n])), np.float32(1e-12))
-        target[n] = largest_channel(cells, n) / length
+def strength(cells, largest, target):
+    """Write the largest element of each L2-normalised row of ``cells`` (N, C) to ``target`` (N,), float32.
+
+    ``largest`` (N,) holds that of each row before the normalisation.
+    """
+    for n in range(cells.shape[0]):
+        target[n] = largest[n] / max(np.sqrt(squared_norm(cells[n])), np.float32(1e-12))

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from llvmlite import binding, ir
 from numba import types
+from numba.extending import intrinsic
 
 from ..errors import OptionError
-from . import plain
-from .compile import array_data, intrinsic, nothing
+from .compile import array_data, nothing
 
 
 class Block(NamedTuple):
@@ -149,17 +149,16 @@ class VectorBuilder:
             pointer = self.builder.gep(pointer, [self.builder.mul(distance, _INDEX(count))], inbounds=True)
         return pointer
 
-    def load(self, pointer: Any, kind: Any = None) -> Any:
-        """Load a vector, of the type ``kind`` if that is another one."""
-        return self.builder.load(self.builder.bitcast(pointer, (kind or self.type).as_pointer()), align=4)
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
 
-    def prefetch(self, pointer: Any, *, write: bool = False, level: int = 1) -> None:
-        """Ask for a cache line, for reading or writing, into the cache of that level. Never faults."""
+    def prefetch(self, pointer: Any, level: int = 1) -> None:
+        """Ask for a cache line, for reading, into the cache of that level. Never faults."""
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
         ask = self._declared("llvm.prefetch.p0", kind)
         line = self.builder.bitcast(pointer, byte_pointer)
-        self.builder.call(ask, [line, flag(int(write)), flag(4 - level), flag(1)])
+        self.builder.call(ask, [line, flag(0), flag(4 - level), flag(1)])
 
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=4)
@@ -184,7 +183,7 @@ class VectorBuilder:
         return following
 
 
-@intrinsic(plain.multiply_block)
+@intrinsic(prefer_literal=True)
 def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start, c_step, add, lanes, rows):
     """Compute ``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
 
@@ -235,65 +234,5 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
                 value = sums[2 * r + half]
                 v.store(v.add(v.load(place), value) if add.literal_value else value, place)
         return nothing(context)
-
-    return signature, codegen
-
-
-@intrinsic(plain.keep_two_best)
-def keep_two_best(typingctx, values, values_start, partner, best, index, second, start, lanes):
-    """Merge one vector of values into the running best two, lane by lane.
-
-    ``best``, ``index`` (int32) and ``second`` hold ``lanes`` elements from ``start`` on. Where a value is
-    larger than the best one so far, it takes its place and ``partner`` is noted as its index; an equal value
-    does not.
-    """
-    if not isinstance(lanes, types.IntegerLiteral):
-        return None
-    place = types.int64
-    signature = types.void(values, place, place, best, index, second, place, lanes)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        n_lanes = lanes.literal_value
-        v = VectorBuilder(context, builder, n_lanes)
-        whole = ir.IntType(32)
-        value = v.load(v.element(sig.args[0], args[0], args[1]))
-        best_place, index_place, second_place = (v.element(sig.args[n], args[n], args[6]) for n in (3, 4, 5))
-        held, held_second = v.load(best_place), v.load(second_place)
-        held_index = v.load(index_place, ir.VectorType(whole, n_lanes))
-        new_index = v.splat(builder.trunc(args[2], whole))
-        larger = builder.fcmp_ordered(">", value, held)
-        v.store(builder.select(larger, value, held), best_place)
-        v.store(builder.select(larger, new_index, held_index), index_place)
-        v.store(v.maximum(held_second, builder.select(larger, held, value)), second_place)
-        return nothing(context)
-
-    return signature, codegen
-
-
-@intrinsic(plain.largest)
-def largest(typingctx, values, start, vectors, lanes):
-    """Return the largest of ``vectors`` x ``lanes`` elements of ``values`` (float32) from ``start`` on.
-
-    ``vectors`` must be at least 1.
-    """
-    if not isinstance(lanes, types.IntegerLiteral):
-        return None
-    signature = types.float32(values, types.int64, types.int64, lanes)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        n_lanes = lanes.literal_value
-        v = VectorBuilder(context, builder, n_lanes)
-        first = v.element(sig.args[0], args[0], args[1])
-        (found,) = v.loop(
-            args[2],
-            [v.load(first)],
-            lambda k, held: [v.maximum(held[0], v.load(v.step(first, (n_lanes, k))))],
-        )
-        flag = ir.IntType(32)
-        result = builder.extract_element(found, flag(0))
-        for lane in range(1, n_lanes):
-            other = builder.extract_element(found, flag(lane))
-            result = builder.select(builder.fcmp_ordered(">", other, result), other, result)
-        return result
 
     return signature, codegen

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from .compile import intrinsic, jit, nothing
-from .plain import PlainVector, line
+from .compile import jit, nothing
 from .simd import Block, VectorBuilder, multiply_block
 
 OUTPUTS = 4
@@ -71,7 +71,7 @@ def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     return packed
 
 
-def _input_1d(v: VectorBuilder | PlainVector, d: Sequence[Any]) -> list[Any]:
+def _input_1d(v: VectorBuilder, d: Sequence[Any]) -> list[Any]:
     aa, bb = A * A, B * B
     even_a, odd_a = v.fma(-bb, d[2], d[4]), v.fma(-bb, d[1], d[3])
     even_b, odd_b = v.fma(-aa, d[2], d[4]), v.fma(-aa, d[1], d[3])
@@ -85,7 +85,7 @@ def _input_1d(v: VectorBuilder | PlainVector, d: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _output_1d(v: VectorBuilder | PlainVector, m: Sequence[Any]) -> list[Any]:
+def _output_1d(v: VectorBuilder, m: Sequence[Any]) -> list[Any]:
     sum_a, sum_b = v.add(m[1], m[2]), v.add(m[3], m[4])
     difference_a, difference_b = v.sub(m[1], m[2]), v.sub(m[3], m[4])
     return [
@@ -96,13 +96,13 @@ def _output_1d(v: VectorBuilder | PlainVector, m: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _input_2d(v: VectorBuilder | PlainVector, load: Load) -> list[Any]:
+def _input_2d(v: VectorBuilder, load: Load) -> list[Any]:
     """Return the points of a patch, of which ``load(u, c)`` gives row u, column c."""
     columns = [_input_1d(v, [load(u, c) for u in range(INPUTS)]) for c in range(INPUTS)]
     return [point for u in range(INPUTS) for point in _input_1d(v, [column[u] for column in columns])]
 
 
-def _output_2d(v: VectorBuilder | PlainVector, load: Load, pooled: int) -> list[list[Any]]:
+def _output_2d(v: VectorBuilder, load: Load, pooled: int) -> list[list[Any]]:
     """Return the rows of outputs of a tile, of which ``load(u, c)`` gives point 6 u + c.
 
     If ``pooled`` is 1, return the maxima of 2 x 2 of them: bias and ReLU, which follow, keep their order.
@@ -115,29 +115,7 @@ def _output_2d(v: VectorBuilder | PlainVector, load: Load, pooled: int) -> list[
     return rows
 
 
-def _plain_input_tile(
-    source, rows, start, column_step, target, target_start, point_step, ahead, lanes
-):  # fmt: skip
-    """Do as :func:`input_tile` does, where nothing is compiled."""
-    points = _input_2d(PlainVector(), lambda u, c: line(source, rows[u] + start + c * column_step, lanes))
-    for p, point in enumerate(points):
-        line(target, target_start + p * point_step, lanes)[:] = point
-
-
-def _plain_output_tile(
-    source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
-    pooled, lanes,
-):  # fmt: skip
-    """Do as :func:`output_tile` does, where nothing is compiled."""
-    v = PlainVector()
-    outputs = _output_2d(v, lambda u, c: line(source, start + (u * INPUTS + c) * point_step, lanes), pooled)
-    for i, row in enumerate(outputs):
-        for j, value in enumerate(row):
-            place = line(target, rows[i] + target_start + j * column_step, lanes)
-            place[:] = v.maximum(floor, v.add(value, line(bias, bias_start, lanes)))
-
-
-@intrinsic(_plain_input_tile)
+@intrinsic(prefer_literal=True)
 def input_tile(typingctx, source, rows, start, column_step, target, target_start, point_step, ahead, lanes):
     """Compute the input transform of one tile for as many channels as a vector has lanes.
 
@@ -168,7 +146,7 @@ def input_tile(typingctx, source, rows, start, column_step, target, target_start
     return signature, codegen
 
 
-@intrinsic(_plain_output_tile)
+@intrinsic(prefer_literal=True)
 def output_tile(
     typingctx, source, start, point_step, bias, bias_start, floor, target, rows, target_start, column_step,
     pooled, lanes,

@@ -38,6 +38,7 @@ from ..layers import Layer
 from ..threads import Team
 
 FloatArray = NDArray[np.float32]
+Memory = Callable[[int], FloatArray]
 
 # Bytes of conv1_1's output, the largest of all, in one band.
 _BAND_BYTES = 6 << 20
@@ -66,11 +67,6 @@ class Rows(NamedTuple):
                 there.reshape(-1)[:] = row.reshape(-1)
             else:
                 there[:, : row.shape[1]] = row
-
-
-def fresh_memory(size: int) -> FloatArray:
-    """Return (size,) float32, holding anything."""
-    return np.empty(size, np.float32)
 
 
 class RowBuffer:
@@ -105,13 +101,13 @@ class RowBuffer:
         width: int,
         channels: int,
         margin: int,
-        memory: Callable[[int], FloatArray] = fresh_memory,
+        memory: Memory | None = None,
         *,
         straight: bool = False,
         dense: bool = False,
         slack: int = 0,
     ) -> None:
-        self.memory = memory
+        self.memory = memory or (lambda size: np.empty(size, np.float32))
         self.width, self.margin, self.slack = width, margin, slack
         self.straight = straight
         self.row_stride = width + margin
@@ -138,21 +134,17 @@ class RowBuffer:
         for start, row in zip(self.starts(), held, strict=True):
             self.positions[start : start + self.row_stride] = row
 
-    def starts(self) -> NDArray[np.int64]:
-        """Return where the rows held begin, margin included: (count,) positions."""
-        return self._starts(0, self.count)
-
-    def _starts(self, first: int, last: int) -> NDArray[np.int64]:
-        rows = self._first + np.arange(first, last, dtype=np.int64)
+    def starts(self, first: int = 0) -> NDArray[np.int64]:
+        """Return where the rows held begin, from number ``first`` on, margin included: positions."""
+        rows = self._first + np.arange(first, self.count, dtype=np.int64)
         return rows % max(1, self.capacity) * self.row_stride
 
     def add(self, count: int) -> Rows:
         """Return room for ``count`` more rows, to be written by the caller."""
         if self.count + count > self.capacity:
             self.reserve(max(self.count + count, self.capacity * 3 // 2))
-        starts = self._starts(self.count, self.count + count)
         self.count += count
-        return Rows(self.positions, starts + self.margin, self.width)
+        return Rows(self.positions, self.starts(self.count - count) + self.margin, self.width)
 
     def held(self) -> FloatArray:
         """Return the rows of a straight buffer: (count, row stride, pixel stride) on the same memory."""

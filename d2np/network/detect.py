@@ -82,13 +82,12 @@ def hard_detection(
 
     def work(span: tuple[int, int]) -> None:
         begin, end = first + span[0], first + span[1]
+        largest = rows.between(begin, end).max(axis=2)
         capacity = 64
         while True:
-            places = np.empty((capacity, 3), np.int64)
-            positions = np.empty((capacity, 2), np.float32)
-            scores = np.empty(capacity, np.float32)
+            positions, scores = np.empty((capacity, 2), np.float32), np.empty(capacity, np.float32)
             free = blocked[begin:end].copy()
-            count = kernels.detect(*rows, blocked, EDGE_THRESHOLD, places, positions, scores, begin, end)
+            count = kernels.detect(*rows, largest, blocked, EDGE_THRESHOLD, positions, scores, begin, end)
             if count <= capacity:
                 break
             blocked[begin:end] = free
@@ -120,8 +119,13 @@ def strength(cells: FloatArray, team: Team) -> FloatArray:
     """Return the largest element of each cell's L2-normalised vector: (h, w, 512) to (h, w), float32."""
     height, width, channels = cells.shape
     result = np.empty((height, width), np.float32)
-    flat = cells.reshape(-1, channels)
-    team.share(lambda span: normalize.strength(flat, result.reshape(-1), *span), spans(height * width, 1024))
+    flat, flat_result = cells.reshape(-1, channels), result.reshape(-1)
+
+    def work(span: tuple[int, int]) -> None:
+        first, last = span
+        normalize.strength(flat[first:last], flat[first:last].max(axis=1), flat_result[first:last])
+
+    team.share(work, spans(height * width, 1024))
     return result
 
 

@@ -18,9 +18,9 @@ from ..errors import OptionError
 from ..features import Features
 from ..images.open import ImageLike, Source, open_image, open_source
 from ..layers import LAYERS, PARAMETER_COUNT, Layer
-from ..options import Algorithm, InputChanges, MapChanges, OptionChanges, Options, Preprocessing, chosen
+from ..options import Algorithm, OptionChanges, Options, Preprocessing, chosen
 from ..threads import Clock, Team, Workspace, thread_count
-from .profile import Profile, summarise
+from .profile import Profile, Row
 from .scan import Scan
 from .stages import PackedWeights
 
@@ -182,7 +182,11 @@ class Net:
         with self._scan(pixels, options, threads, clock) as scan:
             scan.features()
         wall_seconds = time.perf_counter() - start
-        return summarise(clock, wall_seconds, thread_count(threads), scan.levels)
+        # In the order of the layers; what is behind the network follows.
+        names = [layer.name for layer in LAYERS]
+        seconds = sorted(clock.seconds.items(), key=lambda item: [*names, item[0][0]].index(item[0][0]))
+        rows = tuple(Row(*step, spent) for step, spent in seconds)
+        return Profile(rows, wall_seconds, thread_count(threads))
 
     def stream(
         self,
@@ -201,21 +205,15 @@ class Net:
         Yields
         ------
         Features
-            The keypoints of some rows of one level of the pyramid, in pixels of the whole image as given:
-            all together those of :meth:`__call__`, and in the same order among those of one scale.
+            The keypoints of some rows of one level of the pyramid, if any, in pixels of the whole image as
+            given: all together those of :meth:`__call__`, and in the same order among those of one scale.
         """
         options = chosen(options, **changes)
         if options.max_keypoints is not None:
             raise OptionError("max_keypoints: the best keypoints are not known before the end of a stream")
-        return self._stream(image, options, threads)
-
-    def _stream(
-        self, image: ImageLike | Source, options: Options, threads: int | None
-    ) -> Generator[Features]:
         with self._scan(image, options, threads) as scan:
             for _, features in scan.pieces():
-                if len(features):
-                    yield features
+                yield features
 
     def dense(
         self,
@@ -223,7 +221,7 @@ class Net:
         options: Options | None = None,
         *,
         threads: int | None = None,
-        **changes: Unpack[MapChanges],
+        **changes: Unpack[OptionChanges],
     ) -> FloatArray:
         """Compute the dense feature map.
 
@@ -235,7 +233,7 @@ class Net:
         (h, w, 512) float32
             55 x 55 x 512 for 224 x 224 pixels.
         """
-        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+        with self._scan(image, _at_one_scale(options, changes), threads) as scan:
             return scan.dense()
 
     def strength(
@@ -244,7 +242,7 @@ class Net:
         options: Options | None = None,
         *,
         threads: int | None = None,
-        **changes: Unpack[InputChanges],
+        **changes: Unpack[OptionChanges],
     ) -> FloatArray:
         """Compute the largest element of each cell's L2-normalised vector, without the last ReLU.
 
@@ -254,7 +252,7 @@ class Net:
         -------
         (h, w) float32
         """
-        with self._scan(image, chosen(options, InputChanges, **changes), threads) as scan:
+        with self._scan(image, _at_one_scale(options, changes), threads) as scan:
             return scan.strength()
 
     def describe(
@@ -264,7 +262,7 @@ class Net:
         options: Options | None = None,
         *,
         threads: int | None = None,
-        **changes: Unpack[MapChanges],
+        **changes: Unpack[OptionChanges],
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Compute descriptors at positions of your own.
 
@@ -292,7 +290,7 @@ class Net:
             places = places.reshape(0, 2)
         if places.ndim != 2 or places.shape[1] < 2:
             raise OptionError(f"xy must have shape (N, 2); got {places.shape}")
-        with self._scan(image, chosen(options, MapChanges, **changes), threads) as scan:
+        with self._scan(image, _at_one_scale(options, changes), threads) as scan:
             return scan.describe(places[:, :2])
 
     @contextmanager
@@ -318,3 +316,7 @@ class Net:
         # The packed weights depend on the processor: another machine packs its own.
         make = partial(type(self), provenance=self.provenance, algorithm=self._packed.algorithm)
         return make, (self._arrays,)
+
+
+def _at_one_scale(options: Options | None, changes: OptionChanges) -> Options:
+    return chosen(options, **{**changes, "scales": (1.0,)})

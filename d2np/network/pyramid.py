@@ -74,7 +74,7 @@ def levels(height: int, width: int, scales: Sequence[float]) -> list[Level]:
     return found
 
 
-Visit = Callable[[MapRows, int, int, NDArray[np.bool_], Level], bool]
+Visit = Callable[[MapRows, int, int, NDArray[np.bool_], Level], bool | None]
 """Called as ``visit(rows, first, last, blocked, level)`` to look at some rows of a level's summed map.
 
 ``rows`` hold those from ``first`` to ``last``, and the row above and the one below, where there are any; they
@@ -164,7 +164,7 @@ class _Ascent:
                 "the feature map goes beyond what float32 holds: the weights are too large to be those of a "
                 "working network"
             )
-        self.has_found |= self.visit(rows, first, last, self.blocked, self.level)
+        self.has_found |= bool(self.visit(rows, first, last, self.blocked, self.level))
         self.searched = last
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ImageError
-from ..features import DESCRIPTOR_SIZE, Features
+from ..features import DESCRIPTOR_SIZE, Features, strongest
 from ..images.open import Source, to_array
 from ..images.pixels import preprocess
-from ..kernels import topk
 from ..layers import map_size
 from ..options import Options, Preprocessing
 from ..threads import Team
@@ -65,6 +64,7 @@ class Frame:
             return np.where(near, np.clip(cells, 0, last), cells).astype(np.float32)
 
 
+@dataclass
 class Scan:
     """An image that goes through the network once, from its top to its bottom.
 
@@ -83,35 +83,32 @@ class Scan:
         Of the pyramid.
     """
 
-    def __init__(
-        self,
-        packed: stages.PackedWeights,
-        source: Source,
-        options: Options,
-        preprocessing: Preprocessing,
-        team: Team,
-    ) -> None:
+    packed: stages.PackedWeights
+    source: Source
+    options: Options
+    preprocessing: Preprocessing
+    team: Team
+
+    def __post_init__(self) -> None:
+        source, options = self.source, self.options
         self.frame = Frame(source.given, source.shape, options.centered)
         self.levels = pyramid.levels(*source.shape, options.scales)
-        self._packed, self._source, self._options = packed, source, options
-        self._preprocessing, self._team = preprocessing, team
 
     def dense(self) -> FloatArray:
         """Return the feature map (h, w, 512)."""
-        return self._whole_map(lambda cells: cells, (DESCRIPTOR_SIZE,), relu=self._options.relu)
+        return self._whole_map(lambda cells: cells, (DESCRIPTOR_SIZE,), relu=self.options.relu)
 
     def strength(self) -> FloatArray:
         """Return the strength (h, w) of each cell."""
-        return self._whole_map(lambda cells: detect.strength(cells, self._team), (), relu=False)
+        return self._whole_map(lambda cells: detect.strength(cells, self.team), (), relu=False)
 
     def _whole_map(
         self, compute: Callable[[FloatArray], FloatArray], shape: tuple[int, ...], *, relu: bool
     ) -> FloatArray:
         result = np.empty((*map_size(*self.frame.seen), *shape), np.float32)
 
-        def keep(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
+        def keep(rows: detect.MapRows, first: int, last: int, *_: object) -> None:
             result[first:last] = compute(rows.between(first, last))
-            return False
 
         deque(self._climb(keep, relu=relu), maxlen=0)
         return result
@@ -122,32 +119,35 @@ class Scan:
         result = np.zeros((len(positions), DESCRIPTOR_SIZE), np.float32)
         valid = np.zeros(len(positions), np.bool_)
 
-        def sample(rows: detect.MapRows, first: int, last: int, *_: object) -> bool:
+        def sample(rows: detect.MapRows, first: int, last: int, *_: object) -> None:
             here = (positions[:, 0] >= first) & (positions[:, 0] < last)
-            result[here], valid[here] = detect.descriptors(rows, positions[here], self._team, relu=False)
-            return False
+            result[here], valid[here] = detect.descriptors(rows, positions[here], self.team, relu=False)
 
-        deque(self._climb(sample, relu=self._options.relu), maxlen=0)
+        deque(self._climb(sample, relu=self.options.relu), maxlen=0)
         return result, valid
 
     def features(self) -> Features:
         """Return all features, level by level as published, or the best ones first."""
-        most = self._options.max_keypoints
-        if most is None and self._options.detector == "strength":
-            most = np.iinfo(np.int64).max
-        height, width = self.frame.given
-        found = {level.number: Gathering((width, height), most) for level in self.levels}
+        options = self.options
+        most = options.max_keypoints
+        found: list[list[Features]] = [[] for _ in self.levels]
         for number, piece in self.pieces():
-            found[number].add(piece)
-        *coarser, whole = found.values()
-        del found
-        while coarser:
-            whole.prepend(coarser.pop().features())
-        return whole.features()
+            level = found[number - 1]
+            level.append(piece)
+            # No more than twice as many as can be among the best of all are held.
+            if most is not None and sum(map(len, level)) > 2 * most:
+                whole = join(level)
+                level.append(whole.select(strongest(whole.scores, most)))
+        pieces = [piece for level in found for piece in level]
+        found.clear()
+        whole = join(pieces)
+        if most is None and options.detector == "d2":
+            return whole
+        return whole.select(strongest(whole.scores, most))
 
     def pieces(self) -> Iterator[tuple[int, Features]]:
         """Yield the number of a level and the features of some of its rows, until all levels are done."""
-        options, team, frame = self._options, self._team, self.frame
+        options, team, frame = self.options, self.team, self.frame
         allowed = _checked_mask(options.mask, frame)
         ranked = options.detector == "strength"
         found: list[tuple[int, Features]] = []
@@ -162,7 +162,7 @@ class Scan:
             chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
             if options.max_keypoints is not None:
                 # Only these can be among the best of all: no others are described.
-                chosen = np.sort(chosen[topk.strongest(scores[chosen], options.max_keypoints)])
+                chosen = np.sort(chosen[strongest(scores[chosen], options.max_keypoints)])
             # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
             described, _ = detect.descriptors(
                 rows, candidates.positions[chosen], team, relu=options.relu and ranked
@@ -179,18 +179,18 @@ class Scan:
 
     def _climb(self, visit: pyramid.Visit, *, relu: bool) -> Iterator[None]:
         """Have rows of all levels' maps looked at; ``relu`` is for the last convolution."""
-        team, levels = self._team, self.levels
+        team, levels = self.team, self.levels
         tiles = stages.tiles_at_a_time(levels[-1].width) // len(levels)
 
         def read(first: int, last: int) -> FloatArray:
-            return preprocess(self._source.read(first, last), self._preprocessing)
+            return preprocess(self.source.read(first, last), self.preprocessing)
 
         def flow_of(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
             rows, columns = map_size(level.height, level.width)
             memory = partial(team.workspace.array, (level.number, "map"))
             window = RowBuffer(columns, DESCRIPTOR_SIZE, 0, memory, straight=True, dense=True)
             made = stages.stages(
-                self._packed, level.width, team.workspace, relu=relu, name=level.number, tiles=tiles
+                self.packed, level.width, team.workspace, relu=relu, name=level.number, tiles=tiles
             )
             resized = pyramid.reader(read, self.frame.seen[0], level, team)
             return flow(resized, level.height, made, window, team), window, rows
@@ -198,79 +198,33 @@ class Scan:
         return pyramid.climb(levels, flow_of, visit, team)
 
 
-class Gathering:
-    """Collects pieces of one image's features, in place: no piece is ever held twice.
+def join(pieces: list[Features]) -> Features:
+    """Return the features of pieces, one at least, of one image.
 
-    Parameters
-    ----------
-    image_size : (int, int)
-        (width, height) of the image.
-    most : int, optional
-        Keep so many with the highest scores, and put the highest first; of equals the earlier one counts. No
-        more than these and one piece are ever held.
+    The list is empty afterwards: what is copied from it is let go, so that little is held twice.
     """
-
-    def __init__(self, image_size: tuple[int, int], most: int | None = None) -> None:
-        self._most = most
-        nothing = np.empty((0, DESCRIPTOR_SIZE), np.float32)
-        self._whole = Features(nothing[:, :3].copy(), nothing[:, 0].copy(), nothing, image_size)
-
-    def __len__(self) -> int:
-        return len(self._whole)
-
-    def add(self, piece: Features) -> None:
-        """Append a piece."""
-        count = len(self)
-        for whole, part in self._enlarged(piece):
-            whole[count:] = part
-        self._limit()
-
-    def prepend(self, piece: Features) -> None:
-        """Insert a piece in front of everything."""
-        count, shift = len(self), len(piece)
-        for whole, part in self._enlarged(piece):
-            for last in range(count, 0, -_ROWS_MOVED):
-                first = max(0, last - _ROWS_MOVED)
-                whole[shift + first : shift + last] = whole[first:last]
-            whole[:shift] = part
-        self._limit()
-
-    def features(self) -> Features:
-        """Return all that was added, in that order, or the best of it, the best first."""
-        if self._most is None:
-            return self._whole
-        return self._whole.select(topk.strongest(self._whole.scores, self._most))
-
-    def _enlarged(self, piece: Features) -> list[tuple[FloatArray, FloatArray]]:
-        """Return each array with room for those of a piece, and that of the piece."""
-        pairs = [(getattr(self._whole, name), getattr(piece, name)) for name in _ARRAYS]
-        for whole, part in pairs:
-            whole.resize((len(whole) + len(part), *whole.shape[1:]), refcheck=False)
-        return pairs
-
-    def _limit(self) -> None:
-        if self._most is not None and len(self) > self._most:
-            self._whole = self.features()
-
-
-_ARRAYS = ("keypoints", "scores", "descriptors")
-# At a time, when rows of an array are moved within it: NumPy copies them where both places overlap.
-_ROWS_MOVED = 4096
+    count, first = sum(map(len, pieces)), 0
+    keypoints, scores = np.empty((count, 3), np.float32), np.empty(count, np.float32)
+    descriptors = np.empty((count, DESCRIPTOR_SIZE), np.float32)
+    pieces.reverse()
+    while pieces:
+        piece = pieces.pop()
+        there = slice(first, first + len(piece))
+        keypoints[there], scores[there] = piece.keypoints, piece.scores
+        descriptors[there] = piece.descriptors
+        first += len(piece)
+    return Features(keypoints, scores, descriptors, piece.image_size)
 
 
 def in_blocks(pieces: Iterable[Features], least: int) -> Iterator[Features]:
     """Join pieces of one image's features to blocks of at least so many keypoints, but for the last one."""
-    block: Gathering | None = None
+    block: list[Features] = []
     for piece in pieces:
-        if block is None:
-            block = Gathering(piece.image_size)
-        block.add(piece)
-        if len(block) >= least:
-            whole, block = block.features(), None
-            yield whole
-            del whole  # not held while the next ones are awaited
-    if block is not None:
-        yield block.features()
+        block.append(piece)
+        if sum(map(len, block)) >= least:
+            yield join(block)
+    if block:
+        yield join(block)
 
 
 def _checked_mask(mask: ArrayLike | None, frame: Frame) -> NDArray[np.bool_] | None:

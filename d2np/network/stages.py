@@ -6,7 +6,7 @@ them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -17,10 +17,9 @@ from ..kernels.simd import Caches, host_block, host_caches
 from ..layers import LAYERS, Layer
 from ..options import Algorithm, check
 from ..threads import Team, Workspace, shrinking_spans, spans
-from .bands import RowBuffer, Rows, Stage, fresh_memory
+from .bands import Memory, RowBuffer, Rows, Stage
 
 FloatArray = NDArray[np.float32]
-Memory = Callable[[int], FloatArray]
 
 # Multiply-adds in one task: long against the cost of handing it out, short against the waiting at the end.
 _TASK_SIZE = 5_000_000
@@ -106,7 +105,7 @@ def tiles_at_a_time(width: int) -> int:
 class Pooling(Stage):
     """Maximum or average pooling by itself."""
 
-    def __init__(self, layer: Layer, width: int, memory: Memory = fresh_memory) -> None:
+    def __init__(self, layer: Layer, width: int, memory: Memory) -> None:
         source = RowBuffer(width, layer.in_channels, 0, memory)
         super().__init__(layer, source, layer.output_size(layer.kernel, width)[1])
 
@@ -143,9 +142,7 @@ class _Convolution(Stage):
 class DirectConvolution(_Convolution):
     """Convolution as it is written in the books, and ReLU."""
 
-    def __init__(
-        self, layer: Layer, packed: PackedWeights, width: int, floor: float, memory: Memory = fresh_memory
-    ) -> None:
+    def __init__(self, layer: Layer, packed: PackedWeights, width: int, floor: float, memory: Memory) -> None:
         # A block of the kernel may reach over the end by its own length and the margin of the taps.
         slack = packed.block.rows + 2 * layer.padding
         source = RowBuffer(width, layer.in_channels, layer.padding, memory, straight=True, slack=slack)
@@ -199,8 +196,8 @@ class WinogradConvolution(_Convolution):
         width: int,
         floor: float,
         pooled: bool,
-        memory: Memory = fresh_memory,
-        at_a_time: int = 896,
+        memory: Memory,
+        at_a_time: int,
     ) -> None:
         source = RowBuffer(width, layer.in_channels, layer.padding, memory)
         super().__init__(layer, packed, width, floor, source)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,8 +109,16 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     WeightsError
         If there is no such file. For published weights that are not cached it says how to get them.
     """
-    if isinstance(source, str) and source in NAMES:
-        return _packaged(source) if source in PACKAGED else _cached(source)
+    if isinstance(source, str) and source in PACKAGED:
+        return _packaged(source)
+    if isinstance(source, str) and source in SOURCES:
+        path = cached_file(source)
+        if path.is_file():
+            return path
+        raise WeightsError(
+            f"the published weights `{source}` are not on this machine: run `d2np fetch {source}`, or "
+            f"download {' or '.join(SOURCES[source])} and run `d2np convert FILE {path}`"
+        )
     try:
         path = Path(os.fsdecode(source))
         if path.is_file():
@@ -122,8 +128,6 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         raise WeightsError(f"expected a name or a file of weights: {error}"[:200]) from None
     if is_there:
         raise WeightsError(f"{path}: is a folder or a device, expected a file of weights")
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        raise WeightsError(f"{source}: is an address, expected a file: `d2np fetch` downloads weights")
     hint = did_you_mean(os.fspath(source), NAMES)
     raise WeightsError(f"{path}: no such file; the names that d2np knows are {', '.join(NAMES)}{hint}")
 
@@ -141,23 +145,9 @@ def licence(source: object, arrays: Mapping[str, NDArray[np.float32]], provenanc
     """
     if known := _LICENCES.get(Provenance.of_arrays(arrays).sha256):
         return known
-    published = {file_name(urls[0]) for urls in SOURCES.values()}
-    if source in SOURCES or provenance.name in published:
+    if source in SOURCES or provenance.name in [f"d2_{name}.pth" for name in SOURCES]:
         return "its authors' terms (https://github.com/mihaidusmanu/d2-net)"
     return "not known to d2np: ask where the file comes from"
-
-
-def file_name(url: str) -> str:
-    """Return the name an address ends in, fit for a file system."""
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
-    return re.sub(r"[^\w.+-]+", "_", name)[-80:].lstrip(".") or "download"
-
-
-def conversion(urls: Iterable[str], target: Path) -> str:
-    """Return the command that makes a weights file of one downloaded by hand from any of the addresses."""
-    names = {file_name(url) for url in urls}
-    source = names.pop() if len(names) == 1 else "FILE"
-    return f"d2np convert {source} " + (f'"{target}"' if " " in str(target) else str(target))
 
 
 def _packaged(name: str) -> Path:
@@ -192,14 +182,3 @@ def _unpacked(name: str) -> Path:
 def _remove(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # a forked child may end earlier
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _cached(name: str) -> Path:
-    path = cached_file(name)
-    if path.is_file():
-        return path
-    urls = SOURCES[name]
-    raise WeightsError(
-        f"the published weights `{name}` are not on this machine: run `d2np fetch {name}`, or download "
-        f"{' or '.join(urls)} and run `{conversion(urls, path)}`"
-    )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,23 +27,16 @@ from numpy.typing import NDArray
 
 from ..atomic import writing
 from ..errors import WeightsError
-from ..hdf5 import find, read_array, read_attribute, read_text
+from ..hdf5 import find, read_array, read_attribute, read_text, write_text
 from ..layers import PARAMETER_SHAPES
 from .parameters import Provenance, check_names, known_preprocessing, listed, shortened
 
 FORMAT_VERSION = 2
 ARCHITECTURE = "D2-Net"
 
-_BLOCK = re.compile(r"(?:.*/)?(block\d_conv\d)/(?:.*/)?[^/]+")
-_NUMBERED = re.compile(r"(?:.*/)?conv2d(?:_(\d{1,4}))?/vars/[01]")
-_NORMALISED = re.compile(r"(?:.*/)?batch_normalization[^/]*/.*")
+# Numbers of block and layer in Keras 1 and 2, of the layer in Keras 3.
+_CONVOLUTION = re.compile(r"(?:.*/)?(?:block(\d)_conv(\d)/(?:.*/)?[^/]+|conv2d(?:_(\d{1,4}))?/vars/[01])")
 
-# Names of Keras' layers -> ours.
-_CONVOLUTIONS = {
-    f"block{name[4]}_conv{name[6]}": name for name in (full.split("/")[0] for full in PARAMETER_SHAPES)
-}
-
-_LONGEST_ATTRIBUTE = 4096
 _CHANNELS_IN_A_CHUNK = 16
 _MOST_OBJECTS, _DEEPEST = 2000, 10
 
@@ -125,16 +118,12 @@ def _content(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, 
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver="earliest") as file:
         file.attrs["format_version"] = np.int64(FORMAT_VERSION)
-        for key, text in (
-            ("architecture", ARCHITECTURE),
-            ("preprocessing", provenance.preprocessing),
-            ("source_name", provenance.name),
-            ("source_sha256", provenance.sha256),
-            *([("source_url", provenance.url)] if provenance.url else []),
-        ):
-            # File names may hold bytes that are not text.
-            encoded = text.replace("\0", "").encode("utf-8", "backslashreplace")[:_LONGEST_ATTRIBUTE]
-            file.attrs.create(key, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
+        write_text(file, "architecture", ARCHITECTURE)
+        write_text(file, "preprocessing", provenance.preprocessing)
+        write_text(file, "source_name", provenance.name)
+        write_text(file, "source_sha256", provenance.sha256)
+        if provenance.url:
+            write_text(file, "source_url", provenance.url)
         for name, shape in PARAMETER_SHAPES.items():
             # Small chunks, so that a reader needs little beside the array itself; no modification times, so
             # that equal content gives equal bytes.
@@ -180,7 +169,7 @@ def _text(file: Any, name: str) -> str:
     found = read_text(file, name)
     if found is None:
         raise WeightsError(f"expected the attribute {name}, a text of fixed length")
-    return found.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return found
 
 
 def _shapes(file: Any) -> dict[str, tuple[int, ...] | None]:
@@ -202,55 +191,25 @@ def _shapes(file: Any) -> dict[str, tuple[int, ...] | None]:
     return found
 
 
-# --- VGG16 of Keras ----------------------------------------------------------------------------------
+def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str]:
+    """Return the names of the first ten convolutions' arrays in a file of Keras; nothing if it has none.
 
-
-def _find_vgg16(shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, str] | None:
-    """Return the names of the network's arrays in a file, or None if it has no convolutions of Keras.
-
-    Parameters
-    ----------
-    shapes : mapping of str to shapes
-        All arrays of the file by their full names.
-
-    Returns
-    -------
-    dict of str to str, or None
-        ``"conv1_1/weight"`` ... in network order -> the name in the file, of arrays of the right number of
-        dimensions.
+    Their shapes are not looked at, beyond what is a kernel.
 
     Raises
     ------
     WeightsError
-        If these are other convolutions than those of VGG16; the first difference is named.
+        If there are fewer convolutions, or normalisation between them.
     """
-    layers = _grouped(shapes, _BLOCK)
-    if not layers:
-        numbered = _grouped(shapes, _NUMBERED)
-        if not numbered:
-            return None
-        if normalised := [name for name in shapes if _NORMALISED.fullmatch(name)]:
-            raise WeightsError(f"not a VGG16: it has batch normalisation ({shortened(normalised[0])})")
-        layers = dict(zip(_CONVOLUTIONS, (numbered[key] for key in sorted(numbered, key=int)), strict=False))
-    # VGG19 has one more convolution in the third and in the fourth block.
-    if more := [layer for layer in layers if layer not in _CONVOLUTIONS and layer < "block5"]:
-        raise WeightsError(f"not a VGG16: it has {more[0]}")
-    found = {}
-    for layer, ours in _CONVOLUTIONS.items():
-        if layer not in layers:
-            raise WeightsError(f"not a VGG16: it has no {layer}")
-        by_dimensions = {len(shapes[name] or ()): name for name in layers[layer]}
-        if len(layers[layer]) != 2 or by_dimensions.keys() != {4, 1}:
-            held = ", ".join(shortened(name) for name in layers[layer][:4])
-            raise WeightsError(f"{layer}: expected one kernel and one bias, found {held}")
-        found[f"{ours}/weight"], found[f"{ours}/bias"] = by_dimensions[4], by_dimensions[1]
-    return found
-
-
-def _grouped(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
-    """Group the names that match by what the pattern's group finds in them, or "0"."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        if match := pattern.fullmatch(name):
-            groups.setdefault(match[1] or "0", []).append(name)
-    return groups
+    found = []
+    for name, shape in shapes.items():
+        if match := _CONVOLUTION.fullmatch(name):
+            numbers = [int(number or 0) for number in match.groups()]
+            found.append((numbers, -len(shape or ()), name))  # a kernel before its bias
+    if not found:
+        return {}
+    if len(found) < len(PARAMETER_SHAPES) or any("batch_normalization" in name for name in shapes):
+        raise WeightsError(
+            f"not a VGG16: expected ten convolutions without batch normalisation, found {listed(shapes)}"
+        )
+    return dict(zip(PARAMETER_SHAPES, (name for *_, name in sorted(found)), strict=False))

@@ -64,13 +64,10 @@ def read(stream: BinaryIO, functions: Functions, storage: Callable[[object], obj
         Of almost any kind, if it is truncated or malformed.
     """
     machine = _Machine(functions, storage)
-    try:
-        for instruction, argument, _ in pickletools.genops(stream):
-            if instruction.name == "STOP":
-                return machine.stack.pop()
-            machine.step(instruction.name, argument)
-    except Warning as error:  # of escapes that Python does not know, where warnings are errors
-        raise ValueError(error) from None
+    for instruction, argument, _ in pickletools.genops(stream):
+        if instruction.name == "STOP":
+            return machine.stack.pop()
+        machine.step(instruction.name, argument)
     raise WeightsError("its pickle is truncated: it has no end mark")
 
 
@@ -125,61 +122,48 @@ class _Machine:
             case "BINGET" | "LONG_BINGET":
                 self.stack.append(self.memo[argument])
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                items = [self.stack.pop() for _ in range(int(name[-1]))]
-                self.stack.append(tuple(reversed(items)))
+                self.stack.append(tuple(self.last(int(name[-1]))))
             case "TUPLE":
                 items = self.since_mark()
                 self.stack.append(tuple(items))
-            case "APPEND":
-                item = self.stack.pop()
-                self.extend([item])
-            case "APPENDS" | "ADDITEMS":
-                self.extend(self.since_mark())
-            case "SETITEM":
-                value, key = self.stack.pop(), self.stack.pop()
-                self.update([key, value])
-            case "SETITEMS":
-                self.update(self.since_mark())
+            case "APPEND" | "APPENDS" | "ADDITEMS":
+                items = self.last(1) if name == "APPEND" else self.since_mark()
+                if self.stack[-1] is not OPAQUE:
+                    self.stack[-1].extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self.last(2) if name == "SETITEM" else self.since_mark()
+                if self.stack[-1] is not OPAQUE:
+                    # Only names are ever looked up. Hashing nested tuples may take forever, and numbers can
+                    # be chosen so that all have one hash.
+                    pairs = zip(items[::2], items[1::2], strict=True)
+                    self.stack[-1].update({key: value for key, value in pairs if isinstance(key, str)})
             case "FROZENSET":
                 self.since_mark()
                 self.stack.append(OPAQUE)
             case "GLOBAL" | "INST":
-                self.stack.append(self.known(".".join(argument.split(" ", 1))))
+                self.stack.append(self.known(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                attribute, module = self.stack.pop(), self.stack.pop()
-                self.stack.append(self.known(f"{shortened(module)}.{shortened(attribute)}"))
-            case "REDUCE" | "NEWOBJ" | "NEWOBJ_EX":
-                if name == "NEWOBJ_EX":
-                    self.stack.pop()  # its named arguments
-                arguments, function = self.stack.pop(), self.stack.pop()
+                self.stack.append(self.known(*self.last(2)))
+            case "REDUCE" | "NEWOBJ":
+                self.stack.append(self.call(*self.last(2)))
+            case "NEWOBJ_EX":
+                function, arguments, _ = self.last(3)
                 self.stack.append(self.call(function, arguments))
             case "BINPERSID":
-                identifier = self.stack.pop()
+                (identifier,) = self.last(1)
                 self.charge(identifier)
                 self.stack.append(self.storage(identifier))
             case _:
                 raise ValueError(f"instruction {name} is not used by PyTorch")
 
+    def last(self, count: int) -> list[Any]:
+        """Take so many objects from the stack."""
+        return [self.stack.pop() for _ in range(count)][::-1]
+
     def since_mark(self) -> list[Any]:
-        """Return the objects above the last mark, and go on with the stack below it."""
-        items = self.stack
-        self.stack = self.outer.pop()
+        """Take the objects above the last mark, and go on with the stack below it."""
+        items, self.stack = self.stack, self.outer.pop()
         return items
-
-    def extend(self, items: list[Any]) -> None:
-        """Put objects into the list on the stack."""
-        target = self.stack[-1]
-        if target is not OPAQUE:
-            target.extend(items)
-
-    def update(self, items: list[Any]) -> None:
-        """Put keys, each followed by its value, into the dictionary on the stack."""
-        target = self.stack[-1]
-        if target is not OPAQUE:
-            # Only names are ever looked up. Hashing nested tuples may take forever, and numbers can be
-            # chosen so that all have one hash.
-            pairs = zip(items[::2], items[1::2], strict=True)
-            target.update({key: value for key, value in pairs if isinstance(key, str)})
 
     def charge(self, argument: object) -> None:
         """Bound the work for containers that many calls are given again and again."""
@@ -187,8 +171,9 @@ class _Machine:
         if self.work > LARGEST_PICKLE:
             raise ValueError("too many arguments")
 
-    def known(self, name: str) -> Global:
+    def known(self, module: object, attribute: object) -> Global:
         """Return the marker of a name, which is refused unless it is known."""
+        name = f"{shortened(module)}.{shortened(attribute)}"
         if name not in self.functions:
             raise WeightsError(f"wants to run `{shortened(name)}`; d2np loads tensors only, so it is refused")
         return Global(name)

@@ -33,8 +33,6 @@ class Provenance:
         What was read, such as ``"PyTorch checkpoint (zip)"`` or ``"HDF5"``.
     url : str
         Where the source was downloaded from, as far as d2np did it; else empty.
-    beside : tuple of str
-        Names of further files, in the same folder, that the values were read from, as with ONNX.
     preprocessing : {"caffe", "torch"}
         What the weights were trained with.
     """
@@ -43,7 +41,6 @@ class Provenance:
     sha256: str
     format: str
     url: str = ""
-    beside: tuple[str, ...] = ()
     preprocessing: Preprocessing = "caffe"
 
     @classmethod
@@ -135,7 +132,7 @@ class StoredArray:
 
 
 def read_arrays(stored: Mapping[str, StoredArray]) -> dict[str, NDArray[Any]]:
-    """Read the network's arrays, whose shapes are checked before any is read.
+    """Read the network's arrays; the shape of each is checked before it is read.
 
     Parameters
     ----------
@@ -147,22 +144,17 @@ def read_arrays(stored: Mapping[str, StoredArray]) -> dict[str, NDArray[Any]]:
     WeightsError
         If one has another shape or cannot be read; it is named in our words and those of the file.
     """
-    labels = {
-        name: name if one.name == name else f"{name} ({shortened(one.name)})" for name, one in stored.items()
-    }
+    arrays = {}
     for name, one in stored.items():
+        label = name if one.name == name else f"{name} ({shortened(one.name)})"
         expected = PARAMETER_SHAPES[name]
         if one.shape != expected:
             found = shortened(str(one.shape[:9]))
-            raise WeightsError(f"{labels[name]}: expected shape {expected}, found {found}")
-    arrays = {}
-    for name, one in stored.items():
+            raise WeightsError(f"{label}: expected shape {expected}, found {found}")
         try:
             arrays[name] = one.read()
-        except Warning:
-            raise
         except Exception as error:
-            raise WeightsError(f"{labels[name]}: {reason(error)}") from None
+            raise WeightsError(f"{label}: {reason(error)}") from None
     return arrays
 
 

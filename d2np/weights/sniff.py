@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-from pathlib import PurePath
 from typing import Literal, TypeAlias
-
-from .parameters import shortened
 
 Container: TypeAlias = Literal["HDF5", "PyTorch", "safetensors", "ONNX"]
 
@@ -17,21 +13,6 @@ HEAD_SIZE = 512
 _TORCH_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 # The fields of ONNX's ModelProto that may follow ir_version: producer, domain, version, texts, graph, opsets.
 _ONNX_TAGS = b"\x12\x1a\x22\x28\x32\x3a\x42"
-
-_FOREIGN = (
-    (
-        b"version https://git-lfs.",
-        "a Git LFS pointer, not the file it stands for: get that by `git lfs pull`",
-    ),
-    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"RIFF"), "an image, not weights"),
-    (
-        (b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!"),
-        "compressed: unpack it",
-    ),
-    (b"\x80", "a Python pickle, but not a PyTorch checkpoint"),
-    (b"\x93NUMPY", "a single NumPy array"),
-)
-"""Beginnings of files, and what the files are, as the rest of a sentence."""
 
 
 def container(head: bytes) -> Container | None:
@@ -50,24 +31,11 @@ def container(head: bytes) -> Container | None:
     return None
 
 
-def describe(head: bytes, name: str) -> str:
+def describe(head: bytes) -> str:
     """Say what a file that is not weights seems to be, as the rest of a sentence after its name."""
     if not head:
         return "is empty"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<!doctype html") or b"<html" in start:
         return "is a web page (HTML), not weights; the download probably ended at an error or log-in page"
-    for signatures, what in _FOREIGN:
-        if head.startswith(signatures):
-            return f"is {what}"
-    if head[257:262] == b"ustar":
-        return "is a tar archive; unpack it, or save a checkpoint that old again with a newer PyTorch"
-    try:
-        # A character may be cut in two at the end.
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        text = "\0"
-    if "".join(text.split()).isprintable():
-        return f"is a text file that starts with `{shortened(text[:60]).strip()}`"
-    extension = PurePath(name).suffix or "no extension"
-    return f"is of an unknown kind ({extension}, first bytes {head[:8].hex(' ')})"
+    return f"is of an unknown kind, and starts with {head[:50]!r}"

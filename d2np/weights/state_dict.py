@@ -63,7 +63,7 @@ def read_network(stored: Mapping[str, StoredArray]) -> tuple[dict[str, NDArray[A
     if not hits(prefix):
         raise WeightsError(
             f"not a D2-Net: expected tensors named {_D2NET[0]}0.weight ... {_D2NET[0]}21.bias, or those of a "
-            f"VGG16, features.0.weight ..., found the tensors {listed(stored)}"
+            f"VGG16, features.0.weight ..., found the tensors {listed(stored) or 'none'}"
         )
     is_vgg = prefix in _VGG16
     # A VGG16 goes on behind conv4_3. Others, with batch normalisation or as VGG19, differ before.

@@ -32,7 +32,7 @@ LEVELS = (
     ("matching",),
     ("verification",),
     ("images", "weights"),
-    ("kernels", "homography", "reference"),
+    ("kernels", "reference"),
 )
 """Packages and modules of d2np from top to bottom: each imports those below it and the base only."""
 

@@ -20,7 +20,6 @@ _PARTS = {
     "images": (24, "open, check, resize"),
     "weights": (88, "read, write, fetch"),
     "kernels": (74, "Numba, arrays only"),
-    "homography": (48, "fit to points"),
     "reference": (20, "all in plain NumPy"),
 }
 _WIDTH, _HEIGHT, _STEP = 19.0, 6.4, 12.4

@@ -6,6 +6,7 @@ Not collected by default: run ``pytest tests/with_browser`` where there is a bro
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -288,7 +289,7 @@ def test_a_click_holds_a_match(open_page, scene, match_text):
 
 def test_inliers_and_outliers_can_be_switched_off(open_page, scene):
     mask = np.arange(COUNT) % 4 == 0
-    page = open_page(draw.match_page(*scene, inliers=mask))
+    page = open_page(draw.match_page(*scene[:4], replace(scene[4], inliers=mask)))
     assert page.shown("kinds")
     assert (page.text("inlier-count"), page.text("outlier-count")) == ("15", "45")
     both = page.ink("all")
@@ -365,8 +366,8 @@ def test_verified_matches_on_a_phone(open_page, scene, theme):
     """All that a page can have, with names and a caption that do not fit a line."""
     names = ("IMG_20260101_120000_a_name_of_a_telephone.jpg", "2" * 60 + ".jpg")
     text = draw.match_page(
-        *scene,
-        inliers=np.arange(COUNT) % 4 == 0,
+        *scene[:4],
+        replace(scene[4], inliers=np.arange(COUNT) % 4 == 0),
         names=names,
         caption="No geometric agreement: 8 of 60 matches fit one fundamental matrix, as many as chance gives",
     )
@@ -390,7 +391,7 @@ def test_inliers_stand_out(open_page, scene):
     """Of the same matches, outliers are fainter."""
 
     def strength(inlier):
-        page = open_page(draw.match_page(*scene, inliers=np.full(COUNT, inlier)))
+        page = open_page(draw.match_page(*scene[:4], replace(scene[4], inliers=np.full(COUNT, inlier))))
         return page.js(
             "const canvas = document.getElementById('all');"
             "const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
