@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Error, ImageError, OptionError
 from . import files
-from .arguments import QUIET, THREADS, checked, command
+from .arguments import QUIET, THREADS, Command, checked
 from .console import file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _FROM_ZERO = checked(int, lambda number: number >= 0, "a whole number from 0 up 
 _FROM_ONE = checked(int, lambda number: number >= 1, "a whole number from 1 up is expected")
 
 
-@command(
+@Command(
     f"""
     PHOTOS  photographs to learn from: images, folders, patterns, lists, as `d2np extract` takes them; or .npz
         files, each a pair of images with depth or disparity

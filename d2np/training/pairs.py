@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import homography
 from ..errors import FormatError, ImageError, OptionError, count
 from ..extras import require
 from ..images.open import open_file, open_rgb
 from ..layers import map_size
+from ..verification import transformed
 from .loss import Correspondences
 from .views import views
 
@@ -155,7 +155,7 @@ class Photographs(Pairs):
             If it cannot be read.
         """
         found = views(_photograph(self.files[number]), self.size, rng)
-        return self._pair(found.first, found.second, lambda xy: homography.apply(found.truth, xy))
+        return self._pair(found.first, found.second, lambda xy: transformed(found.truth, xy))
 
 
 class Depths(Pairs):

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from .. import homography
-
 ROTATION, SCALE, TILT, SHIFT = 30.0, 1.6, 0.12, 0.15
 """Limits of the second view: degrees, factor, shares of the view by which corners and centre move."""
 
@@ -59,10 +57,18 @@ def views(photo: Image.Image, size: int, rng: np.random.Generator) -> Views:
         if (second >= 0).all() and (second <= photo.size).all():
             break
         strength *= 0.97  # in a small photograph only views that are nearly the same fit
-    to_first, to_second = homography.through(square, first), homography.through(square, second)
+    to_first, to_second = _homography(square, first), _homography(square, second)
     truth = np.linalg.inv(_HALF) @ np.linalg.inv(to_second) @ to_first @ _HALF
     images = [_through(photo, matrix, size) for matrix in (to_first, to_second)]
     return Views(_relit(images[0], rng, 0.5), _relit(images[1], rng, 1.0), truth / truth[2, 2])
+
+
+def _homography(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the homography that takes four points to four others: eight equations for eight numbers."""
+    rows = []
+    for (x, y), (u, v) in zip(source, target, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+    return np.append(np.linalg.solve(np.array(rows), target.ravel()), 1).reshape(3, 3)
 
 
 def _through(photo: Image.Image, matrix: NDArray[np.float64], size: int) -> Image.Image:

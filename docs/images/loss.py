@@ -10,8 +10,9 @@ from matplotlib.patches import Circle, Rectangle
 from style import Theme, figure
 
 import d2np
-from d2np import demo, homography
+from d2np import demo
 from d2np.training.loss import SAFE_RADIUS
+from d2np.verification import transformed
 
 # Row and column of a cell of the first map: an eye. Half the edge of what is shown, in cells.
 _CELL = 24, 50
@@ -24,7 +25,7 @@ def negatives(theme: Theme) -> Figure:
     net = d2np.Net.load("vgg16")
     maps = [net.dense(np.asarray(view)) for view in (views.first, views.second)]
     first, second = (cells / np.linalg.norm(cells, axis=2, keepdims=True) for cells in maps)
-    truth = homography.apply(views.truth, np.array([_CELL[::-1]]) * 4 + 3.5)[0]
+    truth = transformed(views.truth, np.array([_CELL[::-1]]) * 4 + 3.5)[0]
     column, row = np.rint((truth - 3.5) / 4).astype(int)
     distances = 2 - 2 * second @ first[_CELL]
     far = distances.copy()
