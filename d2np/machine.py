@@ -6,6 +6,7 @@ tree of groups for each controller, version 2 one tree for all. A group's limits
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ _PROC, _CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 def usable_cores() -> int:
     """Return how many cores this process may use: those it may run on, or fewer by a quota of its groups."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min([allowed or 1, *_quotas()]))
+    return max(1, min([allowed or 1, *_quotas(_PROC)]))
 
 
 def free_memory() -> int | None:
@@ -53,14 +54,17 @@ def user_cache(name: str) -> Path | None:
     return caches and caches / name
 
 
-def _quotas() -> Iterator[int]:
-    """Yield cores, rounded up: a thread more than the quota loses less than one fewer."""
-    for folder in _groups("cpu"):
+@functools.cache  # asked for by every call of a network
+def _quotas(proc: Path) -> list[int]:
+    """Return cores, rounded up: a thread more than the quota loses less than one fewer."""
+    found = []
+    for folder in _groups(proc, "cpu"):
         limit = _numbers(folder / "cpu.max")
         limit = limit or _numbers(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
         # No quota is written as "max", which is no number, or as -1.
         if len(limit) == 2 and min(limit) > 0:
-            yield -(-limit[0] // limit[1])
+            found.append(-(-limit[0] // limit[1]))
+    return found
 
 
 def _of_the_system() -> Iterator[int]:
@@ -72,7 +76,7 @@ def _of_the_system() -> Iterator[int]:
 
 
 def _of_the_groups() -> Iterator[int]:
-    for folder in _groups("memory"):
+    for folder in _groups(_PROC, "memory"):
         limits = _numbers(*(folder / f"memory.{name}" for name in ("max", "high", "limit_in_bytes")))
         if limits:
             used = max(_numbers(folder / "memory.current", folder / "memory.usage_in_bytes"), default=0)
@@ -96,9 +100,9 @@ def _of_the_process() -> Iterator[int]:
             yield bytes_at_most - pages * resource.getpagesize()
 
 
-def _groups(controller: str) -> Iterator[Path]:
+def _groups(proc: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of the control groups that this process is in, and of those above them."""
-    for line in _lines(_PROC / "self" / "cgroup"):
+    for line in _lines(proc / "self" / "cgroup"):
         _, _, group = line.partition(":")
         controllers, _, path = group.partition(":")
         if not controllers or controller in controllers.split(","):  # version 2 or 1

@@ -43,11 +43,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_CONNECT(self) -> None:
-        self.server.requests.append(dict(self.headers))
         host, port = self.path.rsplit(":", 1)
+        # Other packages in the process, such as ONNX Runtime, use the proxy for what they report.
         if not self.server.tunnel or host != "127.0.0.1":
             status(403)(self)
             return
+        self.server.requests.append(dict(self.headers))
         with socket.create_connection((host, int(port))) as behind:
             self.send_response_only(200)
             self.end_headers()
