@@ -62,6 +62,12 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(photos, train, mo
         np.testing.assert_array_equal(resumed[name], array)
 
 
+def test_photographs_of_one_name(photos, train):
+    Path("more").mkdir()
+    Image.open("photos/camera.png").rotate(180).save("more/camera.png")
+    assert "trained on 4 photographs" in train("photos", "more", "-o", "my.h5", "--iterations", 1)[1]
+
+
 def test_a_full_disk_keeps_the_checkpoint(photos, train, monkeypatch):
     monkeypatch.setattr(training.loop, "CHECKPOINT_EVERY", 3)
     savez, saved = np.savez, []

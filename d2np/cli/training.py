@@ -137,7 +137,8 @@ def _pairs(options: argparse.Namespace, sources: Sequence[str], model: str | Non
             raise OptionError("photographs and .npz files cannot be trained on together: give one kind")
         files.check_there(*sources)
         return Depths(archives, options.size, options.published)
-    found = [entry.path for entry in listing(sources, tell=note)]
+    # Named by their whole paths: photographs of one name may lie in several folders.
+    found = [entry.path for entry in listing(sources, beside=True, tell=note)]
     local = [path for path in found if isinstance(path, Path)]
     if len(local) < len(found):
         raise ImageError("photographs at URLs would be read again and again: download them first")
