@@ -475,10 +475,10 @@ def test_proxy_that_refuses(run, server, proxied):
 
 
 def test_proxy_that_cannot_be_used(run, proxied):
-    proxied("socks5://127.0.0.1:1")
+    proxied("gopher://127.0.0.1:1")
     code, _, err = run("--url", "http://weights.invalid/d2.pth")
     assert code == 1
-    assert "Missing dependencies for SOCKS support" in err
+    assert "Proxy URL had unsupported scheme gopher" in err
 
 
 # --- broken off ------------------------------------------------------------------------------------------

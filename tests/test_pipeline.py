@@ -175,7 +175,7 @@ def test_few_images_share_all_threads(photos, count, shares):
 
 
 def memory_of(height, width):
-    """What an image is taken to need while it is worked on."""
+    """The memory that an image is taken to need while it is worked on."""
     return pipeline.working_bytes(height, width, (1.0,)) + 2 * 3 * height * width
 
 
@@ -458,11 +458,11 @@ def test_features_are_those_of_the_paths(net, assorted, settings, assert_same_fe
             options = {}
         found = list(features_of(net, assorted, settings, **options))
         assert [entry for entry, _ in found] == assorted
-        for (_, features), twin in zip(found, expected, strict=True):
-            if isinstance(twin, str):
-                assert str(features) == twin
+        for (_, features), other in zip(found, expected, strict=True):
+            if isinstance(other, str):
+                assert str(features) == other
             else:
-                assert_same_features(features, twin)
+                assert_same_features(features, other)
 
 
 def test_the_network_itself_is_given_up(net, tmp_path, make_image, monkeypatch):
