@@ -14,7 +14,19 @@ from .errors import CacheWarning, Error, FormatError, ImageError, OptionError, W
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from . import dataset, demo, draw, formats, layers, opencv, options, reference, verification, weights
+    from . import (
+        dataset,
+        demo,
+        draw,
+        formats,
+        layers,
+        opencv,
+        options,
+        reference,
+        training,
+        verification,
+        weights,
+    )
     from .features import Features, Matches
     from .matching import match, nearest_pairs
     from .network.net import Net
@@ -41,6 +53,7 @@ __all__ = [
     "opencv",
     "options",
     "reference",
+    "training",
     "verification",
     "weights",
 ]

@@ -28,7 +28,7 @@ GeometricModel: TypeAlias = Literal["homography", "fundamental"]
 FeatureFormat: TypeAlias = Literal["h5", "npz", "mat", "kapture"]
 """The files that ``d2np extract`` writes: hloc's HDF5, or those of the published scripts."""
 
-PackagedWeights: TypeAlias = Literal["vgg16", "analytic"]
+PackagedWeights: TypeAlias = Literal["d2np", "vgg16", "analytic"]
 """Weights that are part of d2np: trained on ImageNet, and written by hand."""
 
 PublishedWeights: TypeAlias = Literal["tf", "ots", "tf_no_phototourism"]

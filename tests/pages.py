@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import colmap_model
 import numpy as np
 from checkpoints import legacy, state_dict, tensor
 from loopback import File, serving
+from numpy.typing import NDArray
 from PIL import Image
 
 import d2np
 from d2np.demo import views
+from d2np.verification import transformed
 from d2np.weights import catalogue
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +56,7 @@ INSTEAD = [
     (r"(python benchmarks/size\.py.*)$", r"\1 --megapixels 0.1 0.2 --rounds 1", "minutes"),
     (r"(python benchmarks/memory\.py)$", r"\1 --sizes 160x120 --scales 1", "minutes"),
     (r"(benchmarks/hpatches\.py) FOLDER", r"\1 hpatches-sequences-release", "a folder of the reader's"),
+    (r"(d2np train .*)$", r"\1 --iterations 3", "hours"),
     (r"s3://bucket/\w+/", "photos/", "a bucket of the reader's"),
     (r"--dask tcp://host:8786", "--dask local:1", "a cluster of the reader's"),
     (r"\bmine\.pth\b", "d2_tf.pth", "a checkpoint of the reader's"),
@@ -176,7 +180,7 @@ def prepare(folder: Path) -> None:
     """Write what the pages take for granted.
 
     ``A.jpg`` and ``B.jpg``, two views of one scene, ``photos/`` with three images, one of them in a folder of
-    its own, and ``d2.h5``, a file of weights.
+    its own, ``others/`` with one, ``sparse/0``, a model of two of the first, and ``d2.h5``, weights.
     """
     scene = views()
     for name, view in (("A", scene.first), ("B", scene.second)):
@@ -184,21 +188,33 @@ def prepare(folder: Path) -> None:
     (folder / "photos" / "yard").mkdir(parents=True)
     for name in ("left.jpg", "right.jpg", "yard/gate.jpg"):
         Image.open(folder / ("A.jpg" if "left" in name else "B.jpg")).save(folder / "photos" / name)
+    (folder / "others").mkdir()
+    Image.open(folder / "A.jpg").rotate(90).save(folder / "others" / "hall.jpg")
+    points = colmap_model.grid(SIZE, 6)
+    seen = transformed(truth(), points)
+    kept = ((seen > 0) & (seen < SIZE - 1)).all(axis=1)
+    names = "left.jpg", "right.jpg"
+    colmap_model.write(folder / "sparse" / "0", names, SIZE, points[kept], seen[kept])
     d2np.Net.load("analytic").save(folder / "d2.h5")
+
+
+def truth() -> NDArray[np.float64]:
+    """Return the homography from pixels of ``A.jpg`` to pixels of ``B.jpg``."""
+    scene = views()
+    to_first, to_second = (
+        np.diag([SIZE / view.width, SIZE / view.height, 1]) for view in (scene.first, scene.second)
+    )
+    return to_second @ scene.truth @ np.linalg.inv(to_first)
 
 
 def prepare_downloads(folder: Path) -> None:
     """Write what the pages have a reader download: a published checkpoint and two sequences of HPatches."""
     (folder / "d2_tf.pth").write_bytes(checkpoint())
     scene = views()
-    to_first, to_second = (
-        np.diag([SIZE / view.width, SIZE / view.height, 1]) for view in (scene.first, scene.second)
-    )
-    truth = to_second @ scene.truth @ np.linalg.inv(to_first)
     for name in ("i_shore", "v_yard"):
         sequence = folder / "hpatches-sequences-release" / name
         sequence.mkdir(parents=True)
         scene.first.resize((SIZE, SIZE)).save(sequence / "1.ppm")
         for number in range(2, 7):
             scene.second.resize((SIZE, SIZE)).save(sequence / f"{number}.ppm")
-            np.savetxt(sequence / f"H_1_{number}", truth)
+            np.savetxt(sequence / f"H_1_{number}", truth())

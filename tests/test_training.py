@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import colmap_model
 import cv2
 import numpy as np
 import pytest
@@ -195,6 +196,43 @@ def test_depth_of_a_camera_that_moves_to_the_right(tmp_path):
     )
     for one, other in zip(by_depth.correspondences, by_disparity.correspondences, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+def test_a_model_of_colmap(tmp_path):
+    """The images' common points are drawn, in windows of photographs that are reduced."""
+    photo = photograph(800, 800)
+    photo.save(tmp_path / "a.png")
+    photo.transform((800, 800), Image.Transform.AFFINE, (1, 0, 40, 0, 1, 24)).save(tmp_path / "b.png")
+    points = colmap_model.grid(800, 7)
+    moved = points - [40, 24]
+    kept = (moved >= 0).all(axis=1)
+    colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 800, points[kept], moved[kept])
+    source = pairs.Model(tmp_path / "sparse", tmp_path, 192)
+    assert len(source) == 2
+    pair = source.draw(0, np.random.default_rng(0))
+    first, second = ((cells[:, ::-1] * 4 + pairs.TRUE) for cells in pair.correspondences)
+    assert len(first) > 500
+    shift = (second - first)[0]
+    np.testing.assert_allclose(second - first, np.tile(shift, (len(first), 1)), atol=1e-9)
+    # The shift between the windows is that between the images: 40, 24 px reduced by 0.8, less the corners'.
+    np.testing.assert_allclose(shift % 1, np.array([-32, -19.2]) % 1, atol=1e-9)
+    # Both windows show the same around the point that is farthest from their borders.
+    inside = np.minimum(np.minimum(first, 191 - first), np.minimum(second, 191 - second)).min(axis=1)
+    shown = []
+    for image, place in ((pair.first, first), (pair.second, second)):
+        x, y = np.rint(place[inside.argmax()]).astype(int)
+        shown.append(image[y - 8 : y + 9, x - 8 : x + 9].ravel())
+    assert np.corrcoef(shown)[0, 1] > 0.9
+
+
+def test_models_that_nothing_can_be_learned_from(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FormatError, match="empty is not a COLMAP model"):
+        pairs.Model(tmp_path / "empty", tmp_path, 96)
+    points = colmap_model.grid(100, 10)
+    colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 100, points, points)
+    with pytest.raises(FormatError, match="no two images have 128 points in common"):
+        pairs.Model(tmp_path / "sparse", tmp_path, 96)
 
 
 @pytest.mark.parametrize("arrays", [{}, {"image1": np.zeros((9, 9, 3))}, {"disparity": np.zeros(3)}])

@@ -3,7 +3,8 @@
 ``conv1_1/weight``, ``conv1_1/bias``, ... ``conv4_3/bias`` are float32, or float16 in packaged weights; the
 root's attributes say what they are and where they came from: ``format_version``, ``architecture``,
 ``preprocessing``, ``source_name``, ``source_sha256``, and ``source_url`` if d2np downloaded it. Version 1 of
-the format lacks ``preprocessing``, which is ``caffe`` there.
+the format lacks ``preprocessing``, which is ``caffe`` there. With the attribute ``base``, the name of
+packaged weights, the arrays that the file lacks are those of the base: the package has them once.
 The same content gives the same bytes, so files can be compared by their sums.
 
 Files of Keras 1 and 2, weights alone or whole models, have groups named ``block1_conv1`` and so on, with an
@@ -18,7 +19,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +30,7 @@ from ..atomic import writing
 from ..errors import WeightsError
 from ..hdf5 import find, read_array, read_attribute, read_text, write_text
 from ..layers import PARAMETER_SHAPES
+from . import catalogue
 from .parameters import Provenance, check_names, known_preprocessing, listed, shortened
 
 FORMAT_VERSION = 2
@@ -41,7 +43,9 @@ _CHANNELS_IN_A_CHUNK = 16
 _MOST_OBJECTS, _DEEPEST = 2000, 10
 
 
-def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provenance]:
+def read(
+    stream: BinaryIO, path: Path, names: Collection[str] = tuple(PARAMETER_SHAPES)
+) -> tuple[dict[str, NDArray[Any]], Provenance]:
     """Read a weights file of d2np, or one of Keras with a VGG16 in it.
 
     Parameters
@@ -49,6 +53,8 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
     stream : seekable binary file
     path : Path
         Where it is.
+    names : collection of str
+        The arrays to read from a file of d2np; by default all.
 
     Returns
     -------
@@ -77,8 +83,10 @@ def read(stream: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], Provena
                 arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
             return arrays, Provenance.of_file(stream, path, "Keras HDF5")
         provenance = _read_provenance(file)
-        check_names(shapes, PARAMETER_SHAPES)
-        return {name: read_array(file, name, shape) for name, shape in PARAMETER_SHAPES.items()}, provenance
+        base = _read_base(file, [name for name in names if name not in shapes])
+        check_names({**base, **shapes}, PARAMETER_SHAPES)
+        own = {name: read_array(file, name, PARAMETER_SHAPES[name]) for name in names if name not in base}
+        return {**base, **own}, provenance
 
 
 def write(
@@ -87,6 +95,7 @@ def write(
     provenance: Provenance,
     *,
     half: bool = False,
+    base: str = "",
 ) -> None:
     """Write a weights file; all of it or nothing.
 
@@ -100,21 +109,26 @@ def write(
         Its name, sum and address, and the preprocessing, are recorded.
     half : bool
         Store float16, which rounds the weights to 11 bits.
+    base : str
+        Name of packaged weights: arrays that equal theirs are left out.
 
     Raises
     ------
     WeightsError
         If the file cannot be written there.
     """
-    content = _content(arrays, provenance, "<f2" if half else "<f4")
+    content = _content(arrays, provenance, "<f2" if half else "<f4", base)
     with writing(path, error=WeightsError) as stream:
         stream.write(content)
 
 
-def _content(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dtype: str) -> bytes:
+def _content(
+    arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, dtype: str, base: str
+) -> bytes:
     """Return the file's bytes, made in memory: what fails while HDF5 writes never reaches the disk."""
     import h5py
 
+    same = _packaged(base, PARAMETER_SHAPES) if base else {}
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver="earliest") as file:
         file.attrs["format_version"] = np.int64(FORMAT_VERSION)
@@ -124,7 +138,11 @@ def _content(arrays: Mapping[str, NDArray[np.float32]], provenance: Provenance, 
         write_text(file, "source_sha256", provenance.sha256)
         if provenance.url:
             write_text(file, "source_url", provenance.url)
+        if base:
+            write_text(file, "base", base)
         for name, shape in PARAMETER_SHAPES.items():
+            if name in same and np.array_equal(arrays[name], same[name]):
+                continue
             # Small chunks, so that a reader needs little beside the array itself; no modification times, so
             # that equal content gives equal bytes.
             file.create_dataset(
@@ -163,6 +181,22 @@ def _read_provenance(file: Any) -> Provenance:
     url = _text(file, "source_url") if "source_url" in file.attrs else ""
     name, sha256 = _text(file, "source_name"), _text(file, "source_sha256")
     return Provenance(name, sha256, "HDF5", url, preprocessing=preprocessing)
+
+
+def _read_base(file: Any, missing: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return the arrays that the file lacks from the packaged weights that it names, if it names any."""
+    if not missing or "base" not in file.attrs:
+        return {}
+    name = _text(file, "base")
+    if name not in catalogue.PACKAGED:
+        raise WeightsError(f"expected packaged weights as its base, found {shortened(name)}")
+    return _packaged(name, missing)
+
+
+def _packaged(name: str, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    path = catalogue.resolve(name)
+    with open(path, "rb") as stream:
+        return read(stream, path, names)[0]
 
 
 def _text(file: Any, name: str) -> str:

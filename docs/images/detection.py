@@ -13,6 +13,7 @@ from style import Theme, bare, box, canvas, figure, label
 import d2np
 from d2np import demo
 from d2np.network.detect import EDGE_THRESHOLD
+from d2np.training.loss import soft_scores
 
 Array = NDArray[np.float64]
 
@@ -104,23 +105,12 @@ def localisation(theme: Theme) -> Figure:
     return made
 
 
-def _soft(cells: NDArray[np.float32]) -> Array:
-    """The paper's soft detection score of each cell, equations 4 to 8, as the published code has it."""
-    exp = np.exp(cells / cells.max())
-    padded = np.pad(exp, ((1, 1), (1, 1), (0, 0)), constant_values=1)
-    height, width, _ = cells.shape
-    around = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
-    ratio = cells / np.maximum(cells.max(axis=2, keepdims=True), 1e-8)
-    score = (exp / around * ratio).max(axis=2)
-    return score / score.sum()
-
-
 def soft(theme: Theme) -> Figure:
     """A part of the demo's image: the soft score of each cell, and the keypoints of the hard detector."""
     made = figure(3.5, theme)
     image = np.asarray(demo.views().first)
     net = d2np.Net.load("analytic")
-    score, found = _soft(net.dense(image)), net(image)
+    score, found = soft_scores(net.dense(image)).scores, net(image)
     left, top, edge = 132, 24, 192  # below the border, in which the analytic weights find nothing
     rows, columns = score.shape
     colours = LinearSegmentedColormap.from_list("scores", ["#14213d", "#3b72c4", "#f0b24f", "#fff3d6"])

@@ -27,7 +27,7 @@ BASE = frozenset(
 
 LEVELS = (
     ("cli",),
-    ("dataset", "demo", "opencv"),
+    ("dataset", "demo", "opencv", "training"),
     ("draw", "formats", "network"),
     ("matching",),
     ("verification",),

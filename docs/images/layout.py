@@ -12,6 +12,7 @@ _PARTS = {
     "opencv": (12, "Feature2D"),
     "dataset": (45, "many images"),
     "demo": (66, "a known view"),
+    "training": (88, "loss, gradient"),
     "draw": (12, "drawings, pages"),
     "formats": (34, "features as files"),
     "network": (82, "image to features"),
