@@ -1,11 +1,13 @@
 """How well the packaged weights match, beside OpenCV's SIFT on the same pairs.
 
     python benchmarks/quality.py --seeds 10
+    python benchmarks/quality.py --seeds 0 --photographs FOLDER...
 
 The pairs are scikit-image's stereo pair ``motorcycle``, whose disparity is known, and five images of its
 ``data``, each with views of it through a known homography that are darker by a fifth. All methods keep mutual
 nearest neighbours, and nothing else. Each cell of the table has the share of the matches that are correct,
-within 3 px of the truth, and their number: means over the pairs.
+within 3 px of the truth, and their number: means over the pairs. Of photographs, whose truth is not known, it has
+the share that agrees with one fundamental matrix, 0 where that may be chance: means over a folder's pairs.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from skimage import data
 
 import d2np
@@ -50,7 +54,7 @@ def sift() -> Extract | None:
 
 def extractors() -> Iterator[tuple[str, Extract]]:
     """Return the methods by their names."""
-    for name in ("vgg16", "analytic"):
+    for name in ("d2np", "vgg16", "analytic"):
         net = d2np.Net.load(name)
         yield name, net
         yield f"{name}, 3 scales", lambda image, net=net: net(image, scales=(0.5, 1.0, 2.0))
@@ -84,6 +88,16 @@ def synthetic(extract: Extract, seeds: int) -> Iterator[tuple[str, Score]]:
             yield (f"brick, {label}" if name == "brick" else label), found
 
 
+def photographs(extract: Extract, folders: list[Path]) -> Iterator[tuple[str, Score]]:
+    """Count the matches that one camera's motion explains, in all pairs of a folder's photographs."""
+    for folder in folders:
+        features = [extract(np.asarray(Image.open(file).convert("RGB"))) for file in sorted(folder.iterdir())]
+        for a, b in combinations(features, 2):
+            found = d2np.verification.verify(a, b, d2np.match(a, b), "fundamental")
+            right = int(found.inliers.sum())
+            yield folder.name, Score(len(found), right, right / max(1, len(found)), np.inf)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -91,13 +105,17 @@ def main() -> int:
     parser.add_argument(
         "--seeds", type=int, default=10, help="mild and medium views of each image; default: 10"
     )
+    parser.add_argument(
+        "--photographs", type=Path, nargs="*", default=[], help="folders with photographs of one scene each"
+    )
     options = parser.parse_args()
     rows: dict[str, list[str]] = defaultdict(list)
     methods = []
     for method, extract in extractors():
         methods.append(method)
         found = defaultdict(list)
-        for case, result in (*stereo(extract), *synthetic(extract, options.seeds)):
+        cases = stereo(extract), synthetic(extract, options.seeds), photographs(extract, options.photographs)
+        for case, result in chain(*cases):
             found[case].append(result)
         for case, results in found.items():
             share, matches = (np.mean([getattr(one, key) for one in results]) for key in ("share", "matches"))

@@ -1,6 +1,6 @@
 """D2-Net without a framework: keypoints and descriptors, NumPy arrays in, NumPy arrays out.
 
-net = d2np.Net.load("vgg16")
+net = d2np.Net.load("d2np")
 features = net("image.jpg")
 matches = d2np.match(features, net("another.jpg"))
 """

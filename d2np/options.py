@@ -29,7 +29,7 @@ FeatureFormat: TypeAlias = Literal["h5", "npz", "mat", "kapture"]
 """The files that ``d2np extract`` writes: hloc's HDF5, or those of the published scripts."""
 
 PackagedWeights: TypeAlias = Literal["d2np", "vgg16", "analytic"]
-"""Weights that are part of d2np: trained on ImageNet, and written by hand."""
+"""Weights that are part of d2np: trained by it, trained on ImageNet only, and written by hand."""
 
 PublishedWeights: TypeAlias = Literal["tf", "ots", "tf_no_phototourism"]
 """The published checkpoints, once they are in the cache."""

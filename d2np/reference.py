@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,7 +36,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
 
     with h5py.File(path, "r") as file:
         names = [f"{layer}/{kind}" for layer in file for kind in file[layer]]
-        return {name: file[name][()].astype(np.float32) for name in names}
+        own = {name: file[name][()].astype(np.float32) for name in names}
+        base = file.attrs.get("base")  # the file beside this one that has all other arrays
+    return {**load(Path(path).with_name(f"{base.decode()}.h5")), **own} if base else own
 
 
 # The image: published file extract_features.py

@@ -402,7 +402,7 @@ def test_demo(run, photos):
     code, out, err = run("demo", "-o", "d.png", weights=False)
     assert code == 0
     assert "Traceback" not in err
-    assert re.search(r"weights +vgg16\n", out)
+    assert re.search(r"weights +d2np\n", out)
     right, matches, share = (
         int(value) for value in re.search(r"correct +(\d+) of (\d+), (\d+)%, within 3 px", out).groups()
     )
@@ -523,7 +523,7 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
     monkeypatch.setattr(catalogue, "_packaged", lambda name: Path(weights_file))
     code, _, err = run("show", "photos/a.png", "-o", "k.png", weights=False)
     assert code == 0
-    assert err.splitlines()[0].startswith("weights: vgg16 (")
+    assert err.splitlines()[0].startswith("weights: d2np (")
     (cache / "tf.h5").write_bytes(Path(weights_file).read_bytes())
     code, _, err = run("info", weights=False)
     assert code == 0
@@ -812,6 +812,7 @@ COMMANDS = [
     "info",
     "convert",
     "fetch",
+    "train",
     "profile",
     "warmup",
 ]
@@ -940,7 +941,7 @@ def test_what_looks_like_an_option_and_is_none(fails, photos, arguments):
         ),
         (
             ["info", "vgg61"],
-            "vgg61: no such file; the names that d2np knows are vgg16, analytic, tf, ots, "
+            "vgg61: no such file; the names that d2np knows are d2np, vgg16, analytic, tf, ots, "
             "tf_no_phototourism; did you mean vgg16?",
         ),
     ],

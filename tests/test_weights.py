@@ -497,7 +497,7 @@ def test_extension_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no such file; the names that d2np knows are vgg16, analytic, tf"):
+    with pytest.raises(WeightsError, match="no such file; the names that d2np knows are d2np, vgg16, "):
         weights.load(tmp_path / "none.h5")
     with pytest.raises(WeightsError, match="is a folder or a device"):
         weights.load(tmp_path)
@@ -650,6 +650,32 @@ def test_hdf5_of_halves(plain: Arrays, tmp_path: Path) -> None:
     for name, array in found.items():
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, plain[name].astype("f2"))
+
+
+def test_hdf5_with_a_base(tmp_path: Path) -> None:
+    """Arrays that packaged weights have are left out, and found again."""
+    arrays, _ = weights.load("vgg16")
+    changed = {**arrays, "conv4_3/bias": arrays["conv4_3/bias"] + 1}
+    path = tmp_path / "own.h5"
+    h5.write(path, changed, SOURCE, base="vgg16")
+    assert path.stat().st_size < 20_000
+    with h5py.File(path) as file:
+        assert [name for layer in file for name in file[layer]] == ["bias"]
+    found, provenance = weights.load(path)
+    assert provenance == replace(SOURCE, format="HDF5")
+    for name, array in changed.items():
+        np.testing.assert_array_equal(found[name], array)
+
+    def base(value: bytes) -> Callable[[Any], None]:
+        return lambda file: file.attrs.create("base", np.bytes_(value))
+
+    for value in (b"tf", b"../../vgg16", b"\n" * 500):
+        assert "expected packaged weights as its base, found" in edited(path, base(value))
+    with h5py.File(path, "r+") as file:
+        file.attrs["base"] = np.bytes_(b"vgg16")
+        file["conv1_1/bias"] = np.zeros(7)
+    with pytest.raises(WeightsError, match=r"conv1_1/bias: expected shape \(64,\), found \(7,\)"):
+        weights.load(path)
 
 
 def test_hdf5_attributes(plain_path: Path) -> None:
@@ -839,7 +865,7 @@ def test_address_is_recorded_if_there_is_one(plain: Arrays, tmp_path: Path) -> N
 
 def test_save_makes_the_cache_folder(plain: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D2NP_CACHE", str(tmp_path / "deep" / "cache"))
-    assert catalogue.default() == "vgg16"
+    assert catalogue.default() == "d2np"
     weights.save(catalogue.cached_file("tf"), plain, SOURCE)
     assert catalogue.default() == "tf"
     assert is_small(weights.load("tf")[0])
@@ -993,4 +1019,4 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     with pytest.raises(WeightsError, match="set D2NP_CACHE"):
         catalogue.resolve("tf")
-    assert catalogue.default() == "vgg16"
+    assert catalogue.default() == "d2np"

@@ -165,8 +165,8 @@ _SHARED: dict[str, Mapping[str, Any]] = {
 }
 
 WEIGHTS = (
-    "a file (.h5, .pth, .safetensors, .onnx), or a name: vgg16, analytic, tf, ots, tf_no_phototourism; "
-    "default: tf if it is in the cache, else vgg16 (packaged, trained on ImageNet)"
+    "a file (.h5, .pth, .safetensors, .onnx), or a name: d2np, vgg16, analytic, tf, ots, "
+    "tf_no_phototourism; default: tf if it is in the cache, else d2np (packaged)"
 )
 MIN_SCORE = "--min-score S  only keypoints with at least this score; default: all"
 NO_RELU = "--no-relu  leave out the ReLU behind the last layer"

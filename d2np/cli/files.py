@@ -186,9 +186,9 @@ def weights_or_default(given: str | None, *, quiet: bool = False) -> str:
     from ..weights import catalogue
 
     name = catalogue.default()
-    packaged = "packaged, the network before D2-Net's training; `d2np fetch` downloads the published ones"
+    packaged = "packaged, trained by d2np; `d2np fetch` downloads those of the paper"
     if not quiet:
-        note(f"weights: {name} ({packaged if name == 'vgg16' else 'published, from the cache'})")
+        note(f"weights: {name} ({'published, from the cache' if name == 'tf' else packaged})")
     return name
 
 

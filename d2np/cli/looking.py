@@ -223,11 +223,11 @@ def show(options: argparse.Namespace) -> int:
 @Command(
     f"""
     -o, --output FILE  the drawing; default: demo.png
-    --weights WEIGHTS  a file or a name; default: vgg16, packaged
+    --weights WEIGHTS  a file or a name; default: d2np, packaged
     {THREADS}
     """,
     output={"default": "demo.png"},
-    weights={"default": "vgg16"},
+    weights={"default": "d2np"},
 )
 def demo(options: argparse.Namespace) -> int:
     """Match two views of a shipped image and measure how well it works.

@@ -77,8 +77,8 @@ class Net:
         ----------
         source : path or name
             HDF5 written by d2np, a PyTorch checkpoint (read without PyTorch, and without running any code
-            in it), safetensors, an ONNX file of the network, a VGG16 in HDF5 of Keras, or a name: "vgg16",
-            "analytic", "tf", "ots", "tf_no_phototourism".
+            in it), safetensors, an ONNX file of the network, a VGG16 in HDF5 of Keras, or a name: "d2np",
+            "vgg16", "analytic", "tf", "ots", "tf_no_phototourism".
         algorithm : {"winograd", "direct"}
             See :class:`Net`.
 

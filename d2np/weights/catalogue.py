@@ -83,11 +83,11 @@ def cached_file(name: str) -> Path:
 
 
 def default() -> str:
-    """Return the name of the weights to use when none are given: ``tf`` if it is cached, else ``vgg16``."""
+    """Return the name of the weights to use when none are given: ``tf`` if it is cached, else ``d2np``."""
     try:
-        return "tf" if cached_file("tf").is_file() else "vgg16"
+        return "tf" if cached_file("tf").is_file() else "d2np"
     except (WeightsError, OSError):
-        return "vgg16"
+        return "d2np"
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:

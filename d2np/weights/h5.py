@@ -4,7 +4,7 @@
 root's attributes say what they are and where they came from: ``format_version``, ``architecture``,
 ``preprocessing``, ``source_name``, ``source_sha256``, and ``source_url`` if d2np downloaded it. Version 1 of
 the format lacks ``preprocessing``, which is ``caffe`` there. With the attribute ``base``, the name of
-packaged weights, the arrays that the file lacks are those of the base: the package has them once.
+packaged weights that are whole, the arrays that the file lacks are theirs: the package has them once.
 The same content gives the same bytes, so files can be compared by their sums.
 
 Files of Keras 1 and 2, weights alone or whole models, have groups named ``block1_conv1`` and so on, with an
