@@ -6,8 +6,8 @@
 The pairs are scikit-image's stereo pair ``motorcycle``, whose disparity is known, and five images of its
 ``data``, each with views of it through a known homography that are darker by a fifth. All methods keep mutual
 nearest neighbours, and nothing else. Each cell of the table has the share of the matches that are correct,
-within 3 px of the truth, and their number: means over the pairs. Of photographs, whose truth is not known, it has
-the share that agrees with one fundamental matrix, 0 where that may be chance: means over a folder's pairs.
+within 3 px of the truth, and their number: means over the pairs. The truth of photographs in a folder is not
+known: there it is the share that agrees with one fundamental matrix, 0 where that may be chance.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def read(
             return arrays, Provenance.of_file(stream, path, "Keras HDF5")
         provenance = _read_provenance(file)
         base = _read_base(file, [name for name in names if name not in shapes])
-        check_names({**base, **shapes}, PARAMETER_SHAPES)
+        check_names([*base, *shapes], PARAMETER_SHAPES)
         own = {name: read_array(file, name, PARAMETER_SHAPES[name]) for name in names if name not in base}
         return {**base, **own}, provenance
 
