@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,21 @@ def test_a_checkpoint_of_other_options(photos, train, monkeypatch):
     code, _, err = train("photos", "-o", "my.h5", "--iterations", 3)
     assert code == 1
     assert "is of a training with other settings, photographs or weights" in err
+    # The same weights, for another preprocessing.
+    net = d2np.Net.load("vgg16")
+    d2np.Net(net.arrays, provenance=replace(net.provenance, preprocessing="torch")).save("torch.h5")
+    kept = Path("my.h5.checkpoint.npz").read_bytes()
+    code, _, err = train("photos", "-o", "my.h5", "--iterations", 2, "--from", "torch.h5")
+    assert code == 1
+    assert "is of a training with other settings, photographs or weights" in err
+    assert Path("my.h5.checkpoint.npz").read_bytes() == kept
+
+
+def test_the_preprocessing_stays(photos, train):
+    net = d2np.Net.load("vgg16")
+    d2np.Net(net.arrays, provenance=replace(net.provenance, preprocessing="torch")).save("torch.h5")
+    assert train("photos", "-o", "my.h5", "--iterations", 4, "--from", "torch.h5")[0] == 0
+    assert d2np.Net.load("my.h5").preprocessing == "torch"
 
 
 def test_photographs_without_anything_in_common(photos, train):
