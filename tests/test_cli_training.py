@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,9 @@ def test_a_full_disk_keeps_the_checkpoint(photos, train, monkeypatch):
         (("pair.npz", "-o", "my.h5"), 1, "no such file or folder: pair.npz"),
         (("photos", "photos", "-o", "my.h5", "--colmap", "photos"), 2, "PHOTOS is one folder"),
         (("photos", "-o", "there.h5"), 1, "there.h5 is there already: choose another name"),
+        (("photos", "-o", "small.h5"), 1, "small.png is there already: choose another name"),
+        (("photos", "-o", "photos/camera.h5", "--overwrite"), 2, "photos/camera.png"),
+        (("photos", "-o", "my.h5", "--validate", "photos/coffee.png"), 2, "photos/coffee.png is trained on"),
         (
             ("photos", "-o", "my.h5", "--rate", "2"),
             2,
@@ -158,3 +162,28 @@ def test_photographs_without_anything_in_common(photos, train):
     code, _, err = train("pair.npz", "-o", "my.h5", "--iterations", 5)
     assert code == 1
     assert "no pair has 128 correspondences: give a larger --size" in err
+
+
+def test_what_is_told_and_replaced(photos, train):
+    Path("my.h5").write_bytes(b"old")
+    Path("my.png").write_bytes(b"old")
+    Image.open("photos/camera.png").rotate(90).save("held.png")
+    arguments = ("photos", "-o", "my.h5", "--iterations", 4, "--validate", "held.png", "--overwrite")
+    code, out, err = train(*arguments)
+    assert (code, err) == (0, "")
+    assert "trained on 3 photographs" in out
+    assert re.search(r"^held out: loss \d\.\d+ before, \d\.\d+ now; ", out, re.M)
+    assert d2np.Net.load("my.h5").provenance.name.endswith("; conv4_3 trained by d2np for 4 iterations")
+    with Image.open("my.png") as curve:
+        assert curve.size == (960, 420)
+
+
+def test_interrupted(photos, train, monkeypatch):
+    """Ctrl-C ends it after the pair, with a checkpoint; held out photographs belong to it."""
+    monkeypatch.setattr(training.loop.Adam, "step", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, _, err = train("photos", "-o", "my.h5", "--iterations", 9)
+    assert code == 130
+    assert "goes on from the last checkpoint" in err
+    assert sorted(path.name for path in Path().iterdir()) == ["my.h5.checkpoint.npz", "photos"]
+    code, _, err = train("photos", "-o", "my.h5", "--iterations", 9, "--validate", "photos/camera.png")
+    assert (code, err.count("\n")) == (2, 1)

@@ -1,5 +1,9 @@
 """Training: the loss and its gradient, the last layer, pairs and their correspondences, checkpoints."""
 
+import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import colmap_model
@@ -83,6 +87,14 @@ def test_the_published_loss():
         gradients = np.concatenate([found.first.ravel(), found.second.ravel()])
         largest = np.abs(published["gradients"]).max()
         np.testing.assert_allclose(gradients, published["gradients"], rtol=0, atol=5e-6 * largest)
+
+
+@pytest.mark.parametrize("second", [-1.0, 1.0])
+def test_maps_without_a_positive_feature_have_no_loss(second):
+    found = losses.ranking_loss(np.full((*SHAPE, 3), -1.0), np.full((*SHAPE, 3), second), correspondences(0))
+    assert np.isnan(found.value)
+    assert not found.first.any()
+    assert not found.second.any()
 
 
 def test_cells_without_a_positive_feature_have_the_score_0():
@@ -274,9 +286,76 @@ def test_a_checkpoint_of_another_training_is_refused(net, photos, tmp_path):
     training(net, photos).save(tmp_path / "checkpoint.npz")
     with pytest.raises(FormatError, match="other settings, photographs or weights"):
         training(net, photos, seed=1).load(tmp_path / "checkpoint.npz")
-    (tmp_path / "checkpoint.npz").write_bytes(b"nothing")
-    with pytest.raises(FormatError, match="not a checkpoint of d2np train"):
-        training(net, photos).load(tmp_path / "checkpoint.npz")
+
+
+def damaged(content):
+    """Yield what a checkpoint may have become."""
+    yield b"nothing"
+    yield b""
+    yield content[:5000]
+    yield content[: len(content) // 2]
+    for place in (len(content) // 4, len(content) // 2):
+        yield content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_a_damaged_checkpoint_changes_nothing(net, photos, tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    begun = training(net, photos)
+    for _ in zip(begun.run(1), range(2), strict=False):
+        pass
+    begun.save(path)
+    content = path.read_bytes()
+    other = training(net, photos)
+    for changed in damaged(content):
+        path.write_bytes(changed)
+        with pytest.raises(
+            FormatError, match=r"checkpoint\.npz is not a checkpoint of d2np train, or damaged"
+        ):
+            other.load(path)
+        assert (other.iteration, other.adam.steps) == (0, 0)
+        np.testing.assert_array_equal(other.layer.arrays["conv4_3/bias"], net.arrays["conv4_3/bias"])
+    with np.load(io.BytesIO(content)) as saved:
+        arrays = dict(saved)
+    np.savez(path, **{**arrays, "state": np.array("5")})
+    with pytest.raises(FormatError, match="not a checkpoint"):
+        other.load(path)
+    np.savez(path, **{**arrays, "bias": np.zeros(3)})
+    with pytest.raises(FormatError, match="not a checkpoint"):
+        other.load(path)
+    assert other.iteration == 0
+
+
+def test_a_pair_without_scores_is_left_out(photos, tmp_path):
+    """The analytic weights find nothing in a white image."""
+    Image.new("RGB", (150, 150), "white").save(tmp_path / "white.png")
+    net = d2np.Net.load("analytic")
+    run = training(net, [tmp_path / "white.png", photos[0]], iterations=12)
+    for _ in run.run(1):
+        pass
+    learned = np.isfinite(run.history).all(axis=1)
+    assert 0 < learned.sum() < 12
+    assert run.adam.steps == learned.sum()
+    assert all(np.isfinite(array).all() for array in run.layer.arrays.values())
+    assert np.isfinite(run.history).any(axis=1).sum() == learned.sum()
+
+
+def test_the_number_of_threads_changes_nothing(photos):
+    """BLAS shares sums as long as those of 140 px among threads."""
+    program = (
+        "import hashlib, sys; from pathlib import Path; import d2np; from d2np import training as t; "
+        "pairs = t.Photographs([Path(p) for p in sys.argv[1:]], 140); "
+        "run = t.Training(d2np.Net.load('analytic'), pairs, t.Settings(2)); list(run.run()); "
+        "print(hashlib.sha256(run.layer.taps.tobytes()).hexdigest())"
+    )
+    sums = {
+        subprocess.run(
+            [sys.executable, "-c", program, *map(str, photos)],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
+            check=True, capture_output=True, text=True,
+        ).stdout
+        for threads in ("1", "2")
+    }  # fmt: skip
+    assert len(sums) == 1
 
 
 @pytest.mark.parametrize("settings", [{"iterations": 0}, {"rate": 0}, {"rate": 2}, {"warm_up": -1}])

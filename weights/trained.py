@@ -1,4 +1,4 @@
-"""Make ``d2np.h5`` from what ``d2np train`` wrote: ``python weights/d2np.py trained.h5 weights/d2np.h5``.
+"""Make ``d2np.h5`` from what ``d2np train`` wrote: ``python weights/trained.py my.h5 weights/d2np.h5``.
 
 conv4_3 is rounded to float16; the layers before it are those of ``vgg16.h5`` and stay there. README.md has
 the command that trains.

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from ..errors import Error, ImageError, OptionError
+from ..errors import Error, ImageError, OptionError, count
 from . import files
 from .arguments import QUIET, THREADS, Command, checked
 from .console import file_size, finishing, note, say, seconds
@@ -84,23 +84,29 @@ def train(options: argparse.Namespace) -> int:
     checkpoint = output.with_name(f"{output.name}.checkpoint.npz")
     _check(options, output, checkpoint)
     files.tell_of_compiling()
+    import numpy as np
+
     from ..network.net import Net
-    from ..training import Settings, Training, draw_curve
+    from ..training import FEWEST, Settings, Training, draw_curve
 
     net = Net.load(options.weights)
     settings = Settings(options.iterations, options.rate, seed=options.seed)
-    validation = _pairs(options, options.validate) if options.validate else None
-    training = Training(net, _pairs(options, options.photos, options.colmap), settings)
+    held_out = _pairs(options, options.validate) if options.validate else None
+    training = Training(net, _pairs(options, options.photos, options.colmap), settings, held_out)
+    drawing = _drawing(output)
+    _check_files(training, drawing)
     if options.overwrite:
         checkpoint.unlink(missing_ok=True)
 
     start = perf_counter()
-    _carried_out(training, checkpoint, validation, options)
+    _carried_out(training, checkpoint, options)
     training.trained().save(output)
-    drawing = str(output.with_suffix(".png"))
-    files.write(draw_curve(training), drawing)
+    files.write(draw_curve(training), str(drawing))
     checkpoint.unlink(missing_ok=True)
-    say(f"trained on {training.pairs.description}: {options.iterations:,} iterations in {_since(start)}")
+    done = count(options.iterations, "iteration")
+    say(f"trained on {training.pairs.description}: {done} in {_since(start)}")
+    if left_out := int(np.isnan(training.history).any(axis=1).sum()):
+        say(f"left out {count(left_out, 'pair')} with fewer than {FEWEST} correspondences: see --size")
     if training.validation:
         (_, loss, share), (_, last_loss, last_share) = training.validation[0], training.validation[-1]
         say(
@@ -118,9 +124,22 @@ def _check(options: argparse.Namespace, output: Path, checkpoint: Path) -> None:
             "computed through the layers before it"
         )
     files.check_output(options.output, [options.weights], (".h5", ".hdf5"))
-    files.check_place(str(output.with_suffix(".png")), options.photos)
-    if output.exists() and not checkpoint.exists() and not options.overwrite:
-        raise Error(f"{output} is there already: choose another name, or replace it with --overwrite")
+    for path in (output, _drawing(output)):
+        if path.exists() and not checkpoint.exists() and not options.overwrite:
+            raise Error(f"{path} is there already: choose another name, or replace it with --overwrite")
+
+
+def _drawing(output: Path) -> Path:
+    return output.with_suffix(".png")
+
+
+def _check_files(training: Training, drawing: Path) -> None:
+    """Refuse to draw over a photograph, and to measure the loss with photographs that are trained on."""
+    held_out = training.held_out.files if training.held_out else []
+    files.check_place(str(drawing), [*training.pairs.files, *held_out])
+    known = {file.resolve() for file in training.pairs.files}
+    if twice := [file for file in held_out if file.resolve() in known]:
+        raise OptionError(f"{twice[0]} is trained on: --validate takes photographs that are not")
 
 
 def _pairs(options: argparse.Namespace, sources: Sequence[str], model: str | None = None) -> Pairs:
@@ -145,9 +164,7 @@ def _pairs(options: argparse.Namespace, sources: Sequence[str], model: str | Non
     return Photographs(local, options.size, options.published)
 
 
-def _carried_out(
-    training: Training, checkpoint: Path, validation: Pairs | None, options: argparse.Namespace
-) -> None:
+def _carried_out(training: Training, checkpoint: Path, options: argparse.Namespace) -> None:
     """Train with a bar that shows the last iterations' mean loss."""
     import numpy as np
 
@@ -162,20 +179,13 @@ def _carried_out(
         def progress(training: Training) -> None:
             done = training.iteration
             part = training.history[max(0, done - _SHOWN) : done]
-            if np.isfinite(part).any():
+            if np.isfinite(part).any():  # not all of these pairs were left out
                 loss, share = np.nanmean(part, axis=0)
                 bar.set_postfix_str(f"loss {loss:.3f}, correct {100 * share:.0f} %", refresh=False)
             bar.reach(done, options.iterations)
 
         try:
-            train(
-                training,
-                checkpoint,
-                validation=validation,
-                threads=options.threads,
-                progress=progress,
-                stop=stop,
-            )
+            train(training, checkpoint, threads=options.threads, progress=progress, stop=stop)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 "interrupted: the same command without --overwrite goes on from the last checkpoint"

@@ -3,9 +3,9 @@
 from .curve import draw_curve
 from .loop import Settings, Training, train
 from .loss import Correspondences, Loss, ranking_loss
-from .pairs import Depths, Model, Pair, Pairs, Photographs
+from .pairs import FEWEST, Depths, Model, Pair, Pairs, Photographs
 
 __all__ = [
-    "Correspondences", "Depths", "Loss", "Model", "Pair", "Pairs", "Photographs", "Settings", "Training",
-    "draw_curve", "ranking_loss", "train",
+    "FEWEST", "Correspondences", "Depths", "Loss", "Model", "Pair", "Pairs", "Photographs", "Settings",
+    "Training", "draw_curve", "ranking_loss", "train",
 ]  # fmt: skip

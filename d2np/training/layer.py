@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,14 +15,16 @@ LAYER = LAYERS[-1]
 
 FloatArray = NDArray[np.floating[Any]]
 
+_SUMMED = 512
+
 
 class LastLayer:
     """conv4_3 by matrix products, one for each of the nine taps.
 
     Parameters
     ----------
-    weight : (out, in, 3, 3)
-    bias : (out,)
+    weight : (out, in, 3, 3) float32 or float64
+    bias : (out,) of the same dtype
     """
 
     def __init__(self, weight: FloatArray, bias: FloatArray) -> None:
@@ -47,7 +50,12 @@ class LastLayer:
     def gradient(self, cells: FloatArray, by_output: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the derivatives by ``taps`` and ``bias``, given the input and those by the output."""
         flat = by_output.reshape(-1, by_output.shape[-1])
-        return np.stack([shifted.T @ flat for shifted in _shifted(cells)]), flat.sum(axis=0)
+        return np.stack([_product(shifted, flat) for shifted in _shifted(cells)]), flat.sum(axis=0)
+
+
+def _product(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return a.T @ b, summed over some rows at a time: longer sums depend on BLAS's number of threads."""
+    return np.sum([a[k : k + _SUMMED].T @ b[k : k + _SUMMED] for k in range(0, len(a), _SUMMED)], axis=0)
 
 
 def _shifted(cells: FloatArray) -> Iterator[FloatArray]:
@@ -74,7 +82,7 @@ class Adam:
         """Change the parameters in place by one step of the learning rate ``rate``."""
         self.steps += 1
         first, second = self.decays
-        rate *= np.sqrt(1 - second**self.steps) / (1 - first**self.steps)
+        rate *= math.sqrt(1 - second**self.steps) / (1 - first**self.steps)
         for values, gradient, mean, square in zip(
             self.parameters, gradients, self.means, self.squares, strict=True
         ):

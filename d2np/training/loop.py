@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import writing
-from ..errors import FormatError, OptionError
+from ..errors import FormatError, OptionError, count
 from ..images.pixels import preprocess
 from ..layers import map_size
 from ..network.bands import RowBuffer, flow
@@ -46,9 +48,9 @@ class Settings:
     iterations : int
         Pairs; each gives one step.
     rate : float
-        Highest learning rate. The published code begins with 1e-3 and halves it.
+        Highest learning rate. The paper begins with 1e-3 and halves it every ten epochs.
     warm_up : int
-        Iterations in which the rate rises to that; then it falls to 0 along a cosine.
+        Iterations in which the rate rises to that, a tenth of all at most; then it falls to 0 along a cosine.
     seed : int
         Of everything that is drawn.
 
@@ -71,7 +73,7 @@ class Settings:
 
     def rate_at(self, iteration: int) -> float:
         """Return the learning rate of an iteration, counted from 0."""
-        rising = min(1.0, (iteration + 1) / max(1, self.warm_up))
+        rising = min(1.0, (iteration + 1) / max(1, min(self.warm_up, self.iterations // 10)))
         return self.rate * rising * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
 
 
@@ -79,7 +81,6 @@ def train(
     training: Training,
     checkpoint: Path,
     *,
-    validation: Pairs | None = None,
     threads: int | None = None,
     progress: Callable[[Training], object] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
@@ -91,8 +92,6 @@ def train(
     training : Training
     checkpoint : path
         An ``.npz``, written now and then, and when the training is stopped. It stays at the end.
-    validation : Pairs, optional
-        What the loss is measured on before, now and then, and at the end.
     threads : int, optional
         How many to use; by default every core that this process may use.
     progress : callable, optional
@@ -112,14 +111,14 @@ def train(
     if checkpoint.exists():
         training.load(checkpoint)
         progress(training)
-    elif validation is not None:
-        training.validate(validation, threads)
+    else:
+        training.validate(threads)
     last = training.settings.iterations
     for _ in training.run(threads):
         progress(training)
         number = training.iteration
-        if validation is not None and (number % VALIDATE_EVERY == 0 or number == last):
-            training.validate(validation, threads)
+        if number % VALIDATE_EVERY == 0 or number == last:
+            training.validate(threads)
         stopping = number < last and stop()
         if stopping or number % CHECKPOINT_EVERY == 0 or number == last:
             training.save(checkpoint)
@@ -136,19 +135,29 @@ class Training:
         The weights to begin with. All layers but the last stay as they are.
     pairs : Pairs
     settings : Settings
+    held_out : Pairs, optional
+        What is not trained on: :func:`train` measures the loss on it before, now and then, and at the end.
+
+    Attributes
+    ----------
+    history : (iterations, 2) float64
+        Loss and accuracy of each iteration. NaN for those to come, and for pairs that are left out: with
+        fewer than :data:`d2np.training.FEWEST` correspondences, or without any positive feature at them.
+    validation : list of (int, float, float)
+        Iteration, mean loss and mean accuracy on what is held out.
     """
 
-    def __init__(self, net: Net, pairs: Pairs, settings: Settings) -> None:
-        self.net, self.pairs, self.settings = net, pairs, settings
+    def __init__(self, net: Net, pairs: Pairs, settings: Settings, held_out: Pairs | None = None) -> None:
+        self.net, self.pairs, self.settings, self.held_out = net, pairs, settings, held_out
         self.layer = LastLayer(net.arrays[f"{LAYER.name}/weight"], net.arrays[f"{LAYER.name}/bias"])
         self.adam = Adam([self.layer.taps, self.layer.bias])
         self.rng = np.random.default_rng(settings.seed)
         self.iteration = 0
-        # The loss and the accuracy of each iteration; NaN where a pair had too few correspondences.
         self.history = np.full((settings.iterations, 2), np.nan)
         self.validation: list[tuple[int, float, float]] = []
         weights = Provenance.of_arrays(net.arrays).sha256
-        self._identity = json.dumps([asdict(settings), pairs.description, weights, net.preprocessing])
+        images = [given.description for given in (pairs, held_out) if given]
+        self._identity = json.dumps([asdict(settings), images, weights, net.preprocessing])
 
     def run(self, threads: int | None = None) -> Iterator[tuple[float, float]]:
         """Train on to the last iteration; yield the loss and the accuracy of each."""
@@ -160,8 +169,9 @@ class Training:
                     found = self._loss(cells, pair.correspondences)
                     first, second = map(self.layer.gradient, cells, (found.first, found.second))
                     gradients: list[FloatArray] = [a + b for a, b in zip(first, second, strict=True)]
-                    self.adam.step(gradients, self.settings.rate_at(self.iteration))
-                    self.history[self.iteration] = found.value, found.accuracy
+                    if np.isfinite(found.value) and all(np.isfinite(each).all() for each in gradients):
+                        self.adam.step(gradients, self.settings.rate_at(self.iteration))
+                        self.history[self.iteration] = found.value, found.accuracy
                 self.iteration += 1
                 self._refuse_useless()
                 yield tuple(self.history[self.iteration - 1])
@@ -171,8 +181,17 @@ class Training:
         if self.iteration >= most and np.isnan(self.history[self.iteration - most : self.iteration]).all():
             raise FormatError(f"{self.pairs.description}: {_TOO_FEW}")
 
-    def validate(self, pairs: Pairs, threads: int | None = None) -> tuple[float, float]:
-        """Return the mean loss and accuracy on views of other photographs, the same views every time."""
+    def validate(self, threads: int | None = None) -> None:
+        """Measure loss and accuracy on what is held out, if there is anything: the same views each time.
+
+        Raises
+        ------
+        FormatError
+            If no pair is of use.
+        """
+        pairs = self.held_out
+        if pairs is None:
+            return
         rng = np.random.default_rng(_SEED_OF_VALIDATION)
         found = []
         with _trunk(self.net, threads) as before_last:
@@ -182,11 +201,11 @@ class Training:
                     cells = [before_last(image) for image in (pair.first, pair.second)]
                     result = self._loss(cells, pair.correspondences)
                     found.append((result.value, result.accuracy))
+        found = [each for each in found if np.isfinite(each[0])]
         if not found:
             raise FormatError(f"{pairs.description}: {_TOO_FEW}")
         value, accuracy = np.mean(found, axis=0)
         self.validation.append((self.iteration, float(value), float(accuracy)))
-        return float(value), float(accuracy)
 
     def _loss(self, cells: Sequence[NDArray[np.float32]], correspondences: Correspondences) -> Loss:
         first, second = map(self.layer.forward, cells)
@@ -196,7 +215,7 @@ class Training:
         """Return the network as it is now."""
         before = self.net.provenance
         origin = before.name if before else "weights"
-        told = f"{origin}; conv4_3 trained by d2np for {self.iteration:,} iterations"
+        told = f"{origin}; conv4_3 trained by d2np for {count(self.iteration, 'iteration')}"
         arrays = {**self.net.arrays, **self.layer.arrays}
         provenance = replace(before or Provenance.of_arrays(arrays), name=told, url="")
         return Net(arrays, provenance=provenance)
@@ -227,19 +246,24 @@ class Training:
             If it is not a checkpoint of this training.
         """
         try:
-            with np.load(path, allow_pickle=False) as saved:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 identity, iteration, steps, state = json.loads(str(saved["state"]))
-                if identity != self._identity:
-                    raise FormatError(
-                        f"{path} is of a training with other settings, photographs or weights: "
-                        "go on with those, or begin again with --overwrite"
-                    )
-                for key, values in zip(self._KEYS, self._arrays(), strict=True):
-                    values[:] = saved[key]
-                self.validation = [(int(n), float(a), float(b)) for n, a, b in saved["validation"]]
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise FormatError(f"{path} is not a checkpoint of d2np train: {error}") from None
-        self.iteration, self.adam.steps = iteration, steps
+                is_other = identity != self._identity
+                pairs = () if is_other else zip(self._KEYS, self._arrays(), strict=True)
+                arrays = [saved[key].reshape(values.shape) for key, values in pairs]
+                validation = [(int(n), float(a), float(b)) for n, a, b in saved["validation"]]
+        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise FormatError(
+                f"{path} is not a checkpoint of d2np train, or damaged ({error}): remove it, and begin again"
+            ) from None
+        if is_other:
+            raise FormatError(
+                f"{path} is of a training with other settings, photographs or weights: "
+                "go on with those, or begin again with --overwrite"
+            )
+        for values, array in zip(self._arrays(), arrays, strict=True):
+            values[:] = array
+        self.iteration, self.adam.steps, self.validation = iteration, steps, validation
         self.rng.bit_generator.state = state
 
     _KEYS = ("history", "taps", "bias", "means-0", "means-1", "squares-0", "squares-1")

@@ -82,6 +82,7 @@ def ranking_loss(first: FloatArray, second: FloatArray, pairs: Correspondences) 
     Returns
     -------
     Loss
+        NaN and zeros where no pair of positions has a score in both maps: the published code divides by 0.
     """
     a = _Descriptors(first)
     b = _Descriptors(second)
@@ -98,6 +99,8 @@ def ranking_loss(first: FloatArray, second: FloatArray, pairs: Correspondences) 
     ranking = np.maximum(0, MARGIN + positive - negative)
     weights = s_one * s_two
     total = weights.sum()
+    if not total:
+        return Loss(np.nan, np.zeros_like(first), np.zeros_like(second), accuracy)
     value = (weights * ranking).sum() / total
 
     # The ranking loss: positives come closer, the chosen negative goes away.
