@@ -44,6 +44,7 @@ NOT_RUN = {
     "FROM python": "a Dockerfile: there is no registry of images",
     "geometric agreement": "one of these lines is printed, depending on the images",
     "NFA = ": "a formula",
+    "L = sum_i": "a formula",
     "d2np: ": "messages, of files that the page does not have",
 }
 """The beginnings of blocks and commands that are left out, and why."""

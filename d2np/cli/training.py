@@ -37,7 +37,7 @@ _FROM_ONE = checked(int, lambda number: number >= 1, "a whole number from 1 up i
     --size PX  edge of the views that are trained on; default: 192
     --rate R  highest learning rate of Adam; default: 0.0004
     --seed N  of everything that is drawn; default: 0
-    --published  positions as the published code has them: rounded, half a cell to the left and up
+    --published  positions as published: rounded to whole cells, half a cell to the left and up
     --layers LAYERS  conv4_3, the only layer that is trained
     --overwrite  begin anew and replace what is there
     {QUIET}
