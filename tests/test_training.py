@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 import d2np
 from d2np import FormatError, ImageError, OptionError
-from d2np.training import layer, loop, pairs
+from d2np.training import layer, loop, pairs, views
 from d2np.training import loss as losses
 from d2np.training.loss import Correspondences
 from d2np.verification import transformed
@@ -151,18 +151,26 @@ def photos(tmp_path):
     return paths
 
 
-def test_views_correspond(photos):
-    """What is drawn in the first view lies in the second where the correspondences say."""
-    centre = pairs.TRUE
-    found = pairs.Photographs(photos, 96).draw(0, np.random.default_rng(1))
+@pytest.mark.parametrize("seed", range(4))
+def test_views_correspond(photos, monkeypatch, seed):
+    """Where the correspondences say, the second view has the grey levels of the first."""
+    monkeypatch.setattr(views, "_relit", lambda image, rng, strength: np.asarray(image))
+    found = pairs.Photographs(photos, 96).draw(0, np.random.default_rng(seed))
     assert found.first.shape == found.second.shape == (96, 96, 3)
     first, second = found.correspondences
     assert len(first) > 100
     size = np.array(d2np.layers.map_size(96, 96)) - 1
     assert ((second >= 0) & (second <= size)).all()
-    a, b = ((cells[:, ::-1] * 4 + centre).astype(np.float32) for cells in (first, second))
+    a, b = ((cells[:, ::-1] * 4 + pairs.TRUE).astype(np.float32) for cells in (first, second))
     truth, _ = cv2.findHomography(a, b)
     np.testing.assert_allclose(transformed(truth, a), b, atol=1e-3)
+    # OpenCV looks up the second view's pixels by their centres, as positions are counted here.
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
+    warped = cv2.warpPerspective(found.second, truth, (96, 96), flags=flags)
+    inside = cv2.warpPerspective(np.ones_like(found.second), truth, (96, 96), flags=flags) == 1
+    assert inside.mean() > 0.3
+    # 2 to 3 grey levels; half a pixel off gives 6 to 9.
+    assert np.abs(warped.astype(float) - found.first)[inside].mean() < 4
 
 
 def test_the_same_seed_draws_the_same(photos):
@@ -176,6 +184,20 @@ def test_photographs_smaller_than_a_view_are_refused(photos):
         ImageError, match=r"0\.png has 150 x 140 px, less than a view of 192 px: leave it out"
     ):
         pairs.Photographs(photos, 192)
+
+
+def test_a_photograph_that_is_cut_off_is_found_at_once(photos):
+    photos[1].write_bytes(photos[1].read_bytes()[:-5000])
+    with pytest.raises(ImageError, match=r"1\.png"):
+        pairs.Photographs(photos, 96)
+    with pytest.raises(ImageError, match=r"none\.png"):
+        pairs.Photographs([*photos[2:], photos[0].with_name("none.png")], 96)
+
+
+@pytest.mark.parametrize("kind", [pairs.Photographs, pairs.Depths])
+def test_no_files(kind):
+    with pytest.raises(OptionError, match="give one at least"):
+        kind([], 96)
 
 
 def test_disparity(tmp_path):
@@ -247,11 +269,177 @@ def test_models_that_nothing_can_be_learned_from(tmp_path):
         pairs.Model(tmp_path / "sparse", tmp_path, 96)
 
 
-@pytest.mark.parametrize("arrays", [{}, {"image1": np.zeros((9, 9, 3))}, {"disparity": np.zeros(3)}])
-def test_archives_that_lack_something(tmp_path, arrays):
+def test_images_that_are_not_those_of_the_model(tmp_path):
+    points = colmap_model.grid(160, 8)
+    colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 160, points, points)
+    photo = photograph(160, 160)
+    photo.save(tmp_path / "a.png")
+
+    def refused(match):
+        with pytest.raises(ImageError, match=match):
+            pairs.Model(tmp_path / "sparse", tmp_path, 96)
+
+    refused(r"b\.png")  # there is none
+    (tmp_path / "b.png").write_bytes(b"nothing")
+    refused(r"b\.png")
+    photo.save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:-5000])
+    refused(r"b\.png")
+    photo.resize((160, 120)).save(tmp_path / "b.png")
+    refused(r"b\.png has 160 x 120 px, its camera in the model 160 x 160 px: give the image")
+
+
+def test_images_that_were_resized_after_colmap(tmp_path):
+    """Positions are in pixels of the camera, whatever the size of the file."""
+    points = colmap_model.grid(640, 16) + 1.5
+    colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 640, points, points)
+    photograph(640, 640).save(tmp_path / "a.png")
+    photograph(320, 320).save(tmp_path / "b.png")
+    first, second = pairs.Model(tmp_path / "sparse", tmp_path, 640).draw(0, np.random.default_rng(0))[2]
+    assert len(first) > 1000
+    np.testing.assert_allclose((4 * second + pairs.TRUE + 0.5) * 2, 4 * first + pairs.TRUE + 0.5)
+
+
+def test_windows_with_few_common_points_are_drawn_again(tmp_path):
+    """A dense patch, and as many points where a window has too few of them."""
+    points = np.concatenate([colmap_model.grid(640, 32), colmap_model.grid(160, 8)])
+    colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 640, points, points)
+    for name in ("a.png", "b.png"):
+        photograph(640, 640).save(tmp_path / name)
+    source, rng = pairs.Model(tmp_path / "sparse", tmp_path, 160), np.random.default_rng(0)
+    found = [len(source.draw(n % 2, rng).correspondences.first) for n in range(20)]
+    assert min(found) >= pairs.FEWEST
+
+
+def archive(**changes):
+    """Arrays of a pair: those given, and without a disparity the depths that two cameras at one place see."""
+    arrays = {f"image{n}": np.asarray(photograph(160, 150)) for n in (1, 2)}
+    if "disparity" in changes:
+        return arrays | changes
+    for n in (1, 2):
+        arrays[f"depth{n}"] = np.full((150, 160), 5.0)
+        arrays[f"intrinsics{n}"] = np.array([[100.0, 0, 80], [0, 100, 75], [0, 0, 1]])
+        arrays[f"pose{n}"] = np.eye(4)
+    return arrays | changes
+
+
+@pytest.mark.parametrize(
+    ("depth", "hidden"), [(4.8, False), (5.2, False), (4.7, True), (5.3, True), (2, True), (np.nan, True)]
+)
+def test_points_hidden_in_the_second_image_are_left_out(tmp_path, depth, hidden):
+    """They are where its depth differs by more than 5 %, here left of column 62."""
+    depths = np.full((150, 160), 5.0)
+    depths[:, :62] = depth
+    np.savez(tmp_path / "p.npz", **archive(depth2=depths))
+    first, second = pairs.Depths([tmp_path / "p.npz"], 160).draw(0, np.random.default_rng(0)).correspondences
+    np.testing.assert_allclose(first, second, atol=1e-9)
+    rows, columns = d2np.layers.map_size(150, 160)
+    seen = np.arange(columns) * 4 + pairs.TRUE > 62 if hidden else np.ones(columns, bool)
+    np.testing.assert_array_equal(np.unique(first[:, 1]), np.flatnonzero(seen))
+    assert len(first) == rows * seen.sum()
+
+
+@pytest.mark.parametrize("kind", [pairs.Photographs, pairs.Depths])
+def test_published_positions(tmp_path, monkeypatch, kind):
+    """Whole cells, the first with its centre at 1.5: cell c is seen at 2 (4 c + 1.5), nearest to cell 2 c."""
+    photo = np.asarray(photograph(160, 150))
+    monkeypatch.setattr(pairs, "views", lambda *_: views.Views(photo, photo, np.diag([2.0, 2, 1])))
+    # The principal points are the first pixel's centre, and the second focal length is twice the first.
+    first, second = (np.array([[f, 0, 0.5], [0, f, 0.5], [0, 0, 1]]) for f in (100.0, 200.0))
+    np.savez(tmp_path / "p.npz", **archive(intrinsics1=first, intrinsics2=second))
+    Image.fromarray(photo).save(tmp_path / "p.png")
+    name, size = ("p.png", 96) if kind is pairs.Photographs else ("p.npz", 160)
+    source = kind([tmp_path / name], size, published=True)
+    assert source.description.endswith("published positions")
+    first, second = source.draw(0, np.random.default_rng(0)).correspondences
+    assert len(first) > 100
+    np.testing.assert_array_equal(first, np.rint(first))
+    np.testing.assert_array_equal(second, 2 * first)
+
+
+def test_published_positions_of_a_model(tmp_path):
+    """4 and 12 pixels are nearest to the cells at 5.5 and 13.5."""
+    points = colmap_model.grid(150, 8)
+    colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 160, points + 4, points + 12)
+    for name in ("a.png", "b.png"):
+        photograph(160, 160).save(tmp_path / name)
+    source = pairs.Model(tmp_path / "sparse", tmp_path, 160, published=True)
+    first, second = source.draw(0, np.random.default_rng(0)).correspondences
+    assert len(first) > 200
+    np.testing.assert_array_equal(first % 2, 1)
+    np.testing.assert_array_equal(second, first + 2)
+
+
+IMAGE = np.zeros((150, 160, 3), np.uint8)
+SINGULAR = np.diag([100.0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({}, r"image1 is missing, expected is \(H, W, 3\) uint8"),
+        (archive(image1=IMAGE[..., 0]), r"image1 is \(150, 160\) uint8, expected is \(H, W, 3\) uint8"),
+        (archive(image1=np.zeros((150, 160, 4), np.uint8)), r"image1 is \(150, 160, 4\) uint8"),
+        (archive(image2=IMAGE.transpose(2, 0, 1)), r"image2 is \(3, 150, 160\) uint8"),
+        (archive(image2=IMAGE / 255), r"image2 is \(150, 160, 3\) float64"),
+        (archive(image1=IMAGE[:50]), r"image1 is \(50, 160, 3\) uint8"),
+        ({"image1": IMAGE, "image2": IMAGE}, r"depth1 is missing, expected is \(150, 160\) numbers"),
+        (archive(disparity=np.full((150, 160), "1")), r"disparity is \(150, 160\) <U1"),
+        (archive(disparity=np.ones((75, 80))), r"disparity is \(75, 80\) float64"),
+        (archive(disparity=np.full((150, 160), np.nan)), "no value of disparity is above 0"),
+        (archive(disparity=np.full((150, 160), -8.0)), "no value of disparity is above 0"),
+        (archive(depth1=np.zeros((150, 160))), "no value of depth1 is above 0"),
+        (archive(depth2=np.ones((150, 160, 1))), r"depth2 is \(150, 160, 1\) float64"),
+        (archive(intrinsics1=SINGULAR), r"intrinsics1 is .* expected is \(3, 3\), finite and invertible"),
+        (archive(pose1=np.eye(3)), r"pose1 is \(3, 3\) float64, expected is \(4, 4\)"),
+        (archive(pose2=np.full((4, 4), np.nan)), "pose2 is .* finite and invertible"),
+    ],
+)
+def test_archives_of_other_arrays(tmp_path, arrays, problem):
     np.savez(tmp_path / "p.npz", **arrays)
-    with pytest.raises(FormatError, match=r"p\.npz is not a pair with depth or disparity"):
-        pairs.Depths([tmp_path / "p.npz"], 96).draw(0, np.random.default_rng(0))
+    with pytest.raises(FormatError, match=rf"p\.npz is not a pair with depth or disparity: {problem}"):
+        pairs.Depths([tmp_path / "p.npz"], 96)
+
+
+def damage(path, cut=None, flipped=None):
+    data = bytearray(path.read_bytes())
+    if flipped is not None:
+        data[flipped] ^= 0xFF
+    path.write_bytes(data[:cut])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_archives(tmp_path, save):
+    path = tmp_path / "p.npz"
+
+    def refused(problem=""):
+        match = rf"p\.npz cannot be read as a \.npz archive: {problem}"
+        with pytest.raises(FormatError, match=match) as found:
+            pairs.Depths([path], 96)
+        assert "\n" not in str(found.value)
+
+    refused("No such file")
+    for size in (0, 100, 5000):
+        save(path, **archive())
+        damage(path, cut=size)
+        refused("it is none, or not the whole of one")
+    for place in range(60, 5000, 230):
+        save(path, **archive())
+        damage(path, flipped=place)
+        refused()
+    with path.open("wb") as stream:
+        np.save(stream, IMAGE)
+    refused("it is none")
+    np.savez(path, disparity=np.array({}))
+    refused("Object arrays")
+
+
+def test_an_archive_that_is_damaged_later(tmp_path):
+    np.savez(tmp_path / "p.npz", **archive())
+    source = pairs.Depths([tmp_path / "p.npz"], 96)
+    damage(tmp_path / "p.npz", cut=5000)
+    with pytest.raises(FormatError, match=r"p\.npz cannot be read"):
+        source.draw(0, np.random.default_rng(0))
 
 
 def training(net, photos, iterations=6, **settings):
