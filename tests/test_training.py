@@ -14,9 +14,8 @@ from PIL import Image, ImageFilter
 
 import d2np
 from d2np import FormatError, ImageError, OptionError
-from d2np.training import layer, loop, pairs, views
+from d2np.training import Correspondences, Depths, Model, layer, loop, pairs, views
 from d2np.training import loss as losses
-from d2np.training.loss import Correspondences
 from d2np.verification import transformed
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -194,7 +193,7 @@ def test_a_photograph_that_is_cut_off_is_found_at_once(photos):
         pairs.Photographs([*photos[2:], photos[0].with_name("none.png")], 96)
 
 
-@pytest.mark.parametrize("kind", [pairs.Photographs, pairs.Depths])
+@pytest.mark.parametrize("kind", [pairs.Photographs, Depths])
 def test_no_files(kind):
     with pytest.raises(OptionError, match="give one at least"):
         kind([], 96)
@@ -205,7 +204,7 @@ def test_disparity(tmp_path):
     disparity = np.full((150, 160), 8.0)
     disparity[:, :40] = 0
     np.savez(tmp_path / "pair.npz", image1=image, image2=np.roll(image, -8, axis=1), disparity=disparity)
-    source = pairs.Depths([tmp_path / "pair.npz"], 96)
+    source = Depths([tmp_path / "pair.npz"], 96)
     found = source.draw(0, np.random.default_rng(3))
     first, second = found.correspondences
     assert len(first) > 50
@@ -226,7 +225,7 @@ def test_depth_of_a_camera_that_moves_to_the_right(tmp_path):
     np.savez(tmp_path / "p.npz", image1=image, image2=image, pose1=np.eye(4), pose2=pose, **arrays)
     np.savez(tmp_path / "q.npz", image1=image, image2=image, disparity=np.full((150, 160), 10.0))
     by_depth, by_disparity = (
-        pairs.Depths([tmp_path / name], 96).draw(0, np.random.default_rng(3)) for name in ("p.npz", "q.npz")
+        Depths([tmp_path / name], 96).draw(0, np.random.default_rng(3)) for name in ("p.npz", "q.npz")
     )
     for one, other in zip(by_depth.correspondences, by_disparity.correspondences, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-9)
@@ -241,7 +240,7 @@ def test_a_model_of_colmap(tmp_path):
     moved = points - [40, 24]
     kept = (moved >= 0).all(axis=1)
     colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 800, points[kept], moved[kept])
-    source = pairs.Model(tmp_path / "sparse", tmp_path, 192)
+    source = Model(tmp_path / "sparse", tmp_path, 192)
     assert len(source) == 2
     pair = source.draw(0, np.random.default_rng(0))
     first, second = ((cells[:, ::-1] * 4 + pairs.TRUE) for cells in pair.correspondences)
@@ -262,11 +261,11 @@ def test_a_model_of_colmap(tmp_path):
 def test_models_that_nothing_can_be_learned_from(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FormatError, match="empty is not a COLMAP model"):
-        pairs.Model(tmp_path / "empty", tmp_path, 96)
+        Model(tmp_path / "empty", tmp_path, 96)
     points = colmap_model.grid(100, 10)
     colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 100, points, points)
     with pytest.raises(FormatError, match="no two images have 128 points in common"):
-        pairs.Model(tmp_path / "sparse", tmp_path, 96)
+        Model(tmp_path / "sparse", tmp_path, 96)
 
 
 def test_images_that_are_not_those_of_the_model(tmp_path):
@@ -277,7 +276,7 @@ def test_images_that_are_not_those_of_the_model(tmp_path):
 
     def refused(match):
         with pytest.raises(ImageError, match=match):
-            pairs.Model(tmp_path / "sparse", tmp_path, 96)
+            Model(tmp_path / "sparse", tmp_path, 96)
 
     refused(r"b\.png")  # there is none
     (tmp_path / "b.png").write_bytes(b"nothing")
@@ -295,7 +294,7 @@ def test_images_that_were_resized_after_colmap(tmp_path):
     colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 640, points, points)
     photograph(640, 640).save(tmp_path / "a.png")
     photograph(320, 320).save(tmp_path / "b.png")
-    first, second = pairs.Model(tmp_path / "sparse", tmp_path, 640).draw(0, np.random.default_rng(0))[2]
+    first, second = Model(tmp_path / "sparse", tmp_path, 640).draw(0, np.random.default_rng(0))[2]
     assert len(first) > 1000
     np.testing.assert_allclose((4 * second + pairs.TRUE + 0.5) * 2, 4 * first + pairs.TRUE + 0.5)
 
@@ -306,7 +305,7 @@ def test_windows_with_few_common_points_are_drawn_again(tmp_path):
     colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 640, points, points)
     for name in ("a.png", "b.png"):
         photograph(640, 640).save(tmp_path / name)
-    source, rng = pairs.Model(tmp_path / "sparse", tmp_path, 160), np.random.default_rng(0)
+    source, rng = Model(tmp_path / "sparse", tmp_path, 160), np.random.default_rng(0)
     found = [len(source.draw(n % 2, rng).correspondences.first) for n in range(20)]
     assert min(found) >= pairs.FEWEST
 
@@ -331,7 +330,7 @@ def test_points_hidden_in_the_second_image_are_left_out(tmp_path, depth, hidden)
     depths = np.full((150, 160), 5.0)
     depths[:, :62] = depth
     np.savez(tmp_path / "p.npz", **archive(depth2=depths))
-    first, second = pairs.Depths([tmp_path / "p.npz"], 160).draw(0, np.random.default_rng(0)).correspondences
+    first, second = Depths([tmp_path / "p.npz"], 160).draw(0, np.random.default_rng(0)).correspondences
     np.testing.assert_allclose(first, second, atol=1e-9)
     rows, columns = d2np.layers.map_size(150, 160)
     seen = np.arange(columns) * 4 + pairs.TRUE > 62 if hidden else np.ones(columns, bool)
@@ -339,7 +338,7 @@ def test_points_hidden_in_the_second_image_are_left_out(tmp_path, depth, hidden)
     assert len(first) == rows * seen.sum()
 
 
-@pytest.mark.parametrize("kind", [pairs.Photographs, pairs.Depths])
+@pytest.mark.parametrize("kind", [pairs.Photographs, Depths])
 def test_published_positions(tmp_path, monkeypatch, kind):
     """Whole cells, the first with its centre at 1.5: cell c is seen at 2 (4 c + 1.5), nearest to cell 2 c."""
     photo = np.asarray(photograph(160, 150))
@@ -363,7 +362,7 @@ def test_published_positions_of_a_model(tmp_path):
     colmap_model.write(tmp_path / "sparse", ("a.png", "b.png"), 160, points + 4, points + 12)
     for name in ("a.png", "b.png"):
         photograph(160, 160).save(tmp_path / name)
-    source = pairs.Model(tmp_path / "sparse", tmp_path, 160, published=True)
+    source = Model(tmp_path / "sparse", tmp_path, 160, published=True)
     first, second = source.draw(0, np.random.default_rng(0)).correspondences
     assert len(first) > 200
     np.testing.assert_array_equal(first % 2, 1)
@@ -398,7 +397,7 @@ SINGULAR = np.diag([100.0, 0, 1])
 def test_archives_of_other_arrays(tmp_path, arrays, problem):
     np.savez(tmp_path / "p.npz", **arrays)
     with pytest.raises(FormatError, match=rf"p\.npz is not a pair with depth or disparity: {problem}"):
-        pairs.Depths([tmp_path / "p.npz"], 96)
+        Depths([tmp_path / "p.npz"], 96)
 
 
 def damage(path, cut=None, flipped=None):
@@ -415,7 +414,7 @@ def test_damaged_archives(tmp_path, save):
     def refused(problem=""):
         match = rf"p\.npz cannot be read as a \.npz archive: {problem}"
         with pytest.raises(FormatError, match=match) as found:
-            pairs.Depths([path], 96)
+            Depths([path], 96)
         assert "\n" not in str(found.value)
 
     refused("No such file")
@@ -436,7 +435,7 @@ def test_damaged_archives(tmp_path, save):
 
 def test_an_archive_that_is_damaged_later(tmp_path):
     np.savez(tmp_path / "p.npz", **archive())
-    source = pairs.Depths([tmp_path / "p.npz"], 96)
+    source = Depths([tmp_path / "p.npz"], 96)
     damage(tmp_path / "p.npz", cut=5000)
     with pytest.raises(FormatError, match=r"p\.npz cannot be read"):
         source.draw(0, np.random.default_rng(0))
