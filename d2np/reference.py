@@ -1,17 +1,14 @@
 """All of D2-Net in plain NumPy, in one file, in the order of the paper. Read this first.
 
 D2-Net (Dusmanu et al., CVPR 2019) is a convolutional network of which the output is used twice: each cell of
-the feature map is a descriptor, each channel a detector. :class:`d2np.Net` computes the same, faster and with
-little memory; its tests compare it with this file. For many options, and for errors that say what is wrong,
-use :class:`d2np.Net`: nothing is checked here. This module needs NumPy and Pillow alone.
+the feature map is a descriptor, each channel a detector. :class:`d2np.Net` computes the same, faster, with
+little memory and with checks; its tests compare it with this file. This one needs NumPy and Pillow alone.
 
-Maps are (rows, columns, channels), positions in them (row, column). Everything is computed in float32, and in
-float64 where the image is float64.
+Maps are (rows, columns, channels), positions (row, column). All is in float32, or in float64 as the image.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,9 +24,9 @@ LEAST_CURVATURE = 1e-4  # second differences below this share of the value are r
 TIE = 1e-5  # so are differences between neighbours
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Array]:
+def load(path: str | Path) -> dict[str, Array]:
     """Return the arrays "conv1_1/weight" to "conv4_3/bias" of an .npz or HDF5 file (by h5py), in float32."""
-    if os.fspath(path).endswith(".npz"):
+    if Path(path).suffix == ".npz":
         with np.load(path) as file:
             return {name: file[name].astype(np.float32) for name in file}
     import h5py
@@ -42,7 +39,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 # The image: published file extract_features.py
-def read_image(path: str | os.PathLike[str]) -> Array:
+def read_image(path: str | Path) -> Array:
     """Return an image as (H, W, 3) uint8, red first. The EXIF orientation is ignored."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
