@@ -104,7 +104,7 @@ def train(options: argparse.Namespace) -> int:
     files.write(draw_curve(training), str(drawing))
     checkpoint.unlink(missing_ok=True)
     done = count(options.iterations, "iteration")
-    say(f"trained on {training.pairs.description}: {done} in {_since(start)}")
+    say(f"trained on {training.pairs.name}: {done} in {_since(start)}")
     if left_out := int(np.isnan(training.history).any(axis=1).sum()):
         say(f"left out {count(left_out, 'pair')} with fewer than {FEWEST} correspondences: see --size")
     if training.validation:

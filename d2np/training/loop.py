@@ -179,7 +179,7 @@ class Training:
     def _refuse_useless(self) -> None:
         most = min(_MOST_LEFT_OUT, self.settings.iterations)
         if self.iteration >= most and np.isnan(self.history[self.iteration - most : self.iteration]).all():
-            raise FormatError(f"{self.pairs.description}: {_TOO_FEW}")
+            raise FormatError(f"{self.pairs.name}: {_TOO_FEW}")
 
     def validate(self, threads: int | None = None) -> None:
         """Measure loss and accuracy on what is held out, if there is anything: the same views each time.
@@ -203,7 +203,7 @@ class Training:
                     found.append((result.value, result.accuracy))
         found = [each for each in found if np.isfinite(each[0])]
         if not found:
-            raise FormatError(f"{pairs.description}: {_TOO_FEW}")
+            raise FormatError(f"{pairs.name}: {_TOO_FEW}")
         value, accuracy = np.mean(found, axis=0)
         self.validation.append((self.iteration, float(value), float(accuracy)))
 

@@ -59,8 +59,10 @@ class Pairs(ABC):
 
     Attributes
     ----------
+    name : str
+        What they are.
     description : str
-        What they are, with a checksum of the files' names and sizes: a training goes on with the same only.
+        The same with a checksum of the files' names and sizes: a training goes on with the same only.
 
     Raises
     ------
@@ -80,7 +82,8 @@ class Pairs(ABC):
         told = repr([(file.name, file.stat().st_size) for file in files])
         digest = hashlib.sha256(told.encode()).hexdigest()[:12]
         places = ", published positions" if published else ""
-        self.description = f"{what} ({digest}), views of {size} px{places}"
+        self.name = f"{what}, views of {size} px{places}"
+        self.description = f"{self.name} ({digest})"
 
     def __len__(self) -> int:
         """Return the number of first images."""
