@@ -349,7 +349,7 @@ def test_published_positions(tmp_path, monkeypatch, kind):
     Image.fromarray(photo).save(tmp_path / "p.png")
     name, size = ("p.png", 96) if kind is pairs.Photographs else ("p.npz", 160)
     source = kind([tmp_path / name], size, published=True)
-    assert source.description.endswith("published positions")
+    assert source.name.endswith("published positions")
     first, second = source.draw(0, np.random.default_rng(0)).correspondences
     assert len(first) > 100
     np.testing.assert_array_equal(first, np.rint(first))
