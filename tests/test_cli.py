@@ -477,6 +477,7 @@ def test_info_tells_the_licence(capsys, tmp_path):
     capsys.readouterr()
     assert licence(tmp_path / "copy.h5") == told
     assert licence("analytic") == "BSD-3-Clause: part of d2np"
+    assert licence("d2np") == licence("vgg16").replace(" here", ", and conv4_3 trained by d2np")
     tensors = {name: repeated(0.5, shape) for name, shape in PARAMETER_SHAPES.items()}
     for name, expected in (
         ("d2_tf.pth", "its authors' terms (https://github.com/mihaidusmanu/d2-net)"),

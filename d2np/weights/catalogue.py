@@ -52,6 +52,9 @@ _VGG16 = (
 _LICENCES = {
     "f3f6a186f994a54739505c66fc86f1d1a087c3407dc3bcc77e41161d934e23c3": "BSD-3-Clause: part of d2np",
     "93351ba3cbf610728a1deb9fc5467b0be015a1f253555f5fa6c6f2ba81839ebc": f"{_VGG16}; rounded to float16 here",
+    "16001cab0508c5fc3d2b3009889279d6b480aefad4914158f463d6c6bbbfbefd": (
+        f"{_VGG16}; rounded to float16, and conv4_3 trained by d2np"
+    ),
     ARRAYS["ots"]: _VGG16,
 }
 
