@@ -46,7 +46,9 @@ def d2np_winograd(
     workspace = Workspace()
 
     def forward(pixels: FloatArray) -> FloatArray:
-        cells = RowBuffer(map_size(height, width)[1], 512, 0, straight=True, dense=True)
+        rows, columns = map_size(height, width)
+        cells = RowBuffer(columns, 512, 0, straight=True, dense=True)
+        cells.reserve(rows)
         with Team(threads, workspace=workspace) as team:
             made = stages(packed, width, workspace, relu=True)
             for _ in flow(lambda first, last: pixels[first:last], height, made, cells, team):
