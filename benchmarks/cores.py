@@ -4,8 +4,8 @@
 
 The pass is cut into tasks as for so many threads, but one thread does them all, and the processor time of
 each is taken. Then the tasks of each round are handed out in order to whichever core is free first, as the
-threads take them; the next round begins when all are done. Handing out costs what it is measured to cost. What
-is done between the rounds is done by one core. Shared caches and memory are not counted.
+threads take them; the next round begins when all are done. Handing out costs what it is measured to cost.
+What is done between the rounds is done by one core. Shared caches and memory are not counted.
 """
 
 from __future__ import annotations
