@@ -7,6 +7,8 @@ An engine is made for one image size and one number of threads, and maps the pre
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,7 +46,9 @@ def d2np_winograd(
     workspace = Workspace()
 
     def forward(pixels: FloatArray) -> FloatArray:
-        cells = RowBuffer(map_size(height, width)[1], 512, 0, straight=True, dense=True)
+        rows, columns = map_size(height, width)
+        cells = RowBuffer(columns, 512, 0, straight=True, dense=True)
+        cells.reserve(rows)
         with Team(threads, workspace=workspace) as team:
             made = stages(packed, width, workspace, relu=True)
             for _ in flow(lambda first, last: pixels[first:last], height, made, cells, team):
@@ -195,6 +199,30 @@ def ncnn(arrays: Arrays, height: int, width: int, threads: int) -> Forward:
     return forward
 
 
+def mnn(arrays: Arrays, height: int, width: int, threads: int) -> Forward:
+    import MNN.expr
+    import MNN.nn
+
+    # Not the package's command mnnconvert: it installs another package that reports each conversion.
+    convert = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", "-f", "ONNX"]
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, path = Path(folder) / "d2net.onnx", Path(folder) / "d2net.mnn"
+        onnx.write_bytes(serialize(arrays))
+        files = ["--modelFile", str(onnx), "--MNNModel", str(path)]
+        subprocess.run([*convert, *files], check=True, stdout=subprocess.DEVNULL)
+        runtime = MNN.nn.create_runtime_manager(
+            ({"backend": "CPU", "precision": "high", "numThread": threads},)
+        )
+        module = MNN.nn.load_module_from_file(str(path), ["planes"], ["map"], runtime_manager=runtime)
+
+    def forward(pixels: FloatArray) -> FloatArray:
+        given = MNN.expr.const(_planes(pixels), [1, 3, height, width], MNN.expr.NCHW)
+        (found,) = module.forward([given])
+        return _cells(MNN.expr.convert(found, MNN.expr.NCHW).read())
+
+    return forward
+
+
 ENGINES: dict[str, tuple[str, Callable[[Arrays, int, int, int], Forward]]] = {
     "d2np": ("numba", d2np_winograd),
     "d2np direct": ("numba", d2np_direct),
@@ -204,6 +232,7 @@ ENGINES: dict[str, tuple[str, Callable[[Arrays, int, int, int], Forward]]] = {
     "PyTorch, channels last": ("torch", torch_channels_last),
     "ncnn": ("ncnn", ncnn),
     "OpenCV dnn": ("cv2 onnx", opencv),
+    "MNN": ("MNN onnx", mnn),
 }
 
 

@@ -237,8 +237,8 @@ def flow(
     for stage in stages:
         held, incoming, rows = stage.prepare(min(incoming, rows), rows)
         stage.source.reserve(held)
-    # The reader of the map keeps a row above and one below those it works on.
-    target.reserve(min(incoming + 3, rows))
+    # The reader of the map keeps a row above and one below those it works on, unless it keeps all.
+    target.reserve(max(target.capacity, min(incoming + 3, rows)))
     for first in range(0, height, step):
         band = read(first, min(first + step, height))
         stages[0].source.add(len(band)).fill(band)
