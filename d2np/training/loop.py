@@ -281,7 +281,9 @@ def _trunk(net: Net, threads: int | None) -> Iterator[Callable[[NDArray[np.uint8
             pixels = preprocess(image, net.preprocessing)
             height, width = image.shape[:2]
             fixed = stages(net._packed, width, team.workspace, relu=False)[:-1]
-            cells = RowBuffer(map_size(height, width)[1], LAYER.in_channels, 0, straight=True, dense=True)
+            rows, columns = map_size(height, width)
+            cells = RowBuffer(columns, LAYER.in_channels, 0, straight=True, dense=True)
+            cells.reserve(rows)
             for _ in flow(lambda first, last: pixels[first:last], height, fixed, cells, team):
                 pass
             return cells.held()
