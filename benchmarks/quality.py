@@ -52,12 +52,13 @@ def sift() -> Extract | None:
     return extract
 
 
-def extractors() -> Iterator[tuple[str, Extract]]:
+def extractors(multiscale: bool) -> Iterator[tuple[str, Extract]]:
     """Return the methods by their names."""
     for name in ("d2np", "vgg16", "analytic"):
         net = d2np.Net.load(name)
         yield name, net
-        yield f"{name}, 3 scales", lambda image, net=net: net(image, scales=(0.5, 1.0, 2.0))
+        if multiscale:
+            yield f"{name}, 3 scales", lambda image, net=net: net(image, scales=(0.5, 1.0, 2.0))
     if found := sift():
         yield "SIFT", found
 
@@ -105,13 +106,14 @@ def main() -> int:
     parser.add_argument(
         "--seeds", type=int, default=10, help="mild and medium views of each image; default: 10"
     )
+    parser.add_argument("--multiscale", action="store_true", help="three scales too")
     parser.add_argument(
         "--photographs", type=Path, nargs="*", default=[], help="folders with photographs of one scene each"
     )
     options = parser.parse_args()
     rows: dict[str, list[str]] = defaultdict(list)
     methods = []
-    for method, extract in extractors():
+    for method, extract in extractors(options.multiscale):
         methods.append(method)
         found = defaultdict(list)
         cases = stereo(extract), synthetic(extract, options.seeds), photographs(extract, options.photographs)
