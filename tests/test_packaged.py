@@ -1,4 +1,4 @@
-"""The packaged weights ``d2np``: what they hold, and that they match better than the network before training."""
+"""The packaged weights ``d2np``: what they hold, and that they match better than those before training."""
 
 import numpy as np
 import pytest
