@@ -45,7 +45,8 @@ def test_it_lowers_the_loss_on_photographs_that_it_has_not_seen(tmp_path, monkey
     assert after < 0.8 * before
     assert "trained on 5 photographs" in out
     assert sorted(path.name for path in Path().iterdir()) == ["my.h5", "my.png", "others", "photos"]
-    assert Image.open("my.png").size == (960, 420)
+    with Image.open("my.png") as curve:
+        assert curve.size == (960, 420)
     net, begun = d2np.Net.load("my.h5"), d2np.Net.load("vgg16")
     changed = [name for name, array in net.arrays.items() if not np.array_equal(array, begun.arrays[name])]
     assert changed == ["conv4_3/weight", "conv4_3/bias"]
