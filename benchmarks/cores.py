@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from engines import random_weights
 
-from d2np.layers import map_size
-from d2np.network.bands import RowBuffer, flow
+from d2np.network.bands import whole_map
 from d2np.network.stages import PackedWeights, stages
 from d2np.threads import Team, Workspace
 
@@ -46,19 +45,13 @@ def record(packed: PackedWeights, width: int, height: int, cores: int) -> tuple[
     """Return the seconds of each task of each round, and of what is done between the rounds."""
     pixels = (np.random.RandomState(0).standard_normal((height, width, 3)) * 60).astype(np.float32)
     workspace = Workspace()
-    best: tuple[list[list[float]], float] = [], np.inf
     for _ in range(2):  # the second finds its memory
         team = Recorder(cores)
-        rows, columns = map_size(height, width)
-        cells = RowBuffer(columns, 512, 0, straight=True, dense=True)
-        cells.reserve(rows)
         start = time.thread_time()
         made = stages(packed, width, workspace, relu=True)
-        for _ in flow(lambda first, last: pixels[first:last], height, made, cells, team):
-            pass
-        between = time.thread_time() - start - sum(map(sum, team.rounds))
-        best = team.rounds, between
-    return best
+        whole_map(lambda first, last: pixels[first:last], height, made, team)
+        spent = time.thread_time() - start
+    return team.rounds, spent - sum(map(sum, team.rounds))
 
 
 def makespan(tasks: list[float], cores: int, start: float, take: float) -> float:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2np.layers import LAYERS, map_size
-from d2np.network.bands import RowBuffer, flow
+from d2np.layers import LAYERS
+from d2np.network.bands import whole_map
 from d2np.network.stages import PackedWeights, stages
 from d2np.threads import Team, Workspace
 from d2np.weights.onnx import serialize
@@ -46,14 +46,9 @@ def d2np_winograd(
     workspace = Workspace()
 
     def forward(pixels: FloatArray) -> FloatArray:
-        rows, columns = map_size(height, width)
-        cells = RowBuffer(columns, 512, 0, straight=True, dense=True)
-        cells.reserve(rows)
         with Team(threads, workspace=workspace) as team:
             made = stages(packed, width, workspace, relu=True)
-            for _ in flow(lambda first, last: pixels[first:last], height, made, cells, team):
-                pass
-        return cells.held()
+            return whole_map(lambda first, last: pixels[first:last], height, made, team)
 
     return forward
 

@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..layers import Layer
+from ..layers import Layer, map_size
 from ..threads import Team
 
 FloatArray = NDArray[np.float32]
@@ -246,6 +246,18 @@ def flow(
     for number, stage in enumerate(stages):
         stage.finish()
         yield from _drain(stages, number, target, team)
+
+
+def whole_map(
+    read: Callable[[int, int], FloatArray], height: int, stages: Sequence[Stage], team: Team
+) -> FloatArray:
+    """Return all that the last stage puts out, (h, w, channels) float32; for parameters see :func:`flow`."""
+    rows, _ = map_size(height, stages[0].source.width)
+    cells = RowBuffer(stages[-1].width, stages[-1].channels, 0, straight=True, dense=True)
+    cells.reserve(rows)
+    for _ in flow(read, height, stages, cells, team):
+        pass
+    return cells.held()
 
 
 def _drain(stages: Sequence[Stage], number: int, target: RowBuffer, team: Team) -> Iterator[int]:

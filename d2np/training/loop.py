@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from ..atomic import writing
 from ..errors import FormatError, OptionError, count
 from ..images.pixels import preprocess
-from ..layers import map_size
-from ..network.bands import RowBuffer, flow
+from ..network.bands import whole_map
 from ..network.net import Net
 from ..network.stages import stages
 from ..threads import Team, Workspace
@@ -281,11 +280,6 @@ def _trunk(net: Net, threads: int | None) -> Iterator[Callable[[NDArray[np.uint8
             pixels = preprocess(image, net.preprocessing)
             height, width = image.shape[:2]
             fixed = stages(net._packed, width, team.workspace, relu=False)[:-1]
-            rows, columns = map_size(height, width)
-            cells = RowBuffer(columns, LAYER.in_channels, 0, straight=True, dense=True)
-            cells.reserve(rows)
-            for _ in flow(lambda first, last: pixels[first:last], height, fixed, cells, team):
-                pass
-            return cells.held()
+            return whole_map(lambda first, last: pixels[first:last], height, fixed, team)
 
         yield before_last
