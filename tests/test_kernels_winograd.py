@@ -82,6 +82,42 @@ def expected_map(x, weights, bias, dilation=1, relu=False, pooled=False):
     return reference.max_pool(result) if pooled else result
 
 
+class Numbers:
+    """Plain numbers where the kernel has vectors."""
+
+    def fma(self, a, b, c):
+        return a * b + c
+
+    def mul(self, a, b):
+        return a * b
+
+    def add(self, a, b):
+        return a + b
+
+    def sub(self, a, b):
+        return a - b
+
+
+@EVERY_TILE
+def test_the_transforms_of_a_tile_are_a_convolution(outputs):
+    rng = np.random.RandomState(0)
+    row, taps = rng.standard_normal(outputs + 2), rng.standard_normal(3)
+    points = np.multiply(winograd._input_1d(Numbers(), list(row)), winograd.weight_transform(outputs) @ taps)
+    found = winograd._output_1d(Numbers(), list(points))
+    np.testing.assert_allclose(found, np.correlate(row, taps), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rows", [6, 12, 14])
+def test_rows_computed_for_a_number_of_tiles(rows):
+    for tiles in range(1, 100):
+        computed = winograd.computed_rows(tiles, rows)
+        # Not less than there are, and never more than with whole blocks, or the scratch arrays would not do.
+        assert tiles <= computed <= -(-tiles // rows) * rows
+    short = rows * 3 // 4
+    assert winograd.computed_rows(short, rows) == short
+    assert winograd.computed_rows(rows + short, rows) == rows + short
+
+
 @EVERY_BLOCK
 @EVERY_TILE
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 from .compile import jit, nothing
 from .simd import CACHE_LINE, Block, VectorBuilder, multiply_block, short_rows
 
-PAIRS: dict[int, tuple[float, ...]] = {4: (0.75, 1.5), 6: (0.5625, 1.0, 2.0)}
+PAIRS: dict[int, tuple[float, ...]] = {4: (0.75, 1.5), 6: (0.5, 1.0, 1.875)}
 """The pairs of points +p and -p, by the outputs in a row of the tile.
 
-Exact in binary, and they round less than the usual 1, 2 and 1/2, 1, 2: see benchmarks/NOTES.md.
+Exact in binary, and of those that are, the ones that round least: see benchmarks/NOTES.md.
 """
 
 Load = Callable[[int, int], Any]
@@ -212,17 +212,19 @@ def _corner(tile, across, dilation, outputs):
     return outputs * dilation * line + down, outputs * dilation * x + right
 
 
-@jit()
-def _fits_short_blocks(tiles, rows, short):
-    """Return whether as many blocks of ``short`` rows do as it takes of ``rows``."""
+def _short_will_do(tiles: int, rows: int, short: int) -> bool:
+    """Return whether it takes no more blocks of ``short`` rows than of ``rows``."""
     return tiles <= short * ((tiles + rows - 1) // rows)
+
+
+_short_will_do_compiled = jit()(_short_will_do)
 
 
 def computed_rows(tiles: int, rows: int) -> int:
     """Return how many rows the block multiplication computes for so many tiles."""
     done, short = 0, short_rows(rows)
     while done < tiles:
-        done += short if _fits_short_blocks.py_func(tiles - done, rows, short) else rows
+        done += short if _short_will_do(tiles - done, rows, short) else rows
     return done
 
 
@@ -281,8 +283,7 @@ def kernel(lanes: int, rows: int, outputs: int) -> Callable[..., Any]:
         in_points, out_points = transformed.strides[0] // 4, products.strides[0] // 4
         side = outputs // shrink
         begins = np.empty(inputs, np.int64)
-        # The sum over the channels is taken in parts: shorter sums round less.
-        part = min(in_channels, 64)
+        part = min(in_channels, 128)
         across = (width + outputs * dilation - 1) // (outputs * dilation)
         for start in range(first, last, block):
             tiles = min(block, last - start)
@@ -324,7 +325,7 @@ def kernel(lanes: int, rows: int, outputs: int) -> Callable[..., Any]:
                             later = ((p + 1) * weights.shape[1] + begin_out // columns) * depth
                         n = 0
                         while n < tiles:
-                            is_short = _fits_short_blocks(tiles - n, rows, short)
+                            is_short = _short_will_do_compiled(tiles - n, rows, short)
                             for c in range(0, in_channels, part):
                                 a, b = into + n * in_step + c, packed + c * columns
                                 place, fetch = out + n * out_step + k * columns, later + c * line

@@ -31,12 +31,13 @@ _OUTPUTS_AT_A_TIME = 64
 _TILES_AT_ONCE, _MOST_TILES_AT_ONCE = 28, 42
 
 # Outputs in a row of a Winograd convolution's tiles. The more, the fewer multiplications, and the more memory
-# for weights. The first layer is not there: the three channels of the image are no vector.
+# for weights: 6 everywhere would take 44 MB more, a fiftieth less time, and round twice as much. The first
+# layer is not there: the three channels of the image are no vector.
 TILES: dict[str, int] = {
     "conv1_2": 6,
     "conv2_1": 6, "conv2_2": 6,
     "conv3_1": 6, "conv3_2": 6, "conv3_3": 6,
-    "conv4_1": 6, "conv4_2": 6, "conv4_3": 6,
+    "conv4_1": 4, "conv4_2": 6, "conv4_3": 4,
 }  # fmt: skip
 
 
