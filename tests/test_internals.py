@@ -21,7 +21,7 @@ PUBLIC = {
     "numba": {"njit", "types", "extending", "config"},
     "numba.config": {"DISABLE_JIT"},
     "numba.extending": {"intrinsic"},
-    "numba.types": {"IntegerLiteral", "float32", "int64", "void"},
+    "numba.types": {"IntegerLiteral", "boolean", "float32", "int64", "void"},
     "llvmlite": {"ir", "binding"},
     "llvmlite.binding": {"get_host_cpu_features", "get_default_triple"},
     "llvmlite.ir": {

@@ -81,14 +81,11 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                 channel, packed = n * columns, n * length * columns
                 for q in range(start, stop, rows):
                     # Each tap is summed by itself first: shorter sums round less.
-                    multiply_block(
-                        source, q * pixel + taps[0], pixel, depth, weights, packed,
-                        tile, 0, columns, 0, lanes, rows,
-                    )  # fmt: skip
-                    for t in range(1, taps.shape[0]):
+                    for t in range(taps.shape[0]):
                         multiply_block(
                             source, q * pixel + taps[t], pixel, depth, weights, packed + t * depth * columns,
-                            tile, 0, columns, 1, lanes, rows,
+                            packed,
+                            tile, 0, columns, t > 0, lanes, rows,
                         )  # fmt: skip
                     i = q // row_stride
                     j = q - i * row_stride

@@ -43,8 +43,8 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
         for m in range(b.shape[0]):
             for i in range(0, a.shape[0], rows):
                 multiply_block(
-                    a, i * depth, depth, depth, b, m * depth * columns,
-                    products, i * width + m * columns, width, 0, lanes, rows,
+                    a, i * depth, depth, depth, b, m * depth * columns, m * depth * columns,
+                    products, i * width + m * columns, width, False, lanes, rows,
                 )  # fmt: skip
 
     return multiply

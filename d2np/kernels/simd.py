@@ -1,10 +1,10 @@
 """Vector registers: the host's block shape and the multiply-add micro-kernel.
 
-This is the one place that knows the processor, its caches included. A *block* is ROWS x (2 x LANES) outputs
-held in registers (MR x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each step
-along the depth costs two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps
-the multipliers busy. The shape reaches the compiler as constants closed over by the kernel, which are part of
-the key of Numba's cache: kernels of several widths can live side by side.
+This is the one place that knows the processor. A *block* is ROWS x (2 x LANES) outputs held in registers (MR
+x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each step along the depth costs two
+loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps the multipliers busy. The
+shape reaches the compiler as constants closed over by the kernel, which are part of the key of Numba's cache:
+kernels of several widths can live side by side.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from llvmlite import binding, ir
@@ -63,39 +62,18 @@ def host_block() -> Block:
     return BLOCKS["sse"]
 
 
-class Caches(NamedTuple):
-    """Bytes of one core's second-level cache, and of the last-level cache."""
-
-    second: int
-    last: int
-
-
-# What is assumed where the system does not tell.
-_COMMON_CACHES = Caches(second=1 << 20, last=32 << 20)
-_CACHE_FILES = Path("/sys/devices/system/cpu/cpu0/cache")
-
-
-@functools.cache
-def host_caches() -> Caches:
-    """Return the caches of this processor, as Linux describes them; elsewhere those of a common one."""
-    sizes: dict[int, int] = {}
-    for index in _CACHE_FILES.glob("index*"):
-        try:
-            level, size = (index.joinpath(name).read_text().strip() for name in ("level", "size"))
-            sizes[int(level)] = int(size.removesuffix("K")) << 10
-        except (OSError, ValueError):
-            continue
-    second = sizes.get(2) or _COMMON_CACHES.second
-    # Linux does not tell of a third level where there is none, as on boards.
-    unknown = 0 if _CACHE_FILES.parents[1].is_dir() else _COMMON_CACHES.last
-    return Caches(second, max(second, sizes.get(3) or sizes.get(4) or unknown))
-
-
 # How many steps of the depth ahead of their use weights are fetched.
 _PREFETCH_STEPS = 8
+# Floats in a cache line.
+CACHE_LINE = 16
 
 _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
+
+
+def short_rows(rows: int) -> int:
+    """Return the rows of the block that the last few positions are computed with."""
+    return rows * 3 // 4
 
 
 class VectorBuilder:
@@ -149,6 +127,21 @@ class VectorBuilder:
             pointer = self.builder.gep(pointer, [self.builder.mul(distance, _INDEX(count))], inbounds=True)
         return pointer
 
+    def rows(
+        self, array_type: Any, array: Any, starts_type: Any, starts: Any, offset: Any, count: int
+    ) -> list[Any]:
+        """Return pointers ``offset`` elements behind the positions that the first ``starts`` tell."""
+        data = array_data(self.context, self.builder, starts_type, starts)
+        return [
+            self.step(
+                self.element(
+                    array_type, array, self.builder.load(self.builder.gep(data, [_INDEX(u)], inbounds=True))
+                ),
+                (1, offset),
+            )
+            for u in range(count)
+        ]
+
     def load(self, pointer: Any) -> Any:
         return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
 
@@ -184,23 +177,28 @@ class VectorBuilder:
 
 
 @intrinsic(prefer_literal=True)
-def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start, c_step, add, lanes, rows):
-    """Compute ``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is 1.
+def multiply_block(
+    typingctx, a, a_start, a_step, depth, b, b_start, later, c, c_start, c_step, add, lanes, rows
+):  # fmt: skip
+    """Compute ``c[r, n] = sum over k of a[r, k] * b[k, n]`` for one block, or ``+=`` if ``add`` is true.
 
     The arrays are float32 and are addressed by flat element positions:
 
     - ``a``: element (r, k) lies at ``a_start + r * a_step + k``, k < ``depth``;
     - ``b``: packed weights, [depth][2 x lanes] from ``b_start`` on;
+    - ``later``: where in ``b`` to fetch a cache line at each step of the depth into the second-level cache;
     - ``c``: row r lies at ``c_start + r * c_step``, 2 x lanes elements.
 
     Nothing outside these elements is read or written. The order of the additions does not depend on where a
-    row lies in its block, so results do not depend on how a map is cut into blocks. ``add``, ``lanes`` and
-    ``rows`` are compile-time constants; ``depth`` is at least 1.
+    row lies in its block, so results do not depend on how a map is cut into blocks. ``lanes`` and ``rows``
+    are compile-time constants; ``depth`` is at least 1.
     """
-    if not all(isinstance(value, types.IntegerLiteral) for value in (add, lanes, rows)):
+    if not all(isinstance(value, types.IntegerLiteral) for value in (lanes, rows)):
         return None
     index = types.int64
-    signature = types.void(a, index, index, index, b, index, c, index, index, add, lanes, rows)
+    signature = types.void(
+        a, index, index, index, b, index, index, c, index, index, types.boolean, lanes, rows
+    )
     n_lanes, n_rows = lanes.literal_value, rows.literal_value
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
@@ -211,6 +209,7 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
         # One pointer for every third row: the rows between are reached by the addressing mode's index
         # register, or the pointers would not fit the sixteen integer registers of x86.
         a_groups = [v.step(a_first, (r, args[2])) for r in range(0, n_rows, 3)]
+        later_first = v.element(sig.args[4], args[4], args[6])
 
         def add_products(k: Any, held: list[Any]) -> list[Any]:
             b_here, a_here, sums = held[0], held[1 : 1 + len(a_groups)], held[1 + len(a_groups) :]
@@ -218,6 +217,7 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
             # The weights stream past: ask for them some steps ahead of their use.
             for half in range(2):
                 v.prefetch(v.step(b_here, (2 * _PREFETCH_STEPS + half, second)))
+            v.prefetch(v.step(later_first, (CACHE_LINE, k)), level=2)
             new_sums = []
             for r in range(n_rows):
                 value = v.splat(builder.load(v.step(a_here[r // 3], (r % 3, args[2]))))
@@ -227,12 +227,12 @@ def multiply_block(typingctx, a, a_start, a_step, depth, b, b_start, c, c_start,
 
         held = [b_first, *a_groups, *[v.constant(0.0)] * (2 * n_rows)]
         sums = v.loop(args[3], held, add_products)[1 + len(a_groups) :]
-        c_first = v.element(sig.args[6], args[6], args[7])
+        c_first = v.element(sig.args[7], args[7], args[8])
         for r in range(n_rows):
             for half in (0, 1):
-                place = v.step(c_first, (r, args[8]), (half, second))
+                place = v.step(c_first, (r, args[9]), (half, second))
                 value = sums[2 * r + half]
-                v.store(v.add(v.load(place), value) if add.literal_value else value, place)
+                v.store(v.add(value, builder.select(args[10], v.load(place), v.constant(0.0))), place)
         return nothing(context)
 
     return signature, codegen

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -133,13 +134,14 @@ class Scan:
         found: list[list[Features]] = [[] for _ in self.levels]
         for number, piece in self.pieces():
             level = found[number - 1]
-            level.append(piece)
+            level.append(replace(piece, descriptors=_in_own_pages(piece.descriptors)))
             # No more than twice as many as can be among the best of all are held.
             if most is not None and sum(map(len, level)) > 2 * most:
                 whole = join(level)
                 level.append(whole.select(strongest(whole.scores, most)))
         pieces = [piece for level in found for piece in level]
-        found.clear()
+        for level in found:
+            level.clear()  # the last of which has a name of its own
         whole = join(pieces)
         if most is None and options.detector == "d2":
             return whole
@@ -214,6 +216,17 @@ def join(pieces: list[Features]) -> Features:
         descriptors[there] = piece.descriptors
         first += len(piece)
     return Features(keypoints, scores, descriptors, piece.image_size)
+
+
+def _in_own_pages(array: FloatArray) -> FloatArray:
+    """Return a copy in pages of its own, which the system gets back as soon as the copy is let go.
+
+    An allocator would keep them, since other memory that is in use lies behind them.
+    """
+    pages = mmap.mmap(-1, max(1, array.nbytes))
+    copy = np.frombuffer(pages, array.dtype, array.size).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def in_blocks(pieces: Iterable[Features], least: int) -> Iterator[Features]:

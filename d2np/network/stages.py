@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import direct, pool, winograd
-from ..kernels.simd import Caches, host_block, host_caches
+from ..kernels.simd import host_block
 from ..layers import LAYERS, Layer
 from ..options import Algorithm, check
 from ..threads import Team, Workspace, shrinking_spans, spans
@@ -23,8 +23,22 @@ FloatArray = NDArray[np.float32]
 
 # Multiply-adds in one task: long against the cost of handing it out, short against the waiting at the end.
 _TASK_SIZE = 5_000_000
-# Channels of the output that are computed at a time: few, since their products are kept for 36 points.
+# Channels of the output that are computed at a time: few, since their products are kept for every point.
 _OUTPUTS_AT_A_TIME = 64
+
+
+# Tiles that share a pass over the weights, about, and at most; see benchmarks/NOTES.md.
+_TILES_AT_ONCE, _MOST_TILES_AT_ONCE = 28, 42
+
+# Outputs in a row of a Winograd convolution's tiles. The more, the fewer multiplications, and the more memory
+# for weights: 6 everywhere would take 44 MB more, a fiftieth less time, and round twice as much. The first
+# layer is not there: the three channels of the image are no vector.
+TILES: dict[str, int] = {
+    "conv1_2": 6,
+    "conv2_1": 6, "conv2_2": 6,
+    "conv3_1": 6, "conv3_2": 6, "conv3_3": 6,
+    "conv4_1": 4, "conv4_2": 6, "conv4_3": 4,
+}  # fmt: skip
 
 
 class PackedWeights:
@@ -45,13 +59,16 @@ class PackedWeights:
         self.biases: dict[str, FloatArray] = {}
         for layer in LAYERS:
             if layer.type == "convolution":
-                pack = winograd.pack if self.uses_winograd(layer) else direct.pack
-                self.weights[layer.name] = pack(arrays[f"{layer.name}/weight"], self.block)
+                weights = arrays[f"{layer.name}/weight"]
+                self.weights[layer.name] = (
+                    winograd.pack(weights, self.block, TILES[layer.name])
+                    if self.uses_winograd(layer)
+                    else direct.pack(weights, self.block)
+                )
                 self.biases[layer.name] = arrays[f"{layer.name}/bias"]
 
     def uses_winograd(self, layer: Layer) -> bool:
-        # The three channels of the image are no vector.
-        return self.algorithm == "winograd" and layer.in_channels > 3
+        return self.algorithm == "winograd" and layer.name in TILES
 
 
 def stages(
@@ -172,16 +189,6 @@ class DirectConvolution(_Convolution):
         source.drop(height)
 
 
-def _tiles_in_a_block(layer: Layer, weight_bytes: int, caches: Caches) -> float:
-    """Return how many tiles share a pass over the weights; see benchmarks/NOTES.md."""
-    if weight_bytes > caches.last / 2:
-        # Every pass fetches the weights from memory: the fewer the better.
-        return 112
-    # The points of twice as many tiles as fit the second-level cache: half of them are being read.
-    tile_bytes = 4 * winograd.POINTS * (layer.in_channels + layer.out_channels)
-    return min(56.0, max(28.0, 2 * caches.second / tile_bytes))
-
-
 class WinogradConvolution(_Convolution):
     """Convolution by Winograd's minimal filtering, ReLU, and maximum pooling if one follows.
 
@@ -203,11 +210,15 @@ class WinogradConvolution(_Convolution):
         super().__init__(layer, packed, width, floor, source)
         self.shrink = 2 if pooled else 1
         self.width = width // self.shrink
-        self.tile_rows = winograd.OUTPUTS * layer.dilation
+        self.outputs = TILES[layer.name]
+        self.points = winograd.point_count(self.outputs)
+        self.tile_rows = self.outputs * layer.dilation
         self.tiles_in_a_row = -(-width // self.tile_rows) * layer.dilation**2
-        tiles = _tiles_in_a_block(layer, self.weights.nbytes, host_caches())
-        self.tiles_in_a_block = self.block.rows * max(1, round(tiles / self.block.rows))
-        self.most_lines = max(1, round(at_a_time / self.tiles_in_a_row))
+        rows = self.block.rows
+        self.usual_tiles, self.most_tiles = (
+            rows * round(tiles / rows) for tiles in (_TILES_AT_ONCE, _MOST_TILES_AT_ONCE)
+        )
+        self.most_lines = max(1, round(16 * at_a_time / self.outputs**2 / self.tiles_in_a_row))
         self.rows_at_a_time = self.waits_for = self.rows_left = 0
 
     def prepare(self, incoming: int, height: int) -> tuple[int, int, int]:
@@ -243,7 +254,7 @@ class WinogradConvolution(_Convolution):
         missing = max(0, lines * self.tile_rows + 2 * layer.padding - source.count)
         source.add(missing).fill(0)
         source_rows = source.starts()
-        kernel = winograd.kernel(block.lanes, block.rows, self.shrink - 1)
+        kernel = winograd.kernel(block.lanes, block.rows, self.outputs)
 
         def work(span: tuple[int, int]) -> None:
             transformed, products, patch = self._scratch(team)
@@ -251,7 +262,7 @@ class WinogradConvolution(_Convolution):
             def run(phases: int) -> None:
                 kernel(
                     source.positions, source_rows, layer.dilation, self.weights, self.bias, self.floor,
-                    target.positions, target.starts, source.width, rows,
+                    target.positions, target.starts, source.width, rows, self.shrink,
                     transformed, products, patch, phases, *span,
                 )  # fmt: skip
 
@@ -262,10 +273,20 @@ class WinogradConvolution(_Convolution):
                     with team.clock.measure(layer.name, phase):
                         run(bit)
 
-        tasks = shrinking_spans(lines * self.tiles_in_a_row, self.tiles_in_a_block, block.rows, team.size)
-        team.share(work, tasks)
+        team.share(work, self._tasks(lines * self.tiles_in_a_row, team.size))
         source.drop(rows + missing)
         self.rows_left -= rows
+
+    def _tasks(self, tiles: int, threads: int) -> list[tuple[int, int]]:
+        """Cut so many tiles into spans for the threads."""
+        rows = self.block.rows
+        if tiles > 2 * self.most_tiles * threads:
+            return shrinking_spans(tiles, self.usual_tiles, rows, threads)
+        # Of so few, spans of one length that fill the blocks of rows best; of those the longest.
+        lengths = {turns: -(-tiles // (threads * turns)) for turns in range(1, 9)}
+        fitting = [turns for turns, length in lengths.items() if length <= self.most_tiles]
+        best = min(fitting, key=lambda turns: turns * winograd.computed_rows(lengths[turns], rows))
+        return spans(tiles, lengths[best])
 
     def _scratch(self, team: Team) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the kernel's working memory, cut from the thread's own.
@@ -274,19 +295,19 @@ class WinogradConvolution(_Convolution):
         the same few sets of the cache.
         """
         line = 16
-        tiles = self.tiles_in_a_block
+        tiles = self.most_tiles
         outputs = self.channels if team.clock is not None else min(self.channels, _OUTPUTS_AT_A_TIME)
         into, out = self.layer.in_channels + line, outputs + line
-        sizes = [winograd.POINTS * (tiles * channels + line) for channels in (into, out)]
-        patch = winograd.POINTS * max(self.layer.in_channels, self.channels)
+        sizes = [self.points * (tiles * channels + line) for channels in (into, out)]
+        patch = self.points * max(self.layer.in_channels, self.channels)
         memory = team.scratch(sum(sizes) + patch)
 
         def points(part: FloatArray, channels: int) -> FloatArray:
-            used = part.reshape(winograd.POINTS, -1)[:, :-line]
-            return used.reshape(winograd.POINTS, tiles, channels)[..., :-line]
+            used = part.reshape(self.points, -1)[:, :-line]
+            return used.reshape(self.points, tiles, channels)[..., :-line]
 
         return (
             points(memory[: sizes[0]], into),
             points(memory[sizes[0] : sum(sizes)], out),
-            memory[sum(sizes) :].reshape(winograd.POINTS, -1),
+            memory[sum(sizes) :].reshape(self.points, -1),
         )

@@ -43,7 +43,7 @@ def stations() -> tuple[Array, Array, Array, Array, Array, Array]:
     kernel = np.outer([1, 2, 1], [-1, 0, 1]) / 4
     into = _matrix(winograd._input_1d, 6)
     out = _matrix(winograd._output_1d, 6)
-    weights = winograd.weight_transform()
+    weights = winograd.weight_transform(4)
     patch_points, kernel_points = into @ patch @ into.T, weights @ kernel @ weights.T
     product = patch_points * kernel_points
     outputs = out @ product @ out.T
