@@ -27,7 +27,7 @@ from d2np.cli.looking import TARGETS
 from d2np.draw.canvas import BACKGROUND
 from d2np.errors import count
 from d2np.formats import hloc, npz
-from d2np.kernels import simd
+from d2np.kernels import processor
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.verification import transformed
 from d2np.weights import catalogue
@@ -790,12 +790,12 @@ def test_warmup(run):
 
 
 def test_targets_of_warmup():
-    assert sorted(TARGETS) == sorted(simd.BLOCKS)
+    assert sorted(TARGETS) == sorted(processor.INSTRUCTIONS)
 
 
 def test_warmup_for_instructions_that_this_processor_lacks(fails, monkeypatch):
     monkeypatch.setenv("D2NP_SIMD", "")
-    monkeypatch.setattr(simd, "host_has", lambda name: False)
+    monkeypatch.setattr(processor, "host_has", lambda name: False)
     code, line = fails("warmup", "--target", "avx512")
     assert code == 2
     assert "lacks instructions of avx512" in line

@@ -11,7 +11,7 @@ import numba
 import pytest
 
 import d2np
-from d2np.kernels import compile, normalize, simd
+from d2np.kernels import compile, normalize, processor
 
 PACKAGE = Path(d2np.__file__).parent
 EXEMPT = PACKAGE / "kernels" / "compile.py"
@@ -70,7 +70,7 @@ def test_kernels_are_compiled_by_the_generator_of_d2np():
     own = normalize.l2_normalize.targetctx
     assert own._internal_codegen is own.codegen()
     assert type(own.codegen()) is compile._Codegen
-    assert own.codegen().magic_tuple()[1:] == simd.processor()
+    assert own.codegen().magic_tuple()[1:] == processor.target()
     assert type(numba.njit(lambda: None).targetctx.codegen()) is not compile._Codegen
 
 

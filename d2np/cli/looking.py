@@ -24,7 +24,7 @@ _MODELS = {"homography": "homography", "fundamental": "fundamental matrix"}
 _THRESHOLD = 3.0
 _NO_MODEL = "none"
 TARGETS = ("avx512", "avx2", "avx", "sse", "neon")
-"""Names of :data:`d2np.kernels.simd.BLOCKS`, which cannot be imported as fast."""
+"""Names in :mod:`d2np.kernels.processor`, which cannot be imported as fast."""
 
 
 @Command(
@@ -313,9 +313,9 @@ def warmup(options: argparse.Namespace) -> int:
 
     Compiled kernels are kept beside the installed package, or in NUMBA_CACHE_DIR if
     that is set: run this once after installing, or while a container image is
-    built. They serve every processor that has the same instructions. Each processor
-    looks for kernels with the most that it has: to serve several kinds, run this once
-    for each, or set D2NP_SIMD to what all of them have.
+    built. They serve all processors with the same instructions. Each looks for
+    kernels with the most that it has: to serve several kinds, run this for each of
+    them, or set D2NP_SIMD to what all of them have.
 
     examples:
       d2np warmup
@@ -323,7 +323,7 @@ def warmup(options: argparse.Namespace) -> int:
     """
     start = perf_counter()
     if options.target:
-        from ..kernels.simd import host_has
+        from ..kernels.processor import host_has
 
         if not host_has(options.target):
             raise OptionError(f"this processor lacks instructions of {options.target}: use one that has them")

@@ -46,6 +46,7 @@ from numba.core import caching, codegen, registry
 
 from ..errors import CacheWarning
 from ..machine import user_cache
+from .processor import target
 
 # Numba logs each step of the compiler, some 90,000 lines. A program that wants them sets a level for this
 # logger, before or after; one that sets the root's does not mean them.
@@ -90,20 +91,14 @@ def nothing(context: Any) -> Any:
 _OPTIONS = {"nopython": True, "nogil": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 
 
-def _processor() -> tuple[str, str]:
-    from .simd import processor  # which is written with this module
-
-    return processor()
-
-
 class _Codegen(codegen.JITCPUCodegen):
     """Numba's generator of machine code, for any processor with the instructions that d2np has chosen."""
 
     def _get_host_cpu_name(self) -> str:
-        return _processor()[0]
+        return target()[0]
 
     def _get_host_cpu_features(self) -> str:
-        return _processor()[1]
+        return target()[1]
 
 
 class _Target(type(registry.cpu_target)):  # type: ignore[misc]

@@ -1,26 +1,25 @@
 """Vector registers: the host's block shape and the multiply-add micro-kernel.
 
-This is the one place that knows the processor, its caches included. A *block* is ROWS x (2 x LANES) outputs
-held in registers (MR x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each step
-along the depth costs two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps
-the multipliers busy. The shape reaches the compiler as constants closed over by the kernel, which are part of
-the key of Numba's cache: kernels of several widths can live side by side.
+This and :mod:`processor` alone know the processor, its caches included. A *block* is ROWS x (2 x LANES)
+outputs held in registers (MR x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each
+step along the depth costs two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what
+keeps the multipliers busy. The shape reaches the compiler as constants closed over by the kernel, which are
+part of the key of Numba's cache: kernels of several widths can live side by side.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ..errors import OptionError
 from .compile import array_data, nothing
+from .processor import chosen
 
 
 class Block(NamedTuple):
@@ -36,7 +35,7 @@ class Block(NamedTuple):
 
 
 # Accumulators + 2 weight vectors + 1 broadcast must fit the register file: 32 registers for AVX-512 and
-# NEON, 16 for AVX2, AVX and SSE. The widest come first.
+# NEON, 16 for AVX2, AVX and SSE.
 BLOCKS = {
     "avx512": Block(lanes=16, rows=14),
     "avx2": Block(lanes=8, rows=6),
@@ -46,57 +45,10 @@ BLOCKS = {
 }
 
 
-# What kernels need of a processor, in LLVM's words. They use no other instructions, so those that one machine
-# has compiled run on any other that has these; it costs no speed, see benchmarks/NOTES.md.
-INSTRUCTIONS = {
-    "avx512": ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
-    "avx2": ("avx2", "fma"),
-    "avx": ("avx",),
-    "neon": ("neon",),
-    "sse": (),
-}
-
-# LLVM's names of processors that have what all of their architecture have, and nothing else.
-_PLAIN = {"x86_64": "x86-64", "aarch64": "generic", "arm64": "generic"}
-
-
-def host_has(name: str) -> bool:
-    """Tell whether this processor has all instructions for one of :data:`BLOCKS`."""
-    if _architecture() in ("aarch64", "arm64"):
-        return name in ("neon", "sse")  # macOS does not tell what there is
-    features = binding.get_host_cpu_features()
-    return all(features.get(instruction) for instruction in INSTRUCTIONS[name])
-
-
 @functools.cache
 def host_block() -> Block:
-    """Return the block shape for this processor; ``D2NP_SIMD`` forces one of :data:`BLOCKS` by name."""
-    forced = os.environ.get("D2NP_SIMD")
-    if forced and forced not in BLOCKS:
-        raise OptionError(f"D2NP_SIMD must be one of {', '.join(BLOCKS)}; got {forced!r}")
-    return BLOCKS[forced or _widest()]
-
-
-def processor() -> tuple[str, str]:
-    """Return LLVM's name of the processor that kernels are compiled for, and its further instructions.
-
-    These are what the block in use needs; where ``D2NP_SIMD`` forces one that this processor has not all
-    instructions for, what its own block needs.
-    """
-    name = _PLAIN.get(_architecture())
-    if name is None:
-        return binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
-    forced = os.environ.get("D2NP_SIMD", "")
-    block = forced if forced in BLOCKS and host_has(forced) else _widest()
-    return name, ",".join(f"+{instruction}" for instruction in INSTRUCTIONS[block])
-
-
-def _widest() -> str:
-    return next(name for name in BLOCKS if host_has(name))
-
-
-def _architecture() -> str:
-    return binding.get_default_triple().partition("-")[0]
+    """Return the block shape for this processor, or the one that ``D2NP_SIMD`` forces by its name."""
+    return BLOCKS[chosen()]
 
 
 class Caches(NamedTuple):
