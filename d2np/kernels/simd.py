@@ -134,7 +134,9 @@ class VectorBuilder:
     def step(self, pointer: Any, *moves: tuple[int, Any]) -> Any:
         """Return the pointer moved by count x distance elements, for each (count, distance)."""
         for count, distance in moves:
-            pointer = self.builder.gep(pointer, [self.builder.mul(distance, _INDEX(count))], inbounds=True)
+            if count:  # LLVM would see so itself, some thousand times
+                move = self.builder.mul(distance, _INDEX(count)) if count > 1 else distance
+                pointer = self.builder.gep(pointer, [move], inbounds=True)
         return pointer
 
     def load(self, pointer: Any) -> Any:
