@@ -41,6 +41,7 @@ NAMES = (
     "numba.core.config:CACHE_DIR",
     "numba.core.registry:cpu_target",
     "numba.core.registry:CPUDispatcher.targetdescr",
+    "numba.core.registry:CPUDispatcher.compile",
     "numba.core.caching:FunctionCache.load_overload",
     "numba.core.caching:FunctionCache.save_overload",
     "numba.core.caching:FunctionCache.flush",

@@ -63,8 +63,8 @@ def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     out_channels, in_channels = weights.shape[:2]
     transform = np.kron(weight_transform(), weight_transform())
     packed = np.empty((POINTS, out_channels // block.columns, in_channels, block.columns), np.float32)
-    # So few channels at a time that NumPy's library takes one thread for a product: where other programs run, its
-    # threads wait for each other twenty times as long as they work.
+    # So few channels at a time that NumPy's library uses one thread for a product: its threads wait for each
+    # other far longer than they work where other programs run. See benchmarks/NOTES.md.
     few = 256 // block.columns
     for n, k in np.ndindex(packed.shape[1], -(-in_channels // few)):
         out, into = slice(n * block.columns, (n + 1) * block.columns), slice(k * few, (k + 1) * few)
