@@ -23,9 +23,11 @@ import d2np
 from d2np import demo, draw
 from d2np.cli import _parser, main
 from d2np.cli.console import finishing
+from d2np.cli.looking import TARGETS
 from d2np.draw.canvas import BACKGROUND
 from d2np.errors import count
 from d2np.formats import hloc, npz
+from d2np.kernels import processor
 from d2np.layers import PARAMETER_COUNT, PARAMETER_SHAPES
 from d2np.verification import transformed
 from d2np.weights import catalogue
@@ -786,6 +788,18 @@ def test_warmup(run):
     code, out, err = run("warmup", weights=False)
     assert (code, err) == (0, "")
     assert re.fullmatch(r"every kernel is ready after \d+\.\d+ s\n", out)
+
+
+def test_targets_of_warmup():
+    assert sorted(TARGETS) == sorted(processor.INSTRUCTIONS)
+
+
+def test_warmup_for_instructions_that_this_processor_lacks(fails, monkeypatch):
+    monkeypatch.setenv("D2NP_SIMD", "")
+    monkeypatch.setattr(processor, "host_has", lambda name: False)
+    code, line = fails("warmup", "--target", "avx512")
+    assert code == 2
+    assert "lacks instructions of avx512" in line
 
 
 @pytest.mark.parametrize("output", ["drawing.png", "page.html"])

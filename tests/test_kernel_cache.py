@@ -245,7 +245,7 @@ def test_two_users_share_a_folder(tmp_path, package, nowhere):
         os.chmod(folder, 0o555)
     done = scripts.run(ordinary, package=package, flags=("-W", "error"), **shared)
     assert (done.stderr, counts(done)) == ("", (2, 0))
-    other = scripts.run(ordinary, package=package, **{**shared, "NUMBA_CPU_NAME": "generic"})
+    other = scripts.run(ordinary, package=package, **{**shared, "D2NP_SIMD": "sse"})
     assert warnings_in(other) == ["Permission denied"]
     assert counts(other) == (0, 2)
 
@@ -280,20 +280,42 @@ stats = nearest.kernel(host_block().lanes, host_block().rows).stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
-PROCESSORS = [
-    {"NUMBA_CPU_NAME": "generic", "D2NP_SIMD": "avx2"},
-    {"NUMBA_CPU_NAME": "generic", "D2NP_SIMD": "sse"},
-    {"NUMBA_CPU_NAME": None, "D2NP_SIMD": "avx512"},
-    {"NUMBA_CPU_NAME": None, "D2NP_SIMD": "sse"},
-]
+# Another processor with the same instructions: of another name, and one that lacks what no kernel uses.
+OTHER = """
+from llvmlite import binding
+features = binding.get_host_cpu_features()
+features["sse4.2"] = features["bmi2"] = features["crc"] = False
+binding.get_host_cpu_name = lambda: "generic"
+binding.get_host_cpu_features = lambda: features
+"""
+
+
+def test_processors_with_the_same_instructions_share_kernels(tmp_path):
+    assert counts(scripts.run(WORK, NUMBA_CACHE_DIR=tmp_path)) == (0, 2)
+    assert counts(scripts.run(OTHER + WORK, NUMBA_CACHE_DIR=tmp_path, NUMBA_CPU_NAME="generic")) == (2, 0)
 
 
 def test_processors_of_several_kinds_share_a_folder(tmp_path):
     """Each has kernels of its own there, which the others neither run nor replace."""
     for expected in ("0 1", "1 0"):
-        for processor in PROCESSORS:
-            done = scripts.run(MATCH, NUMBA_CACHE_DIR=tmp_path, **processor)
-            assert done.stdout.split("\n")[0] == expected, processor
+        for name in ("avx2", "sse", "avx512"):
+            done = scripts.run(MATCH, NUMBA_CACHE_DIR=tmp_path, D2NP_SIMD=name)
+            assert done.stdout.split("\n")[0] == expected, name
+
+
+def test_no_kernel_is_used_by_a_processor_that_may_lack_its_instructions(tmp_path):
+    """Neither is one without a register block, which looks the same for all."""
+    for expected in ((0, 2), (2, 0)):
+        for name in ("avx2", "sse"):
+            done = scripts.run(WORK, NUMBA_CACHE_DIR=tmp_path, D2NP_SIMD=name)
+            assert counts(done) == expected, name
+
+
+def test_warming_up_for_other_processors(tmp_path):
+    """Kernels for fewer instructions than this one has are compiled, and found by those that have these."""
+    warm_up = ["-m", "d2np", "warmup", "--target", "sse"]
+    scripts.run(warm_up, NUMBA_CACHE_DIR=tmp_path)
+    assert counts(scripts.run(WORK, NUMBA_CACHE_DIR=tmp_path, D2NP_SIMD="sse")) == (2, 0)
 
 
 def test_a_change_of_any_kernel_is_noticed(tmp_path):

@@ -1,3 +1,4 @@
+import gc
 import warnings
 
 import pytest
@@ -33,3 +34,19 @@ def test_compiling_is_told_once_and_only_where_it_happens(monkeypatch, tmp_path)
     assert compile.jit()(namespace["more"])(1) == 2  # from the cache
     assert told == ["compiled"]
     compile.before_compiling(lambda: None)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_compiling_leaves_the_garbage_collector_as_it_was(monkeypatch, tmp_path, enabled):
+    def collecting(x):
+        return unknown(x)  # noqa: F821
+
+    monkeypatch.setattr(compile, "_folder", lambda: tmp_path)
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(Exception, match="unknown"):
+            compile.jit()(collecting)(1)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import d2np
-from d2np.kernels import simd
+from d2np.kernels import processor, simd
 
 
 @pytest.fixture
@@ -27,8 +27,11 @@ def test_an_unknown_width_is_refused(fresh_choice, monkeypatch):
 @pytest.mark.parametrize(
     ("features", "expected"),
     [
-        ({"avx512f": True, "avx2": True, "fma": True}, "avx512"),
+        (dict.fromkeys(processor.INSTRUCTIONS["avx512"], True), "avx512"),
+        # As Knights Landing, which has some of AVX-512 only.
+        ({"avx512f": True, "avx2": True, "fma": True}, "avx2"),
         ({"avx512f": False, "avx2": True, "fma": True}, "avx2"),
+        ({"avx": True, "fma": False}, "avx"),
         ({"avx2": True, "fma": False}, "sse"),
         ({"neon": True}, "neon"),
         ({}, "sse"),
@@ -36,9 +39,13 @@ def test_an_unknown_width_is_refused(fresh_choice, monkeypatch):
 )
 def test_the_choice_follows_the_processor(fresh_choice, monkeypatch, features, expected):
     monkeypatch.delenv("D2NP_SIMD", raising=False)
-    monkeypatch.setattr(simd.binding, "get_host_cpu_features", lambda: features)
-    monkeypatch.setattr(simd.binding, "get_default_triple", lambda: "x86_64-unknown-linux-gnu")
+    monkeypatch.setattr(processor.binding, "get_host_cpu_features", lambda: features)
+    monkeypatch.setattr(processor.binding, "get_default_triple", lambda: "x86_64-unknown-linux-gnu")
     assert simd.host_block() == simd.BLOCKS[expected]
+
+
+def test_there_is_a_block_for_all_instructions():
+    assert simd.BLOCKS.keys() == processor.INSTRUCTIONS.keys()
 
 
 def test_blocks_divide_the_networks_channels():

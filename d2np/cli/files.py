@@ -209,7 +209,7 @@ def tell_of_compiling() -> None:
     if sys.stderr.isatty():
         from ..kernels.compile import before_compiling
 
-        before_compiling(lambda: note("on the first run, kernels are compiled for this processor ..."))
+        before_compiling(lambda: note("on the first run, kernels are compiled ..."))
 
 
 def features(net: Net, image: str | RemoteFile, options: argparse.Namespace) -> Features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MODELS = {"homography": "homography", "fundamental": "fundamental matrix"}
 _THRESHOLD = 3.0
 _NO_MODEL = "none"
+TARGETS = ("avx512", "avx2", "avx", "sse", "neon")
+"""Names in :mod:`d2np.kernels.processor`, which cannot be imported as fast."""
 
 
 @Command(
@@ -296,20 +299,35 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
-@Command()
+@Command(
+    """
+    --target NAME  the instructions that kernels may use: avx512, avx2, avx, sse or neon; default: the most
+        that this processor has
+    """,
+    target={"choices": TARGETS},
+)
 def warmup(options: argparse.Namespace) -> int:
     """Compile all kernels now, and say how long it took.
 
-    Compiles every kernel for this processor, so that no later command has to wait for it.
+    Compiles every kernel, so that no later command has to wait for it.
 
     Compiled kernels are kept beside the installed package, or in NUMBA_CACHE_DIR if
     that is set: run this once after installing, or while a container image is
-    built.
+    built. They serve all processors with the same instructions. Each looks for
+    kernels with the most that it has: to serve several kinds, run this for each of
+    them, or set D2NP_SIMD to what all of them have.
 
-    example:
+    examples:
       d2np warmup
+      d2np warmup --target avx2
     """
     start = perf_counter()
+    if options.target:
+        from ..kernels.processor import host_has
+
+        if not host_has(options.target):
+            raise OptionError(f"this processor lacks instructions of {options.target}: use one that has them")
+        os.environ["D2NP_SIMD"] = options.target  # before any kernel is there
     files.tell_of_compiling()
     _compile()
     say(f"every kernel is ready after {seconds(perf_counter() - start)}")

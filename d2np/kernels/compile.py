@@ -1,4 +1,6 @@
-"""How kernels are compiled: without the interpreter lock, kept in Numba's cache where that can be written.
+"""How kernels are compiled: without the interpreter lock, for all processors with the same instructions.
+
+They are kept in Numba's cache where that can be written.
 
 No other module uses names of Numba and llvmlite that these do not document. Another version of Numba may
 change any of them; ``tests/test_internals.py`` fails then, and names what is missing:
@@ -7,6 +9,12 @@ change any of them; ``tests/test_internals.py`` fails then, and names what is mi
     The address of an array's data, inside an intrinsic: Numba has no public way to it.
 ``numba.core.base.BaseContext.get_dummy_value``
     What an intrinsic that returns nothing must return.
+``numba.core.registry.CPUDispatcher`` (``targetdescr``, ``compile``), ``numba.core.registry.cpu_target``,
+``numba.core.codegen.JITCPUCodegen`` (``_get_host_cpu_name``, ``_get_host_cpu_features``),
+``numba.core.base.BaseContext.subtarget`` (``_internal_codegen``)
+    Numba compiles for the very processor that it runs on, and looks for kernels under its name. d2np compiles
+    for the instructions that the kernels use, and so finds what another machine has compiled.
+    ``NUMBA_CPU_NAME`` would do so for all that the process compiles, and only if Numba is not imported yet.
 ``numba.core.config.CACHE_DIR``
     The folder that ``NUMBA_CACHE_DIR`` asks for.
 ``numba.core.caching.FunctionCache`` (``load_overload``, ``save_overload``, ``flush``)
@@ -22,6 +30,7 @@ change any of them; ``tests/test_internals.py`` fails then, and names what is mi
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import logging
 import sys
@@ -34,10 +43,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import caching
+from numba.core import caching, codegen, registry
 
 from ..errors import CacheWarning
 from ..machine import user_cache
+from .processor import target
 
 # Numba logs each step of the compiler, some 90,000 lines. A program that wants them sets a level for this
 # logger, before or after; one that sets the root's does not mean them.
@@ -53,7 +63,7 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return Numba's ``njit`` as all kernels use it; ``options`` are added to it."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        kernel = numba.njit(nogil=True, **options)(function)
+        kernel: Any = _Kernel(function, targetoptions={**_OPTIONS, **options})
         if _folder() is None:
             _say_that_nothing_is_kept("no folder can be written")
         else:
@@ -76,6 +86,48 @@ def array_data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
 def nothing(context: Any) -> Any:
     """Return the value of an intrinsic that returns nothing."""
     return context.get_dummy_value()
+
+
+# Kernels are no callbacks of C, and divide by nothing that can be zero: that needs no code.
+_OPTIONS = {"nopython": True, "nogil": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+
+
+class _Codegen(codegen.JITCPUCodegen):
+    """Numba's generator of machine code, for any processor with the instructions that d2np has chosen."""
+
+    def _get_host_cpu_name(self) -> str:
+        return target()[0]
+
+    def _get_host_cpu_features(self) -> str:
+        return target()[1]
+
+
+class _Target(type(registry.cpu_target)):  # type: ignore[misc]
+    """Numba's target with that generator; it knows the same types and functions."""
+
+    @property
+    def typing_context(self) -> Any:
+        return registry.cpu_target.typing_context
+
+    @functools.cached_property
+    def target_context(self) -> Any:
+        return registry.cpu_target.target_context.subtarget(_internal_codegen=_Codegen("d2np"))
+
+
+class _Kernel(registry.CPUDispatcher):
+    """A function that is compiled for that target when it is first called with some types."""
+
+    targetdescr = _Target("cpu")
+
+    def compile(self, sig: Any) -> Any:
+        # A compiler makes many objects and few cycles: to search for these takes a tenth of its time.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return super().compile(sig)
+        finally:
+            if collecting:
+                gc.enable()
 
 
 class _Locator:

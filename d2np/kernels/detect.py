@@ -22,25 +22,6 @@ TIE = np.float32(1e-5)
 
 
 @jit()
-def _at(cells, top, height, i, j, c):
-    """Return a value of the map with zeros around it, as the published second differences see it."""
-    if i < 0 or j < 0 or i >= height or j >= cells.shape[1]:
-        return np.float32(0)
-    return cells[i - top, j, c]
-
-
-@jit()
-def _is_local_maximum(cells, top, height, i, j, c):
-    value = cells[i - top, j, c]
-    tied = value + TIE * abs(value)
-    for y in range(max(i - 1, 0), min(i + 2, height)):
-        for x in range(max(j - 1, 0), min(j + 2, cells.shape[1])):
-            if cells[y - top, x, c] > tied:
-                return False
-    return True
-
-
-@jit()
 def detect(cells, top, height, largest, blocked, edge_threshold, positions, scores, first, last):
     """Find the keypoints of the rows ``first`` to ``last`` of a map, row by row.
 
@@ -70,6 +51,7 @@ def detect(cells, top, height, largest, blocked, edge_threshold, positions, scor
     _, width, channels = cells.shape
     limit = (edge_threshold + np.float32(1)) ** 2 / edge_threshold
     half, quarter, two = np.float32(0.5), np.float32(0.25), np.float32(2)
+    near = np.empty((3, 3), np.float32)
     count = 0
     for i in range(first, last):
         for j in range(width):
@@ -77,21 +59,26 @@ def detect(cells, top, height, largest, blocked, edge_threshold, positions, scor
                 continue
             for c in range(channels):
                 value = cells[i - top, j, c]
-                if value != largest[i - first, j] or not _is_local_maximum(cells, top, height, i, j, c):
+                if value != largest[i - first, j]:
                     continue
-                up, down = _at(cells, top, height, i - 1, j, c), _at(cells, top, height, i + 1, j, c)
-                left, right = _at(cells, top, height, i, j - 1, c), _at(cells, top, height, i, j + 1, c)
+                # The cells around with zeros beyond the map, as the published second differences see them.
+                tied, is_peak = value + TIE * abs(value), True
+                for u in range(3):
+                    for v in range(3):
+                        y, x = i + u - 1, j + v - 1
+                        inside = y >= 0 and x >= 0 and y < height and x < width
+                        near[u, v] = cells[y - top, x, c] if inside else np.float32(0)
+                        if inside and near[u, v] > tied:
+                            is_peak = False
+                if not is_peak:
+                    continue
+                up, down, left, right = near[0, 1], near[2, 1], near[1, 0], near[1, 2]
                 dii = up - two * value + down
                 djj = left - two * value + right
                 least = LEAST_CURVATURE * abs(value)
                 if not (-dii > least and -djj > least):
                     continue
-                dij = quarter * (
-                    _at(cells, top, height, i - 1, j - 1, c)
-                    - _at(cells, top, height, i - 1, j + 1, c)
-                    - _at(cells, top, height, i + 1, j - 1, c)
-                    + _at(cells, top, height, i + 1, j + 1, c)
-                )
+                dij = quarter * (near[0, 0] - near[0, 2] - near[2, 0] + near[2, 2])
                 determinant = dii * djj - dij * dij
                 trace = dii + djj
                 if not (determinant > 0 and trace * trace / determinant <= limit):
@@ -103,11 +90,11 @@ def detect(cells, top, height, largest, blocked, edge_threshold, positions, scor
                 step_j = -(dii / determinant * dj - dij / determinant * di)
                 if not (abs(step_i) < half and abs(step_j) < half):
                     continue
-                y, x = np.float32(i) + step_i, np.float32(j) + step_j
-                if y < 0 or x < 0 or y > height - 1 or x > width - 1:
+                row, column = np.float32(i) + step_i, np.float32(j) + step_j
+                if row < 0 or column < 0 or row > height - 1 or column > width - 1:
                     continue
                 if count < scores.shape[0]:
-                    positions[count, 0], positions[count, 1] = y, x
+                    positions[count, 0], positions[count, 1] = row, column
                     scores[count] = value
                 count += 1
     return count

@@ -1,8 +1,8 @@
 """Vector registers: the host's block shape and the multiply-add micro-kernel.
 
-This is the one place that knows the processor. A *block* is ROWS x (2 x LANES) outputs held in registers (MR
-x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each step along the depth costs two
-loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps the multipliers busy. The
+This and :mod:`processor` alone know the processor. A *block* is ROWS x (2 x LANES) outputs held in registers
+(MR x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each step along the depth costs
+two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps the multipliers busy. The
 shape reaches the compiler as constants closed over by the kernel, which are part of the key of Numba's cache:
 kernels of several widths can live side by side.
 """
@@ -10,16 +10,15 @@ kernels of several widths can live side by side.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ..errors import OptionError
 from .compile import array_data, nothing
+from .processor import chosen
 
 
 class Block(NamedTuple):
@@ -35,10 +34,11 @@ class Block(NamedTuple):
 
 
 # Accumulators + 2 weight vectors + 1 broadcast must fit the register file: 32 registers for AVX-512 and
-# NEON, 16 for AVX2 and SSE.
+# NEON, 16 for AVX2, AVX and SSE.
 BLOCKS = {
     "avx512": Block(lanes=16, rows=14),
     "avx2": Block(lanes=8, rows=6),
+    "avx": Block(lanes=8, rows=6),
     "neon": Block(lanes=4, rows=12),
     "sse": Block(lanes=4, rows=6),
 }
@@ -46,20 +46,8 @@ BLOCKS = {
 
 @functools.cache
 def host_block() -> Block:
-    """Return the block shape for this processor; ``D2NP_SIMD`` forces one of :data:`BLOCKS` by name."""
-    forced = os.environ.get("D2NP_SIMD")
-    if forced:
-        if forced not in BLOCKS:
-            raise OptionError(f"D2NP_SIMD must be one of {', '.join(BLOCKS)}; got {forced!r}")
-        return BLOCKS[forced]
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        return BLOCKS["avx512"]
-    if features.get("avx2") and features.get("fma"):
-        return BLOCKS["avx2"]
-    if features.get("neon") or binding.get_default_triple().startswith(("aarch64", "arm64")):
-        return BLOCKS["neon"]
-    return BLOCKS["sse"]
+    """Return the block shape for this processor, or the one that ``D2NP_SIMD`` forces by its name."""
+    return BLOCKS[chosen()]
 
 
 # How many steps of the depth ahead of their use weights are fetched.
@@ -124,7 +112,9 @@ class VectorBuilder:
     def step(self, pointer: Any, *moves: tuple[int, Any]) -> Any:
         """Return the pointer moved by count x distance elements, for each (count, distance)."""
         for count, distance in moves:
-            pointer = self.builder.gep(pointer, [self.builder.mul(distance, _INDEX(count))], inbounds=True)
+            if count:  # LLVM would see so itself, some thousand times
+                move = self.builder.mul(distance, _INDEX(count)) if count > 1 else distance
+                pointer = self.builder.gep(pointer, [move], inbounds=True)
         return pointer
 
     def rows(

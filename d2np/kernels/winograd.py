@@ -69,11 +69,14 @@ def pack(weights: NDArray[np.float32], block: Block, outputs: int) -> NDArray[np
     out_channels, in_channels = weights.shape[:2]
     transform = np.kron(weight_transform(outputs), weight_transform(outputs))
     packed = np.empty((len(transform), out_channels // block.columns, in_channels, block.columns), np.float32)
-    for n in range(packed.shape[1]):
-        # One block of output channels at a time: in float64 the whole would take much memory.
-        part = weights[n * block.columns : (n + 1) * block.columns].astype(np.float64)
+    # So few channels at a time that NumPy's library uses one thread for a product: its threads wait for each
+    # other far longer than they work where other programs run. See benchmarks/NOTES.md.
+    few = 256 // block.columns
+    for n, k in np.ndindex(packed.shape[1], -(-in_channels // few)):
+        out, into = slice(n * block.columns, (n + 1) * block.columns), slice(k * few, (k + 1) * few)
+        part = weights[out, into].astype(np.float64)
         points = transform @ part.transpose(2, 3, 1, 0).reshape(9, -1)
-        packed[:, n] = points.reshape(-1, in_channels, block.columns)
+        packed[:, n, into] = points.reshape(len(transform), -1, block.columns)
     return packed
 
 
