@@ -2,9 +2,9 @@
 
 This and :mod:`processor` alone know the processor. A *block* is ROWS x (2 x LANES) outputs held in registers
 (MR x NR in BLIS): ROWS positions of a map by two vectors of output channels. Each step along the depth costs
-two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps the multipliers busy. The
-shape reaches the compiler as constants closed over by the kernel, which are part of the key of Numba's cache:
-kernels of several widths can live side by side.
+two loads of weights, ROWS broadcasts and 2 x ROWS multiply-adds, which is what keeps the multipliers busy.
+The shape reaches the compiler as constants closed over by the kernel, which are part of the key of Numba's
+cache: kernels of several widths can live side by side.
 """
 
 from __future__ import annotations
