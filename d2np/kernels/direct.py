@@ -13,10 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from .compile import jit
-from .simd import Block, multiply_block
+from .compile import jit, nothing
+from .simd import Block, VectorBuilder, multiply_block
 
 
 def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
@@ -32,12 +35,54 @@ def tap_offsets(row_stride: int, pixel_stride: int, channels: int, dilation: int
     ``row_stride`` is the number of positions from one row to the next, the margin included;
     ``pixel_stride`` the number of elements from one position to the next. There are nine taps, or three
     where the three of a row, ``channels`` long each, lie side by side and are short: such a row is one long
-    tap.
+    tap, of which the kernel makes a single one.
     """
     if dilation == 1 and pixel_stride == channels < 16:
         return np.arange(3, dtype=np.int64) * row_stride * pixel_stride
     rows, columns = np.divmod(np.arange(9, dtype=np.int64), 3)
     return (rows * row_stride + columns) * (dilation * pixel_stride)
+
+
+@intrinsic(prefer_literal=True)
+def copy_vector(typingctx, source, place, target, target_place, lanes):
+    """Copy as many floats as a vector has lanes from one flat position to another."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    signature = types.void(source, types.int64, target, types.int64, lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        v = VectorBuilder(context, builder, lanes.literal_value)
+        v.store(v.load(v.element(sig.args[0], args[0], args[1])), v.element(sig.args[2], args[2], args[3]))
+        return nothing(context)
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def finish_row(typingctx, sums, place, bias, channel, floor, target, target_place, ahead, lanes):
+    """Add the bias to a row of a block of sums, take the larger of that and ``floor``, and write it.
+
+    What lies ``ahead`` further on in ``target``, to be written soon, is fetched.
+    """
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    index = types.int64
+    signature = types.void(sums, index, bias, index, types.float32, target, index, index, lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        v = VectorBuilder(context, builder, lanes.literal_value)
+        lowest = v.splat(args[4])
+        for half in (0, 1):
+            value, added, there = (
+                v.step(v.element(sig.args[k], args[k], args[k + 1]), (half, ir.IntType(64)(v.lanes)))
+                for k in (0, 2, 5)
+            )
+            v.prefetch(v.step(there, (1, args[7])), write=True)
+            # In this order a NaN stays one.
+            v.store(v.maximum(lowest, v.add(v.load(value), v.load(added))), there)
+        return nothing(context)
+
+    return signature, codegen
 
 
 @functools.cache
@@ -70,30 +115,40 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
         """
         columns = 2 * lanes
         length = 9 * weights.shape[2]
-        depth = length // taps.shape[0]
-        pixel = source.shape[1]
-        tile = np.empty((rows, columns), np.float32)
         # Blocks of positions that share a pass over the weights; twelve keep their input within the cache.
         group = 12 * rows
+        ahead = 2 * rows * target.shape[1]
+        # Three long taps are laid side by side first, as a single one.
+        joins = taps.shape[0] == 3
+        joined = np.empty((group + lanes if joins else 0, length), np.float32)
+        values, starts = (joined, np.zeros(1, np.int64)) if joins else (source, taps)
+        depth, pixel = length // len(starts), values.shape[1]
+        tile = np.empty((rows, columns), np.float32)
         for start in range(first, last, group):
             stop = min(start + group, last)
+            begin = 0 if joins else start
+            for q in range(start, stop if joins else start):
+                for t in range(3):
+                    for k in range(0, length // 3, lanes):
+                        # What is copied too much is written over, or lies behind the last.
+                        place, into = q * source.shape[1] + taps[t], (q - start) * length + t * (length // 3)
+                        copy_vector(source, place + k, joined, into + k, lanes)
             for n in range(weights.shape[0]):
                 channel, packed = n * columns, n * length * columns
                 for q in range(start, stop, rows):
                     # Each tap is summed by itself first: shorter sums round less.
-                    for t in range(taps.shape[0]):
+                    for t in range(len(starts)):
                         multiply_block(
-                            source, q * pixel + taps[t], pixel, depth, weights, packed + t * depth * columns,
-                            packed,
+                            values, (begin + q - start) * pixel + starts[t], pixel, depth,
+                            weights, packed + t * depth * columns, packed,
                             tile, 0, columns, t > 0, lanes, rows,
                         )  # fmt: skip
                     i = q // row_stride
                     j = q - i * row_stride
                     for r in range(min(rows, stop - q)):
                         if j < width:
-                            position = target_rows[i] + j
-                            for c in range(columns):
-                                target[position, channel + c] = max(tile[r, c] + bias[channel + c], floor)
+                            place = (target_rows[i] + j) * target.shape[1] + channel
+                            finish_row(tile, r * columns, bias, channel, floor, target, place, ahead, lanes)
                         j += 1
                         if j == row_stride:
                             j = 0

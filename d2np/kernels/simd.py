@@ -135,13 +135,13 @@ class VectorBuilder:
     def load(self, pointer: Any) -> Any:
         return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=4)
 
-    def prefetch(self, pointer: Any, level: int = 1) -> None:
-        """Ask for a cache line, for reading, into the cache of that level. Never faults."""
+    def prefetch(self, pointer: Any, level: int = 1, write: bool = False) -> None:
+        """Ask for a cache line, for reading or writing, into the cache of that level. Never faults."""
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
         ask = self._declared("llvm.prefetch.p0", kind)
         line = self.builder.bitcast(pointer, byte_pointer)
-        self.builder.call(ask, [line, flag(0), flag(4 - level), flag(1)])
+        self.builder.call(ask, [line, flag(int(write)), flag(4 - level), flag(1)])
 
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=4)

@@ -178,7 +178,7 @@ def output_tile(
 
     Point p lies at ``start + p * point_step`` of ``source``. Output (i, j) is written at
     ``rows[i] + target_start + j * column_step`` of ``target``: all of the tile, or, if the compile-time
-    constant ``pooled`` is 1, the maxima of 2 x 2.
+    constant ``pooled`` is 1, the maxima of 2 x 2. Where the next tile is to be written is fetched.
     """
     if not all(isinstance(value, types.IntegerLiteral) for value in (pooled, lanes, outputs)):
         return None
@@ -200,7 +200,9 @@ def output_tile(
         for first_output, row in zip(first_outputs, found, strict=True):
             for j, value in enumerate(row):
                 finished = v.maximum(lowest, v.add(value, bias_vector))  # in this order a NaN stays one
-                v.store(finished, v.step(first_output, (j, args[9])))
+                place = v.step(first_output, (j, args[9]))
+                v.prefetch(v.step(place, (len(row), args[9])), write=True)
+                v.store(finished, place)
         return nothing(context)
 
     return signature, codegen
