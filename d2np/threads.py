@@ -59,10 +59,16 @@ class Workspace:
         self._held: dict[object, NDArray[np.float32]] = {}
 
     def array(self, key: object, size: int) -> NDArray[np.float32]:
-        """Return the (size,) float32 that belong to ``key``, holding whatever was left there."""
+        """Return the (size,) float32 that belong to ``key``, holding whatever was left there.
+
+        They begin a cache line, so that no vector of theirs lies in two. NumPy begins large arrays a quarter
+        of a line further on, which costs transforms an eighth of their time.
+        """
         held = self._held.get(key)
         if held is None or len(held) < size:
-            held = self._held[key] = np.empty(size, np.float32)
+            memory = np.empty(size + 16, np.float32)
+            first = -memory.ctypes.data % 64 // 4
+            held = self._held[key] = memory[first : first + size]
         return held[:size]
 
     @property

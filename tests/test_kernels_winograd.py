@@ -49,12 +49,12 @@ def convolve(
     band[: rows * columns] = np.roll(inner, turn, axis=0).reshape(rows * columns, -1)
     source_rows = (np.arange(rows) + turn) % rows * columns
     target_rows = start + np.arange(out_height) * stride
-    kernel = winograd.kernel(block.lanes, block.rows, outputs)
+    kernel = winograd.kernel(block.lanes, block.rows)
     last = lines * across * dilation**2
     ends = [*sorted(cut % last for cut in cuts), last]
     for first, end in zip([0, *ends], ends):  # noqa: B905 - the last end begins no span
         kernel(
-            band, source_rows, dilation, winograd.pack(weights, block, outputs), bias,
+            band, source_rows, dilation, outputs, winograd.pack(weights, block, outputs), bias,
             np.float32(0 if relu else -np.inf), target, target_rows, width, height, shrink,
             *scratch, winograd.ALL_PHASES, first, end,
         )  # fmt: skip

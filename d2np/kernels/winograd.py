@@ -234,18 +234,16 @@ def computed_rows(tiles: int, rows: int) -> int:
 
 
 @functools.cache
-def kernel(lanes: int, rows: int, outputs: int) -> Callable[..., Any]:
-    """Return the convolution compiled for one block shape and tile."""
-    inputs = outputs + 2
-    points = point_count(outputs)
+def kernel(lanes: int, rows: int) -> Callable[..., Any]:
+    """Return the convolution compiled for one block shape."""
     # Where few tiles are left, blocks with fewer rows fit them better.
     short = short_rows(rows)
     line = CACHE_LINE
 
     @jit()
     def convolve(
-        source, source_rows, dilation, weights, bias, floor, target, target_rows, width, height, shrink,
-        transformed, products, patch, phases, first, last,
+        source, source_rows, dilation, outputs, weights, bias, floor, target, target_rows, width, height,
+        shrink, transformed, products, patch, phases, first, last,
     ):  # fmt: skip
         """Compute the tiles ``first`` to ``last`` of a band.
 
@@ -259,6 +257,8 @@ def kernel(lanes: int, rows: int, outputs: int) -> Callable[..., Any]:
         source_rows : (rows,) int64
             Row i, column j of the band is position ``source_rows[i + dilation] + dilation + j``; the
             ``dilation`` rows and columns around are zeros.
+        outputs : int
+            In a row of a tile: 6 or 4.
         weights : (points, out / NR, in, NR) float32
             See :func:`pack`.
         bias : (out,) float32
@@ -283,7 +283,7 @@ def kernel(lanes: int, rows: int, outputs: int) -> Callable[..., Any]:
         in_channels, columns = weights.shape[2], 2 * lanes
         out_channels, depth = weights.shape[1] * columns, in_channels * columns
         pixel, target_pixel, patch_pixel = source.shape[1], target.shape[1], patch.shape[1]
-        block = transformed.shape[1]
+        inputs, points, block = outputs + 2, transformed.shape[0], transformed.shape[1]
         in_step, out_step = transformed.strides[1] // 4, products.strides[1] // 4
         in_points, out_points = transformed.strides[0] // 4, products.strides[0] // 4
         side = outputs // shrink
@@ -310,11 +310,17 @@ def kernel(lanes: int, rows: int, outputs: int) -> Callable[..., Any]:
                                 patch[inputs * u + v, c] = source[position, c] if inside else np.float32(0)
                         begins[u] = inputs * u * patch_pixel
                     patches, step, ahead = patch, patch_pixel, 0
-                for c in range(0, in_channels, lanes):
-                    input_tile(
-                        patches, begins, c, step, transformed, n * in_step + c, in_points, ahead, lanes,
-                        outputs,
-                    )  # fmt: skip
+                place = n * in_step
+                if outputs == 6:
+                    for c in range(0, in_channels, lanes):
+                        input_tile(
+                            patches, begins, c, step, transformed, place + c, in_points, ahead, lanes, 6
+                        )  # fmt: skip
+                else:
+                    for c in range(0, in_channels, lanes):
+                        input_tile(
+                            patches, begins, c, step, transformed, place + c, in_points, ahead, lanes, 4
+                        )  # fmt: skip
 
             for begin_out in range(0, out_channels, products.shape[2]):
                 end_out = min(begin_out + products.shape[2], out_channels)
@@ -364,15 +370,26 @@ def kernel(lanes: int, rows: int, outputs: int) -> Callable[..., Any]:
                             begins[i] = side * i * patch_pixel
                         tile, step = patch, patch_pixel
                     for c in range(begin_out, end_out, lanes):
-                        if shrink == 2:
+                        place = n * out_step + c - begin_out
+                        if outputs == 6 and shrink == 2:
                             output_tile(
-                                products, n * out_step + c - begin_out, out_points, bias, c, floor,
-                                tile, begins, c, step, 1, lanes, outputs,
+                                products, place, out_points, bias, c, floor, tile, begins, c, step,
+                                1, lanes, 6,
+                            )  # fmt: skip
+                        elif outputs == 6:
+                            output_tile(
+                                products, place, out_points, bias, c, floor, tile, begins, c, step,
+                                0, lanes, 6,
+                            )  # fmt: skip
+                        elif shrink == 2:
+                            output_tile(
+                                products, place, out_points, bias, c, floor, tile, begins, c, step,
+                                1, lanes, 4,
                             )  # fmt: skip
                         else:
                             output_tile(
-                                products, n * out_step + c - begin_out, out_points, bias, c, floor,
-                                tile, begins, c, step, 0, lanes, outputs,
+                                products, place, out_points, bias, c, floor, tile, begins, c, step,
+                                0, lanes, 4,
                             )  # fmt: skip
                     if inside:
                         continue

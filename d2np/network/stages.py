@@ -254,15 +254,15 @@ class WinogradConvolution(_Convolution):
         missing = max(0, lines * self.tile_rows + 2 * layer.padding - source.count)
         source.add(missing).fill(0)
         source_rows = source.starts()
-        kernel = winograd.kernel(block.lanes, block.rows, self.outputs)
+        kernel = winograd.kernel(block.lanes, block.rows)
 
         def work(span: tuple[int, int]) -> None:
             transformed, products, patch = self._scratch(team)
 
             def run(phases: int) -> None:
                 kernel(
-                    source.positions, source_rows, layer.dilation, self.weights, self.bias, self.floor,
-                    target.positions, target.starts, source.width, rows, self.shrink,
+                    source.positions, source_rows, layer.dilation, self.outputs, self.weights, self.bias,
+                    self.floor, target.positions, target.starts, source.width, rows, self.shrink,
                     transformed, products, patch, phases, *span,
                 )  # fmt: skip
 
