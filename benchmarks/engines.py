@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from d2np.layers import LAYERS
 from d2np.network.bands import whole_map
-from d2np.network.stages import PackedWeights, stages
+from d2np.network.stages import PackedWeights, stages, tiles_at_a_time
 from d2np.threads import Team, Workspace
 from d2np.weights.onnx import serialize
 
@@ -47,7 +47,8 @@ def d2np_winograd(
 
     def forward(pixels: FloatArray) -> FloatArray:
         with Team(threads, workspace=workspace) as team:
-            made = stages(packed, width, workspace, relu=True)
+            tiles = tiles_at_a_time(width, team.size)
+            made = stages(packed, width, workspace, relu=True, tiles=tiles)
             return whole_map(lambda first, last: pixels[first:last], height, made, team)
 
     return forward

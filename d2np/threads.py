@@ -183,7 +183,7 @@ class Team:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _ in self._threads:
+        for _thread in self._threads:
             self._calls.put(None)
         for thread in self._threads:
             thread.join()

@@ -316,7 +316,7 @@ def test_blocks_that_are_not_as_many_as_told_are_no_image(tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """All images count as large ones, and their blocks are small."""
-    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 60)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda *_: 60)
     monkeypatch.setattr(extraction, "_LARGE_PIXELS", 1)
     monkeypatch.setattr(extraction, "_KEYPOINTS_OF_A_BLOCK", 20)
 
@@ -419,7 +419,7 @@ import d2np
 from d2np.network import stages
 from d2np.dataset import HlocOutput, Settings, extract, extraction, listing
 
-stages.tiles_at_a_time = lambda width: 60
+stages.tiles_at_a_time = lambda *_: 60
 extraction._LARGE_PIXELS, extraction._KEYPOINTS_OF_A_BLOCK = 1, 100
 net = d2np.Net.load("analytic")
 settings = Settings(max_edge=None, max_sum_edges=None)

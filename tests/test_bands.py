@@ -1,5 +1,6 @@
 """The network as it flows in bands, against the naive forward pass over whole maps."""
 
+import itertools
 import tracemalloc
 from unittest import mock
 
@@ -30,7 +31,7 @@ def feature_map(pixels, packed, *, relu=True, rows_at_a_time=None, threads=2):
     whole = bands.RowBuffer(columns, 512, 0, straight=True, dense=True)
     with (
         Team(threads) as team,
-        mock.patch.object(bands, "band_height", lambda width: rows_at_a_time or usual(width)),
+        mock.patch.object(bands, "band_height", lambda *of: rows_at_a_time or usual(*of)),
     ):
         made = stages.stages(packed, pixels.shape[1], team.workspace, relu=relu)
         done = [
@@ -101,10 +102,10 @@ def test_features_are_the_same_for_every_height_of_bands(
     options = {"detector": detector, "scales": scales, "max_keypoints": most}
     with pytest.MonkeyPatch.context() as patch:
         # All rows at once, and no layer waits for rows of its own.
-        patch.setattr(bands, "band_height", lambda _: 10_000)
+        patch.setattr(bands, "band_height", lambda *_: 10_000)
         expected = net(image, threads=1, **options)
-        patch.setattr(bands, "band_height", lambda _: band)
-        patch.setattr(stages, "tiles_at_a_time", lambda width: waits)
+        patch.setattr(bands, "band_height", lambda *_: band)
+        patch.setattr(stages, "tiles_at_a_time", lambda *_: waits)
         found = net(image, threads=threads, **options)
     for name in ("keypoints", "scores", "descriptors"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -124,8 +125,8 @@ def test_every_vector_width_gives_the_same_map(packed, weights_arrays, monkeypat
 @EVERY_ALGORITHM
 def test_memory_does_not_grow_with_the_height(packed, algorithm, monkeypatch):
     # An image as narrow as this one would otherwise be too low to fill the batches of the last layers.
-    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
-    monkeypatch.setattr(bands, "band_height", lambda width: 32)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda *_: 16)
+    monkeypatch.setattr(bands, "band_height", lambda *_: 32)
 
     def most_memory(height):
         pixels = random_pixels(height, 24)
@@ -164,7 +165,13 @@ def test_weights_take_no_more_memory_than_asked(packed):
 
 
 def test_band_heights_suit_the_two_poolings():
-    for width in (8, 100, 640, 1600, 100_000):
-        assert bands.band_height(width) % 8 == 0
-        assert bands.band_height(width) >= 8
-    assert bands.band_height(1600) <= bands.band_height(640)
+    for width, threads in itertools.product((8, 100, 640, 1600, 100_000), (1, 2, 3, 16)):
+        assert bands.band_height(width, threads) % 8 == 0
+        assert bands.band_height(width, threads) >= 8
+    assert bands.band_height(1600, 2) <= bands.band_height(640, 2)
+
+
+def test_more_threads_get_more_at_a_time():
+    assert bands.band_height(1600, 1) == bands.band_height(1600, 2) < bands.band_height(1600, 16)
+    assert stages.tiles_at_a_time(1600, 1) == stages.tiles_at_a_time(1600, 2)
+    assert stages.tiles_at_a_time(1600, 16) == 15 * stages.tiles_at_a_time(1600, 2)

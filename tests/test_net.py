@@ -412,7 +412,7 @@ def test_an_unknown_algorithm(weights_arrays):
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 2.0)])
 def test_a_stream_gives_what_the_call_gives(net, make_image, monkeypatch, detector, scales):
     # So small an image would come in one piece.
-    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda *_: 16)
     image = make_image(200, 90)
     mask = np.ones((200, 90), bool)
     mask[50:60] = False
@@ -437,7 +437,7 @@ def test_a_stream_gives_what_the_call_gives(net, make_image, monkeypatch, detect
 
 
 def test_a_stream_that_is_left_early_leaves_no_threads(net, make_image, monkeypatch):
-    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 16)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda *_: 16)
     before = threading.active_count()
     stream = net.stream(make_image(200, 60), threads=3)
     next(stream)

@@ -15,7 +15,7 @@ UNBOUNDED = {"max_edge": None, "max_sum_edges": None}
 @pytest.fixture(autouse=True)
 def few_tiles(monkeypatch):
     """Layers wait for as few rows as in wide images: for narrow ones these images are not high."""
-    monkeypatch.setattr(stages, "tiles_at_a_time", lambda width: 240)
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda *_: 240)
 
 
 @pytest.fixture

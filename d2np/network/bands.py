@@ -40,8 +40,8 @@ from ..threads import Team
 FloatArray = NDArray[np.float32]
 Memory = Callable[[int], FloatArray]
 
-# Bytes of conv1_1's output, the largest of all, in one band.
-_BAND_BYTES = 6 << 20
+# Bytes of conv1_1's output, the largest of all, in one band, for each thread. One has a band as two have.
+_BAND_BYTES = 3 << 20
 
 
 class Rows(NamedTuple):
@@ -200,10 +200,10 @@ class Stage(ABC):
         """Compute the rows that are ready into ``target`` and drop the input rows that had their use."""
 
 
-def band_height(width: int) -> int:
+def band_height(width: int, threads: int) -> int:
     """Return how many rows of the image are pushed in at a time, a multiple of 8."""
     row = 4 * 64 * width
-    return max(8, _BAND_BYTES // row // 8 * 8)
+    return max(8, max(2, threads) * _BAND_BYTES // row // 8 * 8)
 
 
 def flow(
@@ -232,7 +232,7 @@ def flow(
     int
         How many rows of the map are complete.
     """
-    step = band_height(stages[0].source.width)
+    step = band_height(stages[0].source.width, team.size)
     incoming, rows = step, height
     for stage in stages:
         held, incoming, rows = stage.prepare(min(incoming, rows), rows)
@@ -249,11 +249,18 @@ def flow(
 
 
 def whole_map(
-    read: Callable[[int, int], FloatArray], height: int, stages: Sequence[Stage], team: Team
+    read: Callable[[int, int], FloatArray],
+    height: int,
+    stages: Sequence[Stage],
+    team: Team,
+    memory: Memory | None = None,
 ) -> FloatArray:
-    """Return all that the last stage puts out, (h, w, channels) float32; for parameters see :func:`flow`."""
+    """Return all that the last stage puts out, (h, w, channels) float32; for parameters see :func:`flow`.
+
+    ``memory`` gives what it is written to: fresh, unless given.
+    """
     rows, _ = map_size(height, stages[0].source.width)
-    cells = RowBuffer(stages[-1].width, stages[-1].channels, 0, straight=True, dense=True)
+    cells = RowBuffer(stages[-1].width, stages[-1].channels, 0, memory, straight=True, dense=True)
     cells.reserve(rows)
     for _ in flow(read, height, stages, cells, team):
         pass

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
-# A workspace is kept for the next call unless it is larger than this: those for one scale are not.
-_KEPT_BYTES = 384 << 20
+# A workspace is kept for the next call unless it is larger than this for each thread, of two or more: those
+# for one scale are not.
+_KEPT_BYTES = 192 << 20
 
 
 class Net:
@@ -305,7 +306,7 @@ class Net:
         preprocessing = options.preprocessing or self.preprocessing
         with Team(threads, clock, workspace) as team, open_source(image, options) as source:
             yield Scan(self._packed, source, options, preprocessing, team)
-        if workspace.nbytes <= _KEPT_BYTES:
+        if workspace.nbytes <= max(2, team.size) * _KEPT_BYTES:
             self._idle.append(workspace)
 
     def __repr__(self) -> str:

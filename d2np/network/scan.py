@@ -182,7 +182,7 @@ class Scan:
     def _climb(self, visit: pyramid.Visit, *, relu: bool) -> Iterator[None]:
         """Have rows of all levels' maps looked at; ``relu`` is for the last convolution."""
         team, levels = self.team, self.levels
-        tiles = stages.tiles_at_a_time(levels[-1].width) // len(levels)
+        tiles = stages.tiles_at_a_time(levels[-1].width, team.size) // len(levels)
 
         def read(first: int, last: int) -> FloatArray:
             return preprocess(self.source.read(first, last), self.preprocessing)

@@ -86,7 +86,7 @@ def stages(
     ``relu`` says whether the last convolution gets a ReLU too; ``tiles`` is how many a Winograd stage waits
     for.
     """
-    tiles = tiles or tiles_at_a_time(width)
+    tiles = tiles or tiles_at_a_time(width, 2)
     made: list[Stage] = []
     layers = list(LAYERS)
     while layers:
@@ -110,13 +110,14 @@ def stages(
     return made
 
 
-def tiles_at_a_time(width: int) -> int:
+def tiles_at_a_time(width: int, threads: int) -> int:
     """Return how many tiles a Winograd stage waits for, so that the threads share them evenly.
 
     The more of them the faster, and the more memory: of which wide images need a lot for their margins
-    alone. From 720 to 1600 px of width they become fewer; see ``benchmarks/NOTES.md``.
+    alone. From 720 to 1600 px of width they become fewer. With each thread beyond two they grow by as many
+    again; see ``benchmarks/NOTES.md``.
     """
-    return min(896, max(240, 1440 - 3 * width // 4))
+    return min(896, max(240, 1440 - 3 * width // 4)) * max(1, threads - 1)
 
 
 class Pooling(Stage):
