@@ -70,12 +70,12 @@ class Loop(NamedTuple):
 
 def assembly(triple: str) -> str:
     """Return the Winograd kernel in the assembly language of a system."""
-    kernel = winograd.kernel(BLOCK, 6)
+    kernel = winograd.kernel(BLOCK)
     floats = [types.Array(types.float32, n, "C") for n in range(5)]
     index, indices = types.int64, types.Array(types.int64, 1, "C")
     signature = (
-        floats[2], indices, index, floats[4], floats[1], types.float32, floats[2], indices, index, index,
-        index, floats[3], floats[3], floats[2], index, index, index,
+        floats[2], indices, index, index, floats[4], floats[1], types.float32, floats[2], indices, index,
+        index, index, floats[3], floats[3], floats[2], index, index, index,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CacheWarning)  # such kernels cannot be kept
