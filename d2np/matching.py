@@ -147,7 +147,7 @@ def _multiply(
     Behind the columns of ``b`` there may be some that hold -inf.
     """
     block = host_block()
-    kernel, packed = nearest.kernel(block.lanes, block.rows), nearest.pack(b, block)
+    kernel, packed = nearest.kernel(block), nearest.pack(b, block)
 
     def work(span: tuple[int, int]) -> None:
         first, last = span

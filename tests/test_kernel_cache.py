@@ -38,7 +38,7 @@ from d2np.kernels.simd import host_block
 block = host_block()
 values = np.random.default_rng(0).standard_normal((block.rows, 37)).astype(np.float32)
 found = np.empty((block.rows, block.columns), np.float32)
-multiply = nearest.kernel(block.lanes, block.rows)
+multiply = nearest.kernel(block)
 multiply(values, nearest.pack(values[:1], block), found)
 np.testing.assert_allclose(found[:, 0], values @ values[0], rtol=1e-4)
 pool.relu(values)
@@ -276,7 +276,7 @@ mutual = product.argmax(axis=0)[best] == np.arange(40)
 np.testing.assert_array_equal(matches.indices[:, 0], np.flatnonzero(mutual))
 np.testing.assert_array_equal(matches.indices[:, 1], best[mutual])
 np.testing.assert_allclose(matches.similarities, product.max(axis=1)[mutual], atol=1e-5)
-stats = nearest.kernel(host_block().lanes, host_block().rows).stats
+stats = nearest.kernel(host_block()).stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 

@@ -28,7 +28,7 @@ def convolve(x, weights, bias, *, block, dilation=1, relu=False, cuts=(), extra=
     out_channels, start, stride = len(weights), 3, width + 2
     target = np.full((start + height * stride, out_channels + extra), UNTOUCHED)
     taps = direct.tap_offsets(columns, channels + extra, channels, dilation)
-    kernel = direct.kernel(block.lanes, block.rows)
+    kernel = direct.kernel(block)
     last = height * columns - dilation
     ends = [*sorted(cut % last for cut in cuts), last]
     for first, end in zip([0, *ends], ends):  # noqa: B905 - the last end begins no span

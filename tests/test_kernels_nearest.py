@@ -22,7 +22,7 @@ def test_products_are_those_of_numpy(block, blocks, count_b, depth, seed):
     a, b = whole_numbers(blocks * block.rows, depth, seed), whole_numbers(count_b, depth, seed + 1)
     packed = nearest.pack(b, block)
     products = np.full((len(a), len(packed) * block.columns), np.nan, np.float32)
-    nearest.kernel(block.lanes, block.rows)(a, packed, products)
+    nearest.kernel(block)(a, packed, products)
     np.testing.assert_array_equal(products[:, :count_b], a @ b.T)
     assert not products[:, count_b:].any()
 
@@ -35,7 +35,7 @@ def test_products_of_real_descriptors(block):
     )
     packed = nearest.pack(b, block)
     products = np.empty((len(a), len(packed) * block.columns), np.float32)
-    nearest.kernel(block.lanes, block.rows)(a, packed, products)
+    nearest.kernel(block)(a, packed, products)
     np.testing.assert_allclose(products[:, :83], a.astype(np.float64) @ b.T, atol=1e-6)
 
 

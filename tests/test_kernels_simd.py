@@ -3,6 +3,7 @@ import pytest
 
 import d2np
 from d2np.kernels import processor, simd
+from d2np.kernels.compile import jit
 
 
 @pytest.fixture
@@ -52,3 +53,40 @@ def test_blocks_divide_the_networks_channels():
     # Packing cuts the output channels of a layer, 64 at least, into whole blocks.
     assert all(64 % block.columns == 0 for block in simd.BLOCKS.values())
     assert all(np.log2(block.lanes).is_integer() for block in simd.BLOCKS.values())
+
+
+def multiply_kernel(lanes, rows, steps):
+    @jit()
+    def multiply(a, a_start, a_step, depth, b, c, c_start, c_step, add):
+        simd.multiply_block(
+            a, a_start, a_step, depth, b, 0, 0, c, c_start, c_step, add, lanes, rows, steps
+        )  # fmt: skip
+
+    return multiply
+
+
+NEON = simd.BLOCKS["neon"]
+ROWS = [NEON.rows, simd.short_rows(NEON.rows)]
+MULTIPLY = {
+    (rows, steps): multiply_kernel(NEON.lanes, rows, steps) for rows in ROWS for steps in (1, NEON.steps)
+}
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("depth", [*range(1, 21), 27, 32, 33, 64, 127, 128])
+def test_by_element_the_sums_are_the_same(depth, rows, add):
+    rng = np.random.RandomState(depth)
+    # What is not of the block is NaN, so that a sum with any of it is none.
+    a = np.full((rows + 2, depth + 3), np.nan, np.float32)
+    a[1:-1, 1 : 1 + depth] = rng.standard_normal((rows, depth))
+    b = rng.standard_normal((depth, NEON.columns)).astype(np.float32)
+    untouched = rng.standard_normal((rows + 2, NEON.columns + 2)).astype(np.float32)
+    found, expected = untouched.copy(), untouched.copy()
+    for steps, c in ((NEON.steps, found), (1, expected)):
+        MULTIPLY[rows, steps](a, a.shape[1] + 1, a.shape[1], depth, b, c, c.shape[1] + 1, c.shape[1], add)
+    np.testing.assert_array_equal(found, expected)
+    exact = a[1:-1, 1 : 1 + depth].astype(np.float64) @ b + add * untouched[1:-1, 1:-1]
+    np.testing.assert_allclose(found[1:-1, 1:-1], exact, atol=1e-5 * depth)
+    found[1:-1, 1:-1] = untouched[1:-1, 1:-1]
+    np.testing.assert_array_equal(found, untouched)

@@ -49,7 +49,7 @@ def convolve(
     band[: rows * columns] = np.roll(inner, turn, axis=0).reshape(rows * columns, -1)
     source_rows = (np.arange(rows) + turn) % rows * columns
     target_rows = start + np.arange(out_height) * stride
-    kernel = winograd.kernel(block.lanes, block.rows)
+    kernel = winograd.kernel(block)
     last = lines * across * dilation**2
     ends = [*sorted(cut % last for cut in cuts), last]
     for first, end in zip([0, *ends], ends):  # noqa: B905 - the last end begins no span

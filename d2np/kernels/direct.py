@@ -86,8 +86,9 @@ def finish_row(typingctx, sums, place, bias, channel, floor, target, target_plac
 
 
 @functools.cache
-def kernel(lanes: int, rows: int) -> Callable[..., Any]:
+def kernel(block: Block) -> Callable[..., Any]:
     """Return the convolution compiled for one block shape."""
+    lanes, rows, steps = block
 
     @jit()
     def convolve(
@@ -141,7 +142,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                         multiply_block(
                             values, (begin + q - start) * pixel + starts[t], pixel, depth,
                             weights, packed + t * depth * columns, packed,
-                            tile, 0, columns, t > 0, lanes, rows,
+                            tile, 0, columns, t > 0, lanes, rows, steps,
                         )  # fmt: skip
                     i = q // row_stride
                     j = q - i * row_stride

@@ -23,8 +23,9 @@ def pack(descriptors: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
 
 
 @functools.cache
-def kernel(lanes: int, rows: int) -> Callable[..., Any]:
+def kernel(block: Block) -> Callable[..., Any]:
     """Return the product compiled for one block shape."""
+    lanes, rows, steps = block
 
     @jit()
     def multiply(a, b, products):
@@ -44,7 +45,7 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
             for i in range(0, a.shape[0], rows):
                 multiply_block(
                     a, i * depth, depth, depth, b, m * depth * columns, m * depth * columns,
-                    products, i * width + m * columns, width, False, lanes, rows,
+                    products, i * width + m * columns, width, False, lanes, rows, steps,
                 )  # fmt: skip
 
     return multiply

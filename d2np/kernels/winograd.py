@@ -234,11 +234,13 @@ def computed_rows(tiles: int, rows: int) -> int:
 
 
 @functools.cache
-def kernel(lanes: int, rows: int) -> Callable[..., Any]:
+def kernel(block: Block) -> Callable[..., Any]:
     """Return the convolution compiled for one block shape."""
+    lanes, rows, steps = block
     # Where few tiles are left, blocks with fewer rows fit them better.
     short = short_rows(rows)
-    line = CACHE_LINE
+    # The block multiplication fetches a cache line every so many steps of the depth.
+    line = CACHE_LINE // steps
 
     @jit()
     def convolve(
@@ -343,12 +345,12 @@ def kernel(lanes: int, rows: int) -> Callable[..., Any]:
                                 if is_short:
                                     multiply_block(
                                         transformed, a, in_step, part, weights, b, fetch,
-                                        products, place, out_step, c > 0, lanes, short,
+                                        products, place, out_step, c > 0, lanes, short, steps,
                                     )  # fmt: skip
                                 else:
                                     multiply_block(
                                         transformed, a, in_step, part, weights, b, fetch,
-                                        products, place, out_step, c > 0, lanes, rows,
+                                        products, place, out_step, c > 0, lanes, rows, steps,
                                     )  # fmt: skip
                             n += short if is_short else rows
                             # Once all of them are there, it is those at hand that are asked for, in vain.

@@ -173,7 +173,7 @@ class DirectConvolution(_Convolution):
     def put_out(self, target: Rows, team: Team) -> None:
         layer, block, source = self.layer, self.block, self.source
         taps = direct.tap_offsets(source.row_stride, source.pixel_stride, layer.in_channels, layer.dilation)
-        kernel = direct.kernel(block.lanes, block.rows)
+        kernel = direct.kernel(block)
         size = _TASK_SIZE // (9 * layer.in_channels * layer.out_channels)
         size = max(12, round(size / block.rows)) * block.rows
 
@@ -255,7 +255,7 @@ class WinogradConvolution(_Convolution):
         missing = max(0, lines * self.tile_rows + 2 * layer.padding - source.count)
         source.add(missing).fill(0)
         source_rows = source.starts()
-        kernel = winograd.kernel(block.lanes, block.rows)
+        kernel = winograd.kernel(block)
 
         def work(span: tuple[int, int]) -> None:
             transformed, products, patch = self._scratch(team)

@@ -63,15 +63,18 @@ def registers(theme: Theme) -> Figure:
     made = figure(2.4, theme)
     axes = canvas(made, 66, 24)
     left, width = 11.4, 1.68
-    for k, (name, shape) in enumerate(BLOCKS.items()):
+    for k, (name, title) in enumerate(_NAMES.items()):
+        shape = BLOCKS[name]
         y = 16.9 - 5.0 * k
-        label(axes, 0.8, y + 1.4, _NAMES[name], theme.text, 10, "left bottom")
+        label(axes, 0.8, y + 1.4, title, theme.text, 10, "left bottom")
         label(axes, 0.8, y + 1.1, f"{shape.rows} × {shape.columns}", theme.muted, 8.5)
         colours = [theme.teal] * (2 * shape.rows) + [theme.blue] * 2 + [theme.amber]
+        if shape.steps > 1:  # weights of each step, and inputs of four rows
+            colours[2 * shape.rows :] = [theme.blue] * 2 * shape.steps + [theme.amber] * 4
         colours += [theme.line] * (_REGISTERS[name] - len(colours))
         for n, colour in enumerate(colours):
             box(axes, left + n * width, y - 0.4, width - 0.25, 3.0, colour)
-    legend = ((theme.teal, "sums", 0), (theme.blue, "weights", 9), (theme.amber, "broadcast", 20.5))
+    legend = ((theme.teal, "sums", 0), (theme.blue, "weights", 9), (theme.amber, "inputs", 20.5))
     for colour, text, x in (*legend, (theme.line, "free", 33.5)):
         box(axes, left + x, 21.4, 1.5, 1.5, colour)
         label(axes, left + x + 2.2, 22.15, text, theme.text, 9, "left center")

@@ -80,3 +80,13 @@ def test_scale():
     assert all(float(row[3]) >= 0 and float(row[4]) > 0 and float(row[7]) > 50 for row in rows)
     # 512 floats for each keypoint, and what comes with them.
     assert 50 * 2068 < int(rows[9][6]) < 50 * 2068 + 5000
+
+
+def test_neon():
+    rows = table("neon.py", "--cores")
+    assert [row[0] for row in rows] == [
+        f"{rows} x 8, {system}" for system in ("aarch64-linux-gnu", "arm64-apple-macosx") for rows in (12, 9)
+    ]
+    assert [row[1:3] for row in rows] == [["16", "384"], ["16", "288"]] * 2
+    assert all(int(row[3]) < int(row[2]) / 2 for row in rows)
+    assert all(row[4] == "0" for row in rows)
