@@ -24,7 +24,8 @@ def detect(cells, banned=None, *, capacity=None, cut=0):
         top = max(span[0] - 1, 0)
         rows = cells[top : span[1] + 1].copy()
         largest = cells[slice(*span)].max(axis=2)
-        count = kernels.detect(rows, top, height, largest, blocked, THRESHOLD, positions, scores, *span)
+        near = np.full((3, 3), np.nan, np.float32)
+        count = kernels.detect(rows, top, height, largest, blocked, THRESHOLD, positions, scores, near, *span)
         parts.append((positions[:count], scores[:count]))
     return (*(np.concatenate(part) for part in zip(*parts, strict=True)), blocked & ~banned)
 

@@ -34,7 +34,8 @@ def convolve(x, weights, bias, *, block, dilation=1, relu=False, cuts=(), extra=
     for first, end in zip([0, *ends], ends):  # noqa: B905 - the last end begins no span
         kernel(
             band, taps, direct.pack(weights, block), bias, np.float32(0 if relu else -np.inf), columns,
-            target, start + np.arange(height) * stride, width, first, end,
+            target, start + np.arange(height) * stride, width,
+            *direct.scratch(block, channels, taps), first, end,
         )  # fmt: skip
 
     written = np.zeros(target.shape, bool)

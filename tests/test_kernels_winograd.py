@@ -56,7 +56,7 @@ def convolve(
         kernel(
             band, source_rows, dilation, outputs, winograd.pack(weights, block, outputs), bias,
             np.float32(0 if relu else -np.inf), target, target_rows, width, height, shrink,
-            *scratch, winograd.ALL_PHASES, first, end,
+            *scratch, np.empty(8, np.int64), winograd.ALL_PHASES, first, end,
         )  # fmt: skip
 
     written = np.zeros(target.shape, bool)

@@ -22,7 +22,7 @@ TIE = np.float32(1e-5)
 
 
 @jit()
-def detect(cells, top, height, largest, blocked, edge_threshold, positions, scores, first, last):
+def detect(cells, top, height, largest, blocked, edge_threshold, positions, scores, near, first, last):
     """Find the keypoints of the rows ``first`` to ``last`` of a map, row by row.
 
     Parameters
@@ -42,6 +42,7 @@ def detect(cells, top, height, largest, blocked, edge_threshold, positions, scor
     positions : (capacity, 2) float32, written
         Row and column with the sub-cell displacement.
     scores : (capacity,) float32, written
+    near : (3, 3) float32, scratch
 
     Returns
     -------
@@ -51,7 +52,6 @@ def detect(cells, top, height, largest, blocked, edge_threshold, positions, scor
     _, width, channels = cells.shape
     limit = (edge_threshold + np.float32(1)) ** 2 / edge_threshold
     half, quarter, two = np.float32(0.5), np.float32(0.25), np.float32(2)
-    near = np.empty((3, 3), np.float32)
     count = 0
     for i in range(first, last):
         for j in range(width):

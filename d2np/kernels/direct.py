@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from .compile import jit, nothing
-from .simd import Block, VectorBuilder, multiply_block
+from .simd import Block, VectorBuilder, copy_vector, multiply_block
 
 
 def pack(weights: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
@@ -43,19 +43,20 @@ def tap_offsets(row_stride: int, pixel_stride: int, channels: int, dilation: int
     return (rows * row_stride + columns) * (dilation * pixel_stride)
 
 
-@intrinsic(prefer_literal=True)
-def copy_vector(typingctx, source, place, target, target_place, lanes):
-    """Copy as many floats as a vector has lanes from one flat position to another."""
-    if not isinstance(lanes, types.IntegerLiteral):
-        return None
-    signature = types.void(source, types.int64, target, types.int64, lanes)
+# Blocks of positions that share a pass over the weights; twelve keep their input within the cache.
+_GROUP = 12
 
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        v = VectorBuilder(context, builder, lanes.literal_value)
-        v.store(v.load(v.element(sig.args[0], args[0], args[1])), v.element(sig.args[2], args[2], args[3]))
-        return nothing(context)
 
-    return signature, codegen
+def scratch(
+    block: Block, in_channels: int, taps: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return working memory for the kernel: for the sums of a block, and for taps that are joined.
+
+    The kernels make no arrays of their own: to compile that takes a third of a second.
+    """
+    positions = _GROUP * block.rows + block.lanes if len(taps) == 3 else 0
+    sums = np.empty((block.rows, block.columns), np.float32)
+    return sums, np.empty((positions, 9 * in_channels), np.float32)
 
 
 @intrinsic(prefer_literal=True)
@@ -92,7 +93,7 @@ def kernel(block: Block) -> Callable[..., Any]:
 
     @jit()
     def convolve(
-        source, taps, weights, bias, floor, row_stride, target, target_rows, width, first, last
+        source, taps, weights, bias, floor, row_stride, target, target_rows, width, sums, joined, first, last
     ):  # fmt: skip
         """Compute the outputs at the positions ``first`` to ``last`` of a band, all channels.
 
@@ -113,18 +114,17 @@ def kernel(block: Block) -> Callable[..., Any]:
         target : (positions, pixel stride) float32
         target_rows : (rows,) int64
             Row i, column j < ``width`` of the output is written at position ``target_rows[i] + j``.
+        sums, joined
+            See :func:`scratch`.
         """
         columns = 2 * lanes
         length = 9 * weights.shape[2]
-        # Blocks of positions that share a pass over the weights; twelve keep their input within the cache.
-        group = 12 * rows
+        group = _GROUP * rows
         ahead = 2 * rows * target.shape[1]
         # Three long taps are laid side by side first, as a single one.
         joins = taps.shape[0] == 3
-        joined = np.empty((group + lanes if joins else 0, length), np.float32)
-        values, starts = (joined, np.zeros(1, np.int64)) if joins else (source, taps)
-        depth, pixel = length // len(starts), values.shape[1]
-        tile = np.empty((rows, columns), np.float32)
+        values, turns = (joined, 1) if joins else (source, taps.shape[0])
+        depth, pixel = length // turns, values.shape[1]
         for start in range(first, last, group):
             stop = min(start + group, last)
             begin = 0 if joins else start
@@ -138,18 +138,18 @@ def kernel(block: Block) -> Callable[..., Any]:
                 channel, packed = n * columns, n * length * columns
                 for q in range(start, stop, rows):
                     # Each tap is summed by itself first: shorter sums round less.
-                    for t in range(len(starts)):
+                    for t in range(turns):
                         multiply_block(
-                            values, (begin + q - start) * pixel + starts[t], pixel, depth,
+                            values, (begin + q - start) * pixel + taps[t], pixel, depth,
                             weights, packed + t * depth * columns, packed,
-                            tile, 0, columns, t > 0, lanes, rows, steps,
+                            sums, 0, columns, t > 0, lanes, rows, steps,
                         )  # fmt: skip
                     i = q // row_stride
                     j = q - i * row_stride
                     for r in range(min(rows, stop - q)):
                         if j < width:
                             place = (target_rows[i] + j) * target.shape[1] + channel
-                            finish_row(tile, r * columns, bias, channel, floor, target, place, ahead, lanes)
+                            finish_row(sums, r * columns, bias, channel, floor, target, place, ahead, lanes)
                         j += 1
                         if j == row_stride:
                             j = 0

@@ -297,6 +297,21 @@ def block_sums_by_element(
 
 
 @intrinsic(prefer_literal=True)
+def copy_vector(typingctx, source, place, target, target_place, lanes):
+    """Copy as many floats as a vector has lanes from one flat position to another."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    signature = types.void(source, types.int64, target, types.int64, lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        v = VectorBuilder(context, builder, lanes.literal_value)
+        v.store(v.load(v.element(sig.args[0], args[0], args[1])), v.element(sig.args[2], args[2], args[3]))
+        return nothing(context)
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
 def multiply_block(
     typingctx, a, a_start, a_step, depth, b, b_start, later, c, c_start, c_step, add, lanes, rows, steps
 ):  # fmt: skip

@@ -34,7 +34,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from .compile import jit, nothing
-from .simd import CACHE_LINE, Block, VectorBuilder, multiply_block, short_rows
+from .simd import CACHE_LINE, Block, VectorBuilder, copy_vector, multiply_block, short_rows
 
 PAIRS: dict[int, tuple[float, ...]] = {4: (0.75, 1.5), 6: (0.5, 1.0, 1.875)}
 """The pairs of points +p and -p, by the outputs in a row of the tile.
@@ -245,7 +245,7 @@ def kernel(block: Block) -> Callable[..., Any]:
     @jit()
     def convolve(
         source, source_rows, dilation, outputs, weights, bias, floor, target, target_rows, width, height,
-        shrink, transformed, products, patch, phases, first, last,
+        shrink, transformed, products, patch, begins, phases, first, last,
     ):  # fmt: skip
         """Compute the tiles ``first`` to ``last`` of a band.
 
@@ -278,6 +278,7 @@ def kernel(block: Block) -> Callable[..., Any]:
             So many tiles, a multiple of ``rows``, share a pass over the weights, and so many channels of the
             output, a multiple of NR, are computed at a time.
         patch : (points, >= max(in, out)) float32, scratch
+        begins : (>= outputs + 2,) int64, scratch
         phases : int
             Sum of :data:`PHASES`. A caller that wants to time them asks for one after the other, for no more
             tiles at a time than the scratch arrays hold.
@@ -289,7 +290,6 @@ def kernel(block: Block) -> Callable[..., Any]:
         in_step, out_step = transformed.strides[1] // 4, products.strides[1] // 4
         in_points, out_points = transformed.strides[0] // 4, products.strides[0] // 4
         side = outputs // shrink
-        begins = np.empty(inputs, np.int64)
         part = min(in_channels, 128)
         across = (width + outputs * dilation - 1) // (outputs * dilation)
         for start in range(first, last, block):
@@ -306,10 +306,12 @@ def kernel(block: Block) -> Callable[..., Any]:
                     # A tile over the right border: what the next row holds must not leak in.
                     for u in range(inputs):
                         for v in range(inputs):
-                            position = source_rows[y0 + u * dilation] + x0 + v * dilation
-                            inside = x0 + v * dilation < width + dilation
-                            for c in range(in_channels):
-                                patch[inputs * u + v, c] = source[position, c] if inside else np.float32(0)
+                            x = x0 + v * dilation
+                            # Column 0 of a row holds zeros.
+                            position = source_rows[y0 + u * dilation] + (x if x < width + dilation else 0)
+                            place = (inputs * u + v) * patch_pixel
+                            for c in range(0, in_channels, lanes):
+                                copy_vector(source, position * pixel + c, patch, place + c, lanes)
                         begins[u] = inputs * u * patch_pixel
                     patches, step, ahead = patch, patch_pixel, 0
                 place = n * in_step
@@ -399,7 +401,8 @@ def kernel(block: Block) -> Callable[..., Any]:
                         for j in range(side):
                             if y + i * dilation < height // shrink and x + j * dilation < width // shrink:
                                 position = target_rows[y + i * dilation] + x + j * dilation
-                                for c in range(begin_out, end_out):
-                                    target[position, c] = patch[side * i + j, c]
+                                place, into = (side * i + j) * patch_pixel, position * target_pixel
+                                for c in range(begin_out, end_out, lanes):
+                                    copy_vector(patch, place + c, target, into + c, lanes)
 
     return convolve

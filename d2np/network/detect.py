@@ -83,11 +83,13 @@ def hard_detection(
     def work(span: tuple[int, int]) -> None:
         begin, end = first + span[0], first + span[1]
         largest = rows.between(begin, end).max(axis=2)
-        capacity = 64
+        near, capacity = np.empty((3, 3), np.float32), 64
         while True:
             positions, scores = np.empty((capacity, 2), np.float32), np.empty(capacity, np.float32)
             free = blocked[begin:end].copy()
-            count = kernels.detect(*rows, largest, blocked, EDGE_THRESHOLD, positions, scores, begin, end)
+            count = kernels.detect(
+                *rows, largest, blocked, EDGE_THRESHOLD, positions, scores, near, begin, end
+            )
             if count <= capacity:
                 break
             blocked[begin:end] = free

@@ -180,7 +180,8 @@ class DirectConvolution(_Convolution):
         def convolve(span: tuple[int, int]) -> None:
             kernel(
                 source.positions, taps, self.weights, self.bias, self.floor, source.row_stride,
-                target.positions, target.starts, self.width, *span,
+                target.positions, target.starts, self.width,
+                *direct.scratch(block, layer.in_channels, taps), *span,
             )  # fmt: skip
 
         work = team.timed(layer.name, "direct convolution", convolve)
@@ -259,12 +260,13 @@ class WinogradConvolution(_Convolution):
 
         def work(span: tuple[int, int]) -> None:
             transformed, products, patch = self._scratch(team)
+            begins = np.empty(self.outputs + 2, np.int64)
 
             def run(phases: int) -> None:
                 kernel(
                     source.positions, source_rows, layer.dilation, self.outputs, self.weights, self.bias,
                     self.floor, target.positions, target.starts, source.width, rows, self.shrink,
-                    transformed, products, patch, phases, *span,
+                    transformed, products, patch, begins, phases, *span,
                 )  # fmt: skip
 
             if team.clock is None:
