@@ -117,7 +117,7 @@ def tiles_at_a_time(width: int, threads: int) -> int:
     alone. From 720 to 1600 px of width they become fewer. With each thread beyond two they grow by as many
     again; see ``benchmarks/NOTES.md``.
     """
-    return min(896, max(240, 1440 - 3 * width // 4)) * max(1, threads - 1)
+    return min(1200, max(200, 2020 - 46 * width // 40)) * max(1, threads - 1)
 
 
 class Pooling(Stage):
