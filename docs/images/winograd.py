@@ -36,60 +36,70 @@ def _matrix(transform: object, size: int) -> Array:
     return np.array(columns).T
 
 
-def stations() -> tuple[Array, Array, Array, Array, Array, Array]:
-    """A patch, a filter, both transformed, their product, and the outputs: checked against the plain way."""
-    y, x = np.mgrid[:6, :6]
-    patch = np.clip(1.15 - 0.42 * np.hypot(x - 2.7, y - 2.2), 0, 1) + 0.08 * np.sin(2.2 * x + y)
+def stations(side: int) -> tuple[Array, ...]:
+    """A patch and a filter, both transformed, their product, the outputs: checked against the plain way.
+
+    ``side`` is the number of outputs in a row of the tile.
+    """
+    y, x = np.mgrid[: side + 2, : side + 2]
+    middle = (side + 1) / 2
+    patch = np.clip(1.15 - 1.7 / side * np.hypot(x - middle - 0.2, y - middle + 0.3), 0, 1)
+    patch += 0.08 * np.sin(2.2 * x + y)
     kernel = np.outer([1, 2, 1], [-1, 0, 1]) / 4
-    into = _matrix(winograd._input_1d, 6)
-    out = _matrix(winograd._output_1d, 6)
-    weights = winograd.weight_transform(4)
+    into = _matrix(winograd._input_1d, side + 2)
+    out = _matrix(winograd._output_1d, side + 2)
+    weights = winograd.weight_transform(side)
     patch_points, kernel_points = into @ patch @ into.T, weights @ kernel @ weights.T
     product = patch_points * kernel_points
     outputs = out @ product @ out.T
-    plain = [[(patch[i : i + 3, j : j + 3] * kernel).sum() for j in range(4)] for i in range(4)]
+    plain = [[(patch[i : i + 3, j : j + 3] * kernel).sum() for j in range(side)] for i in range(side)]
     assert np.allclose(outputs, plain)
     return patch, kernel, patch_points, kernel_points, product, outputs
 
 
 def tile(theme: Theme) -> Figure:
-    """A patch of 6 x 6, a filter of 3 x 3, and how 36 multiplications make 16 outputs of them."""
-    made = figure(5.0, theme)
-    axes = canvas(made, 66, 50)
-    patch, kernel, patch_points, kernel_points, product, outputs = stations()
-    top, bottom = 33.0, 11.5
-    for x, y, values, text in (
-        (1, top, patch, "patch, 6 × 6"),
-        (4, bottom, kernel, "filter, 3 × 3"),
-        (22, top, patch_points, "36 points"),
-        (22, bottom - 2.85, kernel_points, "36 points"),
-        (40.4, 20.3, product, "products"),
-        (56.4, 22.2, outputs, "4 × 4 outputs"),
-    ):
-        _grid(axes, x, y, values, theme, 1.9)
-        rows, columns = values.shape
-        label(axes, x + 0.95 * columns, y + 1.9 * rows + 0.9, text, theme.text, 10, "center bottom")
-    for start, end in (
-        ((13.4, top + 5.7), (21.2, top + 5.7)),
-        ((10.8, bottom + 2.8), (21.2, bottom + 2.8)),
-        ((34.2, top + 4.2), (39.6, 28.6)),
-        ((34.2, bottom + 4.2), (39.6, 23.6)),
-        ((52.4, 26.0), (55.8, 26.0)),
-    ):
-        arrow(axes, start, end, theme)
+    """Both tiles, from patch to outputs, and the multiplications that each takes for an output."""
+    made = figure(4.6, theme)
+    axes = canvas(made, 66, 46)
+    size = 1.35
+    columns = 6.4, 21.0, 33.6, 46.2, 60.2  # the middles of what is drawn below each other
+    for side, middle in ((6, 36.6), (4, 17.0)):
+        patch, kernel, patch_points, kernel_points, product, outputs = stations(side)
+        points = len(winograd.weight_transform(side)) ** 2
+        drawn = patch, patch_points, kernel_points, product, outputs
+        texts = (
+            f"patch, {side + 2} × {side + 2}",
+            f"{points} points",
+            "filter",
+            "products",
+            f"{side} × {side}",
+        )
+        for x, values, text in zip(columns, drawn, texts, strict=True):
+            half = size * len(values) / 2
+            _grid(axes, x - half, middle - half, values, theme, size)
+            label(axes, x, middle + half + 0.6, text, theme.text, 10, "center bottom")
+        arrow(axes, (columns[0] + 5.9, middle), (columns[1] - 5.9, middle), theme)
+        arrow(axes, (columns[3] + 5.9, middle), (columns[4] - 4.6, middle), theme)
+        for x, sign in ((columns[1] + columns[2]) / 2, "×"), ((columns[2] + columns[3]) / 2, "="):
+            label(axes, x, middle, sign, theme.text, 12, "center center")
+    # The filter stands between its points of both tiles.
+    _grid(axes, columns[2] - 1.5 * size, 25.6, kernel, theme, size)
+    arrow(axes, (columns[2], 29.9), (columns[2], 30.9), theme)
+    arrow(axes, (columns[2], 25.3), (columns[2], 24.6), theme)
     for x, y, text, place in (
-        (17.3, top + 6.4, "input\ntransform", "center bottom"),
-        (16.0, bottom + 3.5, "weight\ntransform,\nonce", "center bottom"),
-        (46.1, 19.4, "36 multiplications,\nsummed over channels", "center top"),
-        (60.2, 21.2, "output\ntransform", "center top"),
+        (13.7, 28.6, "input\ntransform", "center top"),
+        (columns[2] + 2.8, 27.6, "3 × 3", "left center"),
+        (columns[3], 29.9, "summed over\nthe channels", "center top"),
+        (54.6, 28.6, "output\ntransform", "center top"),
     ):
         label(axes, x, y, text, theme.muted, 8.5, place)
-    for y, width, colour, text in (
-        (3.6, 48.0, theme.line, "directly: 16 × 9 = 144"),
-        (0.6, 12.0, theme.blue, "Winograd: 36"),
+    for y, factor, colour, text in (
+        (6.4, 9.0, theme.line, "directly: 9 multiplications for an output"),
+        (3.6, 36 / 16, theme.blue, "4 × 4: 36 for 16 outputs, 2.25"),
+        (0.8, 64 / 36, theme.blue, "6 × 6: 64 for 36 outputs, 1.78"),
     ):
-        box(axes, 1, y, width, 2.2, colour)
-        label(axes, width + 2, y + 1.1, text, theme.text, 9, "left center")
+        box(axes, 1, y, 3.2 * factor, 2.2, colour)
+        label(axes, 3.2 * factor + 2, y + 1.1, text, theme.text, 9, "left center")
     return made
 
 
