@@ -25,7 +25,7 @@ import d2np
 
 PYRAMIDS = {1: (1.0,), 3: (0.5, 1.0, 2.0)}
 # What is asked of 1600 x 1200, in MB, and of an image four times as high, as a ratio to that.
-LIMITS = {1: (450, 1.05), 3: (700, 1.1)}
+LIMITS = {1: (500, 1.05), 3: (750, 1.1)}
 UNBOUNDED = {"max_edge": None, "max_sum_edges": None}
 
 

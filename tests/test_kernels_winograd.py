@@ -182,4 +182,4 @@ def test_the_sign_and_place_of_every_tap(outputs):
     found = convolve(x, weights, np.zeros(64, np.float32), block=block, outputs=outputs)
     expected = np.zeros((9, 9, 64))
     expected[3:6, 3:6] = weights[:, 0, ::-1, ::-1].transpose(1, 2, 0)
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE[outputs] * abs(expected).max())
+    np.testing.assert_allclose(found, expected, atol={4: 1e-3, 6: 5e-3}[outputs])

@@ -41,6 +41,21 @@ def test_trained_weights_rounded_to_half(trained, output, name):
     assert ((found.descriptors[a] * published[b]).sum(1) >= 0.9999).all()
 
 
+# Rounding
+
+
+@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
+@pytest.mark.parametrize("weights", ["random", "vgg16", "d2np"])
+def test_maps_are_close_to_those_in_double_precision(weights_arrays, output, weights, algorithm):
+    net = d2np.Net.load(weights, algorithm=algorithm) if weights != "random" else None
+    net = net or d2np.Net(weights_arrays, algorithm=algorithm)
+    image = output("trained_0")["image"][:120, :150]
+    pixels = reference.preprocess(image.astype(np.float64))
+    expected = reference.feature_map(pixels, {name: a.astype(float) for name, a in net.arrays.items()})
+    assert expected.dtype == np.float64
+    np.testing.assert_allclose(net.dense(image), expected, rtol=0, atol=5e-6 * expected.max())
+
+
 # Saturated areas
 
 

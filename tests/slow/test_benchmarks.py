@@ -37,7 +37,7 @@ def test_size():
 def test_memory():
     rows = table("memory.py", "--sizes", "160x120", "160x240", "--threads", "1")
     assert [row[:2] for row in rows] == [[size, n] for n in "13" for size in ("160 x 120", "160 x 240")]
-    assert [row[4] for row in rows] == ["450", "", "700", ""]
+    assert [row[4] for row in rows] == ["500", "", "750", ""]
     assert [row[6] for row in rows] == ["", "1.05", "", "1.1"]
     assert all(int(row[2]) > 0 and int(row[3]) > 50 for row in rows)
     assert rows[0][5] == rows[2][5] == "1.00"
