@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from threading import get_ident
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,15 +259,18 @@ class WinogradConvolution(_Convolution):
         source_rows = source.starts()
         kernel = winograd.kernel(block)
 
+        memory: dict[int, tuple[FloatArray, FloatArray, FloatArray]] = {}  # of each thread
+
         def work(span: tuple[int, int]) -> None:
-            transformed, products, patch = self._scratch(team)
+            if get_ident() not in memory:
+                memory[get_ident()] = self._scratch(team)
             begins = np.empty(self.outputs + 2, np.int64)
 
             def run(phases: int) -> None:
                 kernel(
                     source.positions, source_rows, layer.dilation, self.outputs, self.weights, self.bias,
                     self.floor, target.positions, target.starts, source.width, rows, self.shrink,
-                    transformed, products, patch, begins, phases, *span,
+                    *memory[get_ident()], begins, phases, *span,
                 )  # fmt: skip
 
             if team.clock is None:
