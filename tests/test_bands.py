@@ -175,3 +175,6 @@ def test_more_threads_get_more_at_a_time():
     assert bands.band_height(1600, 1) == bands.band_height(1600, 2) < bands.band_height(1600, 16)
     assert stages.tiles_at_a_time(1600, 1) == stages.tiles_at_a_time(1600, 2)
     assert stages.tiles_at_a_time(1600, 16) == 15 * stages.tiles_at_a_time(1600, 2)
+    # Where a container has many cores and little memory, this must not fill it.
+    assert bands.band_height(1600, 64) == bands.band_height(1600, 16)
+    assert stages.tiles_at_a_time(1600, 64) == stages.tiles_at_a_time(1600, 16)

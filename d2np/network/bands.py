@@ -42,6 +42,9 @@ Memory = Callable[[int], FloatArray]
 
 # Bytes of conv1_1's output, the largest of all, in one band, for each thread. One has a band as two have.
 _BAND_BYTES = 3 << 20
+MOST_SHARES = 16
+"""Up to so many threads, what is held at a time grows with each. Without an end, a container with many cores
+and little memory would be full."""
 
 
 class Rows(NamedTuple):
@@ -203,7 +206,7 @@ class Stage(ABC):
 def band_height(width: int, threads: int) -> int:
     """Return how many rows of the image are pushed in at a time, a multiple of 8."""
     row = 4 * 64 * width
-    return max(8, max(2, threads) * _BAND_BYTES // row // 8 * 8)
+    return max(8, max(2, min(threads, MOST_SHARES)) * _BAND_BYTES // row // 8 * 8)
 
 
 def flow(

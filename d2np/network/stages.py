@@ -18,7 +18,7 @@ from ..kernels.simd import host_block
 from ..layers import LAYERS, Layer
 from ..options import Algorithm, check
 from ..threads import Team, Workspace, shrinking_spans, spans
-from .bands import Memory, RowBuffer, Rows, Stage
+from .bands import MOST_SHARES, Memory, RowBuffer, Rows, Stage
 
 FloatArray = NDArray[np.float32]
 
@@ -115,10 +115,10 @@ def tiles_at_a_time(width: int, threads: int) -> int:
     """Return how many tiles a Winograd stage waits for, so that the threads share them evenly.
 
     The more of them the faster, and the more memory: of which wide images need a lot for their margins
-    alone. From 720 to 1600 px of width they become fewer. With each thread beyond two they grow by as many
-    again; see ``benchmarks/NOTES.md``.
+    alone. From 720 to 1600 px of width they become fewer. With each thread beyond two, up to sixteen, they
+    grow by as many again; see ``benchmarks/NOTES.md``.
     """
-    return min(1200, max(200, 2020 - 46 * width // 40)) * max(1, threads - 1)
+    return min(1200, max(200, 2020 - 46 * width // 40)) * max(1, min(threads, MOST_SHARES) - 1)
 
 
 class Pooling(Stage):
