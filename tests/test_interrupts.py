@@ -35,7 +35,7 @@ Team.share = share_and_interrupt
 last = None
 net(image, threads=threads)
 count = len(lists)
-assert count > 15
+assert count > 10
 for part in (0.0, 0.3, 0.6, 0.9):
     lists.clear()
     last = 1 + int(part * count)
