@@ -149,7 +149,7 @@ class VectorBuilder:
     def hidden(self, pointer: Any) -> Any:
         """Return the same pointer, which LLVM does not know to be the same. It costs no instruction."""
         kind = ir.FunctionType(pointer.type, [pointer.type])
-        return self.builder.call(ir.InlineAsm(kind, "", "=r,0"), [pointer])
+        return self.builder.asm(kind, "", "=r,0", [pointer], side_effect=False)
 
     def load(self, pointer: Any, count: int = 0) -> Any:
         """Return a vector from memory, of ``count`` floats if that is given."""
