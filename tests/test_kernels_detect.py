@@ -152,6 +152,7 @@ def test_what_exceeds_the_capacity_is_counted_and_not_written():
     assert len(expected) > 3
     positions, scores = np.full((3, 2), -1, np.float32), np.empty(2, np.float32)
     largest, blocked = cells.max(axis=2), np.zeros((17, 17), bool)
-    count = kernels.detect(cells, 0, 17, largest, blocked, THRESHOLD, positions[:2], scores, 0, 17)
+    near = np.empty((3, 3), np.float32)
+    count = kernels.detect(cells, 0, 17, largest, blocked, THRESHOLD, positions[:2], scores, near, 0, 17)
     assert count == len(expected)
     np.testing.assert_array_equal(positions, [*expected[:2], [-1, -1]])

@@ -68,9 +68,9 @@ def test_equals_the_reference(block, size, dilation, relu):
     np.testing.assert_allclose(found, expected_map(x, weights, bias, dilation, relu), atol=2e-5)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@EVERY_BLOCK
+@settings(deadline=None, max_examples=10, derandomize=True)
 @given(
-    block=st.sampled_from(list(BLOCKS.values())),
     height=st.integers(1, 9),
     width=st.integers(1, 40),
     in_channels=st.integers(1, 9),

@@ -7,17 +7,22 @@ from d2np import reference
 from d2np.kernels import nearest
 from d2np.kernels.simd import BLOCKS
 
+EVERY_BLOCK = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+
 
 def whole_numbers(rows, depth, seed):
     """Products of small whole numbers are exact, and full of ties."""
     return np.random.RandomState(seed).randint(-2, 3, (rows, depth)).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@EVERY_BLOCK
+@settings(deadline=None, max_examples=10, derandomize=True)
 @given(
-    st.sampled_from(list(BLOCKS.values())), st.integers(1, 3), st.integers(1, 70), st.integers(1, 6),
-    st.integers(0, 99),
-)  # fmt: skip
+    blocks=st.integers(1, 3),
+    count_b=st.integers(1, 70),
+    depth=st.integers(1, 6),
+    seed=st.integers(0, 99),
+)
 def test_products_are_those_of_numpy(block, blocks, count_b, depth, seed):
     a, b = whole_numbers(blocks * block.rows, depth, seed), whole_numbers(count_b, depth, seed + 1)
     packed = nearest.pack(b, block)
@@ -27,7 +32,7 @@ def test_products_are_those_of_numpy(block, blocks, count_b, depth, seed):
     assert not products[:, count_b:].any()
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+@EVERY_BLOCK
 def test_products_of_real_descriptors(block):
     rng = np.random.RandomState(0)
     a, b = (

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2np import reference
-from d2np.kernels import normalize
+from d2np.kernels import normalize, processor
+from d2np.kernels.simd import SUMS
 
 
 def vectors(rows, channels, seed=0):
@@ -55,3 +56,18 @@ def test_strength_equals_the_reference(rows, channels, negative, seed):
 def test_norm_of_the_networks_length():
     cells = vectors(1, 512)
     assert normalize.squared_norm(cells[0]) == pytest.approx((cells.astype(np.float64) ** 2).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("rest", [0, 3])
+def test_squares_are_added_in_one_order_on_every_processor(rest):
+    vector = vectors(1, 512 + rest)[0]
+    # Exact in double precision, and so rounded once, as by fused multiply-add.
+    precision = np.float32 if processor.chosen() in ("avx", "sse") else np.float64
+    sums = np.zeros(SUMS, np.float32)
+    for values in vector[:512].reshape(-1, SUMS).astype(precision):
+        sums = (values * values + sums).astype(np.float32)
+    while len(sums) > 1:
+        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
+    for value in vector[512:]:
+        sums += value * value
+    assert normalize.squared_norm(vector) == sums[0]

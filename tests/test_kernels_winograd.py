@@ -133,9 +133,9 @@ def test_equals_the_reference(block, outputs, size, dilation, relu, pooled):
     )
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@EVERY_BLOCK
+@settings(deadline=None, max_examples=10, derandomize=True)
 @given(
-    block=st.sampled_from(list(BLOCKS.values())),
     outputs=st.sampled_from(list(winograd.PAIRS)),
     height=st.integers(1, 19),
     width=st.integers(1, 30),
@@ -171,10 +171,10 @@ def test_the_networks_depth(block, outputs):
     np.testing.assert_allclose(found, expected_map(x, weights, bias, 2), atol=TOLERANCE[outputs])
 
 
+@EVERY_BLOCK
 @EVERY_TILE
-def test_the_sign_and_place_of_every_tap(outputs):
+def test_the_sign_and_place_of_every_tap(block, outputs):
     """A single bright pixel shows the filter, turned by 180 degrees."""
-    block = BLOCKS["sse"]
     x = np.zeros((9, 9, block.lanes), np.float32)
     x[4, 4, 0] = 1
     weights = np.zeros((64, block.lanes, 3, 3), np.float32)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import jit
-
-# Sums may be taken in the order that suits the vector registers; it is the same order for every row.
-_REORDER = {"reassoc", "contract", "nsz"}
+from .simd import SUMS, sum_of_squares
 
 
-@jit(fastmath=_REORDER)
+@jit()
 def squared_norm(vector):
-    total = np.float32(0)
-    for c in range(vector.shape[0]):
+    """Return the sum of the squares of a vector without gaps."""
+    whole = vector.shape[0] // SUMS * SUMS
+    total = sum_of_squares(vector, whole)
+    for c in range(whole, vector.shape[0]):
         total += vector[c] * vector[c]
     return total
 

@@ -59,6 +59,8 @@ def host_block() -> Block:
 _PREFETCH_STEPS = 8
 # Floats in a cache line.
 CACHE_LINE = 16
+# Sums that a sum of squares is taken in, on every processor.
+SUMS = 32
 # Rounds of a block by element that share the moves of the pointers to its rows.
 _COPIES = 8
 
@@ -307,6 +309,35 @@ def copy_vector(typingctx, source, place, target, target_place, lanes):
         v = VectorBuilder(context, builder, lanes.literal_value)
         v.store(v.load(v.element(sig.args[0], args[0], args[1])), v.element(sig.args[2], args[2], args[3]))
         return nothing(context)
+
+    return signature, codegen
+
+
+@intrinsic
+def sum_of_squares(typingctx, array, count):
+    """Return that of the first ``count`` elements, a multiple of SUMS.
+
+    They are added in the same order on every processor, whatever its vectors.
+    """
+    signature = types.float32(array, types.int64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        v = VectorBuilder(context, builder, SUMS)
+
+        def add_squares(_: int, held: list[Any]) -> list[Any]:
+            values = v.load(held[0])
+            return [v.step(held[0], (1, _INDEX(SUMS))), v.fma(values, values, held[1])]
+
+        first = v.element(sig.args[0], args[0], _INDEX(0))
+        rounds = builder.udiv(args[1], _INDEX(SUMS))
+        _, sums = v.rounds(rounds, [first, v.constant(0.0)], add_squares, 1)
+        while (lanes := sums.type.count // 2) > 0:
+            halves = (
+                ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(start, start + lanes)))
+                for start in (0, lanes)
+            )
+            sums = builder.fadd(*(builder.shuffle_vector(sums, sums, half) for half in halves))
+        return builder.extract_element(sums, ir.IntType(32)(0))
 
     return signature, codegen
 
