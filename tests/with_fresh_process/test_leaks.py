@@ -18,8 +18,8 @@ import leaks
 CALLS = 20
 # For so many calls: less than 100 bytes each, where the smallest array that could be left takes that.
 ALLOWED = 2000
-# What calls leave behind grows in each round. Python 3.10 also keeps something of a function that was called a
-# thousand times, once.
+# What calls leave behind grows in each round. Python 3.10 also keeps something, once, of a function that was
+# called a thousand times.
 ROUNDS = 10
 
 
