@@ -147,6 +147,7 @@ class Lock:
         if handle is None:
             return
         removed = remove and self._removed()
+        _unlock(handle)
         os.close(handle)
         if remove and not removed:
             # Windows deletes no open file.
@@ -194,3 +195,11 @@ def _lock(handle: int) -> None:
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         return
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(handle: int) -> None:
+    """Unlock what is closed next, on Windows, which may otherwise take its time."""
+    with suppress(ImportError, OSError):
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]

@@ -35,6 +35,7 @@ NOT_RUN = {
     "colmap mapper": "COLMAP's program is no Python package; the page runs the same by pycolmap",
     "pip install pyinstaller": "`.ci/frozen` does that",
     "pytest": "`.ci/run` does that",
+    "python -m pip install -e": "for other machines than this",
     "python benchmarks/leaks.py": "minutes; `tests/slow/test_leaks.py` makes fewer calls",
     "pip install torch": "gigabytes; `.ci/run` compares with PyTorch",
     "pip install '.[reference]'": "gigabytes; `.ci/run` compares with PyTorch",

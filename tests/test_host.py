@@ -72,6 +72,7 @@ import ctypes, decimal, gc, json, locale, logging, os, random, resource, signal,
 import warnings
 import h5py, numba, numpy as np, PIL.Image, PIL.ImageFile, PIL.PngImagePlugin, PIL.JpegImagePlugin, tqdm
 import numba.core.dispatcher, numba.core.caching, threadpoolctl
+import scipy.linalg  # by Numba, where SciPy is installed; before 1.16 it adds a filter of warnings
 
 random.seed(3)
 np.random.seed(4)

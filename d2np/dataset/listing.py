@@ -196,7 +196,8 @@ def _plain_name(line: str) -> str:
 def _whole_path(path: Path) -> str:
     """The path of a file from the root on, without links to folders and without the root."""
     whole = PurePath(os.path.realpath(path.parent), path.name)
-    return PurePath(whole.drive.rstrip(":"), *whole.parts[1:]).as_posix()
+    # Windows has drives C: and \\server\share.
+    return PurePath(whole.drive.strip("\\:"), *whole.parts[1:]).as_posix()
 
 
 def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> bool:

@@ -40,6 +40,8 @@ STAMP = "d2np_stamp"
 UNFINISHED = ".unfinished"
 """The name of a group that is being written: one that still has it is no image and no pair."""
 
+_LOCKED_ON_WINDOWS = "GetLastError() = 33"
+
 H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
 """The errors that h5py raises where a file is damaged, cannot be written, or holds something else."""
 
@@ -286,9 +288,9 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Any:
             if errno_of(error) not in NO_LOCKS:
                 raise
             return _opened(path, mode, locking=False)
-    except BlockingIOError:
-        raise FormatError(f"{os.fspath(path)}: another process is writing to it") from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, BlockingIOError) or _LOCKED_ON_WINDOWS in str(error):
+            raise FormatError(f"{os.fspath(path)}: another process is writing to it") from None
         # HDF5's own messages go on about its internals; only those of the system have a number.
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else "not an HDF5 file, or a damaged one"

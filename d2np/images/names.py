@@ -20,7 +20,11 @@ _LONGEST = 4096
 _LOOKED_AT = 10_000
 _SHOWN = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_NOT_ON_WINDOWS = re.compile(rf"{_CONTROL.pattern}|[\\:]")
+# Drives; devices, also with an extension; points and spaces at an end, which Windows leaves out.
+_NOT_ON_WINDOWS = re.compile(
+    rf"{_CONTROL.pattern}|[\\:]|[. ](/|$)|(^|/)(con|prn|aux|nul|(com|lpt)[0-9¹²³]) *([./]|$)", re.IGNORECASE
+)
+_MORE = ", drives, backslashes, devices such as NUL, parts that end with a point or a space"
 # Also breaks of lines and paragraphs, and what turns the direction of writing.
 _NOT_SHOWN = re.compile(rf"{_CONTROL.pattern}|[\u2028-\u202e\u2066-\u2069]")
 # What the system says where a name does not fit beside what is there, or not into the file system.
@@ -42,8 +46,8 @@ def check(name: str, *, windows: bool = os.name == "nt") -> None:
     if not is_valid(name, windows=windows):
         raise ImageError(
             f"{name[:_SHOWN]!r} cannot be the name of an image, a path of at most {_DEEPEST} parts and "
-            f"{_LONGEST} characters without empty parts, '.', '..'{', drives, backslashes' * windows} and "
-            "control characters: rename the image"
+            f"{_LONGEST} characters without empty parts, '.', '..'{_MORE * windows} and control characters: "
+            "rename the image"
         )
 
 
