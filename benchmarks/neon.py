@@ -75,7 +75,7 @@ def assembly(triple: str) -> str:
     index, indices = types.int64, types.Array(types.int64, 1, "C")
     signature = (
         floats[2], indices, index, index, floats[4], floats[1], types.float32, floats[2], indices, index,
-        index, index, floats[3], floats[3], floats[2], index, index, index,
+        index, index, floats[3], floats[3], floats[2], indices, index, index, index,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CacheWarning)  # such kernels cannot be kept
