@@ -262,7 +262,7 @@ def pairs(options: argparse.Namespace) -> int:
     choice.check(options)
     _check_cluster(options)
     sources = [options.features, *([options.pairs] if options.pairs not in (None, "-") else [])]
-    files.check_there(*sources)
+    files.check_there(*sources, *([options.from_poses] if options.from_poses else []))
     files.check_place(options.output, sources)
     import numpy as np
 
