@@ -28,6 +28,8 @@ class Features:
         L2-normalised.
     image_size : (int, int)
         (width, height) of the image as given, in pixels.
+    global_descriptor : (512,) float32, or None
+        One L2-normalised vector of the whole image, where :class:`d2np.Options` asks for it.
 
     Raises
     ------
@@ -39,6 +41,7 @@ class Features:
     scores: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
+    global_descriptor: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         keypoints = checked("keypoints", self.keypoints, np.float32, (None, 3))
@@ -54,6 +57,9 @@ class Features:
             descriptors=checked("descriptors", self.descriptors, np.float32, (n, DESCRIPTOR_SIZE)),
             image_size=(width, height),
         )
+        if self.global_descriptor is not None:
+            given = checked("global_descriptor", self.global_descriptor, np.float32, (DESCRIPTOR_SIZE,))
+            vars(self).update(global_descriptor=given)
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -72,7 +78,8 @@ class Features:
         """
         chosen = _selection(which, len(self), "keypoints")
         return Features(
-            self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen], self.image_size
+            *(self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen], self.image_size),
+            self.global_descriptor,
         )
 
 

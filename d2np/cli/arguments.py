@@ -162,6 +162,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "preprocessing": {"choices": names(Preprocessing)},
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
+    "retrieval": _WHOLE_NUMBER,
     "threads": _WHOLE_NUMBER,
     "window": _WHOLE_NUMBER,
 }

@@ -72,7 +72,8 @@ def extract(options: argparse.Namespace) -> int:
 
     formats
       h5       one file, as hloc's: for each image keypoints (N, 2), scores (N,),
-               descriptors (512, N), image_size (2,), scales (N,)
+               descriptors (512, N), image_size (2,), scales (N,), and
+               global_descriptor (512,), one vector of the whole image
       npz      a file IMAGE.d2-net for each image, as the published script writes
                it: keypoints (N, 3) with x, y, scale, scores (N,), descriptors
                (N, 512); beside the images, or under OUT
@@ -256,6 +257,7 @@ def pairs(options: argparse.Namespace) -> int:
       d2np pairs features.h5 -o matches.h5
       d2np pairs features.h5 --pairs pairs.txt -o matches.h5 --ratio 0.95
       d2np pairs features.h5 --window 10 --quadratic -o matches.h5
+      d2np pairs features.h5 --retrieval 20 -o matches.h5
     """
     if files.extension(options.output) not in (".h5", ".hdf5"):
         raise OptionError(f"{options.output}: matches are written as HDF5: give it the extension .h5")

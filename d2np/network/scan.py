@@ -18,7 +18,7 @@ from ..images.pixels import preprocess
 from ..layers import map_size
 from ..options import Options, Preprocessing
 from ..threads import Team
-from . import detect, pyramid, stages
+from . import detect, pooling, pyramid, stages
 from .bands import RowBuffer, flow
 
 FloatArray = NDArray[np.float32]
@@ -153,10 +153,15 @@ class Scan:
         allowed = _checked_mask(options.mask, frame)
         ranked = options.detector == "strength"
         found: list[tuple[int, Features]] = []
+        pooled = pooling.Pooling(team) if options.global_descriptor else None
+        # The image at its own size, or at the first scale that is asked for.
+        pooled_scale = 1.0 if 1.0 in options.scales else options.scales[0]
 
         def search(
             rows: detect.MapRows, first: int, last: int, blocked: NDArray[np.bool_], level: pyramid.Level
         ) -> bool:
+            if pooled is not None and level.scale == pooled_scale:
+                pooled.add(rows, first, last)
             candidates = detect.DETECTORS[options.detector](rows, blocked, first, last, team)
             xy = frame.to_image(candidates.positions, level)
             # Summed maps grow with the level's number; strengths are normalised and do not.
@@ -178,6 +183,10 @@ class Scan:
         for _ in self._climb(search, relu=options.relu and not ranked):
             yield from found
             found.clear()
+        if pooled is not None:
+            keypoints, scores = np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
+            described, size = np.zeros((0, DESCRIPTOR_SIZE), np.float32), (frame.given[1], frame.given[0])
+            yield len(self.levels), Features(keypoints, scores, described, size, pooled.vector())
 
     def _climb(self, visit: pyramid.Visit, *, relu: bool) -> Iterator[None]:
         """Have rows of all levels' maps looked at; ``relu`` is for the last convolution."""
@@ -206,6 +215,7 @@ def join(pieces: list[Features]) -> Features:
     The list is empty afterwards: what is copied from it is let go, so that little is held twice.
     """
     count, first = sum(map(len, pieces)), 0
+    pooled = next((p.global_descriptor for p in pieces if p.global_descriptor is not None), None)
     keypoints, scores = np.empty((count, 3), np.float32), np.empty(count, np.float32)
     descriptors = np.empty((count, DESCRIPTOR_SIZE), np.float32)
     pieces.reverse()
@@ -215,7 +225,7 @@ def join(pieces: list[Features]) -> Features:
         keypoints[there], scores[there] = piece.keypoints, piece.scores
         descriptors[there] = piece.descriptors
         first += len(piece)
-    return Features(keypoints, scores, descriptors, piece.image_size)
+    return Features(keypoints, scores, descriptors, piece.image_size, pooled)
 
 
 def _in_own_pages(array: FloatArray) -> FloatArray:
