@@ -26,7 +26,7 @@ from .. import streams
 from ..atomic import NO_LOCKS
 from ..errors import FormatError, ImageError, several
 from ..features import DESCRIPTOR_SIZE, Features
-from ..hdf5 import find, read_array, read_text, write_text
+from ..hdf5 import find, read_array, read_numbers, read_text, write_text
 from ..images.names import check
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
@@ -234,6 +234,25 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
         width, height = read_array(group, "image_size")
         with np.errstate(over="ignore"):
             return read_array(group, "keypoints").astype(np.float32), (int(width), int(height))
+
+
+def read_uncertainty(file: Any, name: str) -> float:
+    """Return pixels of the image for one pixel that the network saw; 1 where the file does not tell.
+
+    Parameters
+    ----------
+    file : h5py.File or h5py.Group
+    name : str
+        The image's name.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or has no such image.
+    """
+    with reading(file, f"features of {name} cannot be read"):
+        told = read_numbers(find(_image(file, name), "keypoints"), "uncertainty", ())
+        return 1.0 if told is None or told <= 0 else float(told)
 
 
 def read_global_descriptors(source: Any, names: Sequence[str]) -> NDArray[np.float32]:

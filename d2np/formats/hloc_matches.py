@@ -11,6 +11,10 @@ slashes in their names replaced by hyphens: ``db-day-1.jpg/query-2.jpg`` (``name
   is no match; float32, since float16 could not tell many of the best matches apart
 
 A pair is in the file once, in either order.
+
+Where matches are verified, ``matches0`` has inliers only, and as an attribute the model that they agree with:
+``fundamental`` or ``homography``, (3, 3), from x, y, 1 of the first image to the second; of zeros where too
+few agree with any, and there are no matches.
 """
 
 from __future__ import annotations
@@ -24,10 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import streams
+from .. import options, streams
 from ..errors import FormatError
 from ..features import Matches, check_indices
-from ..hdf5 import find, read_array
+from ..hdf5 import find, read_array, read_numbers
+from ..options import GeometricModel
 from .hloc import UNFINISHED, put, reading
 
 _ARRAYS = ("matches0", "matching_scores0")
@@ -102,6 +107,40 @@ def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict
     scores = np.zeros(counts[0], np.float32)
     scores[here] = (1 + matches.similarities) / 2
     return dict(zip(_ARRAYS, (partner, scores), strict=True))
+
+
+def attributes_of(matches: Matches, model: GeometricModel) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the arrays of a pair whose matches are verified."""
+    matrix = matches.model if matches.model is not None and len(matches) else np.zeros((3, 3))
+    return {_ARRAYS[0]: {model: matrix.tolist()}}
+
+
+def read_model(file: Any, name: str) -> tuple[GeometricModel, NDArray[np.float64]] | None:
+    """Return the model that the matches of a pair were verified with, by the name of its group.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+
+    Returns
+    -------
+    (str, (3, 3) float64), or None
+        The model's kind and the model, of zeros where none was found; None if they were not verified.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or has no such pair.
+    """
+    with reading(file, f"matches of {name} cannot be read"):
+        group = find(file, name)
+        if not is_complete(group):
+            raise FormatError(f"no matches in {name}")
+        for kind in options.names(GeometricModel):
+            if (matrix := read_numbers(find(group, _ARRAYS[0]), kind, (3, 3))) is not None:
+                return kind, matrix  # type: ignore[return-value]
+    return None
 
 
 def read(source: Any, a: str, b: str) -> Matches:
