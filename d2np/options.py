@@ -13,6 +13,8 @@ from .errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .images.open import Encoded
+
 Detector: TypeAlias = Literal["d2", "strength"]
 """The published hard detection, or a ranking of all cells by their strength."""
 
@@ -104,8 +106,8 @@ class Options:
         The image is shrunk until its longest edge is no larger, in pixels.
     max_sum_edges : int or None
         Then it is shrunk until the sum of its width and height is no larger.
-    mask : (H, W) array, optional
-        Keypoints are kept only where it is not zero.
+    mask : (H, W) array or image file, optional
+        Keypoints are kept only where it is not zero, or not black. A file is a path, bytes or a file object.
     orient : bool
         Turn the image as its EXIF orientation says, as COLMAP and hloc do not; keypoints are those of the
         turned image. Arrays have no orientation, and a PIL image of a TIFF file is one that Pillow has turned
@@ -131,7 +133,7 @@ class Options:
     centered: bool = False
     max_edge: int | None = 1600
     max_sum_edges: int | None = 2800
-    mask: ArrayLike | None = None
+    mask: ArrayLike | Encoded | None = None
     orient: bool = False
     stretch: bool = False
     max_pixels: int | None = None
@@ -173,7 +175,7 @@ class OptionChanges(TypedDict, total=False):
     centered: bool
     max_edge: int | None
     max_sum_edges: int | None
-    mask: ArrayLike | None
+    mask: ArrayLike | Encoded | None
     orient: bool
     stretch: bool
     max_pixels: int | None

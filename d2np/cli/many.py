@@ -97,6 +97,13 @@ def extract(options: argparse.Namespace) -> int:
       --checksum. If OUT was made with other weights or options, it refuses and says
       which; --overwrite begins anew.
 
+    masks
+      With --masks an image has keypoints only where its mask is not black. A mask
+      has its image's size, and the name of the image with .png added to it, or in
+      place of its extension. An image without a mask fails, as with COLMAP. With h5
+      an image whose mask has changed is done again. Masks are not taken for images
+      where their folder is inside that of the images.
+
     failures
       An image that cannot be used is listed at the end with the reason, and in
       OUT.failed.txt, a line NAME<TAB>REASON<TAB>STATE for each; the others are
@@ -119,6 +126,7 @@ def extract(options: argparse.Namespace) -> int:
     examples:
       d2np extract photos/ -o features.h5
       d2np extract photos/ -o features.h5 --max-keypoints 4000 --half
+      d2np extract photos/ -o features.h5 --masks masks/
       d2np extract photos/ -o features.h5 --retry-failed
       d2np extract photos/ -o features.h5 --dask local:4
       find photos -name '*.jpg' -size +1M | d2np extract @- -o large.h5
@@ -129,7 +137,7 @@ def extract(options: argparse.Namespace) -> int:
     from .. import dataset
     from ..dataset.extraction import not_held
 
-    entries = dataset.listing(options.images, beside=options.output is None, tell=note)
+    entries = dataset.listing(options.images, beside=options.output is None, masks=options.masks, tell=note)
     if options.output is not None and Path(options.output).is_file():
         files.check_sources(options.output, (entry.path for entry in entries))
     net = files.load(options.weights, options.threads)
