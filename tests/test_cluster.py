@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import random
 import signal
@@ -213,7 +212,7 @@ def test_archives_elsewhere(client, folder, tmp_path, alone, where):
     output.start()
     extract(net, listing([folder]), output, Settings(), client=client, shards=place)
     assert contents(tmp_path / "f.h5") == alone
-    assert fsspec.url_to_fs(place)[0].find(place) == []
+    assert fsspec.core.url_to_fs(place)[0].find(place) == []
 
 
 def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_path):
@@ -268,6 +267,8 @@ def test_a_cluster_that_is_not_there_leaves_the_output_free(
 @pytest.mark.parametrize("fails", [False, True])
 def test_taking_an_archive_loses_nothing(tmp_path, monkeypatch, where, fails):
     """Where only what is open for writing can be flushed, as on Windows."""
+    import fcntl  # here, since Windows has none
+
     folder = archives.JobFolder(tmp_path / "f.h5.parts")
     folder.begin({}, anew=False)
     store = archives.Store(where.format(tmp_path), "")

@@ -158,10 +158,12 @@ _SHARED: dict[str, Mapping[str, Any]] = {
         "default": (1.0,),
         "dest": "scales",
     },
+    "nearest": _WHOLE_NUMBER,
     "preprocessing": {"choices": names(Preprocessing)},
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
     "threads": _WHOLE_NUMBER,
+    "window": _WHOLE_NUMBER,
 }
 
 WEIGHTS = (
