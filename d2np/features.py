@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +177,41 @@ def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
 def strongest(values: NDArray[np.float32], k: int | None) -> NDArray[np.int64]:
     """Return the positions of the ``k`` largest values, largest first; of equals the first one first."""
     return np.argsort(-values, kind="stable")[:k]
+
+
+# On average: of fewer, weak keypoints would be taken where better ones are near.
+_CHOSEN_OF_A_CELL = 8
+
+
+def evenly(
+    xy: NDArray[np.float32], values: NDArray[np.float32], k: int, size: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return the positions of ``k`` values that come from all parts of an image, largest first.
+
+    First the largest value of each cell of a grid is chosen, then the second largest of each, and so on; in
+    the last round, only the largest of these. What is chosen of all values is also chosen of any part of them
+    that has it, so values can be left out as they are found.
+
+    Parameters
+    ----------
+    xy : (N, 2) float32
+        In pixels.
+    values : (N,) float32
+    k : int
+    size : (int, int)
+        Width and height of the image.
+    """
+    # Cells are about square.
+    side = max(1.0, math.sqrt(size[0] * size[1] * _CHOSEN_OF_A_CELL / max(1, k)))
+    columns, rows = (max(1, round(edge / side)) for edge in size)
+    place = [np.clip(xy[:, axis] * (n / size[axis]), 0, n - 1) for axis, n in enumerate((columns, rows))]
+    largest_first = strongest(values, None)
+    cells = (place[1].astype(np.int64) * columns + place[0].astype(np.int64))[largest_first]
+    by_cell = np.argsort(cells, kind="stable")
+    begins = np.searchsorted(cells[by_cell], cells[by_cell])
+    rounds = np.empty(len(cells), np.int64)
+    rounds[by_cell] = np.arange(len(cells)) - begins
+    return largest_first[np.sort(np.argsort(rounds, kind="stable")[:k])]
 
 
 def check_indices(matches: Matches, count_a: int, count_b: int) -> None:

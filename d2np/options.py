@@ -94,6 +94,9 @@ class Options:
         Sizes of the pyramid's levels; ``(0.5, 1.0, 2.0)`` is the published one.
     max_keypoints : int, optional
         Keep the keypoints with the highest scores only, the highest first.
+    spread : bool
+        Choose these evenly from all parts of the image: the best ones of each cell of a grid, which is as
+        fine as leaves about eight to a cell. Cells with fewer keypoints leave their share to the others.
     preprocessing : {"caffe", "torch"}, optional
         How colours are scaled; by default as the weights were trained, :attr:`d2np.Net.preprocessing`.
     relu : bool
@@ -128,6 +131,7 @@ class Options:
     detector: Detector = "d2"
     scales: Sequence[float] = (1.0,)
     max_keypoints: int | None = None
+    spread: bool = False
     preprocessing: Preprocessing | None = None
     relu: bool = True
     centered: bool = False
@@ -143,6 +147,10 @@ class Options:
         object.__setattr__(self, "scales", _checked_scales(self.scales))
         if self.max_keypoints is not None:
             whole_number("max_keypoints", self.max_keypoints, 0)
+        elif self.spread:
+            raise OptionError(
+                "spread chooses where max_keypoints are: give their number as well (--max-keypoints)"
+            )
         if self.preprocessing is not None:
             check("preprocessing", self.preprocessing, Preprocessing, ", or None")
         for name in ("max_edge", "max_sum_edges"):
@@ -170,6 +178,7 @@ class OptionChanges(TypedDict, total=False):
     detector: Detector
     scales: Sequence[float]
     max_keypoints: int | None
+    spread: bool
     preprocessing: Preprocessing | None
     relu: bool
     centered: bool

@@ -185,6 +185,7 @@ EXTRACTION = f"""network and keypoints:
     --weights WEIGHTS  {WEIGHTS}
     --detector  d2: local maxima, as published (default); strength: the strongest cells, wherever they are
     -k, --max-keypoints N  keep only the N keypoints with the highest scores; default: all
+    --spread  with --max-keypoints: choose them evenly from all parts of the image, the best of each
     --multiscale  look at the image at half, full and double size, as published; about five times the work
     {NO_RELU}
     --centered  put keypoints where their cells truly lie, about 2 px further right and down than published

@@ -140,8 +140,8 @@ def extract(options: argparse.Namespace) -> int:
     entries = dataset.listing(options.images, beside=options.output is None, masks=options.masks, tell=note)
     if options.output is not None and Path(options.output).is_file():
         files.check_sources(options.output, (entry.path for entry in entries))
-    net = files.load(options.weights, options.threads)
     how = settings(options)
+    net = files.load(options.weights, options.threads)
     output = _output(net, how, options)
     job = partial(
         dataset.extract,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..features import DESCRIPTOR_SIZE, Features, strongest
+from ..features import DESCRIPTOR_SIZE, Features, evenly, strongest
 from ..images.open import Source, is_encoded, name_of, open_mask, to_array
 from ..images.pixels import preprocess
 from ..layers import map_size
@@ -138,14 +138,21 @@ class Scan:
             # No more than twice as many as can be among the best of all are held.
             if most is not None and sum(map(len, level)) > 2 * most:
                 whole = join(level)
-                level.append(whole.select(strongest(whole.scores, most)))
+                level.append(whole.select(self._best(whole.keypoints, whole.scores)))
         pieces = [piece for level in found for piece in level]
         for level in found:
             level.clear()  # the last of which has a name of its own
         whole = join(pieces)
         if most is None and options.detector == "d2":
             return whole
-        return whole.select(strongest(whole.scores, most))
+        return whole.select(self._best(whole.keypoints, whole.scores))
+
+    def _best(self, xy: FloatArray, scores: FloatArray) -> NDArray[np.int64]:
+        """Return which keypoints to keep, or may be kept if these are not all, the highest score first."""
+        most, (height, width) = self.options.max_keypoints, self.frame.given
+        if self.options.spread and most is not None:
+            return evenly(xy, scores, most, (width, height))
+        return strongest(scores, most)
 
     def pieces(self) -> Iterator[tuple[int, Features]]:
         """Yield the number of a level and the features of some of its rows, until all levels are done."""
@@ -164,7 +171,7 @@ class Scan:
             chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
             if options.max_keypoints is not None:
                 # Only these can be among the best of all: no others are described.
-                chosen = np.sort(chosen[strongest(scores[chosen], options.max_keypoints)])
+                chosen = np.sort(chosen[self._best(xy[chosen], scores[chosen])])
             # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
             described, _ = detect.descriptors(
                 rows, candidates.positions[chosen], team, relu=options.relu and ranked
