@@ -13,6 +13,8 @@ from .errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .images.open import Encoded
+
 Detector: TypeAlias = Literal["d2", "strength"]
 """The published hard detection, or a ranking of all cells by their strength."""
 
@@ -111,8 +113,9 @@ class Options:
         By how many degrees the image is turned anticlockwise, as by ``np.rot90``, to be looked at: 0, and any
         of 90, 180 and 270. Each is an image of its own, with ``max_keypoints`` of its own; all keypoints are
         those of the image as given. With others than 0 the image is held whole.
-    mask : (H, W) array, optional
-        Keypoints are kept only where it is not zero, in the image as given.
+    mask : (H, W) array or image file, optional
+        Keypoints are kept only where it is not zero, or not black. A file is a path, bytes or a file object.
+        It is for the image as given.
     orient : bool
         Turn the image as its EXIF orientation says, as COLMAP and hloc do not; keypoints are those of the
         turned image. Arrays have no orientation, and a PIL image of a TIFF file is one that Pillow has turned
@@ -139,7 +142,7 @@ class Options:
     max_edge: int | None = 1600
     max_sum_edges: int | None = 2800
     rotations: Sequence[int] = (0,)
-    mask: ArrayLike | None = None
+    mask: ArrayLike | Encoded | None = None
     orient: bool = False
     stretch: bool = False
     max_pixels: int | None = None
@@ -196,7 +199,7 @@ class OptionChanges(TypedDict, total=False):
     max_edge: int | None
     max_sum_edges: int | None
     rotations: Sequence[int]
-    mask: ArrayLike | None
+    mask: ArrayLike | Encoded | None
     orient: bool
     stretch: bool
     max_pixels: int | None

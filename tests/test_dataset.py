@@ -122,6 +122,42 @@ def test_absolute_paths_of_one_file_name_beside_the_images(folder, tmp_path):
         assert img.with_name("a.jpg.d2-net").is_file()
 
 
+def test_masks(folder):
+    for name in ("a.JPG.png", "a.png", "b.png", "sub/a.png", "sub/deep/c.tif.png"):
+        path = folder / "masks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 8)).save(path)
+    masks = folder / "masks"
+    entries = listing([folder, f"{folder}/sub/*.jpg"], masks=masks)
+    assert {entry.name: entry.mask.relative_to(masks).as_posix() for entry in entries} == {
+        "a.JPG": "a.JPG.png",
+        "b.png": "b.png",
+        "sub/a.jpg": "sub/a.png",
+        "sub/deep/c.png": "sub/deep/c.png.png",  # there is none
+        "a.jpg": "a.png",
+    }
+    # Names of features beside the images are whole paths, those of masks are not.
+    assert [entry.mask for entry in listing([folder / "b.png"], beside=True, masks=masks)] == [
+        masks / "b.png"
+    ]
+    # One for all, which is no image.
+    entries = listing([folder], masks=folder / "b.png")
+    assert "b.png" not in [entry.name for entry in entries]
+    assert {entry.mask for entry in entries} == {folder / "b.png"}
+
+
+def test_masks_that_cannot_be_meant(folder):
+    (folder / "masks").mkdir()
+    with pytest.raises(OptionError, match=r"masks: none of the images has a mask there"):
+        listing([folder], masks=folder / "masks")
+    with pytest.raises(OptionError, match=r"photos: none of the images has a mask there"):
+        listing([folder], masks=folder)
+    with pytest.raises(ImageError, match=r"no such file or folder: .*mask; did you mean .*masks\?"):
+        listing([folder], masks=folder / "mask")
+    with pytest.raises(OptionError, match=r"s3://b/masks: masks are files of this machine"):
+        listing([folder], masks="s3://b/masks")
+
+
 def test_links_in_a_circle(folder):
     (folder / "sub" / "up").symlink_to(folder)
     assert names([folder]) == ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]

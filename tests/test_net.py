@@ -1,3 +1,4 @@
+import io
 import math
 import pickle
 import threading
@@ -155,6 +156,36 @@ def test_a_mask_is_in_pixels_of_the_given_image(net, image, assert_same_features
     found, all_ = net(image, max_edge=60, mask=mask), net(image, max_edge=60)
     assert 0 < len(found) < len(all_)
     assert_same_features(found, all_.select(all_.keypoints[:, 0] >= 39.5))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_masks_in_files(net, image, tmp_path, mode, assert_same_features):
+    """What is not black counts, however dark it is, and an alpha channel does not."""
+    mask = np.zeros((61, 83), np.uint8)
+    mask[:, 40:] = 255 if mode == "1" else 1
+    drawn = Image.fromarray(mask.astype(np.uint16)) if mode == "I;16" else Image.fromarray(mask).convert(mode)
+    if mode == "P":
+        drawn.putpalette([0, 0, 0, 9, 9, 9])
+    drawn.save(tmp_path / "mask.png")
+    expected = net(image, mask=mask)
+    assert 0 < len(expected) < len(net(image))
+    content = (tmp_path / "mask.png").read_bytes()
+    for form in (tmp_path / "mask.png", str(tmp_path / "mask.png"), content, io.BytesIO(content)):
+        assert_same_features(net(image, mask=form), expected)
+
+
+def test_a_mask_is_turned_as_its_own_exif_says(net, image, tmp_path, assert_same_features):
+    mask = np.zeros((83, 61), np.uint8)
+    mask[:20] = 255
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(mask).save(tmp_path / "mask.png", exif=exif)
+    found = net(image, mask=tmp_path / "mask.png", orient=True)
+    assert_same_features(found, net(image, mask=np.rot90(mask, -1)))
+    with pytest.raises(
+        d2np.ImageError, match=r"mask\.png: .* its image's size 83 x 61 px; it has 61 x 83 px"
+    ):
+        net(image, mask=tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize("mask", [np.ones((83, 61)), np.ones((61, 83, 1)), np.ones(61), 1])

@@ -158,11 +158,13 @@ _SHARED: dict[str, Mapping[str, Any]] = {
         "default": (1.0,),
         "dest": "scales",
     },
+    "nearest": _WHOLE_NUMBER,
     "preprocessing": {"choices": names(Preprocessing)},
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
     "rotations": {"action": "store_const", "const": (0, 90, 180, 270), "default": (0,)},
     "threads": _WHOLE_NUMBER,
+    "window": _WHOLE_NUMBER,
 }
 
 WEIGHTS = (
@@ -194,6 +196,8 @@ EXTRACTION = f"""network and keypoints:
     --max-edge PX  shrink larger images to this longest edge; none: no limit; default: 1600
     --max-sum-edges PX  shrink larger images to this sum of width and height; none: no limit; default: 2800
     --max-pixels N  open files with up to N pixels; default: where Pillow refuses them, about 179 million
+    --masks MASKS  keypoints only where an image's mask is not black: a folder with the mask of a/b.jpg as
+        a/b.jpg.png or a/b.png, as for COLMAP; or one file, the mask of all images
     --orient  turn images as their EXIF data says; default: as stored
     --stretch  spread the values that a 16-bit image uses over the full range, as thermal images need;
         default: as stored

@@ -71,7 +71,7 @@ def match(options: argparse.Namespace) -> int:
     model, unverified = _model(options)
     from .. import draw, matching
 
-    images = [files.opened(path, options.max_pixels) for path in (options.a, options.b)]
+    images = [files.opened(path, options) for path in (options.a, options.b)]
     weights = files.weights_or_default(options.weights, quiet=options.quiet)
     net = files.load(weights, options.threads)
     start = perf_counter()
@@ -92,6 +92,7 @@ def match(options: argparse.Namespace) -> int:
     for path in outputs:
         if files.extension(path) in tables.EXTENSIONS:
             recorded = {"min_score": options.min_score, "verify": model, "threshold": model and threshold}
+            recorded["masks"] = options.masks
             about = {
                 "images": [options.a, options.b],
                 "weights": Path(weights).name,
@@ -189,7 +190,7 @@ def show(options: argparse.Namespace) -> int:
     """
     files.check_output(options.output, [options.image], (*files.DRAWINGS, *files.PAGES))
     is_page = files.extension(options.output) in files.PAGES
-    image = files.opened(options.image, options.max_pixels)
+    image = files.opened(options.image, options)
     from .. import draw
     from ..images.pixels import network_size
 
@@ -294,10 +295,11 @@ def profile(options: argparse.Namespace) -> int:
     example:
       d2np profile house.jpg --threads 1
     """
-    image = files.opened(options.image, options.max_pixels)
+    image = files.opened(options.image, options)
     net = files.load(options.weights, options.threads)
+    chosen = {**settings(options).options(), "mask": files.mask(image, options)}
     with files.named(image):
-        profile = net.profile(image, settings(options), threads=options.threads)
+        profile = net.profile(image, threads=options.threads, **chosen)
     for line in str(profile).splitlines():
         say(line)
     return 0

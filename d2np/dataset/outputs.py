@@ -202,7 +202,7 @@ class HlocOutput(HdfOutput):
 
     def task(self, entry: Entry) -> Task:
         """Return an image with its stamp."""
-        return Task(entry.path, entry.name, self.stamp(entry))
+        return Task(entry.path, entry.name, entry.mask, self.stamp(entry))
 
     def stamp(self, entry: Entry) -> str | None:
         """Return what the image was like when it was first asked for, with its checksum if that is wanted."""

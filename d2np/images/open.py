@@ -153,7 +153,7 @@ def open_source(
         return image
     name = name_of(image)
     with ExitStack() as stack:
-        if _is_encoded(image):
+        if is_encoded(image):
             opened = stack.enter_context(open_file(image, options.max_pixels))
             with reading(name):
                 stored = _decoded(opened, options.orient, name, as_stored=True)
@@ -165,6 +165,27 @@ def open_source(
         source = Source(stored, name, options)
         source.opened = stack.pop_all()
     return source
+
+
+def open_mask(image: Encoded, options: Options) -> NDArray[np.bool_]:
+    """Return where an image is not black, as (H, W) bool.
+
+    Parameters
+    ----------
+    image : path, bytes or binary file
+    options : Options
+        ``orient`` and ``max_pixels`` count.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read, or is too large.
+    """
+    name = name_of(image)
+    with open_file(image, options.max_pixels) as opened, reading(name):
+        stored = _decoded(opened, options.orient, name, as_stored=True)
+        rows = np.asarray(stored[0 : stored.shape[0]])
+    return np.asarray(rows[..., :3].any(axis=2) if rows.ndim == 3 else rows != 0)
 
 
 class Source:
@@ -309,7 +330,7 @@ def _fetched(stored: Any, name: str, first: int, last: int) -> NDArray[Any]:
         return np.asarray(stored[first:last])
 
 
-def _is_encoded(image: object) -> TypeGuard[Encoded]:
+def is_encoded(image: object) -> TypeGuard[Encoded]:
     """Return whether this is a path, or the content of a file or a file, not pixels."""
     if isinstance(image, memoryview):
         return image.ndim == 1
@@ -498,7 +519,7 @@ def _from_pil(image: Image.Image, orient: bool, name: str, as_stored: bool) -> N
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns where transparency is dropped at once
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    if image.mode != "RGB" and not deep:
+    if image.mode not in ("RGB", "L") and not deep:
         image = image.convert("RGB")
     array = np.asarray(image)
     # Grey of more than eight bits; Pillow opens 16-bit files as ``I;16`` or, older ones, as ``I``.

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..features import DESCRIPTOR_SIZE, Features, strongest
-from ..images.open import Source, to_array
+from ..images.open import Source, is_encoded, name_of, open_mask, to_array
 from ..images.pixels import preprocess
 from ..layers import map_size
 from ..options import Options, Preprocessing
@@ -186,7 +186,7 @@ class Scan:
     def pieces(self) -> Iterator[tuple[int, Features]]:
         """Yield the number of a level and the features of some of its rows, until all levels are done."""
         options, team, frame = self.options, self.team, self.frame
-        allowed = _checked_mask(options.mask, frame)
+        allowed = _checked_mask(options, frame)
         ranked = options.detector == "strength"
         found: list[tuple[int, Features]] = []
 
@@ -283,9 +283,18 @@ def in_blocks(pieces: Iterable[Features], least: int) -> Iterator[Features]:
         yield join(block)
 
 
-def _checked_mask(mask: ArrayLike | None, frame: Frame) -> NDArray[np.bool_] | None:
+def _checked_mask(options: Options, frame: Frame) -> NDArray[np.bool_] | None:
+    mask = options.mask
     if mask is None:
         return None
+    if is_encoded(mask):
+        allowed = open_mask(mask, options)
+        if allowed.shape != frame.given:
+            sizes = ["{1} x {0} px".format(*shape) for shape in (frame.given, allowed.shape)]
+            raise ImageError(
+                f"{name_of(mask)}: a mask must have its image's size {sizes[0]}; it has {sizes[1]}"
+            )
+        return allowed
     allowed = to_array(mask, "the mask")
     if allowed.shape != frame.given:
         raise ImageError(f"the mask must have the image's shape {frame.given}; got {allowed.shape}")
