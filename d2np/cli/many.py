@@ -72,7 +72,8 @@ def extract(options: argparse.Namespace) -> int:
 
     formats
       h5       one file, as hloc's: for each image keypoints (N, 2), scores (N,),
-               descriptors (512, N), image_size (2,), scales (N,)
+               descriptors (512, N), image_size (2,), scales (N,); rotations (N,)
+               with --rotations
       npz      a file IMAGE.d2-net for each image, as the published script writes
                it: keypoints (N, 3) with x, y, scale, scores (N,), descriptors
                (N, 512); beside the images, or under OUT
@@ -185,6 +186,8 @@ def _check_extraction(options: argparse.Namespace) -> None:
     for option in ("half", "checksum", "dask"):
         if getattr(options, option) and options.format != "h5":
             raise OptionError(f"--{option} is for --format h5 only")
+    if options.rotations != (0,) and options.format != "h5":
+        raise OptionError("--rotations is for --format h5 only")
     if options.orient and options.format == "kapture":
         raise OptionError("--orient is not for --format kapture, whose images are as they are stored")
     if options.output is None and options.format not in _BESIDE:
@@ -298,6 +301,7 @@ def pairs(options: argparse.Namespace) -> int:
         + (f", {report.skipped:,} there already" if report.skipped else "")
         + (f", {count(report.matches, 'match')} in {seconds(duration)}" if report.done else "")
         + (f", {count(report.unmatched, 'pair')} without any" if report.unmatched else "")
+        + (f", {count(report.turned, 'pair')} with an image turned" if report.turned else "")
     )
     say(f"{path}: {file_size(path.stat().st_size)}")
     return 0
