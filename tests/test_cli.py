@@ -823,6 +823,7 @@ COMMANDS = [
     "extract",
     "pairs",
     "colmap",
+    "export",
     "show",
     "info",
     "convert",
