@@ -430,6 +430,48 @@ def colmap(options: argparse.Namespace) -> int:
     return 0
 
 
+@Command(
+    """
+    FEATURES.h5  what d2np extract or hloc wrote
+    MATCHES.h5  what d2np pairs or hloc wrote
+    IMAGES  the folder of the images
+    -o, --output FOLDER  the folder to write
+    --format PROGRAM  for which program: openmvg
+    """,
+    output={"required": True},
+    format={"required": True, "choices": ("openmvg",)},
+)
+def export(options: argparse.Namespace) -> int:
+    """Write features and matches for another program.
+
+    Writes a folder with which openMVG goes on: sfm_data.json, image_describer.json, keypoints (.feat,
+    .desc) and matches.putative.txt.
+
+    Images are found in IMAGES by their names in FEATURES.h5. All images of one size
+    have one camera. Its focal length is 1.2 times the longest edge, until openMVG
+    refines it. Descriptors are zeros, since openMVG has no type of 512 numbers: the
+    matches are made already. For COLMAP see d2np colmap.
+
+    examples:
+      d2np extract photos/ -o features.h5
+      d2np pairs features.h5 -o matches.h5
+      d2np export features.h5 matches.h5 photos/ --format openmvg -o mvg/
+      openMVG_main_GeometricFilter -i mvg/sfm_data.json \\
+          -m mvg/matches.putative.txt -o mvg/matches.f.bin
+    """
+    files.check_there(options.features, options.matches, options.images)
+    from ..formats import openmvg
+
+    summary = openmvg.write(options.output, options.features, options.matches, options.images)
+    say(
+        f"{count(summary.images, 'image')} of {count(summary.cameras, 'camera')}, "
+        f"{count(summary.keypoints, 'keypoint')}"
+    )
+    say(f"{count(summary.pairs, 'pair')} matched, {count(summary.matches, 'match')}")
+    say(f"wrote {options.output}")
+    return 0
+
+
 def _has_one_scale(features: str) -> bool:
     """Return whether the file tells that its features were found at one scale; hloc's does not tell."""
     from ..dataset.assembly import recorded_settings
