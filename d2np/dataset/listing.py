@@ -9,6 +9,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from .. import streams
@@ -23,9 +24,12 @@ EXTENSIONS = (
 )
 """Extensions of images in a folder. A file that is named itself may have any extension."""
 
+_HEIF = (".heic", ".heif", ".hif")
+"""Those that the extra ``heif`` reads."""
+
 _NOT_READ = (
     *(".3fr", ".arw", ".avifs", ".cr2", ".cr3", ".crw", ".dcr", ".dds", ".dng", ".erf", ".exr", ".fff"),
-    *(".hdr", ".heic", ".heif", ".hif", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".hdr", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
     *(".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".svg"),
     *(".x3f", ".xcf"),
 )
@@ -130,7 +134,8 @@ def _check_there(path: str, what: str = "file or folder") -> None:
 def _told_of(left_out: dict[str, str]) -> str:
     """Say how many files of which kinds were left out."""
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(left_out.values()).most_common())
-    return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF"
+    or_else = ", or pip install 'd2np[heif]' to read HEIC" if {*left_out.values()} & {*_HEIF} else ""
+    return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF{or_else}"
 
 
 def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
@@ -220,7 +225,9 @@ def _whole_path(path: Path) -> str:
 def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> bool:
     """Whether a file in a folder is taken for an image; one that d2np does not read is remembered."""
     extension = PurePath(name).suffix.lower()
-    if extension in _NOT_READ:
+    if extension in _HEIF and find_spec("pillow_heif"):
+        return True
+    if extension in _NOT_READ + _HEIF:
         left_out[str(file)] = extension
     return extension in EXTENSIONS
 
