@@ -400,6 +400,14 @@ def test_command_with_a_list_and_options(run):
     assert (code, out.split(" in ")[0]) == (0, "2 pairs matched, 0 matches")
 
 
+def test_command_with_a_window(run, tmp_path):
+    """The pairs of another choice are added to those that are there."""
+    assert run("f.h5", "-o", "m.h5", "--window", "1")[1].startswith("4 pairs matched, ")
+    code, out, _ = run("f.h5", "-o", "m.h5", "--window", "1", "--loop")
+    assert (code, out.startswith("1 pair matched, 4 there already, ")) == (0, True)
+    assert "a.jpg/d.jpg" in hloc_matches.pair_names(tmp_path / "m.h5")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -412,6 +420,10 @@ def test_command_with_a_list_and_options(run):
         (["f.h5", "-o", "m.h5", "--pairs", "notes.txt"], 1, r"notes\.txt, line 1: two names"),
         (["f.h5", "-o", "m.h5", "--pairs", "bad.txt"], 1, r"does not hold: z\.jpg"),
         (["f.h5", "-o", "m.h5", "--ratio", "2"], 2, r"--ratio"),
+        (["f.h5", "-o", "m.h5", "--window", "0"], 2, r"--window: a whole number from 1 up"),
+        (["f.h5", "-o", "m.h5", "--loop"], 2, r"--loop is for --window only"),
+        (["f.h5", "-o", "m.h5", "--quadratic", "--pairs", "-"], 2, r"--quadratic is for --window only"),
+        (["f.h5", "-o", "m.h5", "--window", "1", "--pairs", "-"], 2, r"--pairs and --window each say"),
         (["f.h5"], 2, r"-o"),
     ],
 )

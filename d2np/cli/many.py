@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, count
 from ..options import FeatureFormat, names
-from . import files
+from . import choice, files
 from .arguments import EXTRACTION, MATCHING, QUIET, THREADS, Command, settings
 from .console import complain, file_size, finishing, note, say, seconds
 
@@ -72,7 +72,8 @@ def extract(options: argparse.Namespace) -> int:
 
     formats
       h5       one file, as hloc's: for each image keypoints (N, 2), scores (N,),
-               descriptors (512, N), image_size (2,), scales (N,)
+               descriptors (512, N), image_size (2,), scales (N,); rotations (N,)
+               with --rotations
       npz      a file IMAGE.d2-net for each image, as the published script writes
                it: keypoints (N, 3) with x, y, scale, scores (N,), descriptors
                (N, 512); beside the images, or under OUT
@@ -97,6 +98,13 @@ def extract(options: argparse.Namespace) -> int:
       --checksum. If OUT was made with other weights or options, it refuses and says
       which; --overwrite begins anew.
 
+    masks
+      With --masks an image has keypoints only where its mask is not black. A mask
+      has its image's size, and the name of the image with .png added to it, or in
+      place of its extension. An image without a mask fails, as with COLMAP. With h5
+      an image whose mask has changed is done again. Masks are not taken for images
+      where their folder is inside that of the images.
+
     failures
       An image that cannot be used is listed at the end with the reason, and in
       OUT.failed.txt, a line NAME<TAB>REASON<TAB>STATE for each; the others are
@@ -119,6 +127,7 @@ def extract(options: argparse.Namespace) -> int:
     examples:
       d2np extract photos/ -o features.h5
       d2np extract photos/ -o features.h5 --max-keypoints 4000 --half
+      d2np extract photos/ -o features.h5 --masks masks/
       d2np extract photos/ -o features.h5 --retry-failed
       d2np extract photos/ -o features.h5 --dask local:4
       find photos -name '*.jpg' -size +1M | d2np extract @- -o large.h5
@@ -129,11 +138,11 @@ def extract(options: argparse.Namespace) -> int:
     from .. import dataset
     from ..dataset.extraction import not_held
 
-    entries = dataset.listing(options.images, beside=options.output is None, tell=note)
+    entries = dataset.listing(options.images, beside=options.output is None, masks=options.masks, tell=note)
     if options.output is not None and Path(options.output).is_file():
         files.check_sources(options.output, (entry.path for entry in entries))
-    net = files.load(options.weights, options.threads)
     how = settings(options)
+    net = files.load(options.weights, options.threads)
     output = _output(net, how, options)
     job = partial(
         dataset.extract,
@@ -177,6 +186,8 @@ def _check_extraction(options: argparse.Namespace) -> None:
     for option in ("half", "checksum", "dask"):
         if getattr(options, option) and options.format != "h5":
             raise OptionError(f"--{option} is for --format h5 only")
+    if options.rotations != (0,) and options.format != "h5":
+        raise OptionError("--rotations is for --format h5 only")
     if options.orient and options.format == "kapture":
         raise OptionError("--orient is not for --format kapture, whose images are as they are stored")
     if options.output is None and options.format not in _BESIDE:
@@ -209,11 +220,11 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
     f"""
     FEATURES.h5  what d2np extract or hloc wrote
     -o, --output MATCHES.h5  the file to write
-    --pairs LIST  which pairs to match; default: every image with every other
     {_BEGIN_ANEW}
     --restart
     {QUIET}
     {THREADS}
+    {choice.CHOICE}
     {_CLUSTER}
     {MATCHING}
     """,
@@ -234,6 +245,8 @@ def pairs(options: argparse.Namespace) -> int:
     "quotes"; else they are found where a line has only one reading. With - the list
     is read from standard input.
 
+    The same command with another choice of pairs adds these to MATCHES.h5.
+
     Whatever ends it (Ctrl-C, kill, a full disk), what is done is kept in
     MATCHES.h5.parts/: start the same command again, and it goes on. MATCHES.h5 is
     there as a whole or not at all; the file is assembled at the end, which needs
@@ -253,23 +266,23 @@ def pairs(options: argparse.Namespace) -> int:
       d2np extract photos/ -o features.h5
       d2np pairs features.h5 -o matches.h5
       d2np pairs features.h5 --pairs pairs.txt -o matches.h5 --ratio 0.95
+      d2np pairs features.h5 --window 10 --quadratic -o matches.h5
     """
     if files.extension(options.output) not in (".h5", ".hdf5"):
         raise OptionError(f"{options.output}: matches are written as HDF5: give it the extension .h5")
+    choice.check(options)
     _check_cluster(options)
     sources = [options.features, *([options.pairs] if options.pairs not in (None, "-") else [])]
-    files.check_there(*sources)
+    files.check_there(*sources, *([options.from_poses] if options.from_poses else []))
     files.check_place(options.output, sources)
     import numpy as np
 
     from .. import dataset
     from ..matching import match
 
-    features, listed_in = options.features, options.pairs
+    features = options.features
     how = dataset.MatchSettings(options.mutual, options.ratio, options.min_similarity)
-    chosen: Collection[tuple[str, str]] = (
-        dataset.listed_pairs(listed_in, features) if listed_in else dataset.all_pairs(features)
-    )
+    chosen = choice.chosen(options)
     path = Path(options.output)
     recorded = how.recorded(features)
     output = dataset.MatchOutput(path, recorded, features=features, restart=options.overwrite)
@@ -288,6 +301,7 @@ def pairs(options: argparse.Namespace) -> int:
         + (f", {report.skipped:,} there already" if report.skipped else "")
         + (f", {count(report.matches, 'match')} in {seconds(duration)}" if report.done else "")
         + (f", {count(report.unmatched, 'pair')} without any" if report.unmatched else "")
+        + (f", {count(report.turned, 'pair')} with an image turned" if report.turned else "")
     )
     say(f"{path}: {file_size(path.stat().st_size)}")
     return 0

@@ -113,7 +113,8 @@ class FeatureArchives:
         def arrays() -> Iterator[tuple[int, Mapping[str, Any]]]:
             for number, block in enumerate(blocks):
                 named = hloc.arrays_of(block, half=self.half)
-                yield len(block), {key: named[key] for key in (hloc.KEYPOINT_AXES if number else named)}
+                kept = hloc.KEYPOINT_AXES.keys() & named.keys() if number else named.keys()
+                yield len(block), {key: named[key] for key in named if key in kept}
 
         group = Group(task.name, task.stamp, attributes=hloc.attributes_of(uncertainty))
         (written,) = self.store.write([(group, arrays())], task.name)
@@ -201,7 +202,7 @@ class HlocOutput(HdfOutput):
 
     def task(self, entry: Entry) -> Task:
         """Return an image with its stamp."""
-        return Task(entry.path, entry.name, self.stamp(entry))
+        return Task(entry.path, entry.name, entry.mask, self.stamp(entry))
 
     def stamp(self, entry: Entry) -> str | None:
         """Return what the image was like when it was first asked for, with its checksum if that is wanted."""
