@@ -436,7 +436,7 @@ def colmap(options: argparse.Namespace) -> int:
     MATCHES.h5  what d2np pairs or hloc wrote
     IMAGES  the folder of the images
     -o, --output FOLDER  the folder to write
-    --format PROGRAM  for which program: openmvg
+    --format  the program that goes on
     """,
     output={"required": True},
     format={"required": True, "choices": ("openmvg",)},
