@@ -107,7 +107,7 @@ def write(folder: PathLike, features: PathLike, matches: PathLike, images: PathL
                     stream.write(f"{min(first, second)} {max(first, second)}\n{len(both)}\n")
                     np.savetxt(stream, indices, "%d")
                     found.append(len(both))
-            cameras = list(dict.fromkeys(sizes.values()))
+            cameras = {size: number for number, size in enumerate(dict.fromkeys(sizes.values()))}
             for name, content in (
                 ("sfm_data.json", _sfm_data(os.path.abspath(images), sizes, cameras)),
                 ("image_describer.json", _image_describer()),
@@ -136,17 +136,17 @@ def _write_regions(path: Path, keypoints: NDArray[np.float32]) -> None:
 
 
 def _sfm_data(
-    root: str, sizes: Mapping[str, tuple[int, int]], cameras: list[tuple[int, int]]
+    root: str, sizes: Mapping[str, tuple[int, int]], cameras: Mapping[tuple[int, int], int]
 ) -> dict[str, Any]:
     views = []
     for number, (name, size) in enumerate(sizes.items()):
         folder, _, base = name.rpartition("/")
         data: dict[str, Any] = {"local_path": folder, "filename": base, "width": size[0], "height": size[1]}
-        data |= {"id_view": number, "id_intrinsic": cameras.index(size), "id_pose": number}
+        data |= {"id_view": number, "id_intrinsic": cameras[size], "id_pose": number}
         pointer = {"id": _FIRST + 1 + number, "data": data}
         views.append({"key": number, "value": {"polymorphic_id": _PLAIN, "ptr_wrapper": pointer}})
     intrinsics = []
-    for number, (width, height) in enumerate(cameras):
+    for (width, height), number in cameras.items():
         kind: dict[str, Any] = {"polymorphic_id": 1}
         if not number:
             kind = {"polymorphic_id": _FIRST + 1, "polymorphic_name": "pinhole_radial_k3"}
