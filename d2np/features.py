@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ class Features:
         L2-normalised.
     image_size : (int, int)
         (width, height) of the image as given, in pixels.
+    rotations : (N,) int16, or None
+        By how many degrees the image was turned anticlockwise when each keypoint was seen; None where it was
+        not turned at all. See :class:`d2np.Options`.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Features:
     scores: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
+    rotations: NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
         keypoints = checked("keypoints", self.keypoints, np.float32, (None, 3))
@@ -55,6 +59,8 @@ class Features:
             descriptors=checked("descriptors", self.descriptors, np.float32, (n, DESCRIPTOR_SIZE)),
             image_size=(width, height),
         )
+        if self.rotations is not None:
+            vars(self).update(rotations=checked("rotations", self.rotations, np.int16, (n,)))
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -72,9 +78,9 @@ class Features:
             Indices, or a mask over all keypoints.
         """
         chosen = _selection(which, len(self), "keypoints")
-        return Features(
-            self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen], self.image_size
-        )
+        rotations = None if self.rotations is None else self.rotations[chosen]
+        arrays = self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen]
+        return Features(*arrays, self.image_size, rotations)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,9 @@ class Matches:
     evidence : Evidence, or None
         How many matches fit one model, and how likely that is by accident; None where they have not been
         verified.
+    rotation : int, or None
+        By how many degrees the second image is to be turned anticlockwise to look like the first one; None
+        where it was not looked at that way. See :class:`d2np.Options`.
 
     Raises
     ------
@@ -128,6 +137,7 @@ class Matches:
     inliers: NDArray[np.bool_] | None = None
     model: NDArray[np.float64] | None = None
     evidence: Evidence | None = None
+    rotation: int | None = None
 
     def __post_init__(self) -> None:
         indices = checked("match indices", self.indices, np.int64, (None, 2))
@@ -157,7 +167,8 @@ class Matches:
         """
         chosen = _selection(which, len(self), "matches")
         inliers = None if self.inliers is None else self.inliers[chosen]
-        return Matches(self.indices[chosen], self.similarities[chosen], inliers, self.model, self.evidence)
+        arrays = {"indices": self.indices[chosen], "similarities": self.similarities[chosen]}
+        return replace(self, **arrays, inliers=inliers)
 
 
 def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
@@ -204,7 +215,9 @@ def evenly(
     # Cells are about square.
     side = max(1.0, math.sqrt(size[0] * size[1] * _CHOSEN_OF_A_CELL / max(1, k)))
     columns, rows = (max(1, round(edge / side)) for edge in size)
-    place = [np.clip(xy[:, axis] * (n / size[axis]), 0, n - 1) for axis, n in enumerate((columns, rows))]
+    place = [
+        np.clip((xy[:, axis] + 0.5) * (n / size[axis]), 0, n - 1) for axis, n in enumerate((columns, rows))
+    ]
     largest_first = strongest(values, None)
     cells = (place[1].astype(np.int64) * columns + place[0].astype(np.int64))[largest_first]
     by_cell = np.argsort(cells, kind="stable")

@@ -37,6 +37,9 @@ PublishedWeights: TypeAlias = Literal["tf", "ots", "tf_no_phototourism"]
 """The published checkpoints, once they are in the cache."""
 
 
+_QUARTERS = frozenset((0, 90, 180, 270))
+
+
 def names(alias: Any) -> tuple[str, ...]:
     """Return the names that a type of this module allows."""
     return get_args(alias)
@@ -109,8 +112,13 @@ class Options:
         The image is shrunk until its longest edge is no larger, in pixels.
     max_sum_edges : int or None
         Then it is shrunk until the sum of its width and height is no larger.
+    rotations : sequence of int
+        By how many degrees the image is turned anticlockwise, as by ``np.rot90``, to be looked at: 0, and any
+        of 90, 180 and 270. Each is an image of its own, with ``max_keypoints`` of its own; all keypoints are
+        those of the image as given. With others than 0 the image is held whole.
     mask : (H, W) array or image file, optional
         Keypoints are kept only where it is not zero, or not black. A file is a path, bytes or a file object.
+        It is for the image as given.
     orient : bool
         Turn the image as its EXIF orientation says, as COLMAP and hloc do not; keypoints are those of the
         turned image. Arrays have no orientation, and a PIL image of a TIFF file is one that Pillow has turned
@@ -137,6 +145,7 @@ class Options:
     centered: bool = False
     max_edge: int | None = 1600
     max_sum_edges: int | None = 2800
+    rotations: Sequence[int] = (0,)
     mask: ArrayLike | Encoded | None = None
     orient: bool = False
     stretch: bool = False
@@ -145,6 +154,7 @@ class Options:
     def __post_init__(self) -> None:
         check("detector", self.detector, Detector)
         object.__setattr__(self, "scales", _checked_scales(self.scales))
+        object.__setattr__(self, "rotations", _checked_rotations(self.rotations))
         if self.max_keypoints is not None:
             whole_number("max_keypoints", self.max_keypoints, 0)
         elif self.spread:
@@ -172,6 +182,19 @@ def _checked_scales(given: Any) -> tuple[float, ...]:
     return scales
 
 
+def _checked_rotations(given: Any) -> tuple[int, ...]:
+    try:
+        rotations = tuple(whole_number("rotations", degrees, 0) for degrees in given)
+    except (TypeError, OptionError):
+        rotations = ()
+    if 0 not in rotations or len(set(rotations)) < len(rotations) or not _QUARTERS.issuperset(rotations):
+        raise OptionError(
+            f"rotations must be 0 and any of 90, 180 and 270, each once; got {given!r}: for others, turn "
+            "the image yourself, as PIL.Image.rotate does, and extract its features as another image's"
+        )
+    return tuple(sorted(rotations))
+
+
 class OptionChanges(TypedDict, total=False):
     """All fields of :class:`Options`, as keywords."""
 
@@ -184,6 +207,7 @@ class OptionChanges(TypedDict, total=False):
     centered: bool
     max_edge: int | None
     max_sum_edges: int | None
+    rotations: Sequence[int]
     mask: ArrayLike | Encoded | None
     orient: bool
     stretch: bool

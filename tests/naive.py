@@ -27,7 +27,7 @@ def evenly(xy, values, k, size):
     grid = [max(1, round(edge / side)) for edge in size]
     cells = {}
     for n in strongest(values, len(values)).tolist():
-        cell = [min(int(xy[n, axis] * (grid[axis] / size[axis])), grid[axis] - 1) for axis in range(2)]
+        cell = [min(int((xy[n, axis] + 0.5) * (grid[axis] / size[axis])), grid[axis] - 1) for axis in (0, 1)]
         cells.setdefault(tuple(cell), []).append(n)
     chosen = []
     while len(chosen) < k and any(cells.values()):

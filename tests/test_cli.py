@@ -861,6 +861,7 @@ COMMANDS = [
     "extract",
     "pairs",
     "colmap",
+    "export",
     "show",
     "info",
     "convert",

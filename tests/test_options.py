@@ -66,6 +66,7 @@ def test_nothing_is_proposed_where_nothing_is_alike(net, given):
     {
         "detector": ["sift", "", None, [], {}],
         "scales": [(), (0,), (-1,), (1, 1), (np.nan,), (np.inf,), "ab", 0.5, None, (1, None), [[1], [2]]],
+        "rotations": [(), (90,), (0, 45), (0, 0), (0, 360), (0, -90), (0, 90.0), 0, None, (0, "90")],
         "max_keypoints": [-1, True, "10", 2.5, np.nan],
         "preprocessing": ["", "Caffe", 1],
         "max_edge": [0, -5, 0.5, np.nan, True, "800"],

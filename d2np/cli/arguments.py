@@ -162,6 +162,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "preprocessing": {"choices": names(Preprocessing)},
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
+    "rotations": {"action": "store_const", "const": (0, 90, 180, 270), "default": (0,)},
     "threads": _WHOLE_NUMBER,
     "window": _WHOLE_NUMBER,
 }
@@ -187,6 +188,8 @@ EXTRACTION = f"""network and keypoints:
     -k, --max-keypoints N  keep only the N keypoints with the highest scores; default: all
     --spread  with --max-keypoints: choose them evenly from all parts of the image, the best of each
     --multiscale  look at the image at half, full and double size, as published; about five times the work
+    --rotations  also look at the image turned by 90, 180 and 270 degrees, as camera and scene may be turned;
+        four times the work. Of two images the second one is matched in its best rotation
     {NO_RELU}
     --centered  put keypoints where their cells truly lie, about 2 px further right and down than published
     {THREADS}

@@ -245,7 +245,8 @@ def features(net: Net, image: str | RemoteFile, options: argparse.Namespace) -> 
     chosen = {**how.options(), "mask": mask(image, options)}
     with named(image):
         source = open_source(image, how)
-        rows = source.shape[0] * len(how.scales)
+        turns = [degrees // 90 for degrees in how.rotations]
+        rows = sum(source.shape[turn % 2] for turn in turns) * len(how.scales)
         with Bar(desc=str(image), unit="row", total=rows, delay=1, leave=False) as bar:
             # Levels of a pyramid read some rows twice.
             source.on_read = lambda read: bar.update(min(read, rows - bar.n))

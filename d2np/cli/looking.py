@@ -75,7 +75,9 @@ def match(options: argparse.Namespace) -> int:
     weights = files.weights_or_default(options.weights, quiet=options.quiet)
     net = files.load(weights, options.threads)
     start = perf_counter()
-    a, b = (files.features(net, image, options) for image in images)
+    # The first image is matched as it is given, whatever the second one's rotation.
+    as_given = argparse.Namespace(**{**vars(options), "rotations": (0,)})
+    a, b = (files.features(net, *each) for each in zip(images, (as_given, options), strict=True))
     extracted = perf_counter()
     chosen = {name: getattr(options, name) for name in ("mutual", "ratio", "min_similarity")}
     threshold = options.threshold or _THRESHOLD * max(_shrinking(each, options) for each in (a, b))
@@ -84,6 +86,8 @@ def match(options: argparse.Namespace) -> int:
 
     every = count(len(matches), "match")
     verdict = f"{every}, {unverified}" if model is None else _verdict(matches, model, threshold)
+    if matches.rotation:
+        verdict += f"; {options.b} turned by {matches.rotation} degrees"
     used = f"weights {Path(weights).name}"
     for path in outputs:
         if files.extension(path) in tables.EXTENSIONS:

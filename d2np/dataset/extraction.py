@@ -59,7 +59,8 @@ class Settings(Options):
         # What is opened at all changes no features.
         features = {name: value for name, value in self.options().items() if name != "max_pixels"}
         preprocessing = self.preprocessing or net.preprocessing
-        return {**features, "scales": list(self.scales), "preprocessing": preprocessing, "weights": weights}
+        lists = {name: list(getattr(self, name)) for name in ("scales", "rotations")}
+        return {**features, **lists, "preprocessing": preprocessing, "weights": weights}
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of the network's call."""
@@ -153,6 +154,8 @@ def extract(
             output.collect(place)
         elif client is not None:
             raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
+        elif settings.rotations != (0,):
+            raise OptionError("only HDF5 keeps the rotations of keypoints: choose the format h5")
         failures = Failures(output.failed_list, retry=retry_failed)
 
         def fail(entry: Entry, reason: str) -> None:

@@ -113,7 +113,8 @@ class FeatureArchives:
         def arrays() -> Iterator[tuple[int, Mapping[str, Any]]]:
             for number, block in enumerate(blocks):
                 named = hloc.arrays_of(block, half=self.half)
-                yield len(block), {key: named[key] for key in (hloc.KEYPOINT_AXES if number else named)}
+                kept = hloc.KEYPOINT_AXES.keys() & named.keys() if number else named.keys()
+                yield len(block), {key: named[key] for key in named if key in kept}
 
         group = Group(task.name, task.stamp, attributes=hloc.attributes_of(uncertainty))
         (written,) = self.store.write([(group, arrays())], task.name)

@@ -9,6 +9,7 @@ for, and share the threads; one that needs more than half of the memory is worke
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -237,7 +238,10 @@ class _Line(Generic[AnEntry, Result]):
         width, height, pixel_bytes = _header(entry, self._settings.max_pixels)
         seen = network_size(width, height, self._settings)
         # An image may be held twice while it is shrunk.
-        size = working_bytes(seen[1], seen[0], self._settings.scales) + 2 * width * height * pixel_bytes
+        # Turned by 90 degrees it is as wide as it was high; and an image that is turned is held as well.
+        turned = max(seen) if set(self._settings.rotations) & {90, 270} else seen[0]
+        size = working_bytes(math.prod(seen) // turned, turned, self._settings.scales)
+        size += 2 * width * height * pixel_bytes
         size += width * height * (entry.mask is not None)
         now, wanted = (max(1, min(self._workers, memory // size)) for memory in (self._memory, self._wanted))
         if now < wanted and not self._told_of_shortage:

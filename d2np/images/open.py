@@ -266,6 +266,18 @@ class Source:
             self.on_read(last - first)
         return found
 
+    def turned(self, turns: int) -> Callable[[int, int], NDArray[Any]]:
+        """Return a :meth:`read` of the image turned anticlockwise by so many quarters; it holds all of it."""
+        found = self._checked(0, self.shape[0]) if self._shrunk is None else self._shrunk
+        whole = np.rot90(found, turns)
+
+        def read(first: int, last: int) -> NDArray[Any]:
+            if self.on_read is not None:
+                self.on_read(last - first)
+            return np.ascontiguousarray(whole[first:last])
+
+        return read
+
     def close(self) -> None:
         """Close what :func:`open_source` has opened."""
         if not self._stretch:

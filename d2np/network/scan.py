@@ -26,11 +26,20 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Frame:
-    """An image as given and as the network sees it: (height, width) in pixels, and how cells lie in both."""
+    """An image as given and as the network sees it: (height, width) in pixels, and how cells lie in both.
+
+    Maps are those of the image turned anticlockwise by ``turns`` quarters; both sizes are of the image before
+    that.
+    """
 
     given: tuple[int, int]
     seen: tuple[int, int]
     centered: bool = False
+    turns: int = 0
+
+    def turned(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return (height, width) after the image is turned."""
+        return (size[1], size[0]) if self.turns % 2 else size
 
     @property
     def _offset(self) -> np.float32:
@@ -46,12 +55,20 @@ class Frame:
 
     def to_image(self, positions: FloatArray, level: pyramid.Level) -> FloatArray:
         """Convert cells (N, 2) row, column of a level's map to x, y in pixels of the image as given."""
-        inner, size = np.array(self.seen), np.array((level.height, level.width))
+        inner, size = np.array(self.turned(self.seen)), np.array((level.height, level.width))
         # The pyramid puts centres of corner pixels on each other. The published code divides whole sizes.
         factor = (inner - 1) / (size - 1) if self.centered else inner / size
         pixels = (positions * np.float32(4) + self._offset) * factor.astype(np.float32)
-        pixels = (pixels + self._edge) * (self.given / inner).astype(np.float32) - self._edge
-        return pixels[:, ::-1]
+        outer = self.turned(self.given)
+        pixels = (pixels + self._edge) * (outer / inner).astype(np.float32) - self._edge
+        return self._turned_back(pixels[:, ::-1])
+
+    def _turned_back(self, xy: FloatArray) -> FloatArray:
+        height, width = self.given
+        x, y = xy.T
+        right, bottom = np.float32(width - 1), np.float32(height - 1)
+        turned = ((x, y), (right - y, x), (right - x, bottom - y), (y, bottom - x))[self.turns]
+        return xy if not self.turns else np.column_stack(turned)
 
     def to_cells(self, xy: NDArray[np.float64]) -> FloatArray:
         """Convert x, y in pixels of the image as given to cells (N, 2) row, column."""
@@ -76,6 +93,8 @@ class Scan:
     options : Options
     preprocessing : {"caffe", "torch"}
     team : Team
+    turns : int
+        By how many quarters the image is turned anticlockwise.
 
     Attributes
     ----------
@@ -89,11 +108,13 @@ class Scan:
     options: Options
     preprocessing: Preprocessing
     team: Team
+    turns: int = 0
 
     def __post_init__(self) -> None:
         source, options = self.source, self.options
-        self.frame = Frame(source.given, source.shape, options.centered)
-        self.levels = pyramid.levels(*source.shape, options.scales)
+        self.frame = Frame(source.given, source.shape, options.centered, self.turns)
+        self.levels = pyramid.levels(*self.frame.turned(source.shape), options.scales)
+        self._read = source.turned(self.turns) if self.turns else source.read
 
     def dense(self) -> FloatArray:
         """Return the feature map (h, w, 512)."""
@@ -128,6 +149,21 @@ class Scan:
         return result, valid
 
     def features(self) -> Features:
+        """Return the features of all rotations, one after the other."""
+        found = [scan._of_one_rotation() for scan in self._rotations()]
+        return found[0] if len(found) == 1 else join(found)
+
+    def stream(self) -> Iterator[Features]:
+        """Yield the features of some rows of one level, until all levels of all rotations are done."""
+        for scan in self._rotations():
+            for _, features in scan.pieces():
+                yield features
+
+    def _rotations(self) -> Iterator[Scan]:
+        for degrees in self.options.rotations:
+            yield replace(self, turns=degrees // 90)
+
+    def _of_one_rotation(self) -> Features:
         """Return all features, level by level as published, or the best ones first."""
         options = self.options
         most = options.max_keypoints
@@ -179,7 +215,11 @@ class Scan:
             scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
             keypoints = np.concatenate([xy[chosen], scale], axis=1)
             size = (frame.given[1], frame.given[0])
-            found.append((level.number, Features(keypoints, scores[chosen], described, size)))
+            features = Features(keypoints, scores[chosen], described, size)
+            if len(options.rotations) > 1:
+                rotations = np.full(len(chosen), 90 * self.turns, np.int16)
+                features = replace(features, rotations=rotations)
+            found.append((level.number, features))
             return len(xy) > 0
 
         for _ in self._climb(search, relu=options.relu and not ranked):
@@ -192,7 +232,7 @@ class Scan:
         tiles = stages.tiles_at_a_time(levels[-1].width, team.size) // len(levels)
 
         def read(first: int, last: int) -> FloatArray:
-            return preprocess(self.source.read(first, last), self.preprocessing)
+            return preprocess(self._read(first, last), self.preprocessing)
 
         def flow_of(level: pyramid.Level) -> tuple[Iterator[int], RowBuffer, int]:
             rows, columns = map_size(level.height, level.width)
@@ -201,7 +241,7 @@ class Scan:
             made = stages.stages(
                 self.packed, level.width, team.workspace, relu=relu, name=level.number, tiles=tiles
             )
-            resized = pyramid.reader(read, self.frame.seen[0], level, team)
+            resized = pyramid.reader(read, self.frame.turned(self.frame.seen)[0], level, team)
             return flow(resized, level.height, made, window, team), window, rows
 
         return pyramid.climb(levels, flow_of, visit, team)
@@ -215,14 +255,17 @@ def join(pieces: list[Features]) -> Features:
     count, first = sum(map(len, pieces)), 0
     keypoints, scores = np.empty((count, 3), np.float32), np.empty(count, np.float32)
     descriptors = np.empty((count, DESCRIPTOR_SIZE), np.float32)
+    rotations = None if pieces[0].rotations is None else np.empty(count, np.int16)
     pieces.reverse()
     while pieces:
         piece = pieces.pop()
         there = slice(first, first + len(piece))
         keypoints[there], scores[there] = piece.keypoints, piece.scores
         descriptors[there] = piece.descriptors
+        if rotations is not None and piece.rotations is not None:
+            rotations[there] = piece.rotations
         first += len(piece)
-    return Features(keypoints, scores, descriptors, piece.image_size)
+    return Features(keypoints, scores, descriptors, piece.image_size, rotations)
 
 
 def _in_own_pages(array: FloatArray) -> FloatArray:
