@@ -162,13 +162,17 @@ def test_masks_that_cannot_be_meant(folder):
 
 
 def test_images_that_an_extra_reads_are_taken_where_it_is(folder, monkeypatch):
-    for name in ("1.heic", "2.HIF", "3.dng"):
+    for name in ("1.heic", "2.HIF", "3.dng", "4.exr"):
         (folder / name).touch()
     monkeypatch.setattr(listing_module, "find_spec", lambda name: name == "pillow_heif")
     told = []
     found = [entry.name for entry in listing([folder], tell=told.append)]
     assert found == ["1.heic", "2.HIF", "a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]
-    assert told == ["files left out, which d2np does not read: 1 .dng: convert them to JPEG or TIFF"]
+    left_out = "files left out, which d2np does not read:"
+    assert told == [f"{left_out} 1 .dng, 1 .exr: convert them to JPEG or TIFF, or pip install 'd2np[raw]'"]
+    monkeypatch.setattr(listing_module, "find_spec", lambda name: name)
+    assert "3.dng" in [entry.name for entry in listing([folder], tell=told.append)]
+    assert told[1:] == [f"{left_out} 1 .exr: convert them to JPEG or TIFF"]
 
 
 def test_links_in_a_circle(folder):
@@ -184,7 +188,7 @@ def test_images_that_are_not_read_are_counted_and_told_once(folder, tmp_path, mo
     listing([folder, f"{folder}/s*", folder / "sub" / "2.HEIC"], tell=told.append)
     assert told == [
         "files left out, which d2np does not read: 2 .heic, 1 .dng: convert them to JPEG or TIFF, or pip "
-        "install 'd2np[heif]' to read HEIC"
+        "install 'd2np[heif,raw]'"
     ]
     listing([folder / "b.png"], tell=told.append)
     assert len(told) == 1

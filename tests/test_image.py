@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -734,3 +735,49 @@ def test_heif_without_the_package(without_heif, monkeypatch, image, tmp_path, br
         images.open_image(tmp_path / "1.heic")
     with pytest.raises(d2np.ImageError, match="is not an image in a format"):
         images.open_image(heif(image, b"mp42"))
+
+
+class FakeRaw:
+    """Passes for the package rawpy: its images are as large as their files say, and grey."""
+
+    LibRawError = type("LibRawError", (Exception,), {})
+    sizes = SimpleNamespace(iwidth=6, iheight=4, flip=6)
+
+    def imread(self, file):
+        if file.read(4) != b"good":
+            raise self.LibRawError(b"not RAW")
+        return self
+
+    def postprocess(self, *, use_camera_wb, user_flip):
+        assert (use_camera_wb, user_flip) == (True, 0)
+        return np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sizes = None
+
+
+def test_raw_images(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "rawpy", FakeRaw())
+    (tmp_path / "1.NEF").write_bytes(b"good")
+    (tmp_path / "2.dng").write_bytes(b"bad")
+    stored = np.arange(72).reshape(4, 6, 3)
+    np.testing.assert_array_equal(images.open_image(tmp_path / "1.NEF"), stored)
+    monkeypatch.setitem(sys.modules, "rawpy", FakeRaw())
+    turned = np.rot90(stored, -1)
+    np.testing.assert_array_equal(images.open_image(tmp_path / "1.NEF", orient=True), turned)
+    monkeypatch.setitem(sys.modules, "rawpy", FakeRaw())
+    with pytest.raises(d2np.ImageError, match=r"1\.NEF is too large to open unasked: 6 x 4"):
+        images.open_image(tmp_path / "1.NEF", max_pixels=23)
+    with pytest.raises(d2np.ImageError, match=r"2\.dng cannot be read: not RAW$"):
+        images.open_image(tmp_path / "2.dng")
+
+
+def test_raw_without_the_package(monkeypatch, tmp_path, image):
+    """Never the preview: most of them are TIFF files that have one."""
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    Image.fromarray(image).save(tmp_path / "1.dng", "TIFF")
+    with pytest.raises(d2np.ImageError, match=r"1\.dng: RAW images need the package rawpy: .*d2np\[raw\]"):
+        images.open_image(tmp_path / "1.dng")

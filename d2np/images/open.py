@@ -29,6 +29,7 @@ from ..extras import require
 from ..options import OptionChanges, Options, chosen
 from . import pixels
 from .messages import reading
+from .raw import RawImage, is_raw
 from .remote import RemoteFile
 from .tiff import MOST_BYTES_PER_PIXEL, SIGNATURES, TiffRows, as_16_bits
 
@@ -425,7 +426,12 @@ def _stream(image: Encoded, name: str, max_pixels: int | None) -> BinaryIO:
 
 
 def _reader(file: BinaryIO, name: str) -> Image.Image | TiffRows:
-    """Open an image with Pillow, or as a TIFF of which Pillow would not read all, or too much at once."""
+    """Open an image with Pillow, or as a TIFF of which Pillow would not read all, or too much at once.
+
+    RAW images are opened by LibRaw, behind an image of Pillow's.
+    """
+    if is_raw(name):
+        return RawImage(file, name)
     prefix = file.read(16)
     is_tiff = prefix[:4] in SIGNATURES
     try:
