@@ -84,7 +84,7 @@ def job(path: Path, count: int, keypoints: int, *, look: bool) -> None:
 
     with measured(count, keypoints, "archives are written", lambda: size_of(output.parts.folder)):
         for name in names:
-            archives.put(Task(Path(name), name, stamp), [features], 1.0)
+            archives.put(Task(Path(name), name, stamp=stamp), [features], 1.0)
     with measured(count, keypoints, "client takes them in"):
         for name in names:
             output.parts.take(name, stamp, archives.store.archive_of(name), archives.store)

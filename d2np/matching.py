@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from numbers import Real
 from threading import Lock
 from typing import Any
@@ -63,7 +64,10 @@ def match(
     Returns
     -------
     Matches
-        In the order of ``a``. Of equally near neighbours the first counts. ``verify`` leaves none out.
+        In the order of ``a``. Of equally near neighbours the first counts. ``verify`` leaves none out. Where
+        an image was also looked at turned (``rotations`` of :class:`d2np.Options`), ``a`` is taken as given
+        and ``b`` in that one of its rotations that has the most inliers or, unless ``verify`` is given, the
+        most matches; ``rotation`` tells which.
 
     Raises
     ------
@@ -76,6 +80,10 @@ def match(
     Error
         If they are to be verified, and OpenCV is missing.
     """
+    if isinstance(a, Features) and isinstance(b, Features) and not (a.rotations is b.rotations is None):
+        options: dict[str, Any] = {"mutual": mutual, "ratio": ratio, "min_similarity": min_similarity}
+        options.update(verify=verify, threshold=threshold, threads=threads)
+        return best_of(_of_each_rotation(a, b, options))
     if verify is not None:
         verification.check(verify, threshold)
         if not (isinstance(a, Features) and isinstance(b, Features)):
@@ -102,6 +110,33 @@ def match(
     if min_similarity is not None:
         keep &= similarity >= min_similarity
     return Matches(np.stack([here[keep], partner[keep]], axis=1), similarity[keep])
+
+
+def best_of(candidates: Iterable[Matches]) -> Matches:
+    """Return the matches with the most inliers, else those that are most; of equals the first ones."""
+
+    def score(matches: Matches) -> tuple[int, int]:
+        return 0 if matches.inliers is None else int(matches.inliers.sum()), len(matches)
+
+    return max(candidates, key=score)
+
+
+def _of_each_rotation(a: Features, b: Features, options: dict[str, Any]) -> Iterator[Matches]:
+    """Yield the matches of one image as given with each rotation of another one."""
+    here, first = _seen_by(a, 0)
+    of_b = np.empty(0, np.int16) if b.rotations is None else b.rotations
+    for degrees in sorted({0, *of_b.tolist()}):
+        there, second = _seen_by(b, degrees)
+        found = match(first, second, **options)
+        indices = np.stack([here[found.indices[:, 0]], there[found.indices[:, 1]]], axis=1)
+        yield replace(found, indices=indices, rotation=degrees)
+
+
+def _seen_by(features: Features, degrees: int) -> tuple[NDArray[np.int64], Features]:
+    """Return which keypoints were seen in an image so turned, and the features of these."""
+    rotations = np.zeros(len(features)) if features.rotations is None else features.rotations
+    chosen = np.flatnonzero(rotations == degrees)
+    return chosen, replace(features.select(chosen), rotations=None)
 
 
 def nearest_pairs(

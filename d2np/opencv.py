@@ -127,12 +127,15 @@ def to_keypoints(features: Features) -> tuple[Any, ...]:
     tuple of cv2.KeyPoint
         ``pt`` is x, y, with (0, 0) the centre of the top-left pixel in both; ``size`` is 8 px times the
         scale; ``response`` the score; ``octave`` 0 for the image's own size, 1 for half and -1 for double
-        size; ``angle`` -1, as D2-Net gives none.
+        size; ``angle`` -1, as D2-Net gives none, or how the image was turned for this keypoint.
     """
     KeyPoint = _opencv().KeyPoint
     octaves = np.rint(np.log2(features.keypoints[:, 2])).astype(np.int64).tolist()
-    rows = zip(features.keypoints.tolist(), features.scores.tolist(), octaves, strict=True)
-    return tuple(KeyPoint(x, y, _SIZE * scale, -1, score, octave) for (x, y, scale), score, octave in rows)
+    angles = [-1] * len(features) if features.rotations is None else features.rotations.tolist()
+    rows = zip(features.keypoints.tolist(), features.scores.tolist(), angles, octaves, strict=True)
+    return tuple(
+        KeyPoint(x, y, _SIZE * scale, angle, score, octave) for (x, y, scale), score, angle, octave in rows
+    )
 
 
 def to_dmatches(matches: Matches) -> tuple[Any, ...]:

@@ -13,6 +13,8 @@ from .errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .images.open import Encoded
+
 Detector: TypeAlias = Literal["d2", "strength"]
 """The published hard detection, or a ranking of all cells by their strength."""
 
@@ -33,6 +35,9 @@ PackagedWeights: TypeAlias = Literal["d2np", "vgg16", "analytic"]
 
 PublishedWeights: TypeAlias = Literal["tf", "ots", "tf_no_phototourism"]
 """The published checkpoints, once they are in the cache."""
+
+
+_QUARTERS = frozenset((0, 90, 180, 270))
 
 
 def names(alias: Any) -> tuple[str, ...]:
@@ -92,6 +97,9 @@ class Options:
         Sizes of the pyramid's levels; ``(0.5, 1.0, 2.0)`` is the published one.
     max_keypoints : int, optional
         Keep the keypoints with the highest scores only, the highest first.
+    spread : bool
+        Choose these evenly from all parts of the image: the best ones of each cell of a grid, which is as
+        fine as leaves about eight to a cell. Cells with fewer keypoints leave their share to the others.
     preprocessing : {"caffe", "torch"}, optional
         How colours are scaled; by default as the weights were trained, :attr:`d2np.Net.preprocessing`.
     relu : bool
@@ -104,8 +112,13 @@ class Options:
         The image is shrunk until its longest edge is no larger, in pixels.
     max_sum_edges : int or None
         Then it is shrunk until the sum of its width and height is no larger.
-    mask : (H, W) array, optional
-        Keypoints are kept only where it is not zero.
+    rotations : sequence of int
+        By how many degrees the image is turned anticlockwise, as by ``np.rot90``, to be looked at: 0, and any
+        of 90, 180 and 270. Each is an image of its own, with ``max_keypoints`` of its own; all keypoints are
+        those of the image as given. With others than 0 the image is held whole.
+    mask : (H, W) array or image file, optional
+        Keypoints are kept only where it is not zero, or not black. A file is a path, bytes or a file object.
+        It is for the image as given.
     orient : bool
         Turn the image as its EXIF orientation says, as COLMAP and hloc do not; keypoints are those of the
         turned image. Arrays have no orientation, and a PIL image of a TIFF file is one that Pillow has turned
@@ -129,12 +142,14 @@ class Options:
     detector: Detector = "d2"
     scales: Sequence[float] = (1.0,)
     max_keypoints: int | None = None
+    spread: bool = False
     preprocessing: Preprocessing | None = None
     relu: bool = True
     centered: bool = False
     max_edge: int | None = 1600
     max_sum_edges: int | None = 2800
-    mask: ArrayLike | None = None
+    rotations: Sequence[int] = (0,)
+    mask: ArrayLike | Encoded | None = None
     orient: bool = False
     stretch: bool = False
     max_pixels: int | None = None
@@ -143,8 +158,13 @@ class Options:
     def __post_init__(self) -> None:
         check("detector", self.detector, Detector)
         object.__setattr__(self, "scales", _checked_scales(self.scales))
+        object.__setattr__(self, "rotations", _checked_rotations(self.rotations))
         if self.max_keypoints is not None:
             whole_number("max_keypoints", self.max_keypoints, 0)
+        elif self.spread:
+            raise OptionError(
+                "spread chooses where max_keypoints are: give their number as well (--max-keypoints)"
+            )
         if self.preprocessing is not None:
             check("preprocessing", self.preprocessing, Preprocessing, ", or None")
         for name in ("max_edge", "max_sum_edges"):
@@ -166,18 +186,33 @@ def _checked_scales(given: Any) -> tuple[float, ...]:
     return scales
 
 
+def _checked_rotations(given: Any) -> tuple[int, ...]:
+    try:
+        rotations = tuple(whole_number("rotations", degrees, 0) for degrees in given)
+    except (TypeError, OptionError):
+        rotations = ()
+    if 0 not in rotations or len(set(rotations)) < len(rotations) or not _QUARTERS.issuperset(rotations):
+        raise OptionError(
+            f"rotations must be 0 and any of 90, 180 and 270, each once; got {given!r}: for others, turn "
+            "the image yourself, as PIL.Image.rotate does, and extract its features as another image's"
+        )
+    return tuple(sorted(rotations))
+
+
 class OptionChanges(TypedDict, total=False):
     """All fields of :class:`Options`, as keywords."""
 
     detector: Detector
     scales: Sequence[float]
     max_keypoints: int | None
+    spread: bool
     preprocessing: Preprocessing | None
     relu: bool
     centered: bool
     max_edge: int | None
     max_sum_edges: int | None
-    mask: ArrayLike | None
+    rotations: Sequence[int]
+    mask: ArrayLike | Encoded | None
     orient: bool
     stretch: bool
     max_pixels: int | None

@@ -32,7 +32,12 @@ SIZE = 320
 
 NOT_RUN = {
     "from pathlib import Path\nfrom hloc import": "hloc is on no package registry",
+    "from pathlib import Path\n\nfrom hloc import": "gigabytes; `tests/with_adapters` runs it",
+    "import torch\n\nimport d2np": "gigabytes; `tests/with_adapters` runs it",
+    "import d2np\nfrom vismatch": "gigabytes; `tests/with_adapters` runs it",
     "colmap mapper": "COLMAP's program is no Python package; the page runs the same by pycolmap",
+    "colmap model_converter": "COLMAP's program is no Python package",
+    "openMVG_main": "openMVG is in no package; `tests/test_openmvg.py` has kapture read the folder",
     "pip install pyinstaller": "`.ci/frozen` does that",
     "pytest": "`.ci/run` does that",
     "python -m pip install -e": "for other machines than this",

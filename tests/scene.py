@@ -68,7 +68,7 @@ def exif() -> Image.Exif:
     tags[ExifTags.Base.Make], tags[ExifTags.Base.Model] = "d2np", "pinhole"
     # As if its sensor were 36 mm wide and 24 mm high: COLMAP reckons with the diagonal of such a film.
     film, img = np.hypot(36, 24), np.hypot(WIDTH, HEIGHT)
-    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = round(FOCAL * film / img)
+    tags[ExifTags.IFD.Exif] = {ExifTags.Base.FocalLengthIn35mmFilm: round(FOCAL * film / img)}
     return tags
 
 

@@ -31,6 +31,10 @@ class StubNet:
         data = Path(path).read_bytes()
         if data.startswith(b"bad"):
             raise ImageError(f"{path}: not an image")
+        if mask := options.get("mask"):
+            if not mask.exists():
+                raise ImageError(f"{mask}: no mask")
+            data += mask.read_bytes()
         time.sleep(self.seconds)
         rng = np.random.default_rng(list(data))
         n = len(data)
@@ -39,12 +43,12 @@ class StubNet:
         return Features(rng.random((n, 3)), rng.random(n), rng.random((n, 512)), (640, 480))
 
 
-def run(photos, out, calls, seconds=0.0, *, checksum=False, restart=False, **options):
+def run(photos, out, calls, seconds=0.0, *, masks=None, checksum=False, restart=False, **options):
     """Extract from a folder; the report."""
     settings = Settings()
     net = StubNet(Path(calls), seconds)
     output = HlocOutput(Path(out), settings.recorded(net), checksum=checksum, restart=restart)
-    return extract(net, listing([photos]), output, settings, **options)
+    return extract(net, listing([photos], masks=masks), output, settings, **options)
 
 
 if __name__ == "__main__":

@@ -255,13 +255,14 @@ def test_extract_options_reach_the_network(run, photos, weights_file, assert_sam
     options = (
         *("--detector", "strength", "--max-keypoints", "7", "--multiscale", "--max-edge", "80"),
         *("--max-sum-edges", "none", "--preprocessing", "torch", "--orient", "--no-relu"),
-        *("--threads", "2"),
+        *("--spread", "--threads", "2"),
     )
     assert run("extract", "photos/a.png", "-o", "f.h5", *options)[0] == 0
     expected = d2np.Net.load(weights_file)(
         "photos/a.png",
         detector="strength",
         max_keypoints=7,
+        spread=True,
         scales=(0.5, 1.0, 2.0),
         max_edge=80,
         max_sum_edges=None,
@@ -270,6 +271,34 @@ def test_extract_options_reach_the_network(run, photos, weights_file, assert_sam
         relu=False,
     )
     assert_same_features(hloc.read("f.h5", "a.png"), expected)
+
+
+def test_masks(run, photos, weights_file, assert_same_features):
+    mask = np.zeros((64, 96), np.uint8)
+    mask[:, 50:] = 255
+    for name in ("a.png", "b.jpg.png", "sub/c.png"):
+        (photos / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(photos / "masks" / name)
+    assert run("extract", "photos", "-o", "f.h5", "--masks", "masks")[0] == 0
+    net = d2np.Net.load(weights_file)
+    for name in hloc.names("f.h5"):
+        assert_same_features(hloc.read("f.h5", name), net(f"photos/{name}", mask=mask))
+    number = len(hloc.read("f.h5", "a.png"))
+    masked = ["--masks", "masks"]
+    assert (
+        f"\n{number} keypoints in 96 x 64 px" in "\n" + run("show", "photos/a.png", "-o", "k.png", *masked)[1]
+    )
+    out = run("match", "photos/a.png", "photos/b.jpg", "-o", "m.csv", *masked)[1]
+    assert out.startswith(f"photos/a.png: {number} keypoints in 96 x 64 px")
+    table = np.genfromtxt("m.csv", delimiter=",", names=True)
+    assert min(table["x_a"].min(), table["x_b"].min()) >= 49.5
+    # One mask for all.
+    assert run("extract", "photos/a.png", "-o", "g.h5", "--masks", "masks/sub/c.png")[0] == 0
+    assert len(hloc.read("g.h5", "a.png")) == number
+    (photos / "masks" / "b.jpg.png").unlink()
+    code, _, err = run("extract", "photos", "-o", "f.h5", *masked)
+    assert code == 1
+    assert err.startswith("d2np: photos/b.jpg: masks/b.jpg.png cannot be read: No such file or directory")
 
 
 def test_extract_half(run, photos):
@@ -568,6 +597,9 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["extract", "photos", "--format", "npz", "--half"],
         ["extract", "photos", "--format", "npz", "--checksum"],
         ["extract", "photos/a.png", "other/a.png", "-o", "f.h5"],
+        ["extract", "photos", "-o", "f.h5", "--masks", "photos"],
+        ["extract", "photos", "-o", "f.h5", "--spread"],
+        ["match", "photos/a.png", "photos/b.jpg", "--spread"],
     ],
 )
 def test_bad_usage(fails, photos, arguments):
@@ -594,6 +626,12 @@ def test_bad_usage(fails, photos, arguments):
         (["convert", "text.png", "w.h5"], "and starts with b'hello'"),
         (["extract", "@none.txt", "-o", "f.h5"], "no such list: none.txt"),
         (["extract", "*.tif", "-o", "f.h5"], "fits no image"),
+        (
+            ["extract", "photos", "-o", "f.h5", "--masks", "photo"],
+            "no such file or folder: photo; did you mean",
+        ),
+        (["match", "photos/a.png", "photos/b.jpg", "--masks", "photos/sub"], "folder: photos/sub/a.png.png"),
+        (["show", "photos/b.jpg", "-o", "k.png", "--masks", "photos/sub"], "folder: photos/sub/b.jpg.png"),
         (["extract", "folder.png", "-o", "f.h5"], "holds no images"),
     ],
 )
@@ -824,6 +862,7 @@ COMMANDS = [
     "extract",
     "pairs",
     "colmap",
+    "export",
     "show",
     "info",
     "convert",

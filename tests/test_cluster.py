@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import random
 import signal
@@ -178,6 +177,33 @@ def test_real_network_and_images_by_url(client, net, make_image, tmp_path):
     system.rm("/net", recursive=True)
 
 
+def test_masks(client, net, make_image, tmp_path, monkeypatch):
+    """Of relative paths, as the client sees them; and one that is missing, and one of another size."""
+    monkeypatch.chdir(tmp_path)
+    for k in range(4):
+        for folder in ("photos", "masks"):
+            Path(folder).mkdir(exist_ok=True)
+            mask = np.uint8([0, 255]).repeat(25 + (k == 2)).repeat(40).reshape(-1, 40)
+            Image.fromarray(make_image(50, 40, k) if folder == "photos" else mask).save(f"{folder}/{k}.png")
+    Path("masks/3.png").unlink()
+    settings = Settings()
+    reports = []
+    for name, on in (("a.h5", None), ("b.h5", client)):
+        output = HlocOutput(tmp_path / name, settings.recorded(net))
+        entries = listing(["photos"], masks="masks")
+        reports.append(extract(net, entries, output, settings, client=on))
+        assert [reason for _, reason in sorted(reports[-1].failed, key=str)] == [
+            "photos/2.png: masks/2.png: a mask must have its image's size 40 x 50 px; it has 40 x 52 px",
+            "photos/3.png: masks/3.png.png cannot be read: No such file or directory",
+        ]
+    assert reports[0].keypoints == reports[1].keypoints > 0
+    assert contents(tmp_path / "a.h5") == contents(tmp_path / "b.h5")
+    lists = [sorted((tmp_path / f"{name}.h5.failed.txt").read_text().splitlines()) for name in "ab"]
+    assert lists[0] == lists[1]
+    expected = net("photos/0.png", mask="masks/0.png")
+    np.testing.assert_array_equal(hloc.read("b.h5", "0.png").keypoints, expected.keypoints)
+
+
 @pytest.mark.parametrize("where", ["memory://store/here", "local://{}/url", "{}/folder", "{}/link"])
 def test_archives_elsewhere(client, folder, tmp_path, alone, where):
     (tmp_path / "link").symlink_to("f.h5.parts")
@@ -187,7 +213,7 @@ def test_archives_elsewhere(client, folder, tmp_path, alone, where):
     output.start()
     extract(net, listing([folder]), output, Settings(), client=client, shards=place)
     assert contents(tmp_path / "f.h5") == alone
-    assert fsspec.url_to_fs(place)[0].find(place) == []
+    assert fsspec.core.url_to_fs(place)[0].find(place) == []
 
 
 def test_a_place_that_cannot_be_used_leaves_the_output_free(client, folder, tmp_path):
@@ -242,6 +268,8 @@ def test_a_cluster_that_is_not_there_leaves_the_output_free(
 @pytest.mark.parametrize("fails", [False, True])
 def test_taking_an_archive_loses_nothing(tmp_path, monkeypatch, where, fails):
     """Where only what is open for writing can be flushed, as on Windows."""
+    import fcntl  # here, since Windows has none
+
     folder = archives.JobFolder(tmp_path / "f.h5.parts")
     folder.begin({}, anew=False)
     store = archives.Store(where.format(tmp_path), "")

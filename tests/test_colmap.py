@@ -198,8 +198,7 @@ def test_cameras_are_shared_as_exif_says(small):
     def save(name, model, size=(64, 48), **lengths):
         tags = Image.Exif()
         tags[ExifTags.Base.Make], tags[ExifTags.Base.Model] = "maker", model
-        for tag, length in lengths.items():
-            tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base[tag]] = length
+        tags[ExifTags.IFD.Exif] = {ExifTags.Base[tag]: length for tag, length in lengths.items()}
         Image.new("RGB", size).save(f"photos/{name}", exif=tags)
         with h5py.File("f.h5", "a") as file:
             hloc.write(file, name, Features(np.ones((1, 3)), np.ones(1), np.ones((1, 512)), size))

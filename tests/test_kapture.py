@@ -360,7 +360,7 @@ def test_two_jobs_in_one_folder(photos, root):
     assert {path.name for path in root.iterdir()} == {"reconstruction", "sensors"}
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("../elsewhere")])
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("../elsewhere")])
 def test_a_lock_that_is_no_file(make, root):
     root.mkdir()
     make(root / ".d2np.lock")

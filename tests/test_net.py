@@ -1,3 +1,4 @@
+import io
 import math
 import pickle
 import threading
@@ -157,6 +158,36 @@ def test_a_mask_is_in_pixels_of_the_given_image(net, image, assert_same_features
     assert_same_features(found, all_.select(all_.keypoints[:, 0] >= 39.5))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_masks_in_files(net, image, tmp_path, mode, assert_same_features):
+    """What is not black counts, however dark it is, and an alpha channel does not."""
+    mask = np.zeros((61, 83), np.uint8)
+    mask[:, 40:] = 255 if mode == "1" else 1
+    drawn = Image.fromarray(mask.astype(np.uint16)) if mode == "I;16" else Image.fromarray(mask).convert(mode)
+    if mode == "P":
+        drawn.putpalette([0, 0, 0, 9, 9, 9])
+    drawn.save(tmp_path / "mask.png")
+    expected = net(image, mask=mask)
+    assert 0 < len(expected) < len(net(image))
+    content = (tmp_path / "mask.png").read_bytes()
+    for form in (tmp_path / "mask.png", str(tmp_path / "mask.png"), content, io.BytesIO(content)):
+        assert_same_features(net(image, mask=form), expected)
+
+
+def test_a_mask_is_turned_as_its_own_exif_says(net, image, tmp_path, assert_same_features):
+    mask = np.zeros((83, 61), np.uint8)
+    mask[:20] = 255
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(mask).save(tmp_path / "mask.png", exif=exif)
+    found = net(image, mask=tmp_path / "mask.png", orient=True)
+    assert_same_features(found, net(image, mask=np.rot90(mask, -1)))
+    with pytest.raises(
+        d2np.ImageError, match=r"mask\.png: .* its image's size 83 x 61 px; it has 61 x 83 px"
+    ):
+        net(image, mask=tmp_path / "mask.png")
+
+
 @pytest.mark.parametrize("mask", [np.ones((83, 61)), np.ones((61, 83, 1)), np.ones(61), 1])
 def test_masks_of_another_shape(net, image, mask):
     with pytest.raises(d2np.ImageError, match=r"mask must have the image's shape \(61, 83\)"):
@@ -175,6 +206,22 @@ def test_max_keypoints_among_those_inside_the_mask(net, image, scales, whole, as
     inside = net(image, scales=scales, mask=mask)
     best = np.argsort(-inside.scores, kind="stable")[:2]
     assert_same_features(net(image, scales=scales, mask=mask, max_keypoints=2), inside.select(best))
+
+
+@pytest.mark.parametrize("detector", ["d2", "strength"])
+def test_spread_keypoints(net, make_image, monkeypatch, scales, detector, assert_same_features):
+    """Of all scales together, of those that a mask leaves, and in whatever pieces they are found."""
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda *_: 16)
+    image = make_image(120, 60)
+    mask = np.ones((120, 60))
+    mask[70:80] = 0
+    options = {"scales": scales, "detector": detector, "mask": mask}
+    whole = net(image, **options)
+    found = net(image, **options, max_keypoints=16, spread=True, threads=1)
+    best = naive.evenly(whole.keypoints, whole.scores, 16, (60, 120))
+    assert_same_features(found, whole.select(best))
+    assert_same_features(net(image, **options, max_keypoints=16, spread=True, threads=2), found)
+    assert not np.array_equal(best, naive.strongest(whole.scores, 16))
 
 
 def test_scales_in_any_order(net, image, assert_same_features):

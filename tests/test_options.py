@@ -66,6 +66,7 @@ def test_nothing_is_proposed_where_nothing_is_alike(net, given):
     {
         "detector": ["sift", "", None, [], {}],
         "scales": [(), (0,), (-1,), (1, 1), (np.nan,), (np.inf,), "ab", 0.5, None, (1, None), [[1], [2]]],
+        "rotations": [(), (90,), (0, 45), (0, 0), (0, 360), (0, -90), (0, 90.0), 0, None, (0, "90")],
         "max_keypoints": [-1, True, "10", 2.5, np.nan],
         "preprocessing": ["", "Caffe", 1],
         "max_edge": [0, -5, 0.5, np.nan, True, "800"],
@@ -79,6 +80,12 @@ def test_senseless_values(net, name, values):
             d2np.Options(**{name: value})
         with pytest.raises(d2np.OptionError, match=name):
             net(IMAGE, **{name: value})
+
+
+def test_spread_is_for_a_number_of_keypoints(net):
+    with pytest.raises(d2np.OptionError, match=r"spread chooses where max_keypoints are: .*--max-keypoints"):
+        net(IMAGE, spread=True)
+    assert len(net(IMAGE, spread=True, max_keypoints=0)) == 0
 
 
 def test_options_are_values():

@@ -252,6 +252,50 @@ def test_checksums(photos):
     assert run(photos, "f.h5", "later", checksum=True).skipped == 12
 
 
+@pytest.fixture
+def masks(photos, tmp_path):
+    """A mask for each image, of which one has the other form of name."""
+    for path in photos.rglob("*.png"):
+        mask = tmp_path / "masks" / f"{path.relative_to(photos)}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        mask.write_bytes(b"mask")
+    (tmp_path / "masks" / "05.png.png").rename(tmp_path / "masks" / "05.png")
+    return tmp_path / "masks"
+
+
+def test_changed_masks_are_changed_images(photos, masks):
+    run(photos, "f.h5", "calls")
+    assert run(photos, "f.h5", "later", masks=masks).done == 12
+    change(masks / "03.png.png", b"another")
+    change(masks / "05.png", b"another")
+    assert run(photos, "f.h5", "last", masks=masks).done == 2
+    assert calls("last") == Counter(["03.png", "05.png"])
+    assert len(hloc.read("f.h5", "03.png")) == 13 + len("another")
+    run(photos, "whole.h5", "calls", masks=masks)
+    assert content("f.h5") == content("whole.h5")
+    assert run(photos, "f.h5", "last").done == 12
+
+
+def test_checksums_of_masks(photos, masks):
+    run(photos, "f.h5", "calls", masks=masks, checksum=True)
+    change(masks / "01.png.png", b"mask")
+    change(masks / "02.png.png", b"cask")
+    assert run(photos, "f.h5", "later", masks=masks, checksum=True).done == 1
+    assert calls("later") == Counter(["02.png"])
+
+
+def test_images_without_a_mask_fail_until_they_have_one(photos, masks):
+    run(photos, "f.h5", "calls", masks=masks)
+    (masks / "03.png.png").unlink()
+    for times in range(2):
+        report = run(photos, "f.h5", "calls", masks=masks)
+        assert (report.done, report.skipped, report.failed_before) == (0, 11, times)
+        assert [reason for _, reason in report.failed] == [f"{photos}/03.png: {masks}/03.png.png: no mask"]
+    change(masks / "03.png.png", b"now")
+    assert run(photos, "f.h5", "calls", masks=masks).done == 1
+    assert len(hloc.read("f.h5", "03.png")) == 13 + len("now")
+
+
 def test_images_that_are_gone_keep_their_features(photos):
     run(photos, "f.h5", "calls")
     Path("list.txt").write_text("photos/00.png\nphotos/01.png\n")

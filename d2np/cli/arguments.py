@@ -166,6 +166,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
     "retrieval": _WHOLE_NUMBER,
+    "rotations": {"action": "store_const", "const": (0, 90, 180, 270), "default": (0,)},
     "threads": _WHOLE_NUMBER,
     "window": _WHOLE_NUMBER,
 }
@@ -189,7 +190,10 @@ EXTRACTION = f"""network and keypoints:
     --weights WEIGHTS  {WEIGHTS}
     --detector  d2: local maxima, as published (default); strength: the strongest cells, wherever they are
     -k, --max-keypoints N  keep only the N keypoints with the highest scores; default: all
+    --spread  with --max-keypoints: choose them evenly from all parts of the image, the best of each
     --multiscale  look at the image at half, full and double size, as published; about five times the work
+    --rotations  also look at the image turned by 90, 180 and 270 degrees, as camera and scene may be turned;
+        four times the work. Of two images the second one is matched in its best rotation
     {NO_RELU}
     --centered  put keypoints where their cells truly lie, about 2 px further right and down than published
     {THREADS}
@@ -197,6 +201,8 @@ EXTRACTION = f"""network and keypoints:
     --max-edge PX  shrink larger images to this longest edge; none: no limit; default: 1600
     --max-sum-edges PX  shrink larger images to this sum of width and height; none: no limit; default: 2800
     --max-pixels N  open files with up to N pixels; default: where Pillow refuses them, about 179 million
+    --masks MASKS  keypoints only where an image's mask is not black: a folder with the mask of a/b.jpg as
+        a/b.jpg.png or a/b.png, as for COLMAP; or one file, the mask of all images
     --orient  turn images as their EXIF data says; default: as stored
     --stretch  spread the values that a 16-bit image uses over the full range, as thermal images need;
         default: as stored

@@ -137,24 +137,45 @@ def check_there(*paths: str) -> None:
             raise Error(f"no such file or folder: {path}{near(path)}")
 
 
-def opened(path: str, max_pixels: int | None) -> str | RemoteFile:
+def opened(path: str, options: argparse.Namespace) -> str | RemoteFile:
     """Return what the network takes for a path or URL, of which the content has been read.
 
     Raises
     ------
     ImageError
         If it is no image; of a file only the head is read.
+    Error
+        If there is no such file, or no mask for it.
     """
     from ..images import remote
     from ..images.open import most_bytes, open_file
 
+    max_pixels = settings(options).max_pixels  # options that make no sense are told before any work
     if not remote.is_url(path):
         check_there(path)
     image: str | RemoteFile = remote.local_path(path) or path
     if remote.is_url(str(image)):
         image = replace(remote.RemoteFile(path), content=remote.RemoteFile(path).read(most_bytes(max_pixels)))
+    mask(image, options)
     with open_file(image, max_pixels):
         return image
+
+
+def mask(image: str | RemoteFile, options: argparse.Namespace) -> Path | None:
+    """Return the mask of an image, which is named as its file; None if ``--masks`` is not given.
+
+    Raises
+    ------
+    Error
+        If there is no such mask.
+    """
+    if options.masks is None:
+        return None
+    from ..dataset.masks import Masks
+
+    found = Masks(options.masks).of(Path(image).name if isinstance(image, str) else image.name)
+    check_there(str(found))
+    return found
 
 
 def shown(image: str | RemoteFile, options: argparse.Namespace) -> NDArray[np.uint8]:
@@ -221,11 +242,13 @@ def features(net: Net, image: str | RemoteFile, options: argparse.Namespace) -> 
     from .progress import Bar
 
     how = settings(options)
+    chosen = {**how.options(), "mask": mask(image, options)}
     with named(image):
         source = open_source(image, how)
-        rows = source.shape[0] * len(how.scales)
+        turns = [degrees // 90 for degrees in how.rotations]
+        rows = sum(source.shape[turn % 2] for turn in turns) * len(how.scales)
         with Bar(desc=str(image), unit="row", total=rows, delay=1, leave=False) as bar:
             # Levels of a pyramid read some rows twice.
             source.on_read = lambda read: bar.update(min(read, rows - bar.n))
-            found = net(source, how, threads=options.threads)
+            found = net(source, threads=options.threads, **chosen)
     return found if options.min_score is None else found.select(found.scores >= options.min_score)

@@ -70,11 +70,13 @@ def match(options: argparse.Namespace) -> int:
     model, unverified = _model(options)
     from .. import draw, matching
 
-    images = [files.opened(path, options.max_pixels) for path in (options.a, options.b)]
+    images = [files.opened(path, options) for path in (options.a, options.b)]
     weights = files.weights_or_default(options.weights, quiet=options.quiet)
     net = files.load(weights, options.threads)
     start = perf_counter()
-    a, b = (files.features(net, image, options) for image in images)
+    # The first image is matched as it is given, whatever the second one's rotation.
+    as_given = argparse.Namespace(**{**vars(options), "rotations": (0,)})
+    a, b = (files.features(net, *each) for each in zip(images, (as_given, options), strict=True))
     extracted = perf_counter()
     chosen = {name: getattr(options, name) for name in ("mutual", "ratio", "min_similarity")}
     threshold = options.threshold or _THRESHOLD * max(_shrinking(each, options) for each in (a, b))
@@ -83,10 +85,13 @@ def match(options: argparse.Namespace) -> int:
 
     every = count(len(matches), "match")
     verdict = f"{every}, {unverified}" if model is None else _verdict(matches, model, threshold)
+    if matches.rotation:
+        verdict += f"; {options.b} turned by {matches.rotation} degrees"
     used = f"weights {Path(weights).name}"
     for path in outputs:
         if files.extension(path) in tables.EXTENSIONS:
             recorded = {"min_score": options.min_score, "verify": model, "threshold": model and threshold}
+            recorded["masks"] = options.masks
             about = {
                 "images": [options.a, options.b],
                 "weights": Path(weights).name,
@@ -184,7 +189,7 @@ def show(options: argparse.Namespace) -> int:
     """
     files.check_output(options.output, [options.image], (*files.DRAWINGS, *files.PAGES))
     is_page = files.extension(options.output) in files.PAGES
-    image = files.opened(options.image, options.max_pixels)
+    image = files.opened(options.image, options)
     from .. import draw
     from ..images.pixels import network_size
 
@@ -289,10 +294,11 @@ def profile(options: argparse.Namespace) -> int:
     example:
       d2np profile house.jpg --threads 1
     """
-    image = files.opened(options.image, options.max_pixels)
+    image = files.opened(options.image, options)
     net = files.load(options.weights, options.threads)
+    chosen = {**settings(options).options(), "mask": files.mask(image, options)}
     with files.named(image):
-        profile = net.profile(image, settings(options), threads=options.threads)
+        profile = net.profile(image, threads=options.threads, **chosen)
     for line in str(profile).splitlines():
         say(line)
     return 0

@@ -73,7 +73,8 @@ def extract(options: argparse.Namespace) -> int:
     formats
       h5       one file, as hloc's: for each image keypoints (N, 2), scores (N,),
                descriptors (512, N), image_size (2,), scales (N,), and
-               global_descriptor (512,), one vector of the whole image
+               global_descriptor (512,), one vector of the whole image; rotations (N,)
+               with --rotations
       npz      a file IMAGE.d2-net for each image, as the published script writes
                it: keypoints (N, 3) with x, y, scale, scores (N,), descriptors
                (N, 512); beside the images, or under OUT
@@ -98,6 +99,13 @@ def extract(options: argparse.Namespace) -> int:
       --checksum. If OUT was made with other weights or options, it refuses and says
       which; --overwrite begins anew.
 
+    masks
+      With --masks an image has keypoints only where its mask is not black. A mask
+      has its image's size, and the name of the image with .png added to it, or in
+      place of its extension. An image without a mask fails, as with COLMAP. With h5
+      an image whose mask has changed is done again. Masks are not taken for images
+      where their folder is inside that of the images.
+
     failures
       An image that cannot be used is listed at the end with the reason, and in
       OUT.failed.txt, a line NAME<TAB>REASON<TAB>STATE for each; the others are
@@ -120,6 +128,7 @@ def extract(options: argparse.Namespace) -> int:
     examples:
       d2np extract photos/ -o features.h5
       d2np extract photos/ -o features.h5 --max-keypoints 4000 --half
+      d2np extract photos/ -o features.h5 --masks masks/
       d2np extract photos/ -o features.h5 --retry-failed
       d2np extract photos/ -o features.h5 --dask local:4
       find photos -name '*.jpg' -size +1M | d2np extract @- -o large.h5
@@ -130,11 +139,11 @@ def extract(options: argparse.Namespace) -> int:
     from .. import dataset
     from ..dataset.extraction import not_held
 
-    entries = dataset.listing(options.images, beside=options.output is None, tell=note)
+    entries = dataset.listing(options.images, beside=options.output is None, masks=options.masks, tell=note)
     if options.output is not None and Path(options.output).is_file():
         files.check_sources(options.output, (entry.path for entry in entries))
-    net = files.load(options.weights, options.threads)
     how = settings(options)
+    net = files.load(options.weights, options.threads)
     output = _output(net, how, options)
     job = partial(
         dataset.extract,
@@ -178,6 +187,8 @@ def _check_extraction(options: argparse.Namespace) -> None:
     for option in ("half", "checksum", "dask"):
         if getattr(options, option) and options.format != "h5":
             raise OptionError(f"--{option} is for --format h5 only")
+    if options.rotations != (0,) and options.format != "h5":
+        raise OptionError("--rotations is for --format h5 only")
     if options.orient and options.format == "kapture":
         raise OptionError("--orient is not for --format kapture, whose images are as they are stored")
     if options.output is None and options.format not in _BESIDE:
@@ -310,6 +321,7 @@ def pairs(options: argparse.Namespace) -> int:
         + (f", {report.skipped:,} there already" if report.skipped else "")
         + (f", {count(report.matches, what)} in {seconds(duration)}" if report.done else "")
         + (f", {count(report.unmatched, 'pair')} {without}" if report.unmatched else "")
+        + (f", {count(report.turned, 'pair')} with an image turned" if report.turned else "")
     )
     say(f"{path}: {file_size(path.stat().st_size)}")
     return 0
@@ -435,6 +447,48 @@ def colmap(options: argparse.Namespace) -> int:
             "three scales (d2np extract --multiscale), which finds more"
         )
     say(f"wrote {options.output} in {seconds(perf_counter() - start)}")
+    return 0
+
+
+@Command(
+    """
+    FEATURES.h5  what d2np extract or hloc wrote
+    MATCHES.h5  what d2np pairs or hloc wrote
+    IMAGES  the folder of the images
+    -o, --output FOLDER  the folder to write
+    --format  the program that is to read it
+    """,
+    output={"required": True},
+    format={"required": True, "choices": ("openmvg",)},
+)
+def export(options: argparse.Namespace) -> int:
+    """Write features and matches for another program.
+
+    Writes a folder with which openMVG goes on: sfm_data.json, image_describer.json, keypoints (.feat,
+    .desc) and matches.putative.txt.
+
+    Images are found in IMAGES by their names in FEATURES.h5. All images of one size
+    have one camera. Its focal length is 1.2 times the longest edge, until openMVG
+    refines it. Descriptors are zeros, since openMVG has no type of 512 numbers: the
+    matches are made already. For COLMAP see d2np colmap.
+
+    examples:
+      d2np extract photos/ -o features.h5
+      d2np pairs features.h5 -o matches.h5
+      d2np export features.h5 matches.h5 photos/ --format openmvg -o mvg/
+      openMVG_main_GeometricFilter -i mvg/sfm_data.json \\
+          -m mvg/matches.putative.txt -o mvg/matches.f.bin
+    """
+    files.check_there(options.features, options.matches, options.images)
+    from ..formats import openmvg
+
+    summary = openmvg.write(options.output, options.features, options.matches, options.images)
+    say(
+        f"{count(summary.images, 'image')} of {count(summary.cameras, 'camera')}, "
+        f"{count(summary.keypoints, 'keypoint')}"
+    )
+    say(f"{count(summary.pairs, 'pair')} matched, {count(summary.matches, 'match')}")
+    say(f"wrote {options.output}")
     return 0
 
 

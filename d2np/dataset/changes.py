@@ -2,7 +2,8 @@
 
 A stamp is a JSON text with what tells one content of a file from another: its size in bytes and the time of
 its last change in nanoseconds, and the SHA-256 of its content where that was asked for. Of a file at a URL it
-is the size, and a tag or a time, as far as these are told.
+is the size, and a tag or a time, as far as these are told. Where the image has a mask, the stamp has the same
+of that under ``mask``, or null if there is no such file.
 
 The images that failed are listed in ``OUT.failed.txt``, a line ``name<TAB>reason<TAB>state`` each. The state
 is what the image was like when it was tried, as JSON: size and times of a file, what is told of a URL, or
@@ -19,6 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from .. import streams
 from ..atomic import replacing
@@ -45,7 +47,9 @@ def stamp_of(entry: Entry, *, checksum: bool = False) -> str | None:
     try:
         told = _looked_at(entry, "size", "mtime_ns")
         if checksum:
-            told[_CHECKSUM] = _sha256(entry)
+            told[_CHECKSUM] = _sha256(entry.path)
+            if entry.mask is not None and told["mask"]:
+                told["mask"][_CHECKSUM] = _sha256(entry.mask)
     except (OSError, ValueError):  # of these is ImageError
         return None
     return json.dumps(told)
@@ -71,8 +75,13 @@ def is_same(recorded: str | None, now: str | None) -> bool:
         return True
     try:
         before, after = dict(json.loads(recorded)), dict(json.loads(now))
+        masks = [dict(told.pop("mask", None) or {}) for told in (before, after)]
     except (ValueError, TypeError, RecursionError):
         return False
+    return _is_alike(before, after) and _is_alike(*masks)
+
+
+def _is_alike(before: dict[str, Any], after: dict[str, Any]) -> bool:
     sums = before.pop(_CHECKSUM, None), after.pop(_CHECKSUM, None)
     return bool(sums[0] == sums[1] if all(sums) else before == after)
 
@@ -164,11 +173,17 @@ class Failures:
                 self._listed[name] = rest
 
 
-def _looked_at(entry: Entry, *told: str) -> dict[str, int | str]:
-    """Return what the system tells of a file, or the file system of a URL of one there."""
-    if isinstance(entry.path, RemoteFile):
-        return entry.path.version()
-    found = os.stat(entry.path)
+def _looked_at(entry: Entry, *told: str) -> dict[str, Any]:
+    """Return what the system tells of a file and its mask, or the file system of a URL of one there."""
+    path = entry.path
+    found: dict[str, Any] = path.version() if isinstance(path, RemoteFile) else _stat(path, told)
+    if entry.mask is not None:
+        found["mask"] = _stat(entry.mask, told) if entry.mask.is_file() else None
+    return found
+
+
+def _stat(path: Path, told: Iterable[str]) -> dict[str, int]:
+    found = os.stat(path)
     return {name: getattr(found, f"st_{name}") for name in told}
 
 
@@ -188,11 +203,11 @@ def _line_of(text: str) -> str:
     return printable(plain.decode("utf-8", "backslashreplace"))
 
 
-def _sha256(entry: Entry) -> str:
-    if isinstance(entry.path, RemoteFile):
-        return entry.path.sha256()
+def _sha256(path: Path | RemoteFile) -> str:
+    if isinstance(path, RemoteFile):
+        return path.sha256()
     digest = hashlib.sha256()
-    with streams.opened(entry.path) as stream:
+    with streams.opened(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

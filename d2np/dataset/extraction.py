@@ -22,7 +22,7 @@ from . import cluster
 from .changes import Failures
 from .listing import Entry
 from .outputs import FeatureArchives, HlocOutput, Output, Task
-from .pipeline import AnEntry, worked_on
+from .pipeline import AnEntry, options_of, worked_on
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -43,12 +43,15 @@ Put = Callable[[Any, Iterable[Features], float], int]
 
 
 class Settings(Options):
-    """The options that the features of a job depend on: :class:`d2np.Options`, without a mask."""
+    """The options that the features of a job depend on: :class:`d2np.Options`, without a mask.
+
+    Masks belong to single images: :class:`~d2np.dataset.Entry` has them.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mask is not None:
-            raise OptionError("a job has no mask: masks belong to single images")
+            raise OptionError("a job has no mask for all images: see the masks of d2np.dataset.listing")
 
     def recorded(self, net: Net) -> dict[str, Any]:
         """These and the weights, as texts and plain numbers."""
@@ -57,7 +60,8 @@ class Settings(Options):
         changes_none = {"max_pixels", "global_descriptor"}
         features = {name: value for name, value in self.options().items() if name not in changes_none}
         preprocessing = self.preprocessing or net.preprocessing
-        return {**features, "scales": list(self.scales), "preprocessing": preprocessing, "weights": weights}
+        lists = {name: list(getattr(self, name)) for name in ("scales", "rotations")}
+        return {**features, **lists, "preprocessing": preprocessing, "weights": weights}
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of the network's call."""
@@ -151,6 +155,8 @@ def extract(
             output.collect(place)
         elif client is not None:
             raise OptionError("a Dask cluster writes one HDF5 file only: choose the format h5")
+        elif settings.rotations != (0,):
+            raise OptionError("only HDF5 keeps the rotations of keypoints: choose the format h5")
         failures = Failures(output.failed_list, retry=retry_failed)
 
         def fail(entry: Entry, reason: str) -> None:
@@ -245,7 +251,7 @@ def _outcomes(
             if isinstance(outcome, int):
                 archive = archives.store.archive_of(task.name)
                 output.parts.take(task.name, task.stamp, archive, archives.store)
-            yield Entry(task.path, task.name), outcome
+            yield Entry(task.path, task.name, task.mask), outcome
     output.collect(place)
 
 
@@ -296,7 +302,7 @@ def extracted(
         is_large = isinstance(image, Source) and image.shape[0] * image.shape[1] >= _LARGE_PIXELS
         if in_blocks and in_order and is_large:
             return _put_as_found(net, entry, image, settings, threads, put)
-        features = net(image, threads=threads, **settings.options())
+        features = net(image, threads=threads, **options_of(entry, settings))
         return put(entry, [features], _uncertainty(features.image_size, settings))
 
     with closing(worked_on(net, entries, settings, work, count=count, **limits)) as results:
@@ -306,7 +312,7 @@ def extracted(
 
 def _put_as_found(net: Net, entry: Entry, image: Source, settings: Settings, threads: int, put: Put) -> int:
     height, width = image.given
-    with closing(net.stream(image, threads=threads, **settings.options())) as stream:
+    with closing(net.stream(image, threads=threads, **options_of(entry, settings))) as stream:
         blocks = in_blocks(stream, _KEYPOINTS_OF_A_BLOCK)
         return put(entry, blocks, _uncertainty((width, height), settings))
 
@@ -324,15 +330,21 @@ def _extracted_by_worker(
     # A worker that has died may have left some.
     outcomes: dict[Task, Any] = {task: archives.left(task) for task in batch}
     waiting = [task for task in outcomes if outcomes[task] is None]
-    there = [
-        replace(task, path=folder / task.path) if isinstance(task.path, Path) else task for task in waiting
-    ]
+    there = [_seen_from(folder, task) for task in waiting]
     done = extracted(network.load(), settings, archives.put, {"threads": threads}, there, len(there))
     with closing(done) as results:
         for task, (seen, outcome) in zip(waiting, results, strict=True):
-            paths = os.fspath(seen.path), os.fspath(task.path)
-            outcomes[task] = outcome.replace(*paths) if isinstance(outcome, str) else outcome
+            if isinstance(outcome, str):
+                for one, other in ((seen.path, task.path), (seen.mask, task.mask)):
+                    outcome = outcome.replace(str(one), str(other))
+            outcomes[task] = outcome
     yield from outcomes.items()
+
+
+def _seen_from(folder: Path, task: Task) -> Task:
+    """Return an image with its paths as they are from another working folder."""
+    path = folder / task.path if isinstance(task.path, Path) else task.path
+    return replace(task, path=path, mask=None if task.mask is None else folder / task.mask)
 
 
 def _reason(entry: Entry, text: str) -> str:

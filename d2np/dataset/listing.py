@@ -8,13 +8,15 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from .. import streams
 from ..errors import ImageError, OptionError
-from ..images import names, remote
+from ..images import names, raw, remote
 from ..images.remote import RemoteFile
+from .masks import Masks
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
@@ -22,13 +24,11 @@ EXTENSIONS = (
 )
 """Extensions of images in a folder. A file that is named itself may have any extension."""
 
-_NOT_READ = (
-    *(".3fr", ".arw", ".avifs", ".cr2", ".cr3", ".crw", ".dcr", ".dds", ".dng", ".erf", ".exr", ".fff"),
-    *(".hdr", ".heic", ".heif", ".hif", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
-    *(".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".svg"),
-    *(".x3f", ".xcf"),
-)
-"""Images that are left out in a folder."""
+_BY_EXTRA = {"heif": ("pillow_heif", (".heic", ".heif", ".hif")), "raw": ("rawpy", raw.EXTENSIONS)}
+"""By the name of an extra, its module and the extensions of images that it reads."""
+
+_NOT_READ = (".avifs", ".dds", ".exr", ".hdr", ".jxl", ".jxr", ".psd", ".svg", ".xcf")
+"""Other images that are left out in a folder."""
 
 _NO_IMAGES = f"holds no images ({', '.join(EXTENSIONS)})"
 _LONGEST_LIST = 1 << 27
@@ -44,16 +44,20 @@ class Entry:
         Where it is; it may turn out not to exist.
     name : str
         What it is filed under, with forward slashes.
+    mask : Path, optional
+        Its mask, which may turn out not to exist either.
     """
 
     path: Path | RemoteFile
     name: str
+    mask: Path | None = None
 
 
 def listing(
     sources: Iterable[str | os.PathLike[str]],
     *,
     beside: bool = False,
+    masks: str | os.PathLike[str] | None = None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> list[Entry]:
     """All images that are meant, each once, in the order given; those of a folder in alphabetical order.
@@ -75,6 +79,9 @@ def listing(
     beside : bool
         The features go beside the images, as with ``NpzOutput()``: a file is named by its path from the root
         of the file system on, so that files of different folders never have the same name.
+    masks : path, optional
+        A folder of masks or one mask for all images, see :class:`~d2np.dataset.masks.Masks`; they are no
+        images. An image without a mask fails when its turn comes, as with COLMAP.
     tell : callable, optional
         Called with a sentence on images in folders that are left out, as d2np does not read them, if there
         are any.
@@ -84,14 +91,19 @@ def listing(
     ImageError
         If a list cannot be read, a folder is missing, or a folder, pattern or list has no images.
     OptionError
-        If two different images would have the same name.
+        If two different images would have the same name, or no image has a mask in the folder.
     """
+    known = None if masks is None else Masks(masks)
     found: dict[tuple[str, str], Entry] = {}
     left_out: dict[str, str] = {}
     for source in sources:
         for entry in _entries(os.fspath(source), left_out):
+            if known is not None:
+                if known.hold(entry.path):
+                    continue
+                entry = replace(entry, mask=known.of(entry.name))
             if beside and isinstance(entry.path, Path):
-                entry = Entry(entry.path, _whole_path(entry.path))
+                entry = replace(entry, name=_whole_path(entry.path))
             # Of names that the job will refuse, each is named.
             place = "" if names.is_valid(entry.name) else str(entry.path)
             other = found.setdefault((entry.name, place), entry)
@@ -100,6 +112,10 @@ def listing(
                     f"{other.path} and {entry.path} would both be filed under {entry.name}: "
                     "extract them into different outputs, or name the folder above them"
                 )
+    if known is not None and not any(entry.mask and entry.mask.is_file() for entry in found.values()):
+        raise OptionError(
+            f"{known.place}: none of the images has a mask there; that of a/b.jpg is a/b.jpg.png or a/b.png"
+        )
     if left_out:
         tell(_told_of(left_out))
     return list(found.values())
@@ -113,7 +129,9 @@ def _check_there(path: str, what: str = "file or folder") -> None:
 def _told_of(left_out: dict[str, str]) -> str:
     """Say how many files of which kinds were left out."""
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(left_out.values()).most_common())
-    return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF"
+    extras = [extra for extra in _BY_EXTRA if {*left_out.values()} & {*_BY_EXTRA[extra][1]}]
+    or_else = f", or pip install 'd2np[{','.join(extras)}]'" if extras else ""
+    return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF{or_else}"
 
 
 def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
@@ -203,7 +221,10 @@ def _whole_path(path: Path) -> str:
 def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> bool:
     """Whether a file in a folder is taken for an image; one that d2np does not read is remembered."""
     extension = PurePath(name).suffix.lower()
-    if extension in _NOT_READ:
+    for module, extensions in _BY_EXTRA.values():
+        if extension in extensions and find_spec(module):
+            return True
+    if extension in _NOT_READ or any(extension in extensions for _, extensions in _BY_EXTRA.values()):
         left_out[str(file)] = extension
     return extension in EXTENSIONS
 

@@ -113,7 +113,7 @@ class FeatureArchives:
         def arrays() -> Iterator[tuple[int, Mapping[str, Any]]]:
             for number, block in enumerate(blocks):
                 named = hloc.arrays_of(block, half=self.half)
-                later = (*hloc.KEYPOINT_AXES, hloc.GLOBAL)
+                later = {*hloc.KEYPOINT_AXES, hloc.GLOBAL}
                 yield len(block), {key: named[key] for key in named if not number or key in later}
 
         group = Group(task.name, task.stamp, attributes=hloc.attributes_of(uncertainty))
@@ -202,7 +202,7 @@ class HlocOutput(HdfOutput):
 
     def task(self, entry: Entry) -> Task:
         """Return an image with its stamp."""
-        return Task(entry.path, entry.name, self.stamp(entry))
+        return Task(entry.path, entry.name, entry.mask, self.stamp(entry))
 
     def stamp(self, entry: Entry) -> str | None:
         """Return what the image was like when it was first asked for, with its checksum if that is wanted."""

@@ -127,12 +127,15 @@ class MatchReport:
         Of all that were matched now.
     unmatched : int
         Pairs among them without any match, or with too few that agree where they are verified.
+    turned : int
+        Pairs of which the second image matches best in another rotation than it is given.
     """
 
     done: int = 0
     skipped: int = 0
     matches: int = 0
     unmatched: int = 0
+    turned: int = 0
 
 
 class AllPairs(Collection[Pair]):
@@ -352,6 +355,7 @@ def match_pairs(
                     report.done += 1
                     report.matches += group.count
                     report.unmatched += not group.count
+                    report.turned += bool(group.attributes.get("matches0", {}).get("rotation"))
                     if progress is not None:
                         progress.update()
                     if stop is not None and left and stop():
@@ -401,7 +405,7 @@ def matched(
             for item, counts, matches in _in_order(file, items, count, settings, threads):
                 (a, b), stamp = item
                 arrays = hloc_matches.arrays_of(a, b, matches, counts)
-                told = hloc_matches.attributes_of(matches, settings.verify) if settings.verify else {}
+                told = hloc_matches.attributes_of(matches, settings.verify)
                 group = Group(hloc_matches.pair_name(a, b), stamp, attributes=told)
                 waiting.append((item, (group, [(len(matches), arrays)])))
                 if len(waiting) == PAIRS or monotonic() - since >= _SECONDS:

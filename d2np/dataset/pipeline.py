@@ -9,6 +9,7 @@ for, and share the threads; one that needs more than half of the memory is worke
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -102,7 +103,7 @@ def features_of(
     """
 
     def work(entry: Entry, image: Any, threads: int) -> Features:
-        return net(image, threads=threads, **settings.options())
+        return net(image, threads=threads, **options_of(entry, settings))
 
     count = len(entries) if isinstance(entries, Sequence) else None
     return worked_on(net, entries, settings, work, threads=threads, stop=stop, count=count)
@@ -139,6 +140,11 @@ def worked_on(
     most = min(4 * workers, max(1, free // _WAITING_SHARE // _FEATURE_BYTES)) if opens else 1
     line = _Line(work, settings, opens, cores, workers, free, stop or threading.Event())
     return line.in_order(entries, most)
+
+
+def options_of(entry: Entry, settings: Settings) -> dict[str, Any]:
+    """Return an image's options, with its mask if it has one, as keyword arguments of the network's call."""
+    return settings.options() if entry.mask is None else {**settings.options(), "mask": entry.mask}
 
 
 def working_bytes(height: int, width: int, scales: Sequence[float]) -> int:
@@ -232,7 +238,11 @@ class _Line(Generic[AnEntry, Result]):
         width, height, pixel_bytes = _header(entry, self._settings.max_pixels)
         seen = network_size(width, height, self._settings)
         # An image may be held twice while it is shrunk.
-        size = working_bytes(seen[1], seen[0], self._settings.scales) + 2 * width * height * pixel_bytes
+        # Turned by 90 degrees it is as wide as it was high; and an image that is turned is held as well.
+        turned = max(seen) if set(self._settings.rotations) & {90, 270} else seen[0]
+        size = working_bytes(math.prod(seen) // turned, turned, self._settings.scales)
+        size += 2 * width * height * pixel_bytes
+        size += width * height * (entry.mask is not None)
         now, wanted = (max(1, min(self._workers, memory // size)) for memory in (self._memory, self._wanted))
         if now < wanted and not self._told_of_shortage:
             self._told_of_shortage = True
@@ -267,6 +277,6 @@ def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
     with open_file(entry.path, max_pixels) as opened:
         if isinstance(opened, TiffRows):
             return *opened.size, 3 if opened.dtype == np.uint8 else 12
-        # What has more than eight bits becomes float32.
-        deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
+        # What has more than eight bits becomes float32; RAW images are developed in 16 bits.
+        deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16") or opened.format == "RAW"
         return *opened.size, 12 if deep else 3

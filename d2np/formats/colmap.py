@@ -129,8 +129,8 @@ def write(
     shown, target = os.fspath(path), Path(os.path.realpath(path))
     if target.exists() and not (overwrite and target.is_file()):
         raise FormatError(f"{shown} is there already: choose another name, or replace it with --overwrite")
-    names = _names(features, Path(images))
-    pairs = _pairs(matches, features, names)
+    names = image_names(features, Path(images))
+    pairs = image_pairs(matches, features, names)
     if verify is None:
         verify = not _is_verified(matches, pairs)
     with _new_database(pycolmap, target, shown) as partial:
@@ -146,15 +146,9 @@ def write(
         with pycolmap.Database.open(partial) as database:
             tell("writing keypoints and matches")
             numbers = _write_keypoints(database, features, names)
-            for pair, found, model in _matches(matches, pairs):
+            counts = {name: database.num_keypoints_for_image(number) for name, number in numbers.items()}
+            for pair, found, model in matches_of_pairs(matches, features, pairs, counts):
                 ids = [numbers[name] for name in pair]
-                try:
-                    check_indices(found, *(database.num_keypoints_for_image(number) for number in ids))
-                except FormatError as error:
-                    raise FormatError(
-                        f"{os.fspath(matches)} was made from other features than {os.fspath(features)}: "
-                        f"of {' and '.join(pair)}, {error}"
-                    ) from None
                 indices = found.indices.astype(np.uint32)
                 database.write_matches(*ids, indices)
                 if not verify:
@@ -185,7 +179,7 @@ def write(
             )
 
 
-def _names(features: PathLike, folder: Path) -> list[str]:
+def image_names(features: PathLike, folder: Path) -> list[str]:
     """Return the names of the images of a feature file, all of which the folder must hold."""
     names = hloc.names(features)
     if not names:
@@ -195,7 +189,7 @@ def _names(features: PathLike, folder: Path) -> list[str]:
     return names
 
 
-def _pairs(matches: PathLike, features: PathLike, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def image_pairs(matches: PathLike, features: PathLike, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return the two images of each group of a match file; of a pair in both orders, those of one group."""
     groups = hloc_matches.pair_names(matches)
     if not groups:
@@ -245,13 +239,20 @@ def _is_verified(matches: PathLike, pairs: Iterable[str]) -> bool:
         return all(hloc_matches.read_model(file, group) is not None for group in pairs)
 
 
-def _matches(
-    matches: PathLike, pairs: Mapping[str, tuple[str, str]]
+def matches_of_pairs(
+    matches: PathLike, features: PathLike, pairs: Mapping[str, tuple[str, str]], counts: Mapping[str, int]
 ) -> Iterator[tuple[tuple[str, str], Matches, Model | None]]:
-    """Yield the names, the matches and the model of each pair that has any matches."""
+    """Yield the names, the matches and the model of each pair with matches, if the keypoints are there."""
     with hloc.opened(matches) as file:
         for group, pair in pairs.items():
             if len(found := hloc_matches.read_pair(file, group)):
+                try:
+                    check_indices(found, *(counts[name] for name in pair))
+                except FormatError as error:
+                    raise FormatError(
+                        f"{os.fspath(matches)} was made from other features than {os.fspath(features)}: "
+                        f"of {' and '.join(pair)}, {error}"
+                    ) from None
                 yield pair, found, hloc_matches.read_model(file, group)
 
 

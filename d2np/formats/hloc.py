@@ -2,12 +2,13 @@
 
 The group has the image's name, in which slashes make sub-groups, and holds ``keypoints`` (N, 2),
 ``scores`` (N,), ``descriptors`` (512, N) and ``image_size`` (2,) with width and height, as hloc's
-``extract_features.py`` writes them; beside those ``scales`` (N,). Keypoints carry hloc's attribute
-``uncertainty``: pixels of the image as given for one pixel that the network saw. ``global_descriptor`` (512,)
-is one vector of the whole image, under the name that hloc gives to those of its retrieval.
+``extract_features.py`` writes them; beside those ``scales`` (N,), and ``rotations`` (N,) in degrees where the
+image was also looked at turned. Keypoints carry hloc's attribute ``uncertainty``: pixels of the image as
+given for one pixel that the network saw. ``global_descriptor`` (512,) is one vector of the whole image, under
+the name that hloc gives to those of its retrieval.
 
-Everything is float32, or all but ``image_size`` float16 as with hloc's ``as_half``. float16 has 11 bits:
-positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to even ones.
+Everything is float32, or all but ``image_size`` and ``rotations`` float16 as with hloc's ``as_half``. float16
+has 11 bits: positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to even ones.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ..images.names import check
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 """The arrays in every image's group; ``scales`` may be missing, as it is in files that hloc wrote."""
 
-KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0}
+KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0, "rotations": 0}
 """Along which axis of an array its keypoints lie; other arrays are about the whole image."""
 
 GLOBAL = "global_descriptor"
@@ -107,6 +108,8 @@ def arrays_of(features: Features, *, half: bool = False) -> dict[str, NDArray[An
         # An infinite score would end all comparisons.
         most = np.finfo(np.float16).max
         arrays = {key: np.clip(values, -most, most).astype(np.float16) for key, values in arrays.items()}
+    if features.rotations is not None:
+        arrays["rotations"] = features.rotations
     return {**arrays, "image_size": np.array(features.image_size, np.int64)}
 
 
@@ -201,13 +204,14 @@ def read(source: Any, name: str) -> Features:
         group = _image(file, name)
         keypoints, scores, descriptors, size = (read_array(group, key) for key in ARRAYS)
         scales = read_array(group, "scales") if "scales" in group else np.ones(len(keypoints))
+        rotations = read_array(group, "rotations") if "rotations" in group else None
         rows = np.ascontiguousarray(descriptors.T)
         if rows.dtype == np.float16:
             rows = rows.astype(np.float32)
             # Values that are not finite stay what they are, without a warning.
             with np.errstate(invalid="ignore"):
                 rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        return Features(np.column_stack([keypoints, scales]), scores, rows, tuple(size))
+        return Features(np.column_stack([keypoints, scales]), scores, rows, tuple(size), rotations)
 
 
 def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
@@ -396,8 +400,8 @@ def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) 
     first = 0
     for piece in pieces:
         last = first + len(piece["scores"])
-        for key, axis in KEYPOINT_AXES.items():
-            where = (*[slice(None)] * axis, slice(first, last))
+        for key in KEYPOINT_AXES.keys() & piece.keys():
+            where = (*[slice(None)] * KEYPOINT_AXES[key], slice(first, last))
             group[key][where] = piece[key]
         # It is made of the whole image, and so comes with its last keypoints.
         if GLOBAL in piece and GLOBAL not in group:

@@ -10,6 +10,9 @@ slashes in their names replaced by hyphens: ``db-day-1.jpg/query-2.jpg`` (``name
 - ``matching_scores0`` (N,): (1 + cosine) / 2, as hloc's nearest-neighbour matcher has it, and 0 where there
   is no match; float32, since float16 could not tell many of the best matches apart
 
+Where images were looked at turned as well, ``matches0`` has the attribute ``rotation``: by how many degrees
+the second image is to be turned anticlockwise to look like the first one.
+
 A pair is in the file once, in either order.
 
 Where matches are verified, ``matches0`` has inliers only, and as an attribute the model that they agree with:
@@ -23,6 +26,7 @@ import csv
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +35,7 @@ from numpy.typing import NDArray
 from .. import options, streams
 from ..errors import FormatError
 from ..features import Matches, check_indices
-from ..hdf5 import find, read_array, read_numbers
+from ..hdf5 import find, read_array, read_attribute, read_numbers
 from ..options import GeometricModel
 from .hloc import UNFINISHED, put, reading
 
@@ -87,7 +91,7 @@ def write(file: Any, a: str, b: str, matches: Matches, counts: tuple[int, int]) 
     FormatError
         If the matches are others than that, or the file cannot be written.
     """
-    put(file, pair_name(a, b), arrays_of(a, b, matches, counts))
+    put(file, pair_name(a, b), arrays_of(a, b, matches, counts), attributes_of(matches))
 
 
 def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict[str, NDArray[Any]]:
@@ -109,10 +113,13 @@ def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict
     return dict(zip(_ARRAYS, (partner, scores), strict=True))
 
 
-def attributes_of(matches: Matches, model: GeometricModel) -> dict[str, dict[str, Any]]:
-    """Return the attributes of the arrays of a pair whose matches are verified."""
-    matrix = matches.model if matches.model is not None and len(matches) else np.zeros((3, 3))
-    return {_ARRAYS[0]: {model: matrix.tolist()}}
+def attributes_of(matches: Matches, verified: GeometricModel | None = None) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the arrays of a pair's group, whose matches are verified by such a model."""
+    told: dict[str, Any] = {} if matches.rotation is None else {"rotation": matches.rotation}
+    if verified is not None:
+        matrix = matches.model if matches.model is not None and len(matches) else np.zeros((3, 3))
+        told[verified] = matrix.tolist()
+    return {_ARRAYS[0]: told} if told else {}
 
 
 def read_model(file: Any, name: str) -> tuple[GeometricModel, NDArray[np.float64]] | None:
@@ -165,10 +172,11 @@ def read(source: Any, a: str, b: str) -> Matches:
         If the file cannot be read or has no such pair.
     """
     with reading(source, f"matches of {a} and {b} cannot be read") as file:
-        for name, columns in ((pair_name(a, b), [0, 1]), (pair_name(b, a), [1, 0])):
+        for name, columns, sign in ((pair_name(a, b), [0, 1], 1), (pair_name(b, a), [1, 0], -1)):
             if find(file, name) is not None:
                 matches = read_pair(file, name)
-                return Matches(matches.indices[:, columns], matches.similarities)
+                rotation = None if matches.rotation is None else sign * matches.rotation % 360
+                return replace(matches, indices=matches.indices[:, columns], rotation=rotation)
     raise FormatError(f"no matches of {a} and {b}")
 
 
@@ -180,12 +188,14 @@ def read_pair(file: Any, name: str) -> Matches:
         if not is_complete(group):
             raise FormatError(f"no matches in {name}")
         partner, scores = (read_array(group, key) for key in _ARRAYS)
+        rotation = read_attribute(group["matches0"], "rotation")
     if partner.dtype.kind not in "iu":
         raise FormatError(f"{failure}: indices are expected, not {partner.dtype}")
     (here,) = np.nonzero(partner != -1)
     indices = np.stack([here, partner[here].astype(np.int64)], axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return Matches(indices, 2 * scores[here].astype(np.float32) - 1)
+        similarities = 2 * scores[here].astype(np.float32) - 1
+    return Matches(indices, similarities, rotation=rotation if isinstance(rotation, int) else None)
 
 
 def pair_names(source: Any) -> list[str]:

@@ -38,12 +38,12 @@ def write(
         ``similarity`` and ``inlier`` (1 or 0, empty where the matches have not been verified).
     ``.json``
         ``matches``: a list with an object of these columns for each match, ``inlier`` being true, false or
-        null. ``image_size_a`` and ``image_size_b``, ``model`` and ``evidence`` as in :class:`d2np.Matches`;
-        and what ``about`` has.
+        null. ``image_size_a`` and ``image_size_b``, ``model``, ``evidence`` and ``rotation`` as in
+        :class:`d2np.Matches`; and what ``about`` has.
     ``.npz``
         An array for each column, without ``inlier`` where the matches have not been verified;
-        ``image_size_a``, ``image_size_b``; ``model`` and ``log10_chance`` where there are. Nothing in it is
-        pickled.
+        ``image_size_a``, ``image_size_b``; ``model``, ``log10_chance`` and ``rotation`` where there are.
+        Nothing in it is pickled.
 
     Parameters
     ----------
@@ -81,7 +81,8 @@ def write(
     with writing(path, error=Error) as stream:
         if extension == ".npz":
             chance = evidence and evidence.log10_chance
-            arrays = {"inlier": inliers, "model": matches.model, "log10_chance": chance, **columns, **sizes}
+            one = {"model": matches.model, "log10_chance": chance, "rotation": matches.rotation}
+            arrays = {"inlier": inliers, **one, **columns, **sizes}
             np.savez_compressed(
                 stream, **{name: array for name, array in arrays.items() if array is not None}
             )
@@ -99,6 +100,7 @@ def write(
                 **(about or {}),
                 **sizes,
                 "model": None if matches.model is None else matches.model.tolist(),
+                "rotation": matches.rotation,
                 "evidence": evidence
                 and {**vars(evidence), "log10_chance": _numbers([evidence.log10_chance])[0]},
                 "matches": [dict(zip(values, row, strict=True)) for row in rows],

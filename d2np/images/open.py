@@ -25,9 +25,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from .. import streams
 from ..errors import ImageError
+from ..extras import require
 from ..options import OptionChanges, Options, chosen
 from . import pixels
 from .messages import reading
+from .raw import RawImage, is_raw
 from .remote import RemoteFile
 from .tiff import MOST_BYTES_PER_PIXEL, SIGNATURES, TiffRows, as_16_bits
 
@@ -49,9 +51,13 @@ uint8, uint16 or float in 0..255, in memory or in a file (``numpy.memmap``, an h
 libraries are those that NumPy converts (``__array__``, DLPack)."""
 
 # What Pillow may open, wherever it is told to: its other readers start programs (EPS), open again whatever
-# they hold (IPTC), or are little used and so little tested. MPO opens as JPEG; HEIF is there where
-# pillow-heif has registered it. TGA has no signature, so it comes last.
+# they hold (IPTC), or are little used and so little tested. MPO opens as JPEG; HEIF is what
+# pillow-heif registers, an extra. TGA has no signature, so it comes last.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "BMP", "GIF", "JPEG2000", "PPM", "TGA")
+
+# How files of HEIF begin, after four bytes, among them those that may hold AVIF as well.
+_HEIF_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1")
+_HEIF = tuple(f"ftyp{brand}".encode() for brand in _HEIF_BRANDS)
 
 Encoded: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 
@@ -153,7 +159,7 @@ def open_source(
         return image
     name = name_of(image)
     with ExitStack() as stack:
-        if _is_encoded(image):
+        if is_encoded(image):
             opened = stack.enter_context(open_file(image, options.max_pixels))
             with reading(name):
                 stored = _decoded(opened, options.orient, name, as_stored=True)
@@ -165,6 +171,27 @@ def open_source(
         source = Source(stored, name, options)
         source.opened = stack.pop_all()
     return source
+
+
+def open_mask(image: Encoded, options: Options) -> NDArray[np.bool_]:
+    """Return where an image is not black, as (H, W) bool.
+
+    Parameters
+    ----------
+    image : path, bytes or binary file
+    options : Options
+        ``orient`` and ``max_pixels`` count.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read, or is too large.
+    """
+    name = name_of(image)
+    with open_file(image, options.max_pixels) as opened, reading(name):
+        stored = _decoded(opened, options.orient, name, as_stored=True)
+        rows = np.asarray(stored[0 : stored.shape[0]])
+    return np.asarray(rows[..., :3].any(axis=2) if rows.ndim == 3 else rows != 0)
 
 
 class Source:
@@ -239,6 +266,18 @@ class Source:
             self.on_read(last - first)
         return found
 
+    def turned(self, turns: int) -> Callable[[int, int], NDArray[Any]]:
+        """Return a :meth:`read` of the image turned anticlockwise by so many quarters; it holds all of it."""
+        found = self._checked(0, self.shape[0]) if self._shrunk is None else self._shrunk
+        whole = np.rot90(found, turns)
+
+        def read(first: int, last: int) -> NDArray[Any]:
+            if self.on_read is not None:
+                self.on_read(last - first)
+            return np.ascontiguousarray(whole[first:last])
+
+        return read
+
     def close(self) -> None:
         """Close what :func:`open_source` has opened."""
         if not self._stretch:
@@ -297,7 +336,7 @@ def _fetched(stored: Any, name: str, first: int, last: int) -> NDArray[Any]:
         return np.asarray(stored[first:last])
 
 
-def _is_encoded(image: object) -> TypeGuard[Encoded]:
+def is_encoded(image: object) -> TypeGuard[Encoded]:
     """Return whether this is a path, or the content of a file or a file, not pixels."""
     if isinstance(image, memoryview):
         return image.ndim == 1
@@ -387,7 +426,12 @@ def _stream(image: Encoded, name: str, max_pixels: int | None) -> BinaryIO:
 
 
 def _reader(file: BinaryIO, name: str) -> Image.Image | TiffRows:
-    """Open an image with Pillow, or as a TIFF of which Pillow would not read all, or too much at once."""
+    """Open an image with Pillow, or as a TIFF of which Pillow would not read all, or too much at once.
+
+    RAW images are opened by LibRaw, behind an image of Pillow's.
+    """
+    if is_raw(name):
+        return RawImage(file, name)
     prefix = file.read(16)
     is_tiff = prefix[:4] in SIGNATURES
     try:
@@ -446,6 +490,12 @@ def _open_with_pillow(file: BinaryIO, prefix: bytes, name: str) -> Image.Image:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # it only looked like this format
+    if "HEIF" not in Image.OPEN and prefix[4:12] in _HEIF:
+        library = require(
+            "pillow_heif", f"{name}: images in HEIF (HEIC) need", "heif", ImageError, "pillow-heif"
+        )
+        library.register_heif_opener()
+        return _open_with_pillow(file, prefix, name)
     raise ImageError(f"{name} is not an image in a format that d2np reads")
 
 
@@ -486,7 +536,7 @@ def _from_pil(image: Image.Image, orient: bool, name: str, as_stored: bool) -> N
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns where transparency is dropped at once
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    if image.mode != "RGB" and not deep:
+    if image.mode not in ("RGB", "L") and not deep:
         image = image.convert("RGB")
     array = np.asarray(image)
     # Grey of more than eight bits; Pillow opens 16-bit files as ``I;16`` or, older ones, as ``I``.

@@ -144,7 +144,7 @@ class Net:
         -------
         Features
             In pixels of the image as given. In order of level and row, or of score if ``max_keypoints`` is
-            given or the detector is ``"strength"``.
+            given or the detector is ``"strength"``; one rotation after the other.
 
         Raises
         ------
@@ -207,14 +207,14 @@ class Net:
         ------
         Features
             The keypoints of some rows of one level of the pyramid, if any, in pixels of the whole image as
-            given: all together those of :meth:`__call__`, and in the same order among those of one scale.
+            given: all together those of :meth:`__call__`, and in the same order among those of one scale and
+            rotation.
         """
         options = chosen(options, **changes)
         if options.max_keypoints is not None:
             raise OptionError("max_keypoints: the best keypoints are not known before the end of a stream")
         with self._scan(image, options, threads) as scan:
-            for _, features in scan.pieces():
-                yield features
+            yield from scan.stream()
 
     def dense(
         self,

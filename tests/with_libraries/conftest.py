@@ -4,12 +4,4 @@ import os
 
 os.environ["KERAS_BACKEND"] = "torch"
 
-import torch
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # Built for another PyTorch than this one, say for CUDA: its compiled operators are missing. VGG uses
-    # none, and torchvision can be imported once those it mentions are declared.
-    for operator in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
+import torchvision_import  # noqa: F401
