@@ -73,7 +73,7 @@ def extract(options: argparse.Namespace) -> int:
     formats
       h5       one file, as hloc's: for each image keypoints (N, 2), scores (N,),
                descriptors (512, N), image_size (2,), scales (N,), and
-               global_descriptor (512,), one vector of the whole image; rotations (N,)
+               global_descriptor (512,), one vector of the image; rotations (N,)
                with --rotations
       npz      a file IMAGE.d2-net for each image, as the published script writes
                it: keypoints (N, 3) with x, y, scale, scores (N,), descriptors
@@ -254,8 +254,8 @@ def pairs(options: argparse.Namespace) -> int:
     "quotes"; else they are found where a line has only one reading. With - the list
     is read from standard input.
 
-    With --verify, pairs without agreement have no matches in MATCHES.h5; they are not
-    matched again. `d2np colmap` takes the inliers as they are.
+    With --verify, pairs without agreement have no matches in MATCHES.h5, and the
+    same command does not match them again. `d2np colmap` takes inliers as they are.
 
     The same command with another choice of pairs adds these to MATCHES.h5.
 
