@@ -32,6 +32,8 @@ class Features:
     rotations : (N,) int16, or None
         By how many degrees the image was turned anticlockwise when each keypoint was seen; None where it was
         not turned at all. See :class:`d2np.Options`.
+    global_descriptor : (512,) float32, or None
+        One L2-normalised vector of the whole image, where :class:`d2np.Options` asks for it.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class Features:
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
     rotations: NDArray[np.int16] | None = None
+    global_descriptor: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         keypoints = checked("keypoints", self.keypoints, np.float32, (None, 3))
@@ -61,6 +64,9 @@ class Features:
         )
         if self.rotations is not None:
             vars(self).update(rotations=checked("rotations", self.rotations, np.int16, (n,)))
+        if self.global_descriptor is not None:
+            given = checked("global_descriptor", self.global_descriptor, np.float32, (DESCRIPTOR_SIZE,))
+            vars(self).update(global_descriptor=given)
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -80,7 +86,7 @@ class Features:
         chosen = _selection(which, len(self), "keypoints")
         rotations = None if self.rotations is None else self.rotations[chosen]
         arrays = self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen]
-        return Features(*arrays, self.image_size, rotations)
+        return Features(*arrays, self.image_size, rotations, self.global_descriptor)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,9 @@ class Options:
     max_pixels : int, optional
         Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
         the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+    global_descriptor : bool
+        Make one vector of the whole image as well, to find similar images by; it changes no keypoint. See
+        :mod:`d2np.network.pooling`.
 
     Raises
     ------
@@ -150,6 +153,7 @@ class Options:
     orient: bool = False
     stretch: bool = False
     max_pixels: int | None = None
+    global_descriptor: bool = False
 
     def __post_init__(self) -> None:
         check("detector", self.detector, Detector)
@@ -212,6 +216,7 @@ class OptionChanges(TypedDict, total=False):
     orient: bool
     stretch: bool
     max_pixels: int | None
+    global_descriptor: bool
 
 
 def chosen(options: Options | None, **changes: Any) -> Options:

@@ -61,6 +61,7 @@ INSTEAD = [
     (r"(python benchmarks/compare\.py)$", r"\1 --sizes 64x64 --rounds 1", "minutes"),
     (r"(python benchmarks/extraction\.py)$", r"\1 --size 64x64 --rounds 1", "minutes"),
     (r"(python benchmarks/quality\.py).*$", r"\1 --seeds 0", "minutes"),
+    (r"(python benchmarks/retrieval\.py)$", r"\1 --views 2 --weights analytic", "minutes"),
     (r"(python benchmarks/size\.py.*)$", r"\1 --megapixels 0.1 0.2 --rounds 1", "minutes"),
     (r"(python benchmarks/neon\.py)$", r"\1 --cores", "llvm-mca is in a large package"),
     (r"(python benchmarks/memory\.py)$", r"\1 --sizes 160x120 --scales 1", "minutes"),

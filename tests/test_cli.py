@@ -309,6 +309,7 @@ def test_extract_half(run, photos):
             "keypoints": "<f2",
             "scores": "<f2",
             "descriptors": "<f2",
+            "global_descriptor": "<f2",
             "image_size": "<i8",
             "scales": "<f2",
         }

@@ -143,6 +143,8 @@ _EDGE = checked(
     "a number of pixels is expected, or none for no limit",
 )
 
+POSITIVE = checked(float, lambda number: 0 < number < math.inf, "a number above 0 is expected")
+
 _SHARED: dict[str, Mapping[str, Any]] = {
     "detector": {"choices": names(Detector), "default": "d2"},
     "force": {"dest": "overwrite"},  # what it was called in version 1.0
@@ -150,6 +152,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "max_keypoints": _WHOLE_NUMBER,
     "max_pixels": _WHOLE_NUMBER,
     "max_sum_edges": {**_EDGE, "default": 2800},
+    "min_inliers": _WHOLE_NUMBER,
     "min_score": checked(float, lambda score: not math.isnan(score), "a number is expected"),
     "min_similarity": checked(float, lambda cosine: -1 <= cosine <= 1, "a number from -1 to 1 is expected"),
     "multiscale": {
@@ -162,6 +165,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "preprocessing": {"choices": names(Preprocessing)},
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
+    "retrieval": _WHOLE_NUMBER,
     "rotations": {"action": "store_const", "const": (0, 90, 180, 270), "default": (0,)},
     "threads": _WHOLE_NUMBER,
     "window": _WHOLE_NUMBER,

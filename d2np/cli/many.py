@@ -12,9 +12,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, count
-from ..options import FeatureFormat, names
+from ..options import FeatureFormat, GeometricModel, names
 from . import choice, files
-from .arguments import EXTRACTION, MATCHING, QUIET, THREADS, Command, settings
+from .arguments import EXTRACTION, MATCHING, POSITIVE, QUIET, THREADS, Command, settings
 from .console import complain, file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def extract(options: argparse.Namespace) -> int:
 
     formats
       h5       one file, as hloc's: for each image keypoints (N, 2), scores (N,),
-               descriptors (512, N), image_size (2,), scales (N,); rotations (N,)
+               descriptors (512, N), image_size (2,), scales (N,), and
+               global_descriptor (512,), one vector of the whole image; rotations (N,)
                with --rotations
       npz      a file IMAGE.d2-net for each image, as the published script writes
                it: keypoints (N, 3) with x, y, scale, scores (N,), descriptors
@@ -227,8 +228,16 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
     {choice.CHOICE}
     {_CLUSTER}
     {MATCHING}
+    verification:
+    --verify  store only matches that agree with one fundamental matrix (any rigid scene) or one homography (a
+        plane, or a camera that only turns); needs pip install 'd2np[verify]'
+    --threshold PX  how far a match may be off and still agree; default: 3, and more for images that were
+        shrunk
+    --min-inliers N  of a pair with fewer matches that agree, store none; default: 15
     """,
     output={"required": True},
+    verify={"choices": names(GeometricModel)},
+    threshold=POSITIVE,
 )
 def pairs(options: argparse.Namespace) -> int:
     """Match many pairs of images whose features are in a file.
@@ -244,6 +253,9 @@ def pairs(options: argparse.Namespace) -> int:
     FEATURES.h5. Names that hold spaces are separated by a tab or written in
     "quotes"; else they are found where a line has only one reading. With - the list
     is read from standard input.
+
+    With --verify, pairs without agreement have no matches in MATCHES.h5; they are not
+    matched again. `d2np colmap` takes the inliers as they are.
 
     The same command with another choice of pairs adds these to MATCHES.h5.
 
@@ -267,9 +279,14 @@ def pairs(options: argparse.Namespace) -> int:
       d2np pairs features.h5 -o matches.h5
       d2np pairs features.h5 --pairs pairs.txt -o matches.h5 --ratio 0.95
       d2np pairs features.h5 --window 10 --quadratic -o matches.h5
+      d2np pairs features.h5 --retrieval 20 -o matches.h5
+      d2np pairs features.h5 --verify fundamental -o matches.h5
     """
     if files.extension(options.output) not in (".h5", ".hdf5"):
         raise OptionError(f"{options.output}: matches are written as HDF5: give it the extension .h5")
+    for name in ("threshold", "min_inliers"):
+        if getattr(options, name) is not None and options.verify is None:
+            raise OptionError(f"--{name.replace('_', '-')} is for --verify only")
     choice.check(options)
     _check_cluster(options)
     sources = [options.features, *([options.pairs] if options.pairs not in (None, "-") else [])]
@@ -281,7 +298,9 @@ def pairs(options: argparse.Namespace) -> int:
     from ..matching import match
 
     features = options.features
-    how = dataset.MatchSettings(options.mutual, options.ratio, options.min_similarity)
+    chosen_matches = options.mutual, options.ratio, options.min_similarity
+    fewest = options.min_inliers or dataset.pair_matching.MIN_INLIERS
+    how = dataset.MatchSettings(*chosen_matches, options.verify, options.threshold, fewest)
     chosen = choice.chosen(options)
     path = Path(options.output)
     recorded = how.recorded(features)
@@ -296,11 +315,12 @@ def pairs(options: argparse.Namespace) -> int:
         return number
 
     report, duration = _carried_out(job, output, "matching", "pair", len(chosen), waiting, options)
+    what, without = ("inlier", f"with fewer than {fewest}") if how.verify else ("match", "without any")
     say(
         f"{count(report.done, 'pair')} matched"
         + (f", {report.skipped:,} there already" if report.skipped else "")
-        + (f", {count(report.matches, 'match')} in {seconds(duration)}" if report.done else "")
-        + (f", {count(report.unmatched, 'pair')} without any" if report.unmatched else "")
+        + (f", {count(report.matches, what)} in {seconds(duration)}" if report.done else "")
+        + (f", {count(report.unmatched, 'pair')} {without}" if report.unmatched else "")
         + (f", {count(report.turned, 'pair')} with an image turned" if report.turned else "")
     )
     say(f"{path}: {file_size(path.stat().st_size)}")
@@ -369,15 +389,15 @@ def _cluster(address: str | None) -> AbstractContextManager[Any]:
     --camera-model MODEL  one of COLMAP's: PINHOLE, SIMPLE_RADIAL (default), OPENCV, ...
     --single-camera  write one camera, with one focal length, for all images; default: one for all those that
         have the same in EXIF, and one for each of the others
-    --verify  two-view: keep the matches that agree with a two-view geometry of the pair (default); none:
-        count all matches as inliers
+    --verify  two-view: keep the matches that agree with a two-view geometry of the pair; none: count all
+        matches as inliers; default: two-view, unless d2np pairs --verify has verified them
     --no-verify
     --overwrite  replace DATABASE if it is there
     {THREADS}
     """,
     output={"required": True},
     camera_model={"default": "SIMPLE_RADIAL", "type": str.upper},
-    verify={"choices": ("two-view", "none"), "default": "two-view"},
+    verify={"choices": ("two-view", "none")},
     no_verify={"action": "store_const", "const": "none"},
 )
 def colmap(options: argparse.Namespace) -> int:
@@ -409,7 +429,7 @@ def colmap(options: argparse.Namespace) -> int:
         options.images,
         camera_model=options.camera_model,
         single_camera=options.single_camera,
-        verify=options.verify != "none",
+        verify={"two-view": True, "none": False, None: None}[options.verify],
         overwrite=options.overwrite,
         threads=options.threads,
         tell=(lambda what: note(f"{what} ...")) if sys.stderr.isatty() else (lambda _: None),

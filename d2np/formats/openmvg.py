@@ -101,7 +101,7 @@ def write(folder: PathLike, features: PathLike, matches: PathLike, images: PathL
                     counts[name] = len(keypoints)
                     _write_regions(partial / Path(name).stem, keypoints)
             with open(partial / "matches.putative.txt", "w", encoding="utf-8") as stream:
-                for pair, both in matches_of_pairs(matches, features, pairs, counts):
+                for pair, both, _ in matches_of_pairs(matches, features, pairs, counts):
                     first, second = (numbers[name] for name in pair)
                     indices = both.indices if first < second else both.indices[:, ::-1]
                     stream.write(f"{min(first, second)} {max(first, second)}\n{len(both)}\n")
