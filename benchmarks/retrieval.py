@@ -92,8 +92,12 @@ def main() -> None:
     )
     parser.add_argument("--views", type=int, default=14, help="of each image; default: 14")
     parser.add_argument("--weights", nargs="*", default=["d2np", "vgg16", "analytic"])
+    parser.add_argument("--multiscale", action="store_true", help="with the coarser level's map added")
     parser.add_argument("--photographs", type=Path, nargs="*", default=[], help="folders, one for a scene")
     options = parser.parse_args()
+    how = d2np.Options(
+        global_descriptor=True, max_keypoints=0, scales=(0.5, 1.0) if options.multiscale else (1.0,)
+    )
     images = [*views(options.views), *photographs(options.photographs)]
     names = [f"{number:05}" for number in range(len(images))]
     sets: dict[str, set[tuple[str, str]]] = {"views": set(), "photographs": set()}
@@ -113,7 +117,7 @@ def main() -> None:
     print("| at random | " + " | ".join(f"{k * len(names) / total:.1%}" for k in KS) + " |")
     for weights in options.weights:
         net = d2np.Net.load(weights)
-        found = [net(image, global_descriptor=True, max_keypoints=0) for image, *_ in images]
+        found = [net(image, how) for image, *_ in images]
         vectors = np.array([features.global_descriptor for features in found])
         chosen = [set(most_similar(names, vectors, k)) for k in KS]
         for label, pairs in sets.items():

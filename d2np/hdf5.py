@@ -67,7 +67,9 @@ def read_numbers(holder: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.f
         return None
     values = np.zeros(shape, attribute.dtype)
     attribute.read(values)
-    return values.astype(np.float64) if np.isfinite(values).all() else None
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = values.astype(np.float64)
+    return found if np.isfinite(found).all() else None
 
 
 def write_text(holder: Any, name: str, text: str) -> None:

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,8 @@ def features_h5(folder: Path) -> list[bytes]:
         with h5py.File(path, "w") as file:
             file.attrs["d2np_settings"] = json.dumps({**SETTINGS, "half": half})
             file.attrs["d2np_job"] = "0" * 16
-            arrays = hloc.arrays_of(features(1), half=half)
+            found_with = replace(features(1), global_descriptor=np.ones(512, np.float32))
+            arrays = hloc.arrays_of(found_with, half=half)
             hloc.put(file, "a/b.jpg", arrays, hloc.attributes_of(1.0), '{"size": 3, "mtime_ns": 1}')
         found.append(path.read_bytes())
     with h5py.File(path, "w") as file:
@@ -242,6 +244,7 @@ def features_h5(folder: Path) -> list[bytes]:
     found.append(path.read_bytes())
     with h5py.File(path, "w") as file:
         hloc_matches.write(file, "a/b.jpg", "c.jpg", Matches([[0, 1], [2, 0]], [0.5, 1]), (3, 2))
+        file["a-b.jpg/c.jpg/matches0"].attrs["homography"] = np.eye(3)
     found.append(path.read_bytes())
     return found
 

@@ -173,12 +173,15 @@ def _features_h5(data: bytes) -> None:
             _each(
                 lambda name=name: limits.read_twice(lambda: _arrays(hloc.read(file, name))),
                 lambda name=name: hloc.read_keypoints(file, name),
+                lambda name=name: hloc.read_uncertainty(file, name),
+                lambda name=name: hloc.read_global_descriptors(file, [name, name]),
                 lambda name=name: hloc.stamp_of(file, name),
             )
         for name in _some(lambda: hloc_matches.pair_names(file)):
             _each(
                 lambda name=name: limits.read_twice(lambda: _arrays(hloc_matches.read_pair(file, name))),
                 lambda name=name: hloc_matches.read(file, *reversed(name.split("/", 1))),
+                lambda name=name: hloc_matches.read_model(file, name),
             )
     _each(*calls)
 

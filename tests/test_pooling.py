@@ -43,11 +43,13 @@ def test_it_depends_on_nothing_but_the_map(net, make_image):
         {"threads": 2},
         {"threads": 5},
         {"max_keypoints": 3},
-        {"max_keypoints": 0},
+        {"max_keypoints": 5, "spread": True},
         {"mask": mask},
+        {"rotations": (0, 90)},
     ):
         found = net(image, global_descriptor=True, **options).global_descriptor
         np.testing.assert_array_equal(found, first)
+    assert net(image, global_descriptor=True, rotations=(0, 180)).select([0]).global_descriptor is not None
     *others, last = net.stream(image, global_descriptor=True)
     np.testing.assert_array_equal(last.global_descriptor, first)
     assert all(piece.global_descriptor is None for piece in others)
@@ -76,11 +78,11 @@ def test_maps_without_a_direction():
 
 def test_features_keep_it():
     vector = np.arange(512.0)
-    given = Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), vector)
+    given = Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), global_descriptor=vector)
     assert given.global_descriptor.dtype == np.float32
     np.testing.assert_array_equal(given.select([1]).global_descriptor, vector)
     with pytest.raises(FormatError, match=r"global_descriptor must have shape \(512\); got \(3,\)"):
-        Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), np.zeros(3))
+        Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), global_descriptor=np.zeros(3))
 
 
 # --- in feature files -------------------------------------------------------------------------------------

@@ -81,6 +81,28 @@ def test_verified_matches_do_not_depend_on_threads(features):
             )
 
 
+def test_the_rotation_with_most_inliers_is_stored(features):
+    """The images are matched as they are in one rotation of b only; pairs without agreement do not count."""
+    with h5py.File(features, "a") as file:
+        for name in ("a", "b", "c"):
+            once = hloc.read(file, name)
+            others = np.random.default_rng(1).standard_normal((80, 512))
+            twice = np.concatenate([once.descriptors, others / np.linalg.norm(others, axis=1, keepdims=True)])
+            keypoints, rotations = np.concatenate([once.keypoints] * 2), np.repeat([0, 90], 80)
+            # b as it is given looks like nothing.
+            found = Features(
+                *(keypoints, np.ones(160), twice if name == "a" else np.roll(twice, 80, axis=0)),
+                *((480, 480), rotations),
+            )
+            hloc.write(file, name, found)
+    report = job(features, MatchSettings(verify="homography"))
+    assert (report.unmatched, report.turned) == (2, 1)
+    with h5py.File("m.h5") as file:
+        assert file["a/b/matches0"].attrs["rotation"] == 90
+        assert hloc_matches.read_model(file, "a/b")[1].any()
+    assert hloc_matches.read("m.h5", "a", "b").indices[:, 1].min() >= 80
+
+
 def test_threshold_and_least_number(features):
     counts = [
         job(features, MatchSettings(verify="homography", **options), f"{number}.h5").matches

@@ -355,7 +355,8 @@ def match_pairs(
                     report.done += 1
                     report.matches += group.count
                     report.unmatched += not group.count
-                    report.turned += bool(group.attributes.get("matches0", {}).get("rotation"))
+                    rotation = group.attributes.get("matches0", {}).get("rotation")
+                    report.turned += bool(rotation and group.count)
                     if progress is not None:
                         progress.update()
                     if stop is not None and left and stop():

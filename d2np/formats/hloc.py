@@ -287,11 +287,12 @@ def read_global_descriptors(source: Any, names: Sequence[str]) -> NDArray[np.flo
             if group is None or find(group, GLOBAL) is None:
                 lacking.append(name)
                 continue
-            vector = read_array(group, GLOBAL, vectors[0].shape if vectors else None)
+            with np.errstate(over="ignore", invalid="ignore"):
+                vector = read_array(group, GLOBAL, vectors[0].shape if vectors else None).astype(np.float32)
             if vector.ndim != 1 or not np.isfinite(vector).all():
                 raise FormatError(f"{name}/{GLOBAL}: expected a list of finite numbers")
-            vector = vector.astype(np.float32)
-            vectors.append(vector / max(np.linalg.norm(vector), np.float32(1e-12)))
+            length = max(float(np.linalg.norm(vector.astype(np.float64))), 1e-12)
+            vectors.append((vector / length).astype(np.float32))
     if lacking:
         raise FormatError(
             f"no global descriptor of {several(lacking)}: d2np 1.0 and hloc write none beside features: "
