@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -67,6 +68,8 @@ class Features:
     rotations : (N,) int16, or None
         By how many degrees the image was turned anticlockwise when each keypoint was seen; None where it was
         not turned at all. See :class:`d2np.Options`.
+    global_descriptor : (512,) float32, or None
+        One L2-normalised vector of the whole image, where :class:`d2np.Options` asks for it.
     projection : Projection, or None
         What the descriptors were projected with, if they were.
 
@@ -81,6 +84,7 @@ class Features:
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
     rotations: NDArray[np.int16] | None = None
+    global_descriptor: NDArray[np.float32] | None = None
     projection: Projection | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +104,9 @@ class Features:
         )
         if self.rotations is not None:
             vars(self).update(rotations=checked("rotations", self.rotations, np.int16, (n,)))
+        if self.global_descriptor is not None:
+            given = checked("global_descriptor", self.global_descriptor, np.float32, (DESCRIPTOR_SIZE,))
+            vars(self).update(global_descriptor=given)
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -117,9 +124,10 @@ class Features:
             Indices, or a mask over all keypoints.
         """
         chosen = _selection(which, len(self), "keypoints")
-        rotations = None if self.rotations is None else self.rotations[chosen]
-        arrays = self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen]
-        return Features(*arrays, self.image_size, rotations, self.projection)
+        arrays: dict[str, Any] = {"keypoints": self.keypoints[chosen], "scores": self.scores[chosen]}
+        if self.rotations is not None:
+            arrays["rotations"] = self.rotations[chosen]
+        return replace(self, descriptors=self.descriptors[chosen], **arrays)
 
 
 @dataclass(frozen=True)
@@ -227,6 +235,43 @@ def _selection(which: ArrayLike, count: int, what: str) -> NDArray[Any]:
 def strongest(values: NDArray[np.float32], k: int | None) -> NDArray[np.int64]:
     """Return the positions of the ``k`` largest values, largest first; of equals the first one first."""
     return np.argsort(-values, kind="stable")[:k]
+
+
+# On average: of fewer, weak keypoints would be taken where better ones are near.
+_CHOSEN_OF_A_CELL = 8
+
+
+def evenly(
+    xy: NDArray[np.float32], values: NDArray[np.float32], k: int, size: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return the positions of ``k`` values that come from all parts of an image, largest first.
+
+    First the largest value of each cell of a grid is chosen, then the second largest of each, and so on; in
+    the last round, only the largest of these. What is chosen of all values is also chosen of any part of them
+    that has it, so values can be left out as they are found.
+
+    Parameters
+    ----------
+    xy : (N, 2) float32
+        In pixels.
+    values : (N,) float32
+    k : int
+    size : (int, int)
+        Width and height of the image.
+    """
+    # Cells are about square.
+    side = max(1.0, math.sqrt(size[0] * size[1] * _CHOSEN_OF_A_CELL / max(1, k)))
+    columns, rows = (max(1, round(edge / side)) for edge in size)
+    place = [
+        np.clip((xy[:, axis] + 0.5) * (n / size[axis]), 0, n - 1) for axis, n in enumerate((columns, rows))
+    ]
+    largest_first = strongest(values, None)
+    cells = (place[1].astype(np.int64) * columns + place[0].astype(np.int64))[largest_first]
+    by_cell = np.argsort(cells, kind="stable")
+    begins = np.searchsorted(cells[by_cell], cells[by_cell])
+    rounds = np.empty(len(cells), np.int64)
+    rounds[by_cell] = np.arange(len(cells)) - begins
+    return largest_first[np.sort(np.argsort(rounds, kind="stable")[:k])]
 
 
 def check_indices(matches: Matches, count_a: int, count_b: int) -> None:

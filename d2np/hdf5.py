@@ -58,6 +58,18 @@ def read_text(holder: Any, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def read_numbers(holder: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Return an attribute of finite numbers of this shape; None if there is none, or something else."""
+    if name not in holder.attrs:
+        return None
+    attribute = holder.attrs.get_id(name)
+    if attribute.shape != shape or attribute.dtype.kind not in "iuf":
+        return None
+    values = np.zeros(shape, attribute.dtype)
+    attribute.read(values)
+    return values.astype(np.float64) if np.isfinite(values).all() else None
+
+
 def write_text(holder: Any, name: str, text: str) -> None:
     """Give a group or file a text as an attribute.
 

@@ -97,6 +97,9 @@ class Options:
         Sizes of the pyramid's levels; ``(0.5, 1.0, 2.0)`` is the published one.
     max_keypoints : int, optional
         Keep the keypoints with the highest scores only, the highest first.
+    spread : bool
+        Choose these evenly from all parts of the image: the best ones of each cell of a grid, which is as
+        fine as leaves about eight to a cell. Cells with fewer keypoints leave their share to the others.
     preprocessing : {"caffe", "torch"}, optional
         How colours are scaled; by default as the weights were trained, :attr:`d2np.Net.preprocessing`.
     relu : bool
@@ -126,6 +129,9 @@ class Options:
     max_pixels : int, optional
         Files with more pixels are refused before they are decoded: a small file may unpack to one that fills
         the memory. By default where Pillow refuses them, at twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+    global_descriptor : bool
+        Make one vector of the whole image as well, to find similar images by; it changes no keypoint. See
+        :mod:`d2np.network.pooling`.
 
     Raises
     ------
@@ -136,6 +142,7 @@ class Options:
     detector: Detector = "d2"
     scales: Sequence[float] = (1.0,)
     max_keypoints: int | None = None
+    spread: bool = False
     preprocessing: Preprocessing | None = None
     relu: bool = True
     centered: bool = False
@@ -146,6 +153,7 @@ class Options:
     orient: bool = False
     stretch: bool = False
     max_pixels: int | None = None
+    global_descriptor: bool = False
 
     def __post_init__(self) -> None:
         check("detector", self.detector, Detector)
@@ -153,6 +161,10 @@ class Options:
         object.__setattr__(self, "rotations", _checked_rotations(self.rotations))
         if self.max_keypoints is not None:
             whole_number("max_keypoints", self.max_keypoints, 0)
+        elif self.spread:
+            raise OptionError(
+                "spread chooses where max_keypoints are: give their number as well (--max-keypoints)"
+            )
         if self.preprocessing is not None:
             check("preprocessing", self.preprocessing, Preprocessing, ", or None")
         for name in ("max_edge", "max_sum_edges"):
@@ -193,6 +205,7 @@ class OptionChanges(TypedDict, total=False):
     detector: Detector
     scales: Sequence[float]
     max_keypoints: int | None
+    spread: bool
     preprocessing: Preprocessing | None
     relu: bool
     centered: bool
@@ -203,6 +216,7 @@ class OptionChanges(TypedDict, total=False):
     orient: bool
     stretch: bool
     max_pixels: int | None
+    global_descriptor: bool
 
 
 def chosen(options: Options | None, **changes: Any) -> Options:

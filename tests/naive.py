@@ -21,6 +21,21 @@ def strongest(values, k):
     return np.array(sorted(range(len(values)), key=lambda n: (-values[n], n))[: max(k, 0)], np.int64)
 
 
+def evenly(xy, values, k, size):
+    """Return the positions of k values from all cells of a grid, in the order of :func:`strongest`."""
+    side = max(1, np.sqrt(size[0] * size[1] * 8 / max(1, k)))
+    grid = [max(1, round(edge / side)) for edge in size]
+    cells = {}
+    for n in strongest(values, len(values)).tolist():
+        cell = [min(int((xy[n, axis] + 0.5) * (grid[axis] / size[axis])), grid[axis] - 1) for axis in (0, 1)]
+        cells.setdefault(tuple(cell), []).append(n)
+    chosen = []
+    while len(chosen) < k and any(cells.values()):
+        best = [cell.pop(0) for cell in cells.values() if cell]
+        chosen += sorted(best, key=lambda n: (-values[n], n))
+    return np.array(sorted(chosen[:k], key=lambda n: (-values[n], n)), np.int64)
+
+
 def closest_pairs(products, n):
     """Return (row, column) of the n largest products, largest first; of equals the lower indices first."""
     order = strongest(products.ravel().tolist(), n)

@@ -255,13 +255,14 @@ def test_extract_options_reach_the_network(run, photos, weights_file, assert_sam
     options = (
         *("--detector", "strength", "--max-keypoints", "7", "--multiscale", "--max-edge", "80"),
         *("--max-sum-edges", "none", "--preprocessing", "torch", "--orient", "--no-relu"),
-        *("--threads", "2"),
+        *("--spread", "--threads", "2"),
     )
     assert run("extract", "photos/a.png", "-o", "f.h5", *options)[0] == 0
     expected = d2np.Net.load(weights_file)(
         "photos/a.png",
         detector="strength",
         max_keypoints=7,
+        spread=True,
         scales=(0.5, 1.0, 2.0),
         max_edge=80,
         max_sum_edges=None,
@@ -308,6 +309,7 @@ def test_extract_half(run, photos):
             "keypoints": "<f2",
             "scores": "<f2",
             "descriptors": "<f2",
+            "global_descriptor": "<f2",
             "image_size": "<i8",
             "scales": "<f2",
         }
@@ -596,6 +598,8 @@ def test_default_weights_are_named(run, photos, tmp_path, monkeypatch, weights_f
         ["extract", "photos", "--format", "npz", "--checksum"],
         ["extract", "photos/a.png", "other/a.png", "-o", "f.h5"],
         ["extract", "photos", "-o", "f.h5", "--masks", "photos"],
+        ["extract", "photos", "-o", "f.h5", "--spread"],
+        ["match", "photos/a.png", "photos/b.jpg", "--spread"],
     ],
 )
 def test_bad_usage(fails, photos, arguments):
@@ -858,6 +862,7 @@ COMMANDS = [
     "extract",
     "pairs",
     "colmap",
+    "export",
     "show",
     "info",
     "convert",

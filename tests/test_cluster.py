@@ -78,7 +78,8 @@ def contents(path):
 
     def visit(name, node):
         if isinstance(node, h5py.Dataset):
-            found[name] = node.dtype, node[()].tobytes(), dict(node.attrs)
+            attributes = {key: np.asarray(value).tolist() for key, value in node.attrs.items()}
+            found[name] = node.dtype, node[()].tobytes(), attributes
 
     with h5py.File(path) as file:
         file.visititems(visit)
@@ -414,9 +415,12 @@ def test_only_hdf5(client, folder, tmp_path):
         extract(StubNet(""), listing([folder]), NpzOutput(tmp_path / "out"), Settings(), client=client)
 
 
-def test_pairs(client, folder, tmp_path):
+@pytest.mark.parametrize(
+    "how", [{"ratio": 0.99}, {"verify": "homography", "threshold": 90.0, "min_inliers": 1}]
+)
+def test_pairs(client, folder, tmp_path, how):
     extract(StubNet(tmp_path / "log"), listing([folder / "0"]), output_of(tmp_path / "f.h5"), Settings())
-    features, settings = tmp_path / "f.h5", MatchSettings(ratio=0.99)
+    features, settings = tmp_path / "f.h5", MatchSettings(**how)
     recorded = settings.recorded(features)
     reports = []
     for name, on in (("a.h5", None), ("b.h5", client)):

@@ -115,6 +115,51 @@ def test_colmap_reconstructs_without_verification(room, tmp_path):
     assert_reconstructed(tmp_path / "d.db", room, tmp_path)
 
 
+@pytest.mark.parametrize("model", ["fundamental", "homography"])
+def test_colmap_takes_verified_matches_as_they_are(room, tmp_path, model, monkeypatch):
+    """With their model, in its pixels; and reconstructs from them where they are of a rigid scene."""
+    monkeypatch.setattr(pycolmap, "geometric_verification", None)
+    settings = dataset.MatchSettings(verify=model)
+    output = dataset.MatchOutput(tmp_path / "m.h5", settings.recorded(room.features))
+    pairs = list(combinations(NAMES, 2))[:: 1 if model == "fundamental" else 5]
+    report = dataset.match_pairs(room.features, pairs, output, settings)
+    summary = colmap.write(tmp_path / "d.db", room.features, tmp_path / "m.h5", room.photos)
+    assert summary.inliers == summary.matches == report.matches > 100
+    assert summary.verified == summary.pairs == len(pairs) - report.unmatched
+    with pycolmap.Database.open(tmp_path / "d.db") as database:
+        numbers = {image.name: image.image_id for image in database.read_all_images()}
+        a, b = (numbers[name] for name in pairs[0])
+        geometry = database.read_two_view_geometry(a, b)
+        given = hloc_matches.read(tmp_path / "m.h5", *pairs[0]).indices
+        np.testing.assert_array_equal(geometry.inlier_matches, given)
+        points = (
+            database.read_keypoints(image)[column] for image, column in ((a, given[:, 0]), (b, given[:, 1]))
+        )
+        first, second = (np.column_stack([xy[:, :2], np.ones(len(xy))]) for xy in points)
+    kinds = pycolmap.TwoViewGeometryConfiguration
+    if model == "fundamental":
+        assert geometry.config == kinds.UNCALIBRATED
+        lines = first @ geometry.F.T
+        distances = (second * lines).sum(axis=1) / np.linalg.norm(lines[:, :2], axis=1)
+        assert_reconstructed(tmp_path / "d.db", room, tmp_path)
+    else:
+        assert geometry.config == kinds.PLANAR_OR_PANORAMIC
+        mapped = first @ geometry.H.T
+        distances = np.linalg.norm(mapped[:, :2] / mapped[:, 2:] - second[:, :2], axis=1)
+    assert abs(distances).max() <= 3.001
+
+
+def test_verified_matches_are_verified_again_where_that_is_asked_for(room, tmp_path):
+    settings = dataset.MatchSettings(verify="fundamental", threshold=30.0)
+    output = dataset.MatchOutput(tmp_path / "m.h5", settings.recorded(room.features))
+    dataset.match_pairs(room.features, list(combinations(NAMES, 2))[:3], output, settings)
+    files = [str(path) for path in (room.features, tmp_path / "m.h5", room.photos)]
+    assert main(["colmap", *files, "-o", str(tmp_path / "d.db"), "--verify", "two-view"]) == 0
+    summary = colmap.write(tmp_path / "e.db", *files)
+    with pycolmap.Database.open(tmp_path / "d.db") as database:
+        assert 0 < sum(database.read_two_view_geometry_num_inliers()[1]) < summary.inliers
+
+
 def test_database(room, tmp_path):
     colmap.write(tmp_path / "d.db", room.features, room.matches, room.photos, camera_model="OPENCV")
     with pycolmap.Database.open(tmp_path / "d.db") as database:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from d2np.features import Features
 from d2np.formats import hloc
 from d2np.images import names as names_module
 from d2np.images.open import open_image
+
+listing_module = sys.modules[listing.__module__]
 
 
 class FakeNet:
@@ -158,17 +161,35 @@ def test_masks_that_cannot_be_meant(folder):
         listing([folder], masks="s3://b/masks")
 
 
+def test_images_that_an_extra_reads_are_taken_where_it_is(folder, monkeypatch):
+    for name in ("1.heic", "2.HIF", "3.dng", "4.exr"):
+        (folder / name).touch()
+    monkeypatch.setattr(listing_module, "find_spec", lambda name: name == "pillow_heif")
+    told = []
+    found = [entry.name for entry in listing([folder], tell=told.append)]
+    assert found == ["1.heic", "2.HIF", "a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]
+    left_out = "files left out, which d2np does not read:"
+    assert told == [f"{left_out} 1 .dng, 1 .exr: convert them to JPEG or TIFF, or pip install 'd2np[raw]'"]
+    monkeypatch.setattr(listing_module, "find_spec", lambda name: name)
+    assert "3.dng" in [entry.name for entry in listing([folder], tell=told.append)]
+    assert told[1:] == [f"{left_out} 1 .exr: convert them to JPEG or TIFF"]
+
+
 def test_links_in_a_circle(folder):
     (folder / "sub" / "up").symlink_to(folder)
     assert names([folder]) == ["a.JPG", "b.png", "sub/a.jpg", "sub/deep/c.png"]
 
 
-def test_images_that_are_not_read_are_counted_and_told_once(folder, tmp_path):
+def test_images_that_are_not_read_are_counted_and_told_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(listing_module, "find_spec", lambda name: None)
     for name in ("1.heic", "sub/2.HEIC", "sub/3.dng", ".4.heic", "sub/a.jpg.xmp"):
         (folder / name).touch()
     told = []
     listing([folder, f"{folder}/s*", folder / "sub" / "2.HEIC"], tell=told.append)
-    assert told == ["files left out, which d2np does not read: 2 .heic, 1 .dng: convert them to JPEG or TIFF"]
+    assert told == [
+        "files left out, which d2np does not read: 2 .heic, 1 .dng: convert them to JPEG or TIFF, or pip "
+        "install 'd2np[heif,raw]'"
+    ]
     listing([folder / "b.png"], tell=told.append)
     assert len(told) == 1
     (tmp_path / "phone").mkdir()

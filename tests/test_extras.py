@@ -13,7 +13,8 @@ from d2np.extras import require
 # Numba itself imports scipy where it is there.
 EXTRAS = {
     "cryptography", "cv2", "dask", "distributed", "imagecodecs", "kapture", "matplotlib", "onnx",
-    "onnxruntime", "pooch", "pycolmap", "requests", "scipy.io", "selenium", "tifffile", "torch", "urllib3",
+    "onnxruntime", "pillow_heif", "pooch", "pycolmap", "rawpy", "requests", "scipy.io", "selenium",
+    "tifffile", "torch", "urllib3",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import d2np
-from d2np.features import strongest
+from d2np.features import evenly, strongest
 
 
 def features(n=4):
@@ -166,3 +166,32 @@ def test_strongest_of_many_different_values(k):
 
 def test_strongest_keeps_the_order_of_equals():
     np.testing.assert_array_equal(strongest(np.ones(9, np.float32), 4), [0, 1, 2, 3])
+
+
+SIZE = (90, 40)
+
+
+@st.composite
+def scattered(draw):
+    """Places, mostly in one corner, and values, of which many are equal."""
+    count, seed = draw(st.integers(0, 150)), draw(st.integers(0, 99))
+    rng = np.random.RandomState(seed)
+    xy = (rng.rand(count, 2) ** draw(st.sampled_from([1, 3])) * (np.array(SIZE) - 1)).astype(np.float32)
+    return xy, rng.randint(0, draw(st.sampled_from([2, 1000])), count).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(scattered(), st.integers(0, 160))
+def test_the_best_of_each_cell(given, k):
+    np.testing.assert_array_equal(evenly(*given, k, SIZE), naive.evenly(*given, k, SIZE))
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(scattered(), st.integers(0, 60), st.integers(0, 99), st.integers(0, 150))
+def test_what_cannot_be_chosen_can_be_left_out_before(given, k, seed, cut):
+    """Whatever parts the whole comes in."""
+    xy, values = given
+    expected = evenly(xy, values, k, SIZE)
+    parts = np.split(np.arange(len(xy)), sorted([min(cut, len(xy)), min(2 * cut, len(xy))]))
+    kept = np.concatenate([np.sort(part[evenly(xy[part], values[part], k, SIZE)]) for part in parts])
+    np.testing.assert_array_equal(kept[evenly(xy[kept], values[kept], k, SIZE)], expected)

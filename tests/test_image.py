@@ -3,11 +3,13 @@ import io
 import logging
 import re
 import struct
+import sys
 import threading
 import warnings
 import zipfile
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -678,3 +680,104 @@ def test_avif_is_not_opened_under_a_low_limit():
             images.open_image(content, max_pixels=(1 << 26) - 1)
     if "AVIF" in Image.OPEN:
         assert images.open_image(AVIF).max() <= 1
+
+
+class FakeHeif:
+    """Passes for the package pillow-heif: its images are PNG files behind 32 bytes."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def register_heif_opener(self):
+        self.calls += 1
+
+        def opened(file, name):
+            file.seek(32)
+            image = Image.open(io.BytesIO(file.read()))
+            image.format = "HEIF"
+            return image
+
+        Image.register_open("HEIF", opened, lambda prefix: prefix[4:8] == b"ftyp")
+
+
+@pytest.fixture
+def without_heif(monkeypatch):
+    """Nobody has registered it, and nobody will have."""
+    Image.init()
+    monkeypatch.setattr(Image, "OPEN", {name: how for name, how in Image.OPEN.items() if name != "HEIF"})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+
+
+def heif(image, brand):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return b"\0\0\0\x20ftyp" + brand + bytes(20) + file.getvalue()
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heif_is_registered_when_it_is_met(without_heif, monkeypatch, image, brand):
+    library = FakeHeif()
+    monkeypatch.setitem(sys.modules, "pillow_heif", library)
+    for _ in range(2):
+        np.testing.assert_array_equal(images.open_image(heif(image, brand)), image)
+    assert library.calls == 1
+    with pytest.raises(d2np.ImageError, match=r"too large to open unasked: 83 x 61"):
+        images.open_image(heif(image, brand), max_pixels=99)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heif_without_the_package(without_heif, monkeypatch, image, tmp_path, brand):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "1.heic").write_bytes(heif(image, brand))
+    with pytest.raises(
+        d2np.ImageError, match=r"1\.heic: .*HEIC.* need the package pillow-heif: .*d2np\[heif\]"
+    ):
+        images.open_image(tmp_path / "1.heic")
+    with pytest.raises(d2np.ImageError, match="is not an image in a format"):
+        images.open_image(heif(image, b"mp42"))
+
+
+class FakeRaw:
+    """Passes for the package rawpy: its images are as large as their files say, and grey."""
+
+    LibRawError = type("LibRawError", (Exception,), {})
+    sizes = SimpleNamespace(iwidth=6, iheight=4, flip=6)
+
+    def imread(self, file):
+        if file.read(4) != b"good":
+            raise self.LibRawError(b"not RAW")
+        return self
+
+    def postprocess(self, *, use_camera_wb, user_flip):
+        assert (use_camera_wb, user_flip) == (True, 0)
+        return np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sizes = None
+
+
+def test_raw_images(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "rawpy", FakeRaw())
+    (tmp_path / "1.NEF").write_bytes(b"good")
+    (tmp_path / "2.dng").write_bytes(b"bad")
+    stored = np.arange(72).reshape(4, 6, 3)
+    np.testing.assert_array_equal(images.open_image(tmp_path / "1.NEF"), stored)
+    monkeypatch.setitem(sys.modules, "rawpy", FakeRaw())
+    turned = np.rot90(stored, -1)
+    np.testing.assert_array_equal(images.open_image(tmp_path / "1.NEF", orient=True), turned)
+    monkeypatch.setitem(sys.modules, "rawpy", FakeRaw())
+    with pytest.raises(d2np.ImageError, match=r"1\.NEF is too large to open unasked: 6 x 4"):
+        images.open_image(tmp_path / "1.NEF", max_pixels=23)
+    with pytest.raises(d2np.ImageError, match=r"2\.dng cannot be read: not RAW$"):
+        images.open_image(tmp_path / "2.dng")
+
+
+def test_raw_without_the_package(monkeypatch, tmp_path, image):
+    """Never the preview: most of them are TIFF files that have one."""
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    Image.fromarray(image).save(tmp_path / "1.dng", "TIFF")
+    with pytest.raises(d2np.ImageError, match=r"1\.dng: RAW images need the package rawpy: .*d2np\[raw\]"):
+        images.open_image(tmp_path / "1.dng")

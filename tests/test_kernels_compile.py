@@ -21,7 +21,8 @@ def test_works_where_compiled_kernels_cannot_be_kept(monkeypatch):
 
 
 def test_compiling_is_told_once_and_only_where_it_happens(monkeypatch, tmp_path):
-    namespace = {}
+    # Without a name of its own it would be kept with all of `builtins`, where other tests may leave anything.
+    namespace = {"__name__": "somewhere"}
     exec("def more(x): return x + 1", namespace)
     monkeypatch.setattr(compile, "_folder", lambda: tmp_path)
     told = []

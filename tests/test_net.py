@@ -208,6 +208,22 @@ def test_max_keypoints_among_those_inside_the_mask(net, image, scales, whole, as
     assert_same_features(net(image, scales=scales, mask=mask, max_keypoints=2), inside.select(best))
 
 
+@pytest.mark.parametrize("detector", ["d2", "strength"])
+def test_spread_keypoints(net, make_image, monkeypatch, scales, detector, assert_same_features):
+    """Of all scales together, of those that a mask leaves, and in whatever pieces they are found."""
+    monkeypatch.setattr(stages, "tiles_at_a_time", lambda *_: 16)
+    image = make_image(120, 60)
+    mask = np.ones((120, 60))
+    mask[70:80] = 0
+    options = {"scales": scales, "detector": detector, "mask": mask}
+    whole = net(image, **options)
+    found = net(image, **options, max_keypoints=16, spread=True, threads=1)
+    best = naive.evenly(whole.keypoints, whole.scores, 16, (60, 120))
+    assert_same_features(found, whole.select(best))
+    assert_same_features(net(image, **options, max_keypoints=16, spread=True, threads=2), found)
+    assert not np.array_equal(best, naive.strongest(whole.scores, 16))
+
+
 def test_scales_in_any_order(net, image, assert_same_features):
     assert_same_features(net(image, scales=[2, 0.5, 1]), net(image, scales=SCALES))
 

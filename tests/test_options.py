@@ -82,6 +82,12 @@ def test_senseless_values(net, name, values):
             net(IMAGE, **{name: value})
 
 
+def test_spread_is_for_a_number_of_keypoints(net):
+    with pytest.raises(d2np.OptionError, match=r"spread chooses where max_keypoints are: .*--max-keypoints"):
+        net(IMAGE, spread=True)
+    assert len(net(IMAGE, spread=True, max_keypoints=0)) == 0
+
+
 def test_options_are_values():
     given = d2np.Options(scales=[1, np.float32(0.5)], max_edge=None, max_keypoints=np.int64(7))
     assert given == d2np.Options(scales=(1.0, 0.5), max_edge=None, max_keypoints=7) != d2np.Options()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from d2np.cli import main
-from d2np.dataset import poses
-from d2np.dataset.pair_choice import in_window, natural_order, nearest
+from d2np.dataset import pair_choice, poses
+from d2np.dataset.pair_choice import in_window, most_similar, natural_order, nearest
 from d2np.errors import FormatError, OptionError
 from d2np.features import Features
 from d2np.formats import hloc, hloc_matches
@@ -112,6 +112,30 @@ def test_each_image_has_its_nearest(count, seed):
         for other in np.argsort(distances[k], kind="stable")[1 : count + 1]
     }
     assert nearest(NAMES, places, count) == [(NAMES[a], NAMES[b]) for a, b in sorted(expected)]
+
+
+@given(st.integers(1, 5), st.integers(0, 99))
+def test_each_image_has_its_most_similar(count, seed):
+    vectors = np.random.default_rng(seed).uniform(0, 1, (12, 512)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[5] = 0
+    similar = vectors.astype(np.float64) @ vectors.T
+    np.fill_diagonal(similar, -1)
+    expected = {
+        tuple(sorted((k, int(other))))
+        for k in range(12)
+        for other in np.argsort(-similar[k], kind="stable")[:count]
+        if k != 5
+    }
+    expected |= {tuple(sorted((5, other))) for other in [*range(5), *range(6, 12)][:count]}
+    assert most_similar(NAMES, vectors, count) == [(NAMES[a], NAMES[b]) for a, b in sorted(expected)]
+
+
+def test_large_sets_are_compared_in_parts(monkeypatch):
+    vectors = np.random.default_rng(0).uniform(0, 1, (12, 512)).astype(np.float32)
+    whole = most_similar(NAMES, vectors, 3)
+    monkeypatch.setattr(pair_choice, "_AT_ONCE", 30)
+    assert most_similar(NAMES, vectors, 3) == whole
 
 
 # --- where images were taken ------------------------------------------------------------------------------
@@ -219,18 +243,30 @@ def run(capsys, monkeypatch, tmp_path):
     """Runs ``d2np pairs`` on images of these names: exit code, pairs of the match file, standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def call(names, *arguments):
+    def call(names, *arguments, vectors=None):
         rng = np.random.default_rng(0)
         with h5py.File("f.h5", "w") as file:
-            for name in names:
-                vectors = rng.standard_normal((5, 512))
-                vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-                hloc.write(file, name, Features(rng.uniform(0, 9, (5, 3)), rng.random(5), vectors, (9, 9)))
+            for k, name in enumerate(names):
+                found = rng.standard_normal((5, 512))
+                found /= np.linalg.norm(found, axis=1, keepdims=True)
+                arrays = rng.uniform(0, 9, (5, 3)), rng.random(5), found
+                hloc.write(file, name, Features(*arrays, (9, 9), None if vectors is None else vectors[k]))
         code = main(["pairs", "f.h5", "-o", "m.h5", "--overwrite", *arguments])
         found = hloc_matches.pair_names("m.h5") if code == 0 else []
         return code, found, capsys.readouterr().err
 
     return call
+
+
+def test_command_with_retrieval(run, tmp_path):
+    vectors = np.eye(512, dtype=np.float32)[:4]
+    vectors[3] = np.sqrt([0.5, 0.5] + [0] * 510)
+    code, pairs, _ = run(["a", "b", "c", "d"], "--retrieval", "1", vectors=vectors)
+    assert (code, pairs) == (0, ["a/c", "a/d", "b/d"])
+    code, _, error = run(["a", "b"], "--retrieval", "1")
+    assert (code, "no global descriptor of a, b: " in error) == (1, True)
+    code, _, error = run(["a", "b"], "--retrieval", "1", "--window", "1")
+    assert (code, "--window and --retrieval each say which pairs" in error) == (2, True)
 
 
 def test_command_with_poses(run, model, photos):

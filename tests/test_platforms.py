@@ -81,6 +81,7 @@ def test_no_command_removes_or_replaces_what_it_has_open(open_files_stay, photos
         ["pairs", "f.h5", "-o", "m.h5", "-q", "--overwrite"],
         ["colmap", "f.h5", "m.h5", "photos", "-o", "c.db"],
         ["colmap", "f.h5", "m.h5", "photos", "-o", "c.db", "--overwrite"],
+        ["export", "f.h5", "m.h5", "photos", "--format", "openmvg", "-o", "mvg"],
         ["match", "photos/0.png", "photos/0.png", "--weights", "analytic", "-o", "m.png"],
         ["match", "photos/0.png", "photos/0.png", "--weights", "analytic", "-o", "m.html"],
         ["convert", "analytic", "a.h5"],

@@ -23,7 +23,7 @@ from ..errors import Error, OptionError
 from .arguments import Parser
 from .console import complain, silence
 from .looking import demo, match, profile, show, warmup
-from .many import colmap, extract, pairs
+from .many import colmap, export, extract, pairs
 from .training import train
 from .weight_files import convert, fetch, info
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, match, extract, pairs, colmap, show, info, convert, fetch, train, profile, warmup)
+_COMMANDS = (demo, match, extract, pairs, colmap, export, show, info, convert, fetch, train, profile, warmup)
 
 _MOST_MESSAGES = 100
 

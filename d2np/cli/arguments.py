@@ -143,6 +143,8 @@ _EDGE = checked(
     "a number of pixels is expected, or none for no limit",
 )
 
+POSITIVE = checked(float, lambda number: 0 < number < math.inf, "a number above 0 is expected")
+
 _SHARED: dict[str, Mapping[str, Any]] = {
     "detector": {"choices": names(Detector), "default": "d2"},
     "dimensions": checked(int, lambda number: number in (128, 256), "128 or 256 is expected"),
@@ -151,6 +153,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "max_keypoints": _WHOLE_NUMBER,
     "max_pixels": _WHOLE_NUMBER,
     "max_sum_edges": {**_EDGE, "default": 2800},
+    "min_inliers": _WHOLE_NUMBER,
     "min_score": checked(float, lambda score: not math.isnan(score), "a number is expected"),
     "min_similarity": checked(float, lambda cosine: -1 <= cosine <= 1, "a number from -1 to 1 is expected"),
     "multiscale": {
@@ -163,6 +166,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "preprocessing": {"choices": names(Preprocessing)},
     "ratio": checked(float, lambda ratio: 0 < ratio <= 1, "a number above 0, up to 1 is expected"),
     "restart": {"dest": "overwrite"},
+    "retrieval": _WHOLE_NUMBER,
     "rotations": {"action": "store_const", "const": (0, 90, 180, 270), "default": (0,)},
     "threads": _WHOLE_NUMBER,
     "window": _WHOLE_NUMBER,
@@ -187,6 +191,7 @@ EXTRACTION = f"""network and keypoints:
     --weights WEIGHTS  {WEIGHTS}
     --detector  d2: local maxima, as published (default); strength: the strongest cells, wherever they are
     -k, --max-keypoints N  keep only the N keypoints with the highest scores; default: all
+    --spread  with --max-keypoints: choose them evenly from all parts of the image, the best of each
     --multiscale  look at the image at half, full and double size, as published; about five times the work
     --rotations  also look at the image turned by 90, 180 and 270 degrees, as camera and scene may be turned;
         four times the work. Of two images the second one is matched in its best rotation

@@ -17,13 +17,15 @@ CHOICE = """which pairs, by default every image with every other:
     --window N  each image with the N that follow it; in order of names, 2.jpg before 10.jpg
     --quadratic  with --window: also with those 1, 2, 4, 8, ... places further on, N of these
     --loop  with --window: behind the last image comes the first one
+    --retrieval K  each image with the K most similar ones, by a vector of each image that d2np extract has
+        made of its feature map
     --from-poses FOLDER  each image with those that were taken nearest to it: the folder of a COLMAP model, or
         of the images, whose EXIF data has GPS positions
     --nearest K  with --from-poses: how many; default: 20"""
 
 _NEAREST = 20
 
-_CHOICES = ("pairs", "window", "from_poses")
+_CHOICES = ("pairs", "window", "retrieval", "from_poses")
 _BELONGS_TO = {"quadratic": "window", "loop": "window", "nearest": "from_poses"}
 
 
@@ -50,6 +52,7 @@ def chosen(options: argparse.Namespace) -> Collection[tuple[str, str]]:
     """Return the pairs that the options of :data:`CHOICE` say, of the images of the feature file."""
     from .. import dataset
     from ..dataset import pair_choice
+    from ..formats import hloc
 
     if options.pairs is not None:
         return dataset.listed_pairs(options.pairs, options.features)
@@ -57,6 +60,9 @@ def chosen(options: argparse.Namespace) -> Collection[tuple[str, str]]:
     if options.window is not None:
         names = pair_choice.natural_order(everyone.names)
         return pair_choice.in_window(names, options.window, quadratic=options.quadratic, loop=options.loop)
+    if options.retrieval is not None:
+        vectors = hloc.read_global_descriptors(options.features, everyone.names)
+        return pair_choice.most_similar(everyone.names, vectors, options.retrieval)
     if options.from_poses is not None:
         return _near(options.from_poses, everyone.names, options.nearest or _NEAREST)
     return everyone

@@ -150,15 +150,14 @@ def opened(path: str, options: argparse.Namespace) -> str | RemoteFile:
     from ..images import remote
     from ..images.open import most_bytes, open_file
 
+    max_pixels = settings(options).max_pixels  # options that make no sense are told before any work
     if not remote.is_url(path):
         check_there(path)
     image: str | RemoteFile = remote.local_path(path) or path
     if remote.is_url(str(image)):
-        image = replace(
-            remote.RemoteFile(path), content=remote.RemoteFile(path).read(most_bytes(options.max_pixels))
-        )
+        image = replace(remote.RemoteFile(path), content=remote.RemoteFile(path).read(most_bytes(max_pixels)))
     mask(image, options)
-    with open_file(image, options.max_pixels):
+    with open_file(image, max_pixels):
         return image
 
 

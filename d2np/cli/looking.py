@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import Error, OptionError, count
 from . import files
-from .arguments import EXTRACTION, MATCHING, MIN_SCORE, THREADS, Command, checked, settings
+from .arguments import EXTRACTION, MATCHING, MIN_SCORE, POSITIVE, THREADS, Command, settings
 from .console import say, seconds
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ TARGETS = ("avx512", "avx2", "avx", "sse", "neon")
     {EXTRACTION}
     """,
     output={"action": "append"},
-    threshold=checked(float, lambda pixels: 0 < pixels < inf, "a number above 0 is expected"),
+    threshold=POSITIVE,
     verify={"choices": (_NO_MODEL, *_MODELS)},
 )
 def match(options: argparse.Namespace) -> int:

@@ -12,9 +12,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, OptionError, count
-from ..options import FeatureFormat, names
+from ..options import FeatureFormat, GeometricModel, names
 from . import choice, files
-from .arguments import EXTRACTION, MATCHING, QUIET, THREADS, Command, settings
+from .arguments import EXTRACTION, MATCHING, POSITIVE, QUIET, THREADS, Command, settings
 from .console import complain, file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def extract(options: argparse.Namespace) -> int:
 
     formats
       h5       one file, as hloc's: for each image keypoints (N, 2), scores (N,),
-               descriptors (512, N), image_size (2,), scales (N,); rotations (N,)
+               descriptors (512, N), image_size (2,), scales (N,), and
+               global_descriptor (512,), one vector of the whole image; rotations (N,)
                with --rotations
       npz      a file IMAGE.d2-net for each image, as the published script writes
                it: keypoints (N, 3) with x, y, scale, scores (N,), descriptors
@@ -151,8 +152,8 @@ def extract(options: argparse.Namespace) -> int:
     entries = dataset.listing(options.images, beside=options.output is None, masks=options.masks, tell=note)
     if options.output is not None and Path(options.output).is_file():
         files.check_sources(options.output, (entry.path for entry in entries))
-    net = files.load(options.weights, options.threads)
     how = settings(options)
+    net = files.load(options.weights, options.threads)
     output = _output(net, how, projection, options)
     job = partial(
         dataset.extract,
@@ -262,8 +263,16 @@ def _output(net: Net, how: Settings, projection: Projection | None, options: arg
     {choice.CHOICE}
     {_CLUSTER}
     {MATCHING}
+    verification:
+    --verify  store only matches that agree with one fundamental matrix (any rigid scene) or one homography (a
+        plane, or a camera that only turns); needs pip install 'd2np[verify]'
+    --threshold PX  how far a match may be off and still agree; default: 3, and more for images that were
+        shrunk
+    --min-inliers N  of a pair with fewer matches that agree, store none; default: 15
     """,
     output={"required": True},
+    verify={"choices": names(GeometricModel)},
+    threshold=POSITIVE,
 )
 def pairs(options: argparse.Namespace) -> int:
     """Match many pairs of images whose features are in a file.
@@ -279,6 +288,9 @@ def pairs(options: argparse.Namespace) -> int:
     FEATURES.h5. Names that hold spaces are separated by a tab or written in
     "quotes"; else they are found where a line has only one reading. With - the list
     is read from standard input.
+
+    With --verify, pairs without agreement have no matches in MATCHES.h5; they are not
+    matched again. `d2np colmap` takes the inliers as they are.
 
     The same command with another choice of pairs adds these to MATCHES.h5.
 
@@ -302,9 +314,14 @@ def pairs(options: argparse.Namespace) -> int:
       d2np pairs features.h5 -o matches.h5
       d2np pairs features.h5 --pairs pairs.txt -o matches.h5 --ratio 0.95
       d2np pairs features.h5 --window 10 --quadratic -o matches.h5
+      d2np pairs features.h5 --retrieval 20 -o matches.h5
+      d2np pairs features.h5 --verify fundamental -o matches.h5
     """
     if files.extension(options.output) not in (".h5", ".hdf5"):
         raise OptionError(f"{options.output}: matches are written as HDF5: give it the extension .h5")
+    for name in ("threshold", "min_inliers"):
+        if getattr(options, name) is not None and options.verify is None:
+            raise OptionError(f"--{name.replace('_', '-')} is for --verify only")
     choice.check(options)
     _check_cluster(options)
     sources = [options.features, *([options.pairs] if options.pairs not in (None, "-") else [])]
@@ -316,7 +333,9 @@ def pairs(options: argparse.Namespace) -> int:
     from ..matching import match
 
     features = options.features
-    how = dataset.MatchSettings(options.mutual, options.ratio, options.min_similarity)
+    chosen_matches = options.mutual, options.ratio, options.min_similarity
+    fewest = options.min_inliers or dataset.pair_matching.MIN_INLIERS
+    how = dataset.MatchSettings(*chosen_matches, options.verify, options.threshold, fewest)
     chosen = choice.chosen(options)
     path = Path(options.output)
     recorded = how.recorded(features)
@@ -331,11 +350,12 @@ def pairs(options: argparse.Namespace) -> int:
         return number
 
     report, duration = _carried_out(job, output, "matching", "pair", len(chosen), waiting, options)
+    what, without = ("inlier", f"with fewer than {fewest}") if how.verify else ("match", "without any")
     say(
         f"{count(report.done, 'pair')} matched"
         + (f", {report.skipped:,} there already" if report.skipped else "")
-        + (f", {count(report.matches, 'match')} in {seconds(duration)}" if report.done else "")
-        + (f", {count(report.unmatched, 'pair')} without any" if report.unmatched else "")
+        + (f", {count(report.matches, what)} in {seconds(duration)}" if report.done else "")
+        + (f", {count(report.unmatched, 'pair')} {without}" if report.unmatched else "")
         + (f", {count(report.turned, 'pair')} with an image turned" if report.turned else "")
     )
     say(f"{path}: {file_size(path.stat().st_size)}")
@@ -404,15 +424,15 @@ def _cluster(address: str | None) -> AbstractContextManager[Any]:
     --camera-model MODEL  one of COLMAP's: PINHOLE, SIMPLE_RADIAL (default), OPENCV, ...
     --single-camera  write one camera, with one focal length, for all images; default: one for all those that
         have the same in EXIF, and one for each of the others
-    --verify  two-view: keep the matches that agree with a two-view geometry of the pair (default); none:
-        count all matches as inliers
+    --verify  two-view: keep the matches that agree with a two-view geometry of the pair; none: count all
+        matches as inliers; default: two-view, unless d2np pairs --verify has verified them
     --no-verify
     --overwrite  replace DATABASE if it is there
     {THREADS}
     """,
     output={"required": True},
     camera_model={"default": "SIMPLE_RADIAL", "type": str.upper},
-    verify={"choices": ("two-view", "none"), "default": "two-view"},
+    verify={"choices": ("two-view", "none")},
     no_verify={"action": "store_const", "const": "none"},
 )
 def colmap(options: argparse.Namespace) -> int:
@@ -444,7 +464,7 @@ def colmap(options: argparse.Namespace) -> int:
         options.images,
         camera_model=options.camera_model,
         single_camera=options.single_camera,
-        verify=options.verify != "none",
+        verify={"two-view": True, "none": False, None: None}[options.verify],
         overwrite=options.overwrite,
         threads=options.threads,
         tell=(lambda what: note(f"{what} ...")) if sys.stderr.isatty() else (lambda _: None),
@@ -462,6 +482,48 @@ def colmap(options: argparse.Namespace) -> int:
             "three scales (d2np extract --multiscale), which finds more"
         )
     say(f"wrote {options.output} in {seconds(perf_counter() - start)}")
+    return 0
+
+
+@Command(
+    """
+    FEATURES.h5  what d2np extract or hloc wrote
+    MATCHES.h5  what d2np pairs or hloc wrote
+    IMAGES  the folder of the images
+    -o, --output FOLDER  the folder to write
+    --format  the program that is to read it
+    """,
+    output={"required": True},
+    format={"required": True, "choices": ("openmvg",)},
+)
+def export(options: argparse.Namespace) -> int:
+    """Write features and matches for another program.
+
+    Writes a folder with which openMVG goes on: sfm_data.json, image_describer.json, keypoints (.feat,
+    .desc) and matches.putative.txt.
+
+    Images are found in IMAGES by their names in FEATURES.h5. All images of one size
+    have one camera. Its focal length is 1.2 times the longest edge, until openMVG
+    refines it. Descriptors are zeros, since openMVG has no type of 512 numbers: the
+    matches are made already. For COLMAP see d2np colmap.
+
+    examples:
+      d2np extract photos/ -o features.h5
+      d2np pairs features.h5 -o matches.h5
+      d2np export features.h5 matches.h5 photos/ --format openmvg -o mvg/
+      openMVG_main_GeometricFilter -i mvg/sfm_data.json \\
+          -m mvg/matches.putative.txt -o mvg/matches.f.bin
+    """
+    files.check_there(options.features, options.matches, options.images)
+    from ..formats import openmvg
+
+    summary = openmvg.write(options.output, options.features, options.matches, options.images)
+    say(
+        f"{count(summary.images, 'image')} of {count(summary.cameras, 'camera')}, "
+        f"{count(summary.keypoints, 'keypoint')}"
+    )
+    say(f"{count(summary.pairs, 'pair')} matched, {count(summary.matches, 'match')}")
+    say(f"wrote {options.output}")
     return 0
 
 

@@ -26,7 +26,10 @@ JOB = "d2np_job"
 """The attribute that tells which job's archives were the last to be put into an HDF5 file."""
 
 # What files were made with that were written before there were these options.
-_ADDED = {"centered": False, "stretch": False, "rotations": [0], "dimensions": None}
+_ADDED = {
+    **{"centered": False, "stretch": False, "spread": False, "rotations": [0]},
+    **{"verify": None, "dimensions": None},
+}
 
 
 class HdfOutput:

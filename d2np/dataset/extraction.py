@@ -57,8 +57,9 @@ class Settings(Options):
     def recorded(self, net: Net) -> dict[str, Any]:
         """These and the weights, as texts and plain numbers."""
         weights = net.provenance.sha256 if net.provenance else None
-        # What is opened at all changes no features.
-        features = {name: value for name, value in self.options().items() if name != "max_pixels"}
+        # What is opened at all changes no features, nor does what is made of the whole image.
+        changes_none = {"max_pixels", "global_descriptor"}
+        features = {name: value for name, value in self.options().items() if name not in changes_none}
         preprocessing = self.preprocessing or net.preprocessing
         lists = {name: list(getattr(self, name)) for name in ("scales", "rotations")}
         return {**features, **lists, "preprocessing": preprocessing, "weights": weights}
@@ -240,6 +241,8 @@ def _outcomes(
         put = partial(_put, output, threading.Lock())
         yield from extracted(net, settings, put, limits, entries, count, in_blocks=False)
         return
+    # To find similar images by, which no other format has a place for.
+    settings = replace(settings, global_descriptor=True)
     archives = output.archives(place)
     with ExitStack() as stack:
         do: cluster.Do[Task, int | str] = partial(extracted, net, settings, archives.put, limits)

@@ -9,11 +9,12 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from .. import streams
 from ..errors import ImageError, OptionError
-from ..images import names, remote
+from ..images import names, raw, remote
 from ..images.remote import RemoteFile
 from .masks import Masks
 
@@ -23,13 +24,11 @@ EXTENSIONS = (
 )
 """Extensions of images in a folder. A file that is named itself may have any extension."""
 
-_NOT_READ = (
-    *(".3fr", ".arw", ".avifs", ".cr2", ".cr3", ".crw", ".dcr", ".dds", ".dng", ".erf", ".exr", ".fff"),
-    *(".hdr", ".heic", ".heif", ".hif", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
-    *(".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".svg"),
-    *(".x3f", ".xcf"),
-)
-"""Images that are left out in a folder."""
+_BY_EXTRA = {"heif": ("pillow_heif", (".heic", ".heif", ".hif")), "raw": ("rawpy", raw.EXTENSIONS)}
+"""By the name of an extra, its module and the extensions of images that it reads."""
+
+_NOT_READ = (".avifs", ".dds", ".exr", ".hdr", ".jxl", ".jxr", ".psd", ".svg", ".xcf")
+"""Other images that are left out in a folder."""
 
 _NO_IMAGES = f"holds no images ({', '.join(EXTENSIONS)})"
 _LONGEST_LIST = 1 << 27
@@ -130,7 +129,9 @@ def _check_there(path: str, what: str = "file or folder") -> None:
 def _told_of(left_out: dict[str, str]) -> str:
     """Say how many files of which kinds were left out."""
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(left_out.values()).most_common())
-    return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF"
+    extras = [extra for extra in _BY_EXTRA if {*left_out.values()} & {*_BY_EXTRA[extra][1]}]
+    or_else = f", or pip install 'd2np[{','.join(extras)}]'" if extras else ""
+    return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF{or_else}"
 
 
 def _entries(source: str, left_out: dict[str, str]) -> list[Entry]:
@@ -220,7 +221,10 @@ def _whole_path(path: Path) -> str:
 def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> bool:
     """Whether a file in a folder is taken for an image; one that d2np does not read is remembered."""
     extension = PurePath(name).suffix.lower()
-    if extension in _NOT_READ:
+    for module, extensions in _BY_EXTRA.values():
+        if extension in extensions and find_spec(module):
+            return True
+    if extension in _NOT_READ or any(extension in extensions for _, extensions in _BY_EXTRA.values()):
         left_out[str(file)] = extension
     return extension in EXTENSIONS
 

@@ -121,8 +121,8 @@ class FeatureArchives:
                 if self.projection is not None:
                     block = project(block, self.projection, threads=1)
                 named = hloc.arrays_of(block, half=self.half)
-                kept = hloc.KEYPOINT_AXES.keys() & named.keys() if number else named.keys()
-                yield len(block), {key: named[key] for key in named if key in kept}
+                later = {*hloc.KEYPOINT_AXES, hloc.GLOBAL}
+                yield len(block), {key: named[key] for key in named if not number or key in later}
 
         group = Group(task.name, task.stamp, attributes=hloc.attributes_of(uncertainty))
         (written,) = self.store.write([(group, arrays())], task.name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ FloatArray = NDArray[np.float64]
 _NUMBER = re.compile(r"([0-9]+)")
 # Of a table of distances, so many at a time.
 _AT_ONCE = 1 << 22
+# In steps of so much, unit vectors have whole numbers, of which float64 holds all sums of products exactly:
+# the choice does not depend on the order in which a matrix product adds them up.
+_STEP = 2.0**-25
 
 
 def natural_order(names: Sequence[str]) -> list[str]:
@@ -98,6 +102,30 @@ def nearest(
         return found if views is None else np.where(away > 0, found, np.inf)
 
     return _least(names, distances, whole_number("nearest", count))
+
+
+def most_similar(names: Sequence[str], vectors: NDArray[Any], count: int) -> list[Pair]:
+    """Return the pairs of images of which one is among the most similar of the other.
+
+    Parameters
+    ----------
+    names : sequence of N str
+    vectors : (N, D) float32
+        Global descriptors, L2-normalised: images are compared by their cosine.
+    count : int
+        How many of the most similar there are for each image.
+
+    Raises
+    ------
+    OptionError
+        If the count is not a whole number from 1 up.
+    """
+    whole = np.rint(vectors.astype(np.float64) / _STEP)
+
+    def distances(first: int, last: int) -> FloatArray:
+        return np.asarray(-(whole[first:last] @ whole.T))
+
+    return _least(names, distances, whole_number("retrieval", count))
 
 
 def _least(names: Sequence[str], distances: Callable[[int, int], FloatArray], count: int) -> list[Pair]:

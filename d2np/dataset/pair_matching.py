@@ -18,11 +18,13 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from .. import verification
 from ..errors import Error, FormatError, several
-from ..features import Matches
+from ..features import Features, Matches
 from ..formats import hloc, hloc_matches
 from ..machine import free_memory
 from ..matching import match
+from ..options import GeometricModel, whole_number
 from ..threads import thread_count
 from . import cluster
 from .archives import Group, GroupInBlocks, Store
@@ -38,6 +40,9 @@ Pair = tuple[str, str]
 CACHED = 16
 """Images whose features are held at once, beside those that are being matched."""
 
+MIN_INLIERS = 15
+"""With fewer matches that agree, images are taken to show different things; as in COLMAP."""
+
 PAIRS = 128
 """Pairs in an archive, and in a batch for a worker of a cluster, at most."""
 
@@ -47,17 +52,46 @@ _RUN = CACHED - 2
 # a half: those of an image within the published limits take so many bytes, about.
 _HELD_SHARE, _MATCHED_SHARE = 4, 2
 _FEATURE_BYTES = 50 << 20
+_THRESHOLD = 3.0  # pixels, as in d2np match
 # Matching two images may take less time than the disk does to write: a second's work is no loss.
 _SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """Options of :func:`d2np.match`, on which the matches depend beside the features."""
+    """What the matches depend on beside the features.
+
+    Parameters
+    ----------
+    mutual, ratio, min_similarity
+        See :func:`d2np.match`.
+    verify : {"homography", "fundamental"}, optional
+        Keep only the matches that agree with one such model: see :func:`d2np.verification.verify`.
+    threshold : float, optional
+        How far, in pixels of the images as given, a match may be off and still agree. By default 3 px of
+        what the network saw, in the image that was shrunk more.
+    min_inliers : int
+        Of a pair with fewer such matches none is kept.
+
+    Raises
+    ------
+    OptionError
+        If ``verify``, ``threshold`` or ``min_inliers`` make no sense.
+    Error
+        If matches are to be verified, and OpenCV is missing.
+    """
 
     mutual: bool = True
     ratio: float | None = None
     min_similarity: float | None = None
+    verify: GeometricModel | None = None
+    threshold: float | None = None
+    min_inliers: int = MIN_INLIERS
+
+    def __post_init__(self) -> None:
+        if self.verify is not None:
+            verification.check(self.verify, _THRESHOLD if self.threshold is None else self.threshold)
+            whole_number("min_inliers", self.min_inliers)
 
     def recorded(self, features: str | os.PathLike[str]) -> dict[str, Any]:
         """These, and what the features were extracted with if the file tells, as texts and plain numbers.
@@ -69,11 +103,14 @@ class MatchSettings:
         """
         with hloc.opened(features) as file:
             of_features = recorded_settings(file) or {}
-        return {**self.options(), **{f"features' {name}": value for name, value in of_features.items()}}
+        found: dict[str, Any] = {**self.options(), "verify": self.verify}
+        if self.verify is not None:
+            found |= {"threshold": self.threshold, "min_inliers": self.min_inliers}
+        return {**found, **{f"features' {name}": value for name, value in of_features.items()}}
 
     def options(self) -> dict[str, Any]:
-        """As keyword arguments of the matcher."""
-        return dict(vars(self))
+        """As keyword arguments of the matcher, which verifies nothing."""
+        return {"mutual": self.mutual, "ratio": self.ratio, "min_similarity": self.min_similarity}
 
 
 @dataclass
@@ -89,7 +126,7 @@ class MatchReport:
     matches : int
         Of all that were matched now.
     unmatched : int
-        Pairs among them without any match.
+        Pairs among them without any match, or with too few that agree where they are verified.
     turned : int
         Pairs of which the second image matches best in another rotation than it is given.
     """
@@ -318,7 +355,8 @@ def match_pairs(
                     report.done += 1
                     report.matches += group.count
                     report.unmatched += not group.count
-                    report.turned += bool(group.attributes.get("matches0", {}).get("rotation"))
+                    rotation = group.attributes.get("matches0", {}).get("rotation")
+                    report.turned += bool(group.count and rotation)
                     if progress is not None:
                         progress.update()
                     if stop is not None and left and stop():
@@ -368,7 +406,7 @@ def matched(
             for item, counts, matches in _in_order(file, items, count, settings, threads):
                 (a, b), stamp = item
                 arrays = hloc_matches.arrays_of(a, b, matches, counts)
-                told = hloc_matches.attributes_of(matches)
+                told = hloc_matches.attributes_of(matches, settings.verify)
                 group = Group(hloc_matches.pair_name(a, b), stamp, attributes=told)
                 waiting.append((item, (group, [(len(matches), arrays)])))
                 if len(waiting) == PAIRS or monotonic() - since >= _SECONDS:
@@ -396,18 +434,37 @@ def _in_order(
     if workers < wanted:
         fewer = "1 pair" if workers == 1 else f"{workers} pairs"
         logging.getLogger("d2np").warning("%s at a time instead of %d: little memory is free", fewer, wanted)
-    options = {**settings.options(), "threads": cores // workers}
+    do = partial(_matches_of, settings=settings, threads=cores // workers)
     most = max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES))
-    features = lru_cache(most)(partial(hloc.read, file))
+    features = lru_cache(most)(partial(_read, file))
     under_way: deque[tuple[Item, tuple[int, int], Future[Matches]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for item in chain(items, repeat(None, workers)):
             if item is not None:
                 a, b = map(features, item[0])
-                under_way.append((item, (len(a), len(b)), pool.submit(match, a, b, **options)))
+                under_way.append((item, (len(a[0]), len(b[0])), pool.submit(do, a, b)))
             if under_way and (item is None or len(under_way) > workers):
                 done, counts, future = under_way.popleft()
                 yield done, counts, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _read(file: Any, name: str) -> tuple[Features, float]:
+    """Return the features of an image, and the pixels of it for one that the network saw."""
+    return hloc.read(file, name), hloc.read_uncertainty(file, name)
+
+
+def _matches_of(
+    a: tuple[Features, float], b: tuple[Features, float], settings: MatchSettings, threads: int
+) -> Matches:
+    """Return the matches of two images that are to be stored."""
+    if settings.verify is None:
+        return match(a[0], b[0], **settings.options(), threads=threads)
+    threshold = _THRESHOLD * max(a[1], b[1]) if settings.threshold is None else settings.threshold
+    options: dict[str, Any] = {**settings.options(), "verify": settings.verify, "threshold": threshold}
+    found = match(a[0], b[0], **options, threads=threads)
+    assert found.inliers is not None
+    agreeing = found.select(found.inliers)
+    return agreeing if len(agreeing) >= settings.min_inliers else agreeing.select([])

@@ -277,6 +277,6 @@ def _header(entry: Entry, max_pixels: int | None) -> tuple[int, int, int]:
     with open_file(entry.path, max_pixels) as opened:
         if isinstance(opened, TiffRows):
             return *opened.size, 3 if opened.dtype == np.uint8 else 12
-        # What has more than eight bits becomes float32.
-        deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
+        # What has more than eight bits becomes float32; RAW images are developed in 16 bits.
+        deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16") or opened.format == "RAW"
         return *opened.size, 12 if deep else 3

@@ -8,12 +8,14 @@
     the matches of two images as CSV, JSON or ``.npz``
 ``colmap``
     a COLMAP database of features and matches
+``openmvg``
+    a folder of features and matches with which openMVG goes on
 ``npz``, ``mat``
     one file for each image, as the published extraction script writes them
 ``kapture``
     a kapture folder, as the published script for it adds features to one
 """
 
-from . import colmap, hloc, hloc_matches, kapture, mat, npz, tables
+from . import colmap, hloc, hloc_matches, kapture, mat, npz, openmvg, tables
 
-__all__ = ["colmap", "hloc", "hloc_matches", "kapture", "mat", "npz", "tables"]
+__all__ = ["colmap", "hloc", "hloc_matches", "kapture", "mat", "npz", "openmvg", "tables"]

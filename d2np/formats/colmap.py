@@ -9,7 +9,7 @@ centre of the top-left pixel. There are no descriptors: COLMAP's matcher would n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..atomic import sync_folder
 from ..errors import Error, FormatError, ImageError, OptionError, did_you_mean, several
@@ -76,7 +77,7 @@ def write(
     *,
     camera_model: str = CAMERA_MODEL,
     single_camera: bool = False,
-    verify: bool = True,
+    verify: bool | None = None,
     overwrite: bool = False,
     threads: int | None = None,
     tell: Callable[[str], object] = lambda _: None,
@@ -98,9 +99,10 @@ def write(
     single_camera : bool
         All images were taken by one camera with one focal length. Otherwise COLMAP has a camera for those
         that EXIF says so of, and one for each of the others.
-    verify : bool
+    verify : bool, optional
         Estimate the two-view geometry of each pair, and keep the matches that agree with it. Otherwise all
-        matches count as agreeing, as with hloc's ``skip_geometric_verification``.
+        matches count as agreeing, as with hloc's ``skip_geometric_verification``. By default they are
+        verified unless they were so when they were matched, with the model that is then written.
     overwrite : bool
         Replace a file that is there.
     threads : int, optional
@@ -127,8 +129,10 @@ def write(
     shown, target = os.fspath(path), Path(os.path.realpath(path))
     if target.exists() and not (overwrite and target.is_file()):
         raise FormatError(f"{shown} is there already: choose another name, or replace it with --overwrite")
-    names = _names(features, Path(images))
-    pairs = _pairs(matches, features, names)
+    names = image_names(features, Path(images))
+    pairs = image_pairs(matches, features, names)
+    if verify is None:
+        verify = not _is_verified(matches, pairs)
     with _new_database(pycolmap, target, shown) as partial:
         pycolmap.Database.open(partial).close()  # it is there now, as the image reader wants it
         tell(f"reading the cameras of {len(names)} images")
@@ -142,22 +146,13 @@ def write(
         with pycolmap.Database.open(partial) as database:
             tell("writing keypoints and matches")
             numbers = _write_keypoints(database, features, names)
-            for pair, found in _matches(matches, pairs):
+            counts = {name: database.num_keypoints_for_image(number) for name, number in numbers.items()}
+            for pair, found, model in matches_of_pairs(matches, features, pairs, counts):
                 ids = [numbers[name] for name in pair]
-                try:
-                    check_indices(found, *(database.num_keypoints_for_image(number) for number in ids))
-                except FormatError as error:
-                    raise FormatError(
-                        f"{os.fspath(matches)} was made from other features than {os.fspath(features)}: "
-                        f"of {' and '.join(pair)}, {error}"
-                    ) from None
                 indices = found.indices.astype(np.uint32)
                 database.write_matches(*ids, indices)
                 if not verify:
-                    geometry = pycolmap.TwoViewGeometry(
-                        config=pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED, inlier_matches=indices
-                    )
-                    database.write_two_view_geometry(*ids, geometry)
+                    database.write_two_view_geometry(*ids, _geometry(pycolmap, indices, model))
         if verify:
             tell("verifying the matches")
             options = pycolmap.TwoViewGeometryOptions()
@@ -184,7 +179,7 @@ def write(
             )
 
 
-def _names(features: PathLike, folder: Path) -> list[str]:
+def image_names(features: PathLike, folder: Path) -> list[str]:
     """Return the names of the images of a feature file, all of which the folder must hold."""
     names = hloc.names(features)
     if not names:
@@ -194,7 +189,7 @@ def _names(features: PathLike, folder: Path) -> list[str]:
     return names
 
 
-def _pairs(matches: PathLike, features: PathLike, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def image_pairs(matches: PathLike, features: PathLike, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return the two images of each group of a match file; of a pair in both orders, those of one group."""
     groups = hloc_matches.pair_names(matches)
     if not groups:
@@ -235,14 +230,44 @@ def _write_keypoints(database: Any, features: PathLike, names: Sequence[str]) ->
     return {name: image.image_id for name, image in found.items()}
 
 
-def _matches(
-    matches: PathLike, pairs: Mapping[str, tuple[str, str]]
-) -> Iterator[tuple[tuple[str, str], Matches]]:
-    """Yield the names and the matches of each pair that has any."""
+Model = tuple[str, NDArray[np.float64]]
+
+
+def _is_verified(matches: PathLike, pairs: Iterable[str]) -> bool:
+    """Return whether the matches of all pairs were verified when they were matched."""
+    with hloc.opened(matches) as file:
+        return all(hloc_matches.read_model(file, group) is not None for group in pairs)
+
+
+def matches_of_pairs(
+    matches: PathLike, features: PathLike, pairs: Mapping[str, tuple[str, str]], counts: Mapping[str, int]
+) -> Iterator[tuple[tuple[str, str], Matches, Model | None]]:
+    """Yield the names, the matches and the model of each pair with matches, if the keypoints are there."""
     with hloc.opened(matches) as file:
         for group, pair in pairs.items():
             if len(found := hloc_matches.read_pair(file, group)):
-                yield pair, found
+                try:
+                    check_indices(found, *(counts[name] for name in pair))
+                except FormatError as error:
+                    raise FormatError(
+                        f"{os.fspath(matches)} was made from other features than {os.fspath(features)}: "
+                        f"of {' and '.join(pair)}, {error}"
+                    ) from None
+                yield pair, found, hloc_matches.read_model(file, group)
+
+
+def _geometry(pycolmap: Any, indices: NDArray[np.uint32], model: Model | None) -> Any:
+    """Return a two-view geometry of these matches, with their model in COLMAP's pixels if it is known."""
+    kinds = pycolmap.TwoViewGeometryConfiguration
+    geometry = pycolmap.TwoViewGeometry(config=kinds.UNCALIBRATED, inlier_matches=indices)
+    if model is not None and model[1].any():
+        kind, matrix = model
+        back = np.array([[1, 0, -_CENTRE], [0, 1, -_CENTRE], [0, 0, 1]])
+        if kind == "homography":
+            geometry.config, geometry.H = kinds.PLANAR_OR_PANORAMIC, np.linalg.inv(back) @ matrix @ back
+        else:
+            geometry.F = back.T @ matrix @ back
+    return geometry
 
 
 @contextmanager

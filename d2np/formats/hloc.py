@@ -3,8 +3,9 @@
 The group has the image's name, in which slashes make sub-groups, and holds ``keypoints`` (N, 2),
 ``scores`` (N,), ``descriptors`` (512, N) and ``image_size`` (2,) with width and height, as hloc's
 ``extract_features.py`` writes them; beside those ``scales`` (N,), and ``rotations`` (N,) in degrees where the
-image was also looked at turned. Keypoints carry hloc's attribute
-``uncertainty``: pixels of the image as given for one pixel that the network saw.
+image was also looked at turned. Keypoints carry hloc's attribute ``uncertainty``: pixels of the image as
+given for one pixel that the network saw. ``global_descriptor`` (512,) is one vector of the whole image, under
+the name that hloc gives to those of its retrieval.
 
 Everything is float32, or all but ``image_size`` and ``rotations`` float16 as with hloc's ``as_half``. float16
 has 11 bits: positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to even ones.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from math import prod
 from typing import Any, Literal
@@ -28,9 +29,9 @@ from numpy.typing import NDArray
 
 from .. import streams
 from ..atomic import NO_LOCKS
-from ..errors import FormatError, ImageError
+from ..errors import FormatError, ImageError, several
 from ..features import DESCRIPTOR_SIZE, Features, Projection
-from ..hdf5 import find, read_array, read_text, write_text
+from ..hdf5 import find, read_array, read_numbers, read_text, write_text
 from ..images.names import check
 
 ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
@@ -38,6 +39,9 @@ ARRAYS = ("keypoints", "scores", "descriptors", "image_size")
 
 KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0, "rotations": 0}
 """Along which axis of an array its keypoints lie; other arrays are about the whole image."""
+
+GLOBAL = "global_descriptor"
+"""The array with the vector of the whole image, which may be missing."""
 
 PROJECTION = "d2np_projection"
 """The attribute of a file that has the components with which its descriptors are projected."""
@@ -110,6 +114,8 @@ def arrays_of(features: Features, *, half: bool = False) -> dict[str, NDArray[An
         "descriptors": features.descriptors.T,
         "scales": features.keypoints[:, 2],
     }
+    if features.global_descriptor is not None:
+        arrays[GLOBAL] = features.global_descriptor
     if half:
         # An infinite score would end all comparisons.
         most = np.finfo(np.float16).max
@@ -219,7 +225,7 @@ def read(source: Any, name: str) -> Features:
                 rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         projection = None if rows.shape[1] == DESCRIPTOR_SIZE else read_projection(group)
         places = np.column_stack([keypoints, scales])
-        return Features(places, scores, rows, tuple(size), rotations, projection)
+        return Features(places, scores, rows, tuple(size), rotations, projection=projection)
 
 
 def write_projection(file: Any, projection: Projection) -> None:
@@ -300,6 +306,66 @@ def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int
         width, height = read_array(group, "image_size")
         with np.errstate(over="ignore"):
             return read_array(group, "keypoints").astype(np.float32), (int(width), int(height))
+
+
+def read_uncertainty(file: Any, name: str) -> float:
+    """Return pixels of the image for one pixel that the network saw; 1 where the file does not tell.
+
+    Parameters
+    ----------
+    file : h5py.File or h5py.Group
+    name : str
+        The image's name.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or has no such image.
+    """
+    with reading(file, f"features of {name} cannot be read"):
+        told = read_numbers(find(_image(file, name), "keypoints"), "uncertainty", ())
+        return 1.0 if told is None or told <= 0 else float(told)
+
+
+def read_global_descriptors(source: Any, names: Sequence[str]) -> NDArray[np.float32]:
+    """Read the vectors of whole images, which :func:`read` leaves where they are.
+
+    Parameters
+    ----------
+    source : path, or h5py.File or h5py.Group
+        Written by d2np or by hloc.
+    names : sequence of N str
+        Of the images.
+
+    Returns
+    -------
+    (N, D) float32
+        L2-normalised, but for vectors of zeros; D is 512 for those of d2np.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read, or lacks the vector of an image.
+    """
+    vectors: list[NDArray[np.float32]] = []
+    lacking = []
+    with reading(source, "global descriptors cannot be read") as file:
+        for name in names:
+            group = find(file, name)
+            if group is None or find(group, GLOBAL) is None:
+                lacking.append(name)
+                continue
+            vector = read_array(group, GLOBAL, vectors[0].shape if vectors else None)
+            if vector.ndim != 1 or not np.isfinite(vector).all():
+                raise FormatError(f"{name}/{GLOBAL}: expected a list of finite numbers")
+            vector = vector.astype(np.float32)
+            vectors.append(vector / max(np.linalg.norm(vector), np.float32(1e-12)))
+    if lacking:
+        raise FormatError(
+            f"no global descriptor of {several(lacking)}: d2np 1.0 and hloc write none beside features: "
+            "extract the images again with --overwrite"
+        )
+    return np.array(vectors)
 
 
 def names(source: Any) -> list[str]:
@@ -407,6 +473,9 @@ def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) 
         for key in KEYPOINT_AXES.keys() & piece.keys():
             where = (*[slice(None)] * KEYPOINT_AXES[key], slice(first, last))
             group[key][where] = piece[key]
+        # It is made of the whole image, and so comes with its last keypoints.
+        if GLOBAL in piece and GLOBAL not in group:
+            group.create_dataset(GLOBAL, data=piece[GLOBAL])
         first = last
     if first != count:
         raise ValueError(f"{count} keypoints were to come, and {first} came")

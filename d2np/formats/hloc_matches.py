@@ -14,6 +14,10 @@ Where images were looked at turned as well, ``matches0`` has the attribute ``rot
 the second image is to be turned anticlockwise to look like the first one.
 
 A pair is in the file once, in either order.
+
+Where matches are verified, ``matches0`` has inliers only, and as an attribute the model that they agree with:
+``fundamental`` or ``homography``, (3, 3), from x, y, 1 of the first image to the second; of zeros where too
+few agree with any, and there are no matches.
 """
 
 from __future__ import annotations
@@ -28,10 +32,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import streams
+from .. import options, streams
 from ..errors import FormatError
 from ..features import Matches, check_indices
-from ..hdf5 import find, read_array, read_attribute
+from ..hdf5 import find, read_array, read_attribute, read_numbers
+from ..options import GeometricModel
 from .hloc import UNFINISHED, put, reading
 
 _ARRAYS = ("matches0", "matching_scores0")
@@ -108,9 +113,41 @@ def arrays_of(a: str, b: str, matches: Matches, counts: tuple[int, int]) -> dict
     return dict(zip(_ARRAYS, (partner, scores), strict=True))
 
 
-def attributes_of(matches: Matches) -> dict[str, dict[str, int]]:
-    """Return the attributes of the arrays of a pair's group: see :func:`write`."""
-    return {} if matches.rotation is None else {"matches0": {"rotation": matches.rotation}}
+def attributes_of(matches: Matches, verified: GeometricModel | None = None) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the arrays of a pair's group, whose matches are verified by such a model."""
+    told: dict[str, Any] = {} if matches.rotation is None else {"rotation": matches.rotation}
+    if verified is not None:
+        matrix = matches.model if matches.model is not None and len(matches) else np.zeros((3, 3))
+        told[verified] = matrix.tolist()
+    return {_ARRAYS[0]: told} if told else {}
+
+
+def read_model(file: Any, name: str) -> tuple[GeometricModel, NDArray[np.float64]] | None:
+    """Return the model that the matches of a pair were verified with, by the name of its group.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+
+    Returns
+    -------
+    (str, (3, 3) float64), or None
+        The model's kind and the model, of zeros where none was found; None if they were not verified.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or has no such pair.
+    """
+    with reading(file, f"matches of {name} cannot be read"):
+        group = find(file, name)
+        if not is_complete(group):
+            raise FormatError(f"no matches in {name}")
+        for kind in options.names(GeometricModel):
+            if (matrix := read_numbers(find(group, _ARRAYS[0]), kind, (3, 3))) is not None:
+                return kind, matrix  # type: ignore[return-value]
+    return None
 
 
 def read(source: Any, a: str, b: str) -> Matches:

@@ -25,9 +25,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from .. import streams
 from ..errors import ImageError
+from ..extras import require
 from ..options import OptionChanges, Options, chosen
 from . import pixels
 from .messages import reading
+from .raw import RawImage, is_raw
 from .remote import RemoteFile
 from .tiff import MOST_BYTES_PER_PIXEL, SIGNATURES, TiffRows, as_16_bits
 
@@ -49,9 +51,13 @@ uint8, uint16 or float in 0..255, in memory or in a file (``numpy.memmap``, an h
 libraries are those that NumPy converts (``__array__``, DLPack)."""
 
 # What Pillow may open, wherever it is told to: its other readers start programs (EPS), open again whatever
-# they hold (IPTC), or are little used and so little tested. MPO opens as JPEG; HEIF is there where
-# pillow-heif has registered it. TGA has no signature, so it comes last.
+# they hold (IPTC), or are little used and so little tested. MPO opens as JPEG; HEIF is what
+# pillow-heif registers, an extra. TGA has no signature, so it comes last.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "BMP", "GIF", "JPEG2000", "PPM", "TGA")
+
+# How files of HEIF begin, after four bytes, among them those that may hold AVIF as well.
+_HEIF_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1")
+_HEIF = tuple(f"ftyp{brand}".encode() for brand in _HEIF_BRANDS)
 
 Encoded: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 
@@ -420,7 +426,12 @@ def _stream(image: Encoded, name: str, max_pixels: int | None) -> BinaryIO:
 
 
 def _reader(file: BinaryIO, name: str) -> Image.Image | TiffRows:
-    """Open an image with Pillow, or as a TIFF of which Pillow would not read all, or too much at once."""
+    """Open an image with Pillow, or as a TIFF of which Pillow would not read all, or too much at once.
+
+    RAW images are opened by LibRaw, behind an image of Pillow's.
+    """
+    if is_raw(name):
+        return RawImage(file, name)
     prefix = file.read(16)
     is_tiff = prefix[:4] in SIGNATURES
     try:
@@ -479,6 +490,12 @@ def _open_with_pillow(file: BinaryIO, prefix: bytes, name: str) -> Image.Image:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # it only looked like this format
+    if "HEIF" not in Image.OPEN and prefix[4:12] in _HEIF:
+        library = require(
+            "pillow_heif", f"{name}: images in HEIF (HEIC) need", "heif", ImageError, "pillow-heif"
+        )
+        library.register_heif_opener()
+        return _open_with_pillow(file, prefix, name)
     raise ImageError(f"{name} is not an image in a format that d2np reads")
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..features import DESCRIPTOR_SIZE, Features, strongest
+from ..features import DESCRIPTOR_SIZE, Features, evenly, strongest
 from ..images.open import Source, is_encoded, name_of, open_mask, to_array
 from ..images.pixels import preprocess
 from ..layers import map_size
 from ..options import Options, Preprocessing
 from ..threads import Team
-from . import detect, pyramid, stages
+from . import detect, pooling, pyramid, stages
 from .bands import RowBuffer, flow
 
 FloatArray = NDArray[np.float32]
@@ -174,14 +174,21 @@ class Scan:
             # No more than twice as many as can be among the best of all are held.
             if most is not None and sum(map(len, level)) > 2 * most:
                 whole = join(level)
-                level.append(whole.select(strongest(whole.scores, most)))
+                level.append(whole.select(self._best(whole.keypoints, whole.scores)))
         pieces = [piece for level in found for piece in level]
         for level in found:
             level.clear()  # the last of which has a name of its own
         whole = join(pieces)
         if most is None and options.detector == "d2":
             return whole
-        return whole.select(strongest(whole.scores, most))
+        return whole.select(self._best(whole.keypoints, whole.scores))
+
+    def _best(self, xy: FloatArray, scores: FloatArray) -> NDArray[np.int64]:
+        """Return which keypoints to keep, or may be kept if these are not all, the highest score first."""
+        most, (height, width) = self.options.max_keypoints, self.frame.given
+        if self.options.spread and most is not None:
+            return evenly(xy, scores, most, (width, height))
+        return strongest(scores, most)
 
     def pieces(self) -> Iterator[tuple[int, Features]]:
         """Yield the number of a level and the features of some of its rows, until all levels are done."""
@@ -189,10 +196,15 @@ class Scan:
         allowed = _checked_mask(options, frame)
         ranked = options.detector == "strength"
         found: list[tuple[int, Features]] = []
+        pooled = pooling.Pooling(team) if options.global_descriptor and not self.turns else None
+        # The image at its own size, or at the first scale that is asked for.
+        pooled_scale = 1.0 if 1.0 in options.scales else options.scales[0]
 
         def search(
             rows: detect.MapRows, first: int, last: int, blocked: NDArray[np.bool_], level: pyramid.Level
         ) -> bool:
+            if pooled is not None and level.scale == pooled_scale:
+                pooled.add(rows, first, last)
             candidates = detect.DETECTORS[options.detector](rows, blocked, first, last, team)
             xy = frame.to_image(candidates.positions, level)
             # Summed maps grow with the level's number; strengths are normalised and do not.
@@ -200,24 +212,35 @@ class Scan:
             chosen = np.arange(len(xy)) if allowed is None else np.flatnonzero(_inside(xy, allowed))
             if options.max_keypoints is not None:
                 # Only these can be among the best of all: no others are described.
-                chosen = np.sort(chosen[strongest(scores[chosen], options.max_keypoints)])
+                chosen = np.sort(chosen[self._best(xy[chosen], scores[chosen])])
             # Strength is defined without the last ReLU; descriptors get theirs when they are sampled.
             described, _ = detect.descriptors(
                 rows, candidates.positions[chosen], team, relu=options.relu and ranked
             )
             scale = np.full((len(chosen), 1), 1 / level.scale, np.float32)
             keypoints = np.concatenate([xy[chosen], scale], axis=1)
-            size = (frame.given[1], frame.given[0])
-            features = Features(keypoints, scores[chosen], described, size)
-            if len(options.rotations) > 1:
-                rotations = np.full(len(chosen), 90 * self.turns, np.int16)
-                features = replace(features, rotations=rotations)
-            found.append((level.number, features))
+            found.append((level.number, self._piece(keypoints, scores[chosen], described)))
             return len(xy) > 0
 
         for _ in self._climb(search, relu=options.relu and not ranked):
             yield from found
             found.clear()
+        if pooled is not None:
+            keypoints, descriptors = (np.zeros((0, n), np.float32) for n in (3, DESCRIPTOR_SIZE))
+            yield len(self.levels), self._piece(keypoints, keypoints[:, 0], descriptors, pooled.vector())
+
+    def _piece(
+        self,
+        keypoints: FloatArray,
+        scores: FloatArray,
+        descriptors: FloatArray,
+        global_descriptor: FloatArray | None = None,
+    ) -> Features:
+        """Return features of this rotation."""
+        height, width = self.frame.given
+        turned = len(self.options.rotations) > 1
+        rotations = np.full(len(scores), 90 * self.turns, np.int16) if turned else None
+        return Features(keypoints, scores, descriptors, (width, height), rotations, global_descriptor)
 
     def _climb(self, visit: pyramid.Visit, *, relu: bool) -> Iterator[None]:
         """Have rows of all levels' maps looked at; ``relu`` is for the last convolution."""
@@ -246,6 +269,7 @@ def join(pieces: list[Features]) -> Features:
     The list is empty afterwards: what is copied from it is let go, so that little is held twice.
     """
     count, first = sum(map(len, pieces)), 0
+    pooled = next((p.global_descriptor for p in pieces if p.global_descriptor is not None), None)
     keypoints, scores = np.empty((count, 3), np.float32), np.empty(count, np.float32)
     descriptors = np.empty((count, DESCRIPTOR_SIZE), np.float32)
     rotations = None if pieces[0].rotations is None else np.empty(count, np.int16)
@@ -258,7 +282,7 @@ def join(pieces: list[Features]) -> Features:
         if rotations is not None and piece.rotations is not None:
             rotations[there] = piece.rotations
         first += len(piece)
-    return Features(keypoints, scores, descriptors, piece.image_size, rotations)
+    return Features(keypoints, scores, descriptors, piece.image_size, rotations, pooled)
 
 
 def _in_own_pages(array: FloatArray) -> FloatArray:
