@@ -250,7 +250,8 @@ def run(capsys, monkeypatch, tmp_path):
                 found = rng.standard_normal((5, 512))
                 found /= np.linalg.norm(found, axis=1, keepdims=True)
                 arrays = rng.uniform(0, 9, (5, 3)), rng.random(5), found
-                hloc.write(file, name, Features(*arrays, (9, 9), None if vectors is None else vectors[k]))
+                vector = None if vectors is None else vectors[k]
+                hloc.write(file, name, Features(*arrays, (9, 9), global_descriptor=vector))
         code = main(["pairs", "f.h5", "-o", "m.h5", "--overwrite", *arguments])
         found = hloc_matches.pair_names("m.h5") if code == 0 else []
         return code, found, capsys.readouterr().err

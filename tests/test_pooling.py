@@ -76,11 +76,11 @@ def test_maps_without_a_direction():
 
 def test_features_keep_it():
     vector = np.arange(512.0)
-    given = Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), vector)
+    given = Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), global_descriptor=vector)
     assert given.global_descriptor.dtype == np.float32
     np.testing.assert_array_equal(given.select([1]).global_descriptor, vector)
     with pytest.raises(FormatError, match=r"global_descriptor must have shape \(512\); got \(3,\)"):
-        Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), np.zeros(3))
+        Features(np.zeros((2, 3)), np.zeros(2), np.zeros((2, 512)), (9, 9), global_descriptor=np.zeros(3))
 
 
 # --- in feature files -------------------------------------------------------------------------------------
