@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,40 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import FormatError
 
 DESCRIPTOR_SIZE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A projection of descriptors to fewer dimensions, in which cosines are nearly the same.
+
+    Attributes
+    ----------
+    components : (D, 512) float32
+        Orthonormal, the most important one first. Nothing is subtracted from descriptors.
+
+    Raises
+    ------
+    FormatError
+        If they are of another shape, or not finite.
+    """
+
+    components: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        components = checked("components", self.components, np.float32, (None, DESCRIPTOR_SIZE))
+        if not np.isfinite(components).all():
+            raise FormatError("components must be finite")
+        vars(self).update(components=components)
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers a descriptor has that is projected."""
+        return len(self.components)
+
+    @cached_property
+    def id(self) -> str:
+        """A text that tells this projection from all others."""
+        return blake2b(self.components.tobytes(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +62,7 @@ class Features:
     scores : (N,) float32
         Higher is better, within one image.
     descriptors : (N, 512) float32
-        L2-normalised.
+        L2-normalised. Of as many numbers as the projection has, where there is one.
     image_size : (int, int)
         (width, height) of the image as given, in pixels.
     rotations : (N,) int16, or None
@@ -34,6 +70,8 @@ class Features:
         not turned at all. See :class:`d2np.Options`.
     global_descriptor : (512,) float32, or None
         One L2-normalised vector of the whole image, where :class:`d2np.Options` asks for it.
+    projection : Projection, or None
+        What the descriptors were projected with, if they were.
 
     Raises
     ------
@@ -47,10 +85,12 @@ class Features:
     image_size: tuple[int, int]
     rotations: NDArray[np.int16] | None = None
     global_descriptor: NDArray[np.float32] | None = None
+    projection: Projection | None = None
 
     def __post_init__(self) -> None:
         keypoints = checked("keypoints", self.keypoints, np.float32, (None, 3))
         n = len(keypoints)
+        size = DESCRIPTOR_SIZE if self.projection is None else self.projection.dimensions
         try:
             width, height = (int(edge) for edge in self.image_size)
         except (TypeError, ValueError, OverflowError):
@@ -59,7 +99,7 @@ class Features:
         vars(self).update(
             keypoints=keypoints,
             scores=checked("scores", self.scores, np.float32, (n,)),
-            descriptors=checked("descriptors", self.descriptors, np.float32, (n, DESCRIPTOR_SIZE)),
+            descriptors=checked("descriptors", self.descriptors, np.float32, (n, size)),
             image_size=(width, height),
         )
         if self.rotations is not None:
@@ -84,9 +124,10 @@ class Features:
             Indices, or a mask over all keypoints.
         """
         chosen = _selection(which, len(self), "keypoints")
-        rotations = None if self.rotations is None else self.rotations[chosen]
-        arrays = self.keypoints[chosen], self.scores[chosen], self.descriptors[chosen]
-        return Features(*arrays, self.image_size, rotations, self.global_descriptor)
+        arrays: dict[str, Any] = {"keypoints": self.keypoints[chosen], "scores": self.scores[chosen]}
+        if self.rotations is not None:
+            arrays["rotations"] = self.rotations[chosen]
+        return replace(self, descriptors=self.descriptors[chosen], **arrays)
 
 
 @dataclass(frozen=True)

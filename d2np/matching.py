@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import verification
 from .errors import FormatError, OptionError
-from .features import Features, Matches, strongest
-from .kernels import nearest
+from .features import Features, Matches, Projection, strongest
+from .kernels import nearest, normalize
 from .kernels.simd import host_block
 from .options import GeometricModel, whole_number
 from .threads import Team, spans
@@ -139,6 +139,36 @@ def _seen_by(features: Features, degrees: int) -> tuple[NDArray[np.int64], Featu
     return chosen, replace(features.select(chosen), rotations=None)
 
 
+def project(features: Features, projection: Projection, *, threads: int | None = None) -> Features:
+    """Return features whose descriptors are projected to fewer dimensions, and L2-normalised again.
+
+    Each descriptor becomes the same, bit for bit, whatever others are projected with it.
+
+    Parameters
+    ----------
+    features : Features
+    projection : Projection
+    threads : int, optional
+        How many to use; by default every core this process may use.
+
+    Raises
+    ------
+    FormatError
+        If they are projected already.
+    """
+    if features.projection is not None:
+        raise FormatError("these descriptors are projected already")
+    projected = np.empty((len(features), projection.dimensions), np.float32)
+
+    def keep(first: int, products: FloatArray) -> None:
+        rows = projected[first : first + len(products)]
+        rows[:] = products[:, : projection.dimensions]
+        normalize.l2_normalize(rows, 0, len(rows))
+
+    _multiply(features.descriptors, projection.components, threads, keep)
+    return replace(features, descriptors=projected, projection=projection)
+
+
 def nearest_pairs(
     a: Features | ArrayLike, b: Features | ArrayLike, n: int, *, threads: int | None = None
 ) -> Matches:
@@ -227,6 +257,12 @@ def _passes_ratio(similarity: FloatArray, runner_up: FloatArray, ratio: float) -
 
 def _descriptors(*sets: Features | ArrayLike) -> list[FloatArray]:
     arrays = [given.descriptors if isinstance(given, Features) else given for given in sets]
+    made_by = {given.projection and given.projection.id for given in sets if isinstance(given, Features)}
+    if len(made_by) > 1:
+        raise FormatError(
+            "these features have descriptors of different projections: extract both with one of them, "
+            "d2np extract --projection FEATURES.h5"
+        )
     try:
         found = [np.ascontiguousarray(array, np.float32) for array in arrays]
     except (TypeError, ValueError):

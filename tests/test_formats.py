@@ -194,12 +194,12 @@ def test_hdf5_files_where_there_are_no_locks(tmp_path, monkeypatch, number):
     """HDF5 itself passes over one of these only, and leaves the file empty that it has begun."""
     real = hloc._opened
 
-    def refused(path, mode, locking=None):
+    def refused(path, mode, roomy, locking=None):
         if locking is None:
             if mode == "a":
                 path.touch()
             raise OSError(number, f"unable to lock file, errno = {number}")
-        return real(path, mode, locking)
+        return real(path, mode, roomy, locking)
 
     monkeypatch.setattr(hloc, "_opened", refused)
     path = tmp_path / "f.h5"
@@ -210,7 +210,7 @@ def test_hdf5_files_where_there_are_no_locks(tmp_path, monkeypatch, number):
     assert hloc.names(path) == ["a.jpg", "b.jpg"]
     # Where HDF5's own variable asks for locks, it does not do without.
     monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")
-    monkeypatch.setattr(hloc, "_opened", lambda path, mode, locking=None: refused(path, mode))
+    monkeypatch.setattr(hloc, "_opened", lambda path, mode, roomy, locking=None: refused(path, mode, roomy))
     with pytest.raises(FormatError, match=os.strerror(number)):
         hloc.names(path)
 

@@ -44,6 +44,7 @@ def turned_back(xy, quarters, width, height):
         {},
         {"scales": (0.5, 1.0, 2.0), "centered": True},
         {"max_keypoints": 5},
+        {"max_keypoints": 17, "spread": True},
         {"detector": "strength", "max_keypoints": 9, "preprocessing": "torch"},
     ],
     ids=str,

@@ -147,6 +147,7 @@ POSITIVE = checked(float, lambda number: 0 < number < math.inf, "a number above 
 
 _SHARED: dict[str, Mapping[str, Any]] = {
     "detector": {"choices": names(Detector), "default": "d2"},
+    "dimensions": checked(int, lambda number: number in (128, 256), "128 or 256 is expected"),
     "force": {"dest": "overwrite"},  # what it was called in version 1.0
     "max_edge": {**_EDGE, "default": 1600},
     "max_keypoints": _WHOLE_NUMBER,

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError, count
+from ..errors import Error, OptionError, count
 from ..options import FeatureFormat, GeometricModel, names
 from . import choice, files
 from .arguments import EXTRACTION, MATCHING, POSITIVE, QUIET, THREADS, Command, settings
@@ -19,6 +19,7 @@ from .console import complain, file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
     from ..dataset import Output, Settings
+    from ..features import Projection
     from ..network.net import Net
 
 # Formats of a file for each image, which can lie beside it.
@@ -39,6 +40,8 @@ _CLUSTER = """cluster:
         go beside the images
     --format  what to write, see below; default: h5
     --half  h5: store float16, as hloc does: half the size, but positions beyond 1024 px lose their fractions
+    --dimensions N  h5: store descriptors of 128 or 256 dimensions instead of 512: their principal components
+    --projection FEATURES.h5  h5: the components that this file has, instead of those of these images
     {QUIET}
     going on:
     {_BEGIN_ANEW}
@@ -99,6 +102,12 @@ def extract(options: argparse.Namespace) -> int:
       --checksum. If OUT was made with other weights or options, it refuses and says
       which; --overwrite begins anew.
 
+    fewer dimensions
+      --dimensions learns the principal components of some of the images, up to 32,
+      when the job begins, and keeps them with OUT: images that are added later have
+      the same. Features of two files can only be matched if both have the same
+      components: give the second one --projection and the first one.
+
     masks
       With --masks an image has keypoints only where its mask is not black. A mask
       has its image's size, and the name of the image with .png added to it, or in
@@ -136,6 +145,7 @@ def extract(options: argparse.Namespace) -> int:
       d2np extract photos/ -o kapture/ --format kapture
     """
     _check_extraction(options)
+    projection = _projection(options)
     from .. import dataset
     from ..dataset.extraction import not_held
 
@@ -144,7 +154,7 @@ def extract(options: argparse.Namespace) -> int:
         files.check_sources(options.output, (entry.path for entry in entries))
     how = settings(options)
     net = files.load(options.weights, options.threads)
-    output = _output(net, how, options)
+    output = _output(net, how, projection, options)
     job = partial(
         dataset.extract,
         *(net, entries, output, how),
@@ -184,7 +194,7 @@ def extract(options: argparse.Namespace) -> int:
 
 
 def _check_extraction(options: argparse.Namespace) -> None:
-    for option in ("half", "checksum", "dask"):
+    for option in ("half", "dimensions", "projection", "checksum", "dask"):
         if getattr(options, option) and options.format != "h5":
             raise OptionError(f"--{option} is for --format h5 only")
     if options.rotations != (0,) and options.format != "h5":
@@ -199,7 +209,25 @@ def _check_extraction(options: argparse.Namespace) -> None:
     _check_cluster(options)
 
 
-def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
+def _projection(options: argparse.Namespace) -> Projection | None:
+    """Return the projection of the file that ``--projection`` names."""
+    from ..formats import hloc
+
+    if options.projection is None:
+        return None
+    files.check_there(options.projection)
+    projection = hloc.read_projection(options.projection)
+    if projection is None:
+        raise Error(f"{options.projection} has no projection: it was extracted without --dimensions")
+    if options.dimensions not in (None, projection.dimensions):
+        raise OptionError(
+            f"{options.projection} has a projection to {projection.dimensions} dimensions: leave "
+            f"--dimensions {options.dimensions} out"
+        )
+    return projection
+
+
+def _output(net: Net, how: Settings, projection: Projection | None, options: argparse.Namespace) -> Output:
     from .. import dataset
     from ..weights import catalogue
 
@@ -213,8 +241,15 @@ def _output(net: Net, how: Settings, options: argparse.Namespace) -> Output:
         if weights not in catalogue.PACKAGED:
             weights = net.provenance.name if net.provenance else None
         return dataset.KaptureOutput(path, weights, restart=restart)
-    recorded = how.recorded(net)
-    return dataset.HlocOutput(path, recorded, half=options.half, checksum=options.checksum, restart=restart)
+    return dataset.HlocOutput(
+        path,
+        how.recorded(net),
+        half=options.half,
+        dimensions=options.dimensions,
+        projection=projection,
+        checksum=options.checksum,
+        restart=restart,
+    )
 
 
 @Command(

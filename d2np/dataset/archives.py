@@ -25,6 +25,7 @@ import re
 import secrets
 import shutil
 import zipfile
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 from .. import streams
 from ..atomic import Lock, replacing, sync_folder
 from ..errors import FormatError
+from ..features import DESCRIPTOR_SIZE
 from ..images.remote import file_system, is_url, local_path, reason_of
 
 FORMAT = 2
@@ -187,6 +189,16 @@ class Archive:
             yield arrays
 
 
+def _as_text(array: NDArray[np.float32] | None) -> str | None:
+    return None if array is None else b64encode(array.astype("<f4").tobytes()).decode()
+
+
+def _as_array(text: str | None) -> NDArray[np.float32] | None:
+    if text is None:
+        return None
+    return np.frombuffer(b64decode(text), "<f4").reshape(-1, DESCRIPTOR_SIZE).astype(np.float32)
+
+
 def _key(member: str) -> str:
     return member.rpartition("/")[2].removesuffix(".npy")
 
@@ -316,11 +328,14 @@ class JobFile:
         Whether they are to replace an output that was there before, rather than to join it.
     token : str
         Tells this job from all others; the names of its files begin with it.
+    projection : (D, 512) float32, optional
+        What descriptors are projected with: a job learns it once.
     """
 
     settings: dict[str, Any]
     anew: bool
     token: str
+    projection: NDArray[np.float32] | None = None
 
 
 class JobFolder:
@@ -365,7 +380,9 @@ class JobFolder:
                 self._scan(self.job)
         return self.job
 
-    def begin(self, settings: Mapping[str, Any], *, anew: bool) -> None:
+    def begin(
+        self, settings: Mapping[str, Any], *, anew: bool, projection: NDArray[np.float32] | None = None
+    ) -> None:
         """Take the folder for a new job, throwing away what may be in it.
 
         Raises
@@ -379,10 +396,11 @@ class JobFolder:
             self.folder.mkdir(exist_ok=True)
             self._take()
         self.index.clear()
-        job = JobFile(dict(settings), anew, secrets.token_hex(8))
+        job = JobFile(dict(settings), anew, secrets.token_hex(8), projection)
         self._delete_files()
         with replacing(self.folder / _JOB) as stream:
-            stream.write(json.dumps({"format": FORMAT, **vars(job)}, indent=1).encode())
+            told = {"format": FORMAT, **vars(job), "projection": _as_text(projection)}
+            stream.write(json.dumps(told, indent=1).encode())
         sync_folder(self.folder.parent)
         self.job = job
 
@@ -475,7 +493,8 @@ class JobFolder:
             version = told.pop("format")
             if version == FORMAT:
                 token = re.fullmatch("[0-9a-f]{16}", told["token"])[0]  # type: ignore[index]
-                return JobFile(dict(told["settings"]), bool(told["anew"]), token)
+                projection = _as_array(told.get("projection"))
+                return JobFile(dict(told["settings"]), bool(told["anew"]), token, projection)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

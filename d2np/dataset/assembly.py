@@ -13,6 +13,7 @@ from typing import Any
 
 from ..atomic import sync_folder
 from ..errors import FormatError, count
+from ..features import Projection
 from ..formats import hloc
 from ..hdf5 import read_text, write_text
 from ..images.names import near
@@ -25,7 +26,10 @@ JOB = "d2np_job"
 """The attribute that tells which job's archives were the last to be put into an HDF5 file."""
 
 # What files were made with that were written before there were these options.
-_ADDED = {"centered": False, "stretch": False, "spread": False, "rotations": [0], "verify": None}
+_ADDED = {
+    **{"centered": False, "stretch": False, "spread": False, "rotations": [0]},
+    **{"verify": None, "dimensions": None},
+}
 
 
 class HdfOutput:
@@ -73,6 +77,7 @@ class HdfOutput:
         self._is_complete = is_complete
         self._command = command
         self._restart = restart
+        self.projection: Projection | None = None
         # Names and stamps of what the file holds that is there already.
         self._there: dict[str, str | None] = {}
         self._seen: object = None
@@ -107,7 +112,8 @@ class HdfOutput:
         if self.parts.job is not None:
             return
         with self._writing():
-            self.parts.begin(self._settings, anew=self._restart)
+            components = None if self.projection is None else self.projection.components
+            self.parts.begin(self._settings, anew=self._restart, projection=components)
         # Nobody else can change it from here on.
         if not self._restart and self._state() != self._seen:
             self.parts.remove()
@@ -193,7 +199,9 @@ class HdfOutput:
         if self._there:
             shutil.copyfile(self.path, self._assembled)
         damaged: list[str] = []
-        with _written(self._assembled) as file:
+        with _written(self._assembled, roomy=self.projection is not None) as file:
+            if self.projection is not None and not self._there:
+                hloc.write_projection(file, self.projection)
             write_text(file, SETTINGS, json.dumps(self._settings, sort_keys=True))
             write_text(file, JOB, job.token)
             for archive, names in self.parts.archives():
@@ -282,7 +290,7 @@ def recorded_settings(file: Any) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Any]:
+def _written(path: Path, *, roomy: bool) -> Iterator[Any]:
     """Yield an HDF5 file to write to.
 
     Raises
@@ -293,7 +301,7 @@ def _written(path: Path) -> Iterator[Any]:
         If HDF5 does not.
     """
     try:
-        with hloc.opened(path, "a") as file:
+        with hloc.opened(path, "a", roomy=roomy) as file:
             yield file
     except (OSError, RuntimeError, FormatError) as error:
         # Closing it may fail as well, and would hide why.

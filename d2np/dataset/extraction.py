@@ -20,6 +20,7 @@ from ..network.scan import in_blocks
 from ..options import Options
 from . import cluster
 from .changes import Failures
+from .learning import learnt
 from .listing import Entry
 from .outputs import FeatureArchives, HlocOutput, Output, Task
 from .pipeline import AnEntry, options_of, worked_on
@@ -169,6 +170,9 @@ def extract(
         report.skipped = len(entries) - len(lacking) - len(refused)
         report.failed_before = len(known)
         if waiting:
+            if isinstance(output, HlocOutput) and output.dimensions and output.projection is None:
+                size = output.dimensions
+                output.fix(learnt(net, waiting, settings, size, threads=threads, stop=stop))
             output.start()
         failures.begin(known)
         report.failed = [(entry, _reason(entry, reason)) for entry, reason in known.items()]

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from ..atomic import Lock, replacing
 from ..errors import FormatError, ImageError
-from ..features import Features
+from ..features import Features, Projection
 from ..formats import hloc, kapture, mat, npz
 from ..images.names import folders_of, inside, make_room
 from ..images.open import most_bytes
 from ..images.remote import RemoteFile
+from ..matching import project
 from ..streams import opened
 from .archives import Archive, Damaged, Group, Store, telling
 from .assembly import HdfOutput
@@ -85,10 +88,13 @@ class FeatureArchives:
     store : Store
     half : bool
         Store float16.
+    projection : Projection or None
+        Store descriptors of fewer dimensions.
     """
 
     store: Store
     half: bool
+    projection: Projection | None = None
 
     def put(self, task: Task, blocks: Iterable[Features], uncertainty: float) -> int:
         """Store the features of an image, and return how many there are.
@@ -112,6 +118,8 @@ class FeatureArchives:
 
         def arrays() -> Iterator[tuple[int, Mapping[str, Any]]]:
             for number, block in enumerate(blocks):
+                if self.projection is not None:
+                    block = project(block, self.projection, threads=1)
                 named = hloc.arrays_of(block, half=self.half)
                 later = {*hloc.KEYPOINT_AXES, hloc.GLOBAL}
                 yield len(block), {key: named[key] for key in named if not number or key in later}
@@ -140,11 +148,21 @@ class HlocOutput(HdfOutput):
         What the features depend on.
     half : bool
         Store float16.
+    dimensions : int, optional
+        Store descriptors of so many dimensions: :func:`extract` learns the projection, once for all jobs on
+        one file.
+    projection : Projection, optional
+        Take this one instead.
     checksum : bool
         Tell whether an image has changed by the SHA-256 of its content, where that is recorded, rather than
         by its size and the time of its last change. It is recorded from then on.
     restart : bool
         Begin anew.
+
+    Attributes
+    ----------
+    projection : Projection or None
+        The one of the file, once it is known.
     """
 
     def __init__(
@@ -153,18 +171,26 @@ class HlocOutput(HdfOutput):
         settings: Mapping[str, object],
         *,
         half: bool = False,
+        dimensions: int | None = None,
+        projection: Projection | None = None,
         checksum: bool = False,
         restart: bool = False,
     ) -> None:
+        self.dimensions = dimensions if projection is None else projection.dimensions
         super().__init__(
             path,
-            {**settings, "half": half},
+            {
+                **{**settings, "half": half, "dimensions": self.dimensions},
+                **({"projection": projection.id} if projection else {}),
+            },
             listed=hloc.names,
             is_complete=hloc.is_complete,
             command="d2np extract",
             restart=restart,
         )
         self._half = half
+        if projection is not None:
+            self.fix(projection)
         self._checksum = checksum
         self._folders = {folder for name in self._there for folder in folders_of(name)}
         # Archives that somebody else has made may hold names that have no place in the file.
@@ -196,9 +222,26 @@ class HlocOutput(HdfOutput):
         self.parts.take(task.name, task.stamp, archives.store.archive_of(task.name), archives.store)
         return count
 
+    def fix(self, projection: Projection) -> None:
+        """Have all descriptors projected with this; to be called before anything is stored."""
+        self.projection = projection
+        self._settings["projection"] = projection.id
+
+    def _look(self) -> None:
+        super()._look()
+        if self.dimensions is None:
+            return
+        found: Projection | None = None
+        if self.parts.job is not None:
+            found = Projection(np.asarray(self.parts.job.projection))
+        elif self.path.exists():
+            found = hloc.read_projection(self.path)
+        if found is not None:
+            self.fix(found)
+
     def archives(self, place: str | os.PathLike[str] | None = None) -> FeatureArchives:
         """Return what stores features: in the job's own folder, or another place."""
-        return FeatureArchives(self.store(place), self._half)
+        return FeatureArchives(self.store(place), self._half, self.projection)
 
     def task(self, entry: Entry) -> Task:
         """Return an image with its stamp."""

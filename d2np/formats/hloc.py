@@ -9,6 +9,10 @@ the name that hloc gives to those of its retrieval.
 
 Everything is float32, or all but ``image_size`` and ``rotations`` float16 as with hloc's ``as_half``. float16
 has 11 bits: positions beyond 1024 px are then rounded to whole pixels, and beyond 2048 px to even ones.
+
+Descriptors may be projected to fewer dimensions, all those of a file with one projection: its components
+(D, 512) float32 are the attribute ``d2np_projection`` of the file. hloc, which takes every array for one of
+an image, does not see it there.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from numpy.typing import NDArray
 from .. import streams
 from ..atomic import NO_LOCKS
 from ..errors import FormatError, ImageError, several
-from ..features import DESCRIPTOR_SIZE, Features
+from ..features import DESCRIPTOR_SIZE, Features, Projection
 from ..hdf5 import find, read_array, read_numbers, read_text, write_text
 from ..images.names import check
 
@@ -38,6 +42,9 @@ KEYPOINT_AXES = {"keypoints": 0, "scores": 0, "descriptors": 1, "scales": 0, "ro
 
 GLOBAL = "global_descriptor"
 """The array with the vector of the whole image, which may be missing."""
+
+PROJECTION = "d2np_projection"
+"""The attribute of a file that has the components with which its descriptors are projected."""
 
 STAMP = "d2np_stamp"
 """The attribute of a group that tells, as a text, what it was made from, as far as d2np wrote it."""
@@ -71,9 +78,14 @@ def write(file: Any, name: str, features: Features, *, half: bool = False, uncer
     ImageError
         If the file cannot hold an image of that name.
     FormatError
-        If it cannot be written, or has a folder of that name.
+        If it cannot be written, or has a folder of that name; or if the descriptors are projected, and the
+        file has another projection or none: see :func:`write_projection`.
     """
     check_name(name)
+    if features.projection is not None:
+        there = read_projection(file)
+        if there is None or there.id != features.projection.id:
+            raise FormatError(f"{name} cannot be written: the file has not the projection of its descriptors")
     put(file, name, arrays_of(features, half=half), attributes_of(uncertainty))
 
 
@@ -211,7 +223,63 @@ def read(source: Any, name: str) -> Features:
             # Values that are not finite stay what they are, without a warning.
             with np.errstate(invalid="ignore"):
                 rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        return Features(np.column_stack([keypoints, scales]), scores, rows, tuple(size), rotations)
+        projection = None if rows.shape[1] == DESCRIPTOR_SIZE else read_projection(group)
+        places = np.column_stack([keypoints, scales])
+        return Features(places, scores, rows, tuple(size), rotations, projection=projection)
+
+
+def write_projection(file: Any, projection: Projection) -> None:
+    """Write the projection of all descriptors of a file, before any of them.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for writing, and made with ``libver=("v108", "latest")``: older forms of HDF5 have no place for
+        so large an attribute.
+    projection : Projection
+
+    Raises
+    ------
+    FormatError
+        If it cannot be written.
+    """
+    try:
+        file.attrs[PROJECTION] = projection.components
+    except H5_ERRORS as error:
+        raise FormatError(f"the projection cannot be written: {one_line(error)}") from None
+
+
+def read_projection(source: Any) -> Projection | None:
+    """Read the projection of all descriptors of a file; None if they are not projected.
+
+    Parameters
+    ----------
+    source : path, or h5py.File or h5py.Group
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read, or holds something else under that name.
+    """
+    with reading(source, "the projection cannot be read") as file:
+        root = file.file
+        if PROJECTION not in root.attrs:
+            return None
+        attribute = root.attrs.get_id(PROJECTION)
+        dimensions = _dimensions(root)
+        if dimensions is None or attribute.dtype != np.float32:
+            raise FormatError(f"{PROJECTION} is no projection of descriptors")
+        components = np.zeros((dimensions, DESCRIPTOR_SIZE), np.float32)
+        attribute.read(components)
+        return Projection(components)
+
+
+def _dimensions(file: Any) -> int | None:
+    """Return how many numbers the descriptors of a file have, if that is not :data:`DESCRIPTOR_SIZE`."""
+    if PROJECTION not in file.attrs:
+        return None
+    shape: tuple[int, ...] = file.attrs.get_id(PROJECTION).shape or ()
+    return int(shape[0]) if len(shape) == 2 and shape[0] < DESCRIPTOR_SIZE == shape[1] else None
 
 
 def read_keypoints(file: Any, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
@@ -342,8 +410,10 @@ def reading(source: Any, failure: str) -> Iterator[Any]:
             raise FormatError(f"{failure}: {one_line(error)}") from None
 
 
-def opened(path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Any:
+def opened(path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, roomy: bool = False) -> Any:
     """Open an HDF5 file: to read, or to write even if there is none yet.
+
+    A new one that is ``roomy`` has the form of HDF5 1.8, which has a place for large attributes.
 
     Raises
     ------
@@ -354,11 +424,11 @@ def opened(path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Any:
         raise FormatError(f"{os.fspath(path)}: {streams.IS_A_PIPE}")
     try:
         try:
-            return _opened(path, mode)
+            return _opened(path, mode, roomy)
         except OSError as error:
             if errno_of(error) not in NO_LOCKS:
                 raise
-            return _opened(path, mode, locking=False)
+            return _opened(path, mode, roomy, locking=False)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         if isinstance(error, BlockingIOError) or _LOCKED_ON_WINDOWS in str(error):
             raise FormatError(f"{os.fspath(path)}: another process is writing to it") from None
@@ -380,12 +450,13 @@ def is_complete(group: Any) -> bool:
         return False
     shapes = {key: getattr(find(group, key), "shape", None) for key in ARRAYS}
     count = prod(shapes["scores"] or ())
+    size, *_ = shapes["descriptors"] or (None,)
     return shapes == {
         "keypoints": (count, 2),
         "scores": (count,),
-        "descriptors": (DESCRIPTOR_SIZE, count),
+        "descriptors": (size, count),
         "image_size": (2,),
-    }
+    } and (size == DESCRIPTOR_SIZE or size == _dimensions(group.file))
 
 
 def _image(file: Any, name: str) -> Any:
@@ -411,7 +482,7 @@ def _fill(group: Any, count: int, pieces: Iterable[Mapping[str, NDArray[Any]]]) 
         raise ValueError(f"{count} keypoints were to come, and {first} came")
 
 
-def _opened(path: str | os.PathLike[str], mode: str, locking: bool | None = None) -> Any:
+def _opened(path: str | os.PathLike[str], mode: str, roomy: bool, locking: bool | None = None) -> Any:
     """Open a file as :func:`opened` does; with ``locking=False`` unless HDF5's variable says otherwise.
 
     To write, HDF5's sieve buffer is switched off. It keeps small arrays back until their dataset is closed.
@@ -424,7 +495,7 @@ def _opened(path: str | os.PathLike[str], mode: str, locking: bool | None = None
         return h5py.File(path, locking=locking)
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
-    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
+    access.set_libver_bounds(h5f.LIBVER_V18 if roomy else h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
     access.set_sieve_buf_size(0)
     if locking is not None:
         access.set_file_locking(locking, True)
