@@ -138,7 +138,9 @@ def test_files_without_one(tmp_path, projection):
 
 
 @pytest.mark.parametrize(
-    "value", [np.zeros((128, 511), "f4"), np.zeros((128, 512), "i4"), np.zeros(128, "f4"), "text", np.nan]
+    "value",
+    [np.zeros((128, 511), "f4"), np.full((128, 512), np.inf, "f4"), np.zeros(128, "f4"), "text", np.nan],
+    ids=["shape", "infinite", "vector", "text", "number"],
 )
 def test_damaged_projections(tmp_path, projection, value):
     path = make_file(tmp_path / "f.h5", projection)

@@ -265,13 +265,11 @@ def read_projection(source: Any) -> Projection | None:
         root = file.file
         if PROJECTION not in root.attrs:
             return None
-        attribute = root.attrs.get_id(PROJECTION)
         dimensions = _dimensions(root)
-        if dimensions is None or attribute.dtype != np.float32:
+        components = read_numbers(root, PROJECTION, (dimensions, DESCRIPTOR_SIZE)) if dimensions else None
+        if components is None:
             raise FormatError(f"{PROJECTION} is no projection of descriptors")
-        components = np.zeros((dimensions, DESCRIPTOR_SIZE), np.float32)
-        attribute.read(components)
-        return Projection(components)
+        return Projection(components.astype(np.float32))
 
 
 def _dimensions(file: Any) -> int | None:
