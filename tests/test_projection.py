@@ -313,18 +313,21 @@ def test_commands(tmp_path, monkeypatch, capsys, make_image):
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for seed in range(2):
-        Image.fromarray(make_image(72, 96, seed)).save(f"photos/{seed}.png")
+        Image.fromarray(make_image(120, 160, seed)).save(f"photos/{seed}.png")
 
     def run(*arguments):
         code = main([*arguments])
         return code, *capsys.readouterr()
 
-    weights = ("--weights", "analytic", "--multiscale")
-    small = ("--dimensions", "128", "--half")
+    weights = ("--weights", "analytic", "--rotations")
+    small = ("--dimensions", "128", "--half", "--max-keypoints", "30", "--spread")
     assert run("extract", "photos", "-o", "f.h5", *small, *weights)[0] == 0
-    assert run("pairs", "f.h5", "-o", "m.h5")[0] == 0
+    assert run("pairs", "f.h5", "-o", "m.h5", "--retrieval", "1", "--verify", "homography")[0] == 0
     found = hloc.read("f.h5", "0.png")
     assert found.descriptors.shape == (len(found), 128)
+    assert {*np.unique(found.rotations, return_counts=True)[1]} == {30}
+    # Vectors of whole images are not projected.
+    assert hloc.read_global_descriptors("f.h5", ["0.png"]).shape == (1, 512)
     np.testing.assert_allclose(np.linalg.norm(found.descriptors, axis=1), 1, atol=1e-6)
     assert run("extract", "photos/1.png", "-o", "query.h5", "--projection", "f.h5", *weights)[0] == 0
     assert len(d2np.match(found, hloc.read("query.h5", "1.png"))) > 3
