@@ -155,6 +155,10 @@ def extract(options: argparse.Namespace) -> int:
     how = settings(options)
     net = files.load(options.weights, options.threads)
     output = _output(net, how, projection, options)
+    if options.dimensions and getattr(output, "projection", None) is None and sys.stderr.isatty():
+        note(
+            f"some of the images are extracted first, to learn {options.dimensions} dimensions from them ..."
+        )
     job = partial(
         dataset.extract,
         *(net, entries, output, how),
