@@ -36,7 +36,7 @@ def match(
     ratio: float | None = None,
     min_similarity: float | None = None,
     verify: GeometricModel | None = None,
-    threshold: float = 3.0,
+    threshold: float = verification.THRESHOLD,
     threads: int | None = None,
 ) -> Matches:
     """Match each keypoint of one image to its nearest neighbour in the other.

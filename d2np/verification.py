@@ -26,6 +26,9 @@ from .options import GeometricModel
 
 FloatArray = NDArray[np.float64]
 
+THRESHOLD = 3.0
+"""How far, in pixels, a match may be off and still agree, unless it is said otherwise."""
+
 # So many matches always agree with some model, and tell nothing; and how many models fit them at most.
 SAMPLE = {"homography": 4, "fundamental": 7}
 _SOLUTIONS = {"homography": 1, "fundamental": 3}
@@ -45,7 +48,7 @@ _ITERATIONS = 10_000
 
 
 def verify(
-    a: Features, b: Features, matches: Matches, model: GeometricModel, *, threshold: float = 3.0
+    a: Features, b: Features, matches: Matches, model: GeometricModel, *, threshold: float = THRESHOLD
 ) -> Matches:
     """Mark the matches that agree with the one model that most of them agree with.
 

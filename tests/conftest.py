@@ -72,6 +72,20 @@ def net(weights_arrays):
     return d2np.Net(weights_arrays)
 
 
+@pytest.fixture(scope="module")
+def client():
+    """Two workers of a Dask cluster that are threads of this process."""
+    import distributed
+
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(scope="session")
 def trained():
     """The packaged trained network."""

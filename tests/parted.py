@@ -5,7 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
+
+
+def contents(path):
+    """All arrays and attributes of a file but the one that tells which job wrote it."""
+
+    def told(node):
+        return {key: np.asarray(node.attrs[key]).tolist() for key in node.attrs if key != "d2np_job"}
+
+    found = {}
+
+    def visit(name, node):
+        if isinstance(node, h5py.Dataset):
+            found[name] = node.dtype, node[()].tobytes(), told(node)
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+        found["/"] = told(file)
+    return found
 
 
 def archives(output):

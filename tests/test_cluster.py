@@ -22,7 +22,7 @@ import pytest
 from cluster_stub import StubNet, go_on, hold
 from conftest import random_image
 from parted import archives as archives_of
-from parted import kept
+from parted import contents, kept
 from PIL import Image
 
 import d2np
@@ -47,18 +47,6 @@ from d2np.formats import hloc, hloc_matches
 JOB = Path(__file__).with_name("cluster_stub.py")
 
 
-@pytest.fixture(scope="module")
-def client():
-    """Two workers that are threads of this process."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-        ) as local,
-        distributed.Client(local, set_as_default=False) as client,
-    ):
-        yield client
-
-
 @pytest.fixture
 def folder(tmp_path):
     for k in range(60):
@@ -70,21 +58,6 @@ def folder(tmp_path):
 
 def output_of(path, net=None):
     return HlocOutput(path, Settings().recorded(net or StubNet("")))
-
-
-def contents(path):
-    """All arrays and attributes of a file but those that tell which job wrote it."""
-    found = {}
-
-    def visit(name, node):
-        if isinstance(node, h5py.Dataset):
-            attributes = {key: np.asarray(value).tolist() for key, value in node.attrs.items()}
-            found[name] = node.dtype, node[()].tobytes(), attributes
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-        found["/"] = file.attrs["d2np_settings"]
-    return found
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ def test_a_mask_is_in_pixels_of_the_given_image(net, image, assert_same_features
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
 def test_masks_in_files(net, image, tmp_path, mode, assert_same_features):
-    """What is not black counts, however dark it is, and an alpha channel does not."""
+    """Every value above black counts, however dark it is, and an alpha channel does not."""
     mask = np.zeros((61, 83), np.uint8)
     mask[:, 40:] = 255 if mode == "1" else 1
     drawn = Image.fromarray(mask.astype(np.uint16)) if mode == "I;16" else Image.fromarray(mask).convert(mode)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from itertools import count
 
-import distributed
-import h5py
 import numpy as np
 import pytest
+from parted import contents
 from PIL import Image
 
 import d2np
@@ -43,32 +42,6 @@ def entries(tmp_path):
         Image.fromarray(np.rot90(image, 2 * (k % 2))).save(tmp_path / "photos" / f"{k}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{k}.png.png")
     return listing([tmp_path / "photos"], masks=tmp_path / "masks")
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
-        ) as local,
-        distributed.Client(local, set_as_default=False) as client,
-    ):
-        yield client
-
-
-def contents(path):
-    """All arrays of a file, and their attributes."""
-    found = {}
-
-    def visit(name, node):
-        if isinstance(node, h5py.Dataset):
-            told = {key: np.asarray(value).tolist() for key, value in node.attrs.items()}
-            found[name] = node.dtype, node[()].tobytes(), told
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-        found["/"] = np.asarray(file.attrs.get("d2np_projection", 0)).tobytes()
-    return found
 
 
 def ended_after(images):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import did_you_mean
+from ..errors import OptionError, did_you_mean
 from ..options import Detector, Preprocessing, names
 from .console import complain
 
@@ -209,6 +209,24 @@ EXTRACTION = f"""network and keypoints:
         default: as stored
     --preprocessing  how to scale colours; default: as the weights were trained, which `d2np info` shows"""
 """How images are read and keypoints found; see :func:`settings`."""
+
+
+def flag(name: str) -> str:
+    """Return an option's flag by its name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_owners(options: argparse.Namespace, owners: Mapping[str, str]) -> None:
+    """Find out whether options that belong to others, by their names, are given with these only.
+
+    Raises
+    ------
+    OptionError
+        If one is given alone.
+    """
+    for name, owner in owners.items():
+        if getattr(options, name) not in (None, False) and getattr(options, owner) is None:
+            raise OptionError(f"{flag(name)} is for {flag(owner)} only")
 
 
 def settings(options: argparse.Namespace) -> Settings:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FormatError, OptionError
 from ..errors import count as count_of
+from .arguments import check_owners, flag
 from .console import note
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ CHOICE = """which pairs, by default every image with every other:
 _NEAREST = 20
 
 _CHOICES = ("pairs", "window", "retrieval", "from_poses")
-_BELONGS_TO = {"quadratic": "window", "loop": "window", "nearest": "from_poses"}
 
 
 def check(options: argparse.Namespace) -> None:
@@ -37,15 +37,13 @@ def check(options: argparse.Namespace) -> None:
     OptionError
         If not.
     """
-    given = [_flag(name) for name in _CHOICES if getattr(options, name) is not None]
+    given = [flag(name) for name in _CHOICES if getattr(options, name) is not None]
     if len(given) > 1:
         raise OptionError(
             f"{' and '.join(given)} each say which pairs: use one of them; the same command with the "
             "other one adds its pairs to the file"
         )
-    for name, owner in _BELONGS_TO.items():
-        if getattr(options, name) and getattr(options, owner) is None:
-            raise OptionError(f"{_flag(name)} is for {_flag(owner)} only")
+    check_owners(options, {"quadratic": "window", "loop": "window", "nearest": "from_poses"})
 
 
 def chosen(options: argparse.Namespace) -> Collection[tuple[str, str]]:
@@ -91,7 +89,3 @@ def _near(folder: str, names: Sequence[str], count: int) -> list[tuple[str, str]
     if not found:
         raise FormatError(f"{folder}: all images look away from each other: there is nothing to match")
     return found
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..options import GeometricModel
 
 _MODELS = {"homography": "homography", "fundamental": "fundamental matrix"}
-_THRESHOLD = 3.0
 _NO_MODEL = "none"
 TARGETS = ("avx512", "avx2", "avx", "sse", "neon")
 """Names in :mod:`d2np.kernels.processor`, which cannot be imported as fast."""
@@ -68,7 +67,7 @@ def match(options: argparse.Namespace) -> int:
     for path in outputs:
         files.check_output(path, [options.a, options.b], (*files.DRAWINGS, *files.PAGES, *tables.EXTENSIONS))
     model, unverified = _model(options)
-    from .. import draw, matching
+    from .. import draw, matching, verification
 
     images = [files.opened(path, options) for path in (options.a, options.b)]
     weights = files.weights_or_default(options.weights, quiet=options.quiet)
@@ -79,7 +78,9 @@ def match(options: argparse.Namespace) -> int:
     a, b = (files.features(net, *each) for each in zip(images, (as_given, options), strict=True))
     extracted = perf_counter()
     chosen = {name: getattr(options, name) for name in ("mutual", "ratio", "min_similarity")}
-    threshold = options.threshold or _THRESHOLD * max(_shrinking(each, options) for each in (a, b))
+    threshold = options.threshold or verification.THRESHOLD * max(
+        _shrinking(each, options) for each in (a, b)
+    )
     matches = matching.match(a, b, **chosen, verify=model, threshold=threshold, threads=options.threads)
     matched = perf_counter()
 
@@ -132,7 +133,7 @@ def _model(options: argparse.Namespace) -> tuple[GeometricModel | None, str]:
     if options.verify != _NO_MODEL:
         try:
             model: GeometricModel = options.verify or "fundamental"
-            verification.check(model, _THRESHOLD)
+            verification.check(model, verification.THRESHOLD)
             return model, ""
         except Error as error:
             if options.verify is not None:

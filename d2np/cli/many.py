@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Error, OptionError, count
 from ..options import FeatureFormat, GeometricModel, names
 from . import choice, files
-from .arguments import EXTRACTION, MATCHING, POSITIVE, QUIET, THREADS, Command, settings
+from .arguments import EXTRACTION, MATCHING, POSITIVE, QUIET, THREADS, Command, check_owners, settings
 from .console import complain, file_size, finishing, note, say, seconds
 
 if TYPE_CHECKING:
     from ..dataset import Output, Settings
     from ..features import Projection
+    from ..formats.colmap import Content
     from ..network.net import Net
 
 # Formats of a file for each image, which can lie beside it.
@@ -323,9 +324,7 @@ def pairs(options: argparse.Namespace) -> int:
     """
     if files.extension(options.output) not in (".h5", ".hdf5"):
         raise OptionError(f"{options.output}: matches are written as HDF5: give it the extension .h5")
-    for name in ("threshold", "min_inliers"):
-        if getattr(options, name) is not None and options.verify is None:
-            raise OptionError(f"--{name.replace('_', '-')} is for --verify only")
+    check_owners(options, {"threshold": "verify", "min_inliers": "verify"})
     choice.check(options)
     _check_cluster(options)
     sources = [options.features, *([options.pairs] if options.pairs not in (None, "-") else [])]
@@ -371,8 +370,7 @@ def _check_cluster(options: argparse.Namespace) -> None:
         from ..dataset.cluster import local_processes
 
         local_processes(options.dask)
-    elif options.shards is not None:
-        raise OptionError("--shards is for --dask only")
+    check_owners(options, {"shards": "dask"})
 
 
 def _carried_out(
@@ -473,17 +471,15 @@ def colmap(options: argparse.Namespace) -> int:
         threads=options.threads,
         tell=(lambda what: note(f"{what} ...")) if sys.stderr.isatty() else (lambda _: None),
     )
-    images = count(summary.images, "image")
-    say(f"{images} of {count(summary.cameras, 'camera')}, {count(summary.keypoints, 'keypoint')}")
-    say(f"{count(summary.pairs, 'pair')} matched, {count(summary.matches, 'match')}")
+    _say_content(summary)
     if options.verify != "none":
         say(f"{count(summary.verified, 'pair')} verified, {count(summary.inliers, 'inlier')}")
     else:
         say("not verified: every match counts as an inlier")
     if 10 * summary.weak >= summary.images and _has_one_scale(options.features):
         say(
-            f"{summary.weak} of {images} have fewer than {colmap.ENOUGH} inliers with any other: extract at "
-            "three scales (d2np extract --multiscale), which finds more"
+            f"{summary.weak} of {count(summary.images, 'image')} have fewer than {colmap.ENOUGH} inliers "
+            "with any other: extract at three scales (d2np extract --multiscale), which finds more"
         )
     say(f"wrote {options.output} in {seconds(perf_counter() - start)}")
     return 0
@@ -522,13 +518,15 @@ def export(options: argparse.Namespace) -> int:
     from ..formats import openmvg
 
     summary = openmvg.write(options.output, options.features, options.matches, options.images)
-    say(
-        f"{count(summary.images, 'image')} of {count(summary.cameras, 'camera')}, "
-        f"{count(summary.keypoints, 'keypoint')}"
-    )
-    say(f"{count(summary.pairs, 'pair')} matched, {count(summary.matches, 'match')}")
+    _say_content(summary)
     say(f"wrote {options.output}")
     return 0
+
+
+def _say_content(content: Content) -> None:
+    images, cameras = count(content.images, "image"), count(content.cameras, "camera")
+    say(f"{images} of {cameras}, {count(content.keypoints, 'keypoint')}")
+    say(f"{count(content.pairs, 'pair')} matched, {count(content.matches, 'match')}")
 
 
 def _has_one_scale(features: str) -> bool:

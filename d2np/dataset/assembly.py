@@ -26,9 +26,13 @@ JOB = "d2np_job"
 """The attribute that tells which job's archives were the last to be put into an HDF5 file."""
 
 # What files were made with that were written before there were these options.
-_ADDED = {
-    **{"centered": False, "stretch": False, "spread": False, "rotations": [0]},
-    **{"verify": None, "dimensions": None},
+_ADDED: dict[str, Any] = {
+    "centered": False,
+    "stretch": False,
+    "spread": False,
+    "rotations": [0],
+    "dimensions": None,
+    "verify": None,
 }
 
 

@@ -24,8 +24,11 @@ EXTENSIONS = (
 )
 """Extensions of images in a folder. A file that is named itself may have any extension."""
 
-_BY_EXTRA = {"heif": ("pillow_heif", (".heic", ".heif", ".hif")), "raw": ("rawpy", raw.EXTENSIONS)}
-"""By the name of an extra, its module and the extensions of images that it reads."""
+_BY_EXTRA = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), ("heif", "pillow_heif")),
+    **dict.fromkeys(raw.EXTENSIONS, ("raw", "rawpy")),
+}
+"""The extra that reads images with an extension, and its module."""
 
 _NOT_READ = (".avifs", ".dds", ".exr", ".hdr", ".jxl", ".jxr", ".psd", ".svg", ".xcf")
 """Other images that are left out in a folder."""
@@ -129,7 +132,7 @@ def _check_there(path: str, what: str = "file or folder") -> None:
 def _told_of(left_out: dict[str, str]) -> str:
     """Say how many files of which kinds were left out."""
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(left_out.values()).most_common())
-    extras = [extra for extra in _BY_EXTRA if {*left_out.values()} & {*_BY_EXTRA[extra][1]}]
+    extras = sorted({_BY_EXTRA[kind][0] for kind in left_out.values() if kind in _BY_EXTRA})
     or_else = f", or pip install 'd2np[{','.join(extras)}]'" if extras else ""
     return f"files left out, which d2np does not read: {kinds}: convert them to JPEG or TIFF{or_else}"
 
@@ -221,10 +224,9 @@ def _whole_path(path: Path) -> str:
 def _is_taken(file: Path | RemoteFile, name: str, left_out: dict[str, str]) -> bool:
     """Whether a file in a folder is taken for an image; one that d2np does not read is remembered."""
     extension = PurePath(name).suffix.lower()
-    for module, extensions in _BY_EXTRA.values():
-        if extension in extensions and find_spec(module):
-            return True
-    if extension in _NOT_READ or any(extension in extensions for _, extensions in _BY_EXTRA.values()):
+    if extension in _BY_EXTRA and find_spec(_BY_EXTRA[extension][1]):
+        return True
+    if extension in _BY_EXTRA or extension in _NOT_READ:
         left_out[str(file)] = extension
     return extension in EXTENSIONS
 

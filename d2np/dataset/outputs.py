@@ -177,12 +177,12 @@ class HlocOutput(HdfOutput):
         restart: bool = False,
     ) -> None:
         self.dimensions = dimensions if projection is None else projection.dimensions
+        recorded = {**settings, "half": half, "dimensions": self.dimensions}
+        if projection is not None:
+            recorded["projection"] = projection.id
         super().__init__(
             path,
-            {
-                **{**settings, "half": half, "dimensions": self.dimensions},
-                **({"projection": projection.id} if projection else {}),
-            },
+            recorded,
             listed=hloc.names,
             is_complete=hloc.is_complete,
             command="d2np extract",

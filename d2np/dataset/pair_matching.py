@@ -52,14 +52,13 @@ _RUN = CACHED - 2
 # a half: those of an image within the published limits take so many bytes, about.
 _HELD_SHARE, _MATCHED_SHARE = 4, 2
 _FEATURE_BYTES = 50 << 20
-_THRESHOLD = 3.0  # pixels, as in d2np match
 # Matching two images may take less time than the disk does to write: a second's work is no loss.
 _SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """What the matches depend on beside the features.
+    """Settings that matches depend on, beside the features.
 
     Parameters
     ----------
@@ -90,7 +89,8 @@ class MatchSettings:
 
     def __post_init__(self) -> None:
         if self.verify is not None:
-            verification.check(self.verify, _THRESHOLD if self.threshold is None else self.threshold)
+            threshold = verification.THRESHOLD if self.threshold is None else self.threshold
+            verification.check(self.verify, threshold)
             whole_number("min_inliers", self.min_inliers)
 
     def recorded(self, features: str | os.PathLike[str]) -> dict[str, Any]:
@@ -436,7 +436,8 @@ def _in_order(
         logging.getLogger("d2np").warning("%s at a time instead of %d: little memory is free", fewer, wanted)
     do = partial(_matches_of, settings=settings, threads=cores // workers)
     most = max(1, min(CACHED, free // _HELD_SHARE // _FEATURE_BYTES))
-    features = lru_cache(most)(partial(_read, file))
+    scaled = settings.verify is not None and settings.threshold is None
+    features = lru_cache(most)(partial(_read, file, scaled=scaled))
     under_way: deque[tuple[Item, tuple[int, int], Future[Matches]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
@@ -451,9 +452,9 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(file: Any, name: str) -> tuple[Features, float]:
-    """Return the features of an image, and the pixels of it for one that the network saw."""
-    return hloc.read(file, name), hloc.read_uncertainty(file, name)
+def _read(file: Any, name: str, *, scaled: bool) -> tuple[Features, float]:
+    """Return the features of an image, and the pixels of it for one that the network saw, if ``scaled``."""
+    return hloc.read(file, name), hloc.read_uncertainty(file, name) if scaled else 1.0
 
 
 def _matches_of(
@@ -462,7 +463,7 @@ def _matches_of(
     """Return the matches of two images that are to be stored."""
     if settings.verify is None:
         return match(a[0], b[0], **settings.options(), threads=threads)
-    threshold = _THRESHOLD * max(a[1], b[1]) if settings.threshold is None else settings.threshold
+    threshold = verification.THRESHOLD * max(a[1], b[1]) if settings.threshold is None else settings.threshold
     options: dict[str, Any] = {**settings.options(), "verify": settings.verify, "threshold": threshold}
     found = match(a[0], b[0], **options, threads=threads)
     assert found.inliers is not None

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 
 from ..errors import FormatError, ImageError
 from ..extras import require
+from ..formats.colmap import quiet
 from ..formats.hloc import one_line
 from ..images.messages import reading
 from ..images.names import inside, near
@@ -59,15 +60,11 @@ def read(path: str | os.PathLike[str], names: Iterable[str]) -> Places:
 
 def _of_model(folder: Path, names: frozenset[str]) -> Places:
     pycolmap = require("pycolmap", "COLMAP models need", "colmap", FormatError)
-    level = pycolmap.logging.minloglevel
-    # What goes wrong is raised.
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     try:
-        model = pycolmap.Reconstruction(str(folder))
+        with quiet(pycolmap):
+            model = pycolmap.Reconstruction(str(folder))
     except (ValueError, RuntimeError, OSError) as error:
         raise FormatError(f"{folder} is not a COLMAP model: {one_line(error)}") from None
-    finally:
-        pycolmap.logging.minloglevel = level
     return {
         image.name: (image.projection_center(), image.viewing_direction())
         for image in model.images.values()

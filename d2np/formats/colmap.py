@@ -43,8 +43,8 @@ _RANSAC = {"max_num_trials": 20_000, "min_inlier_ratio": 0.1, "random_seed": 0}
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The content of a database.
+class Content:
+    """The content of a file or folder for another program.
 
     Attributes
     ----------
@@ -53,10 +53,6 @@ class Summary:
         Fewer than images where several were taken by the same one.
     pairs, matches : int
         Pairs with matches, and the matches of all.
-    verified, inliers : int
-        Pairs with matches that agree on a two-view geometry, and these matches.
-    weak : int
-        Images that have fewer than :data:`ENOUGH` of them with any other image.
     """
 
     images: int
@@ -64,6 +60,22 @@ class Summary:
     keypoints: int
     pairs: int
     matches: int
+
+
+@dataclass(frozen=True)
+class Summary(Content):
+    """The content of a database, and how the matches were verified.
+
+    Attributes
+    ----------
+    images, cameras, keypoints, pairs, matches : int
+        See :class:`Content`.
+    verified, inliers : int
+        Pairs with matches that agree on a two-view geometry, and these matches.
+    weak : int
+        Images that have fewer than :data:`ENOUGH` of them with any other image.
+    """
+
     verified: int
     inliers: int
     weak: int
@@ -271,16 +283,25 @@ def _geometry(pycolmap: Any, indices: NDArray[np.uint32], model: Model | None) -
 
 
 @contextmanager
-def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
-    """Yield a path whose file becomes the target when the block ends well, and is deleted when it does not.
-
-    COLMAP's own messages are kept back: what goes wrong is raised, as an error of ours.
-    """
+def quiet(pycolmap: Any) -> Iterator[None]:
+    """Keep COLMAP's own messages back: what goes wrong is raised."""
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
+
+
+@contextmanager
+def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
+    """Yield a path whose file becomes the target when the block ends well, and is deleted when it does not.
+
+    What goes wrong in COLMAP is raised as an error of ours.
+    """
+    try:
         # A folder, since SQLite makes files of its own beside a database.
-        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        with quiet(pycolmap), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             partial = os.path.join(folder, target.name)
             yield partial
             os.replace(partial, target)
@@ -291,5 +312,3 @@ def _new_database(pycolmap: Any, target: Path, shown: str) -> Iterator[str]:
         raise FormatError(
             f"{shown}: COLMAP cannot write it, which needs room and file locks there: {hloc.one_line(error)}"
         ) from None
-    finally:
-        pycolmap.logging.minloglevel = level

@@ -141,9 +141,7 @@ def read_model(file: Any, name: str) -> tuple[GeometricModel, NDArray[np.float64
         If the file cannot be read or has no such pair.
     """
     with reading(file, f"matches of {name} cannot be read"):
-        group = find(file, name)
-        if not is_complete(group):
-            raise FormatError(f"no matches in {name}")
+        group = _pair(file, name)
         for kind in options.names(GeometricModel):
             if (matrix := read_numbers(find(group, _ARRAYS[0]), kind, (3, 3))) is not None:
                 return kind, matrix  # type: ignore[return-value]
@@ -184,9 +182,7 @@ def read_pair(file: Any, name: str) -> Matches:
     """Read the matches of a pair by the name of its group; see :func:`read`."""
     failure = f"matches of {name} cannot be read"
     with reading(file, failure):
-        group = find(file, name)
-        if not is_complete(group):
-            raise FormatError(f"no matches in {name}")
+        group = _pair(file, name)
         partner, scores = (read_array(group, key) for key in _ARRAYS)
         rotation = read_attribute(group["matches0"], "rotation")
     if partner.dtype.kind not in "iu":
@@ -196,6 +192,13 @@ def read_pair(file: Any, name: str) -> Matches:
     with np.errstate(over="ignore", invalid="ignore"):
         similarities = 2 * scores[here].astype(np.float32) - 1
     return Matches(indices, similarities, rotation=rotation if isinstance(rotation, int) else None)
+
+
+def _pair(file: Any, name: str) -> Any:
+    group = find(file, name)
+    if not is_complete(group):
+        raise FormatError(f"no matches in {name}")
+    return group
 
 
 def pair_names(source: Any) -> list[str]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from ..atomic import sync_folder
 from ..errors import FormatError
 from . import hloc
-from .colmap import PathLike, image_names, image_pairs, matches_of_pairs
+from .colmap import Content, PathLike, image_names, image_pairs, matches_of_pairs
 
 _FOCAL = 1.2  # of the longest edge, as COLMAP begins with
 _BYTES = 128
@@ -39,24 +38,8 @@ _BYTES = 128
 _FIRST, _PLAIN = 1 << 31, 1 << 30
 
 
-@dataclass(frozen=True)
-class Summary:
-    """The content of a folder.
-
-    Attributes
-    ----------
-    images, keypoints : int
-    cameras : int
-        One for each size of images.
-    pairs, matches : int
-        Pairs with matches, and the matches of all.
-    """
-
-    images: int
-    cameras: int
-    keypoints: int
-    pairs: int
-    matches: int
+class Summary(Content):
+    """The content of a folder, as in :class:`d2np.formats.colmap.Content`; one size means one camera."""
 
 
 def write(folder: PathLike, features: PathLike, matches: PathLike, images: PathLike) -> Summary:

@@ -95,6 +95,8 @@ class Scan:
     team : Team
     turns : int
         By how many quarters the image is turned anticlockwise.
+    allowed : (H, W) bool, or None
+        Where keypoints may be: the mask of the options, checked.
 
     Attributes
     ----------
@@ -109,6 +111,7 @@ class Scan:
     preprocessing: Preprocessing
     team: Team
     turns: int = 0
+    allowed: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         source, options = self.source, self.options
@@ -160,8 +163,10 @@ class Scan:
                 yield features
 
     def _rotations(self) -> Iterator[Scan]:
+        # A mask in a file is read once.
+        allowed = _checked_mask(self.options, self.frame)
         for degrees in self.options.rotations:
-            yield replace(self, turns=degrees // 90)
+            yield replace(self, turns=degrees // 90, allowed=allowed)
 
     def _of_one_rotation(self) -> Features:
         """Return all features, level by level as published, or the best ones first."""
@@ -192,8 +197,7 @@ class Scan:
 
     def pieces(self) -> Iterator[tuple[int, Features]]:
         """Yield the number of a level and the features of some of its rows, until all levels are done."""
-        options, team, frame = self.options, self.team, self.frame
-        allowed = _checked_mask(options, frame)
+        options, team, frame, allowed = self.options, self.team, self.frame, self.allowed
         ranked = options.detector == "strength"
         found: list[tuple[int, Features]] = []
         pooled = pooling.Pooling(team) if options.global_descriptor and not self.turns else None
