@@ -228,12 +228,14 @@ def test_a_colmap_model(model, tmp_path, kind):
     ("folder", "message"),
     [
         ("none", r"none: the folder of a COLMAP model or of images is expected, and this is none$"),
+        ("file", r"file: the folder of a COLMAP model or of images is expected, and this is none$"),
         ("damaged", r"damaged is not a COLMAP model: "),
     ],
 )
 def test_no_places(tmp_path, folder, message):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "images.bin").write_bytes(b"\xff" * 30)
+    (tmp_path / "file").touch()
     with pytest.raises(FormatError, match=message):
         poses.read(tmp_path / folder, [])
 

@@ -49,8 +49,9 @@ def read(path: str | os.PathLike[str], names: Iterable[str]) -> Places:
     if folder.name in _MODEL and folder.is_file():
         folder = folder.parent
     if not folder.is_dir():
+        meant = "" if folder.exists() else near(folder)
         raise FormatError(
-            f"{folder}: the folder of a COLMAP model or of images is expected, and this is none{near(folder)}"
+            f"{folder}: the folder of a COLMAP model or of images is expected, and this is none{meant}"
         )
     if any((folder / name).exists() for name in _MODEL):
         return _of_model(folder, frozenset(names))
